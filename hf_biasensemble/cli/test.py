@@ -1,0 +1,47 @@
+"""Accuracy by group of a saved classifier: `test.py --model OUT --dataset_name DIR --split test`."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_biasensemble.arguments import DataArguments, _option, parse_arguments
+from hf_biasensemble.errors import BiasEnsembleError
+
+
+@dataclass
+class TestArguments:
+    """What to evaluate."""
+
+    model: str | None = _option(None, "Folder or Hub id of a saved classifier.")
+    split: str = _option("test", "Split of the data set.")
+    output_file: str | None = _option(None, "JSON file for the metrics.")
+    batch_size: int = _option(512, "Images per batch.")
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise BiasEnsembleError("--model: expected a folder or Hub id of a saved classifier, found nothing")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluates, prints a table and writes the metrics as JSON."""
+    data_args, test_args = parse_arguments([DataArguments, TestArguments], argv, description=__doc__)
+    from hf_biasensemble.evaluation import evaluate_classifier
+    from hf_biasensemble.models.export import load_classifier
+    from hf_biasensemble.reporting.progress import results_table
+    from hf_biasensemble.run import load_image_splits
+
+    model, transform, image_size = load_classifier(test_args.model)
+    splits = load_image_splits(data_args, image_size)
+    if test_args.split not in splits:
+        raise BiasEnsembleError(f"--split {test_args.split}: expected one of {', '.join(splits)}")
+    metrics = evaluate_classifier(model, splits[test_args.split], transform, test_args.batch_size)
+    results = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
+    print(results_table({"": results}, [test_args.split]))
+    if test_args.output_file:
+        file = Path(test_args.output_file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, file)
+    return 0

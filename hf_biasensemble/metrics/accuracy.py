@@ -1,0 +1,59 @@
+"""Accuracy over all, aligned, conflicting samples and groups (numpy only)."""
+
+import numpy as np
+
+METRICS = (
+    "accuracy",
+    "aligned_accuracy",
+    "conflicting_accuracy",
+    "unbiased_accuracy",
+    "worst_group_accuracy",
+    "ac_score",
+)
+
+
+def bias_accuracy(
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    bias_labels: np.ndarray | None = None,
+    is_conflicting: np.ndarray | None = None,
+) -> dict[str, float]:
+    """How often the predictions are right, in all and where the bias does or does not help.
+
+    Args:
+        predictions (`np.ndarray` of shape (N,)): Predicted classes.
+        labels (`np.ndarray` of shape (N,)): True classes.
+        bias_labels (`np.ndarray` of shape (N,), *optional*): Bias attribute of each sample.
+        is_conflicting (`np.ndarray` of shape (N,), *optional*): Whether each sample is bias-conflicting.
+
+    Returns:
+        `dict[str, float]`: `accuracy`; with `is_conflicting` also `aligned_accuracy`, `conflicting_accuracy` and their
+        harmonic mean `ac_score`; with either, `unbiased_accuracy` (mean over the non-empty cells of label and bias, or
+        of label and conflict where bias labels are unknown) and `worst_group_accuracy` (the lowest of these cells).
+        A group without samples is left out, never 0.
+
+    Raises:
+        `ValueError`: If there are no samples, or the lengths differ.
+    """
+    given = [array for array in (predictions, labels, bias_labels, is_conflicting) if array is not None]
+    lengths = {len(array) for array in given}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(f"expected arrays of one length above 0, found lengths {sorted(lengths)}")
+    correct = np.asarray(predictions) == np.asarray(labels)
+    metrics = {"accuracy": float(correct.mean())}
+    if is_conflicting is not None:
+        conflicting = np.asarray(is_conflicting, dtype=bool)
+        for name, group in (("aligned", ~conflicting), ("conflicting", conflicting)):
+            if group.any():
+                metrics[f"{name}_accuracy"] = float(correct[group].mean())
+    attribute = bias_labels if bias_labels is not None else is_conflicting
+    if attribute is not None:
+        cells = np.stack([np.asarray(labels), np.asarray(attribute)]).astype(np.int64)
+        _, cell = np.unique(cells, axis=1, return_inverse=True)
+        accuracy_of_cell = np.bincount(cell.ravel(), weights=correct) / np.bincount(cell.ravel())
+        metrics["unbiased_accuracy"] = float(accuracy_of_cell.mean())
+        metrics["worst_group_accuracy"] = float(accuracy_of_cell.min())
+    if "aligned_accuracy" in metrics and "conflicting_accuracy" in metrics:
+        aligned, conflict = metrics["aligned_accuracy"], metrics["conflicting_accuracy"]
+        metrics["ac_score"] = 2 * aligned * conflict / (aligned + conflict) if aligned + conflict else 0.0
+    return metrics

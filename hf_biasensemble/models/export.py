@@ -1,0 +1,113 @@
+"""The classifier alone, saved so that `from_pretrained` opens it, and opened again with its preprocessing.
+
+A single-encoder timm classifier becomes a `timm_wrapper` model, which plain transformers (and timm) load without code
+of ours. Anything else is saved with its modeling file beside it.
+"""
+
+from pathlib import Path
+
+import timm
+import torch
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTImageProcessor,
+)
+
+from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
+
+DebiasedImageClassifierConfig.register_for_auto_class()
+DebiasedImageClassifier.register_for_auto_class("AutoModelForImageClassification")
+AutoConfig.register(DebiasedImageClassifierConfig.model_type, DebiasedImageClassifierConfig, exist_ok=True)
+AutoModelForImageClassification.register(DebiasedImageClassifierConfig, DebiasedImageClassifier, exist_ok=True)
+
+
+def save_classifier(model: DebiasedImageClassifier, transform: ImageTransform, folder: str | Path) -> None:
+    """Writes config, weights (safetensors), preprocessing and, where needed, the modeling file.
+
+    Args:
+        model (`DebiasedImageClassifier`): The trained classifier.
+        transform (`ImageTransform`): The preprocessing it was trained with; its augmentation is not saved.
+        folder (`str` or `Path`): Where to; made if missing.
+    """
+    wrapped = as_timm_wrapper(model, transform)
+    if wrapped is not None:
+        # Keys as timm has them, so that timm opens the folder too.
+        wrapped.save_pretrained(folder, state_dict=wrapped.timm_model.state_dict())
+        return
+    model.save_pretrained(folder)
+    size = model.config.image_size
+    ViTImageProcessor(
+        size={"height": size, "width": size},
+        resample=2,
+        image_mean=list(transform.image_mean),
+        image_std=list(transform.image_std),
+    ).save_pretrained(folder)
+
+
+def as_timm_wrapper(
+    model: DebiasedImageClassifier, transform: ImageTransform
+) -> TimmWrapperForImageClassification | None:
+    """The same classifier as a `timm_wrapper` model, or `None` where that cannot express it."""
+    config = model.config
+    if config.backbone == "mlp" or config.num_encoders != 1:
+        return None
+    labels = [config.id2label[number] for number in range(config.num_labels)]
+    wrapped = TimmWrapperForImageClassification(
+        TimmWrapperConfig(
+            architecture=config.backbone,
+            model_args={"in_chans": config.num_channels, **(config.backbone_args or {})},
+            id2label=dict(enumerate(labels)),
+            label2id={name: number for number, name in enumerate(labels)},
+            pretrained_cfg={
+                "input_size": [config.num_channels, config.image_size, config.image_size],
+                "fixed_input_size": False,
+                "interpolation": "bilinear",
+                "crop_pct": 1.0,
+                "crop_mode": "squash",
+                "mean": list(transform.image_mean),
+                "std": list(transform.image_std),
+            },
+        )
+    )
+    network = wrapped.timm_model
+    head = timm.models.get_pretrained_cfg_value(config.backbone, "classifier") or "fc"
+    weights = {name: value.cpu() for name, value in model.encoder.state_dict().items()}
+    weights |= {f"{head}.{name}": value.cpu() for name, value in model.classifier.state_dict().items()}
+    if weights.keys() != network.state_dict().keys():
+        return None
+    network.load_state_dict(weights)
+    return wrapped.eval()
+
+
+def load_classifier(name: str) -> tuple[torch.nn.Module, ImageTransform, int]:
+    """Opens a published classifier.
+
+    Args:
+        name (`str`): Folder or Hub id of an image classification model.
+
+    Returns:
+        The model in evaluation mode, its preprocessing, and the height and width it expects in pixels.
+
+    Raises:
+        `BiasEnsembleError`: If there is no image classifier of that name.
+    """
+    try:
+        model = AutoModelForImageClassification.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BiasEnsembleError(
+            f"--model {name}: expected a folder or Hub id with an image classifier, found none that opens "
+            f"({' '.join(str(error).split())[:300]})"
+        ) from error
+    if isinstance(model, TimmWrapperForImageClassification):
+        preprocessing = model.config.pretrained_cfg
+        mean, std, size = preprocessing["mean"], preprocessing["std"], preprocessing["input_size"][-1]
+    else:
+        mean, std, size = processor.image_mean, processor.image_std, processor.size["height"]
+    return model.eval(), ImageTransform(tuple(mean), tuple(std)), size

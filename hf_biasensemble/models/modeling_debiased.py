@@ -1,0 +1,103 @@
+"""Configuration and model that hf_biasensemble publishes.
+
+This file is self-contained on purpose: it is copied beside the weights, so that
+`AutoModelForImageClassification.from_pretrained(repo, trust_remote_code=True)` works where the package is not installed.
+"""
+
+import timm
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+
+
+class DebiasedImageClassifierConfig(PreTrainedConfig):
+    """Configuration of [`DebiasedImageClassifier`].
+
+    Args:
+        backbone (`str`, *optional*, defaults to `"mlp"`):
+            `"mlp"` (the Coloured MNIST network of the paper) or the name of any timm model with pooled features.
+        backbone_args (`dict`, *optional*):
+            Further arguments of `timm.create_model`. Not used by the MLP.
+        hidden_sizes (`list[int]`, *optional*, defaults to `[100, 100, 16]`):
+            Layer widths of the MLP; the last one is the feature width.
+        num_encoders (`int`, *optional*, defaults to 1):
+            1, or 2 for DisEnt, where an intrinsic and a bias encoder feed one classifier.
+        image_size (`int`, *optional*, defaults to 28):
+            Height and width of the input in pixels. Fixed for the MLP.
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the input.
+    """
+
+    model_type = "debiased_image_classifier"
+
+    backbone: str = "mlp"
+    backbone_args: dict | None = None
+    hidden_sizes: list | None = None
+    num_encoders: int = 1
+    image_size: int = 28
+    num_channels: int = 3
+
+
+class MlpEncoder(nn.Module):
+    """Linear layers with a ReLU after each, on the flattened image: (B, C, H, W) -> (B, hidden_sizes[-1])."""
+
+    def __init__(self, config: DebiasedImageClassifierConfig):
+        super().__init__()
+        sizes = [config.num_channels * config.image_size**2, *(config.hidden_sizes or (100, 100, 16))]
+        self.num_features = sizes[-1]
+        self.layers = nn.Sequential()
+        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+            self.layers.append(nn.Linear(inputs, outputs))
+            self.layers.append(nn.ReLU())
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.layers(pixel_values.flatten(1))
+
+
+def build_encoder(config: DebiasedImageClassifierConfig) -> nn.Module:
+    """Network from images (B, C, H, W) to pooled features (B, num_features)."""
+    if config.backbone == "mlp":
+        return MlpEncoder(config)
+    arguments = {"in_chans": config.num_channels, **(config.backbone_args or {})}
+    return timm.create_model(config.backbone, pretrained=False, num_classes=0, **arguments)
+
+
+class DebiasedImageClassifier(PreTrainedModel):
+    """An image classifier with one encoder, or with an intrinsic and a bias encoder (DisEnt).
+
+    With two encoders the classifier reads the concatenation of the intrinsic and the bias features (DisEnt,
+    https://huggingface.co/papers/2107.01372, section 3).
+    """
+
+    config_class = DebiasedImageClassifierConfig
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: DebiasedImageClassifierConfig):
+        super().__init__(config)
+        self.encoder = build_encoder(config)
+        self.bias_encoder = build_encoder(config) if config.num_encoders == 2 else None
+        self.classifier = nn.Linear(self.encoder.num_features * config.num_encoders, config.num_labels)
+        self.post_init()
+
+    def init_weights(self):
+        # A new model keeps the initialisation of torch and timm, as the published runs do. Weights that a checkpoint
+        # lacks (a changed head) are drawn by `initialize_weights`, which does not come through here.
+        pass
+
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
+    ) -> ImageClassifierOutput:
+        """Classifies images.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape (B, C, H, W)): Normalised images.
+            labels (`torch.Tensor` of shape (B,), *optional*): Classes; when given, the mean cross entropy is returned.
+        """
+        features = self.encoder(pixel_values)
+        if self.bias_encoder is not None:
+            features = torch.cat([features, self.bias_encoder(pixel_values)], dim=1)
+        logits = self.classifier(features)
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)

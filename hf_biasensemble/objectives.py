@@ -1,0 +1,68 @@
+"""The losses of the method as pure functions: tensors in, tensors out, nothing remembered.
+
+Shapes: B samples in the batch, K classes. Per-sample values are float32 whatever the precision of the logits.
+"""
+
+import torch
+from torch.nn import functional
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each sample: logits (..., K), labels (...) -> (...)."""
+    losses = functional.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none")
+    return losses.view(labels.shape)
+
+
+def generalized_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, q: float = 0.7) -> torch.Tensor:
+    """Generalized cross entropy of each sample, in the form LfF uses: CE * q * p_y^q with p_y^q held constant.
+
+    Its gradient is that of the cross entropy, weighted by how sure the model already is, so that easy samples teach
+    most (https://huggingface.co/papers/2007.02561, section 3.1).
+
+    Args:
+        logits (`torch.Tensor` of shape (..., K)): Unnormalised scores.
+        labels (`torch.Tensor` of shape (...)): True classes.
+        q (`float`, *optional*, defaults to 0.7): Strength of the amplification, above 0; towards 0 all samples count alike.
+
+    Returns:
+        `torch.Tensor` of shape (...), float32.
+    """
+    return cross_entropy(logits, labels) * q * true_class_probability(logits, labels).detach().pow(q)
+
+
+def true_class_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Softmax probability of the true class: logits (..., K), labels (...) -> (...), float32."""
+    return logits.float().softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of the values (B,) where the mask (B,) holds; 0 where it holds nowhere."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def relative_difficulty(biased: torch.Tensor, debiased: torch.Tensor, epsilon: float = 1e-8) -> torch.Tensor:
+    """Weight of each sample for the debiased model: L_B / (L_B + L_D) of losses (B,) scaled to their class maximum.
+
+    Near 1 where only the biased model finds a sample hard (bias-conflicting), near 0 where the biased model finds it
+    easy (https://huggingface.co/papers/2007.02561, equation 2).
+    """
+    return biased / (biased + debiased + epsilon)
+
+
+def biased_objective(
+    logits: torch.Tensor, labels: torch.Tensor, in_amplified_set: torch.Tensor | None, q: float
+) -> torch.Tensor:
+    """What the biased model minimises.
+
+    With the bias-amplified set: mean cross entropy of the batch members in it (BiasEnsemble,
+    https://huggingface.co/papers/2205.14594). Without: mean generalized cross entropy of the whole batch (LfF, DisEnt).
+
+    Args:
+        logits (`torch.Tensor` of shape (B, K)): Scores of the biased model.
+        labels (`torch.Tensor` of shape (B,)): True classes.
+        in_amplified_set (`torch.Tensor` of shape (B,), *optional*): Whether each sample is in the bias-amplified set.
+        q (`float`): Exponent of the generalized cross entropy.
+    """
+    if in_amplified_set is None:
+        return generalized_cross_entropy(logits, labels, q).mean()
+    return masked_mean(cross_entropy(logits, labels), in_amplified_set)

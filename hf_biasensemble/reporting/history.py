@@ -1,0 +1,42 @@
+"""`history.csv`: one row per evaluation."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class HistoryCallback(TrainerCallback):
+    """Writes the evaluations of the whole run to a CSV file after each of them.
+
+    The rows come from the Trainer's own log, which is in every checkpoint: a resumed run has the rows of the run
+    before it and none twice.
+
+    Args:
+        file (`str` or `Path`): The CSV file.
+    """
+
+    def __init__(self, file: str | Path):
+        self.file = Path(file)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        rows = [
+            {"step": entry["step"], **{key: value for key, value in entry.items() if _is_metric(key)}}
+            for entry in state.log_history
+            if any(_is_metric(key) for key in entry)
+        ]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        unfinished = self.file.with_suffix(".unfinished")
+        with open(unfinished, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(unfinished, self.file)
+
+
+def _is_metric(key: str) -> bool:
+    return key.startswith(("validation_", "test_"))

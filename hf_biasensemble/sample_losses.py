@@ -1,0 +1,135 @@
+"""Memory of every training sample's loss: moving averages, scaled by the largest of the same class.
+
+LfF compares how hard a sample is for two networks. Single losses are noisy and classes differ in difficulty, so it
+compares moving averages, each divided by the largest of its class over the whole training set. Rescanning the
+training set at each step would cost more than the step, so the largest values are kept in a tree per class that an
+update climbs: a few small gathers, no host synchronisation, and exact also when the largest value falls.
+"""
+
+import torch
+
+
+class SampleLosses:
+    """Exponential moving average of the loss of each training sample, for one or more networks.
+
+    `average[i] = decay * average[i] + (1 - decay * seen[i]) * loss_i`, so the first value is the loss itself
+    (https://huggingface.co/papers/2007.02561; `EMA` in the authors' code).
+
+    Args:
+        labels (`torch.Tensor` of shape (N,), int64): Class of each training sample, in the order of its `index`.
+        num_classes (`int`): Number of classes K.
+        num_networks (`int`, *optional*, defaults to 2): Networks whose losses are kept, G.
+        decay (`float`, *optional*, defaults to 0.7): Share of the old average, in [0, 1).
+        epsilon (`float`, *optional*, defaults to 1e-8): Added to the class maximum, so that 0 / 0 is 0.
+    """
+
+    def __init__(
+        self,
+        labels: torch.Tensor,
+        num_classes: int,
+        num_networks: int = 2,
+        decay: float = 0.7,
+        epsilon: float = 1e-8,
+    ):
+        self.labels = labels
+        self.decay = decay
+        self.epsilon = epsilon
+        self.seen = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+        self._last_place = torch.zeros(len(labels), dtype=torch.int32, device=labels.device)
+        self._maximum = _ClassMaximum(labels, num_classes, num_networks)
+
+    def update(self, index: torch.Tensor, losses: torch.Tensor) -> None:
+        """Takes in the losses of one batch.
+
+        A sample that stands in the batch more than once (padding of the last batch over several processes, sampling
+        with replacement) counts once, with the last of its losses.
+
+        Args:
+            index (`torch.Tensor` of shape (B,), int64): Which training samples these are, in [0, N).
+            losses (`torch.Tensor` of shape (B, G)): Their losses, one column per network.
+        """
+        place = torch.arange(len(index), dtype=torch.int32, device=index.device)
+        self._last_place.scatter_reduce_(0, index, place, "amax", include_self=False)
+        losses = losses.detach().float()[self._last_place[index]]
+        decay = self.decay * self.seen[index, None]
+        self._maximum.set(index, self.decay * self._maximum.get(index) + (1 - decay) * losses)
+        self.seen[index] = True
+
+    def averages(self) -> torch.Tensor:
+        """The averages of all samples (N, G); 0 for those not seen yet."""
+        return self._maximum.get(torch.arange(len(self.labels), device=self.labels.device))
+
+    def scaled(self, index: torch.Tensor) -> torch.Tensor:
+        """The averages of these samples (B, G), each divided by the largest of its class: in [0, 1]."""
+        return self._maximum.get(index) / (self._maximum.of_classes(self.labels[index]) + self.epsilon)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must hold: `averages` (N, G) and `seen` (N,)."""
+        return {"averages": self.averages().cpu(), "seen": self.seen.cpu()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores what [`~SampleLosses.state_dict`] gave."""
+        if state["averages"].shape != self.averages().shape:
+            raise ValueError(
+                f"expected averages of shape {tuple(self.averages().shape)}, found {tuple(state['averages'].shape)}: "
+                "the state belongs to another training set"
+            )
+        everything = torch.arange(len(self.labels), device=self.labels.device)
+        self.seen.copy_(state["seen"])
+        self._maximum.set(everything, state["averages"].to(self.labels.device))
+
+
+class _ClassMaximum:
+    """Values (N, G) with the largest of each class at hand.
+
+    The samples of a class stand together in blocks of `width` leaves; the level above holds the maximum of each block,
+    again in blocks, up to a last level with one value per class. Padding leaves are 0, which no loss is below.
+    """
+
+    width = 32
+
+    def __init__(self, labels: torch.Tensor, num_classes: int, num_columns: int):
+        device = labels.device
+        counts = torch.bincount(labels, minlength=num_classes)
+        first_of_class = counts.cumsum(0) - counts
+        by_class = torch.argsort(labels, stable=True)
+        rank = torch.empty_like(labels)
+        rank[by_class] = torch.arange(len(labels), device=device) - first_of_class[labels[by_class]]
+
+        self.levels: list[torch.Tensor] = []  # (blocks, width, G) each, leaves first
+        self.parents: list[torch.Tensor] = []  # (blocks,): where the maximum of each block stands in the level above
+        nodes = counts.clamp(min=1)
+        blocks, first_block, self.leaf = self._layout(nodes, labels, rank)
+        while True:
+            self.levels.append(torch.zeros(int(blocks.sum()), self.width, num_columns, device=device))
+            class_of_block = torch.repeat_interleave(torch.arange(num_classes, device=device), blocks)
+            rank_of_block = torch.arange(len(class_of_block), device=device) - first_block[class_of_block]
+            if int(blocks.max()) == 1:
+                self.parents.append(class_of_block)
+                break
+            blocks, first_block, parents = self._layout(blocks, class_of_block, rank_of_block)
+            self.parents.append(parents)
+        self.class_maximum = torch.zeros(num_classes, num_columns, device=device)
+
+    def _layout(
+        self, nodes: torch.Tensor, classes: torch.Tensor, rank: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Blocks per class, first block of each class, and place of the nodes given by class and rank in it."""
+        blocks = (nodes + self.width - 1) // self.width
+        first_block = blocks.cumsum(0) - blocks
+        return blocks, first_block, first_block[classes] * self.width + rank
+
+    def get(self, index: torch.Tensor) -> torch.Tensor:
+        return self.levels[0].flatten(0, 1)[self.leaf[index]]
+
+    def of_classes(self, classes: torch.Tensor) -> torch.Tensor:
+        return self.class_maximum[classes]
+
+    def set(self, index: torch.Tensor, values: torch.Tensor) -> None:
+        place = self.leaf[index]
+        self.levels[0].view(-1, values.shape[1])[place] = values
+        above = [*self.levels[1:], self.class_maximum]
+        for level, parent, upper in zip(self.levels, self.parents, above, strict=True):
+            block = place // self.width
+            place = parent[block]
+            upper.view(-1, values.shape[1])[place] = level.index_select(0, block).amax(dim=1)

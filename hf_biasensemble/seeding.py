@@ -1,0 +1,22 @@
+"""Independent random streams from one seed."""
+
+import zlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+T = TypeVar("T")
+
+
+def derived_seed(seed: int, purpose: str, number: int = 0) -> int:
+    """A seed of its own for each purpose and number, so that streams neither coincide nor depend on their order."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), number]).generate_state(1)[0])
+
+
+def build_with_seed(seed: int, build: Callable[[], T]) -> T:
+    """Calls `build` with torch's random state set to `seed`, and puts the state back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()

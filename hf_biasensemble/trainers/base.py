@@ -1,0 +1,235 @@
+"""What all trainers of the library share: Adam, device-side transforms, term logging, evaluation by group."""
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer
+
+from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
+
+
+class DebiasingTrainer(Trainer):
+    """Trainer over [`ImageSplit`]s whose loss is a sum of named terms.
+
+    A method is a subclass with [`~DebiasingTrainer.training_terms`]; what it must remember between steps goes through
+    [`~DebiasingTrainer.method_state`] into the checkpoints.
+
+    Differences from `transformers.Trainer`: Adam instead of AdamW, no gradient clipping by default, whole uint8 batches
+    that are transformed on the device, an evaluation that reports accuracy for aligned and conflicting samples of
+    each split, and an error instead of silence when the loss is not finite.
+
+    Args:
+        model (`nn.Module`): What is trained; its output holds `logits` of the classifier that is evaluated.
+        args (`DebiasingArguments`): Settings.
+        transform (`ImageTransform`): From uint8 batches to network input.
+        train_dataset (`ImageSplit`, *optional*): Needed for training.
+        eval_dataset (`dict[str, ImageSplit]`, *optional*): Splits to evaluate, by the prefix of their metrics.
+        callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
+    """
+
+    loss_is_scaled_for_ga = False  # each term is a mean over the batch
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: DebiasingArguments,
+        transform: ImageTransform,
+        train_dataset: Dataset | None = None,
+        eval_dataset: dict[str, ImageSplit] | None = None,
+        callbacks: list | None = None,
+    ):
+        if train_dataset is not None and len(train_dataset) < args.train_batch_size * args.world_size:  # type: ignore[arg-type]
+            args.dataloader_drop_last = False
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_ready_batch,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            callbacks=callbacks,
+        )
+        self.transform = transform
+        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+
+    # The method ------------------------------------------------------------------------------------------------------
+
+    def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The terms whose sum is minimised, by name.
+
+        Args:
+            model (`nn.Module`): The model as wrapped for training; call it once.
+            batch (`dict[str, torch.Tensor]`): `pixel_values` (B, C, H, W) float, `labels` (B,), `index` (B,).
+        """
+        raise NotImplementedError
+
+    def method_state(self) -> dict[str, torch.Tensor]:
+        """Tensors that a checkpoint must hold beside model, optimiser and random state."""
+        return {}
+
+    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores what [`~DebiasingTrainer.method_state`] gave."""
+
+    def published_model(self) -> nn.Module:
+        """The classifier that is evaluated and published."""
+        return self.accelerator.unwrap_model(self.model)
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            parameters = [p for p in (self.model if model is None else model).parameters() if p.requires_grad]
+            self.optimizer = torch.optim.Adam(
+                parameters,
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                weight_decay=self.args.weight_decay,
+                fused=True,
+            )
+        return self.optimizer
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        batch = super()._prepare_inputs(inputs)
+        return {**batch, "pixel_values": self.transform(batch["pixel_values"], training=self.model.training)}
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        terms = self.training_terms(model, inputs)
+        loss = torch.stack(list(terms.values())).sum()
+        self._terms["loss"].append(loss.detach())
+        for name, value in terms.items():
+            self._terms[f"loss_{name}"].append(value.detach())
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of each term since the last log to the Trainer's own record."""
+        if "loss" in logs:
+            logs |= self._drain_terms()
+        super().log(logs, start_time)
+
+    def _drain_terms(self) -> dict[str, float]:
+        """Means of the recorded terms; a loss that is not finite ends the run before anything more is saved."""
+        recorded = {name: torch.stack(values) for name, values in self._terms.items()}
+        self._terms.clear()
+        if "loss" in recorded:
+            bad = (~torch.isfinite(recorded["loss"])).nonzero()
+            if len(bad):
+                step = self.state.global_step - len(recorded["loss"]) + int(bad[0]) + 1
+                raise BiasEnsembleError(
+                    f"the loss is {float(recorded['loss'][bad[0]])} at step {step} (learning rate "
+                    f"{self._get_learning_rate():g}): expected a finite number; lower --learning_rate. The checkpoints "
+                    "before that step are unharmed"
+                )
+        return {name: float(values.mean()) for name, values in recorded.items()}
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: float | None = None) -> float | None:
+        # The Trainer would compute the norm of all gradients at every step, just to log it.
+        return grad_norm
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0
+
+    # Evaluation ------------------------------------------------------------------------------------------------------
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        # The Trainer's own would apply `dataloader_drop_last` here as well and leave out the last samples.
+        loader = DataLoader(test_dataset, batch_size=self.args.eval_batch_size, collate_fn=_ready_batch)
+        return self.accelerator.prepare(loader)
+
+    def predict_logits(self, split: ImageSplit) -> torch.Tensor:
+        """Logits (N, K) of the published model, in the order of the split."""
+        return torch.from_numpy(self.predict(_PixelsOnly(split)).predictions)
+
+    def evaluate(
+        self,
+        eval_dataset: dict[str, ImageSplit] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Accuracy by group of each split, under the keys `{split}_{metric}` of [`bias_accuracy`]."""
+        metrics: dict[str, float] = {}
+        for name, split in (eval_dataset or self.eval_dataset or {}).items():
+            predictions = self.predict_logits(split).argmax(dim=-1).numpy()
+            metrics |= {f"{name}_{key}": value for key, value in split_accuracy(split, predictions).items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def last_evaluation(self) -> dict[str, float]:
+        """The evaluation at the current step, made now if the run has not made it."""
+        for entry in reversed(self.state.log_history):
+            metrics = {key: value for key, value in entry.items() if key.endswith(METRICS)}
+            if metrics and entry["step"] == self.state.global_step:
+                return metrics
+        return self.evaluate()
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._check_finite()
+        super()._save_checkpoint(model, trial)
+
+    def _check_finite(self) -> None:
+        losses = self._terms.get("loss")
+        if losses and not math.isfinite(float(torch.stack(losses).sum())):
+            self._drain_terms()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = self.method_state()
+        if state and self.args.should_save:
+            from safetensors.torch import save_file
+
+            save_file(state, Path(output_dir) / METHOD_STATE_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.method_state():
+            from safetensors.torch import load_file
+
+            self.load_method_state(load_file(Path(checkpoint) / METHOD_STATE_FILE))
+
+
+METHOD_STATE_FILE = "sample_losses.safetensors"
+
+
+def split_accuracy(split: ImageSplit, predictions: Any) -> dict[str, float]:
+    """[`bias_accuracy`] of predictions (N,) in the order of the split."""
+    rows = split.rows.numpy()
+    return bias_accuracy(
+        predictions,
+        split.labels.numpy()[rows],
+        None if split.bias_labels is None else split.bias_labels[rows],
+        None if split.is_conflicting is None else split.is_conflicting[rows],
+    )
+
+
+def _ready_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch
+
+
+class _PixelsOnly(Dataset):
+    """A split without its labels: evaluation asks the model for logits only."""
+
+    def __init__(self, split: ImageSplit):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.split.pixels[self.split.rows[torch.as_tensor(positions)]]}

@@ -1,0 +1,117 @@
+"""BiasEnsemble: briefly trained biased members vote on which training samples follow the shortcut."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from hf_biasensemble.arguments import DebiasingArguments, SelectionArguments
+from hf_biasensemble.data.member_batches import MemberBatches
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.models.pair import MemberEnsemble
+from hf_biasensemble.objectives import generalized_cross_entropy, true_class_probability
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.trainers.base import DebiasingTrainer
+
+
+class BiasEnsembleTrainer(DebiasingTrainer):
+    """Trains all members in one run and makes the selection from their votes.
+
+    The loss is the sum over the members of their mean generalized cross entropy. Adam works on each parameter alone, so
+    this equals separate runs. Logs `loss_member_0`, `loss_member_1`, ...
+
+    Args:
+        model (`MemberEnsemble`): The untrained members.
+        args (`DebiasingArguments`): Settings; `max_steps` is the number of member steps.
+        transform (`ImageTransform`): From uint8 batches to network input.
+        selection_args (`SelectionArguments`): Threshold, agreement and which state of a member votes.
+        train_dataset (`ImageSplit`): The training split.
+        eval_dataset (`dict[str, ImageSplit]`, *optional*): With `keep_member="best"`, `validation` decides.
+        batches (`MemberBatches`, *optional*): Batches of the members, when not in a random order from `args.seed`.
+    """
+
+    def __init__(
+        self,
+        model: MemberEnsemble,
+        args: DebiasingArguments,
+        transform: ImageTransform,
+        selection_args: SelectionArguments,
+        train_dataset: ImageSplit,
+        eval_dataset: dict[str, ImageSplit] | None = None,
+        batches: MemberBatches | None = None,
+        callbacks: list | None = None,
+    ):
+        self.num_members = len(model.members)
+        self.selection_args = selection_args
+        self.split = train_dataset
+        self.best_accuracy = torch.full((self.num_members,), -1.0)
+        self.best_state: dict[str, torch.Tensor] = {}
+        if batches is None and not selection_args.share_batches:
+            batches = MemberBatches.shuffled(train_dataset, self.num_members, args.seed)
+        callbacks = list(callbacks or [])
+        if selection_args.keep_member == "best":
+            callbacks.append(_EvaluateAfter(lambda step: (step - 1) % selection_args.member_eval_steps == 0))
+        super().__init__(model, args, transform, batches or train_dataset, eval_dataset, callbacks)
+
+    def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        logits = model(pixel_values=batch["pixel_values"])["logits"]
+        labels = batch["labels"]
+        labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, self.num_members)
+        losses = generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q).mean(dim=0)
+        return {f"member_{number}": loss for number, loss in enumerate(losses)}
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Validation accuracy of each member; remembers the weights of those that got better."""
+        split = (eval_dataset or self.eval_dataset)["validation"]
+        right = self.predict_logits(split).argmax(dim=-1) == split.labels[split.rows, None]
+        accuracy = right.float().mean(dim=0)
+        for number in (accuracy > self.best_accuracy).nonzero().flatten().tolist():
+            state = self.model.members[number].state_dict()
+            self.best_state |= {f"members.{number}.{name}": value.clone() for name, value in state.items()}
+        self.best_accuracy = torch.maximum(self.best_accuracy, accuracy)
+        metrics = {f"validation_accuracy_member_{number}": value for number, value in enumerate(accuracy.tolist())}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def member_probabilities(self) -> np.ndarray:
+        """Probability (M, N) that each member gives the true class of each training sample, without augmentation."""
+        logits = self.predict_logits(self.split)
+        labels = self.split.labels[self.split.rows, None].expand(-1, self.num_members)
+        return true_class_probability(logits, labels).T.numpy()
+
+    def select(self, provenance: dict | None = None) -> Selection:
+        """The bias-amplified set by the votes of the trained members.
+
+        With `keep_member="best"`, each member votes with its weights of the best validation accuracy. Whether the set
+        is of use is for [`Selection.check`] to say.
+        """
+        if self.best_state:
+            self.model.load_state_dict(self.best_state)
+        rows = self.split.rows.numpy()
+        return Selection.from_votes(
+            self.member_probabilities(),
+            index=rows,
+            labels=self.split.labels.numpy()[rows],
+            threshold=self.selection_args.member_threshold,
+            agreement=self.selection_args.member_agreement,
+            provenance=provenance,
+            bias_labels=None if self.split.bias_labels is None else self.split.bias_labels[rows],
+            is_conflicting=None if self.split.is_conflicting is None else self.split.is_conflicting[rows],
+        )
+
+
+class _EvaluateAfter(TrainerCallback):
+    """Asks for an evaluation after the steps that the rule names."""
+
+    def __init__(self, rule: Callable[[int], bool]):
+        self.rule = rule
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_evaluate = self.rule(state.global_step)

@@ -1,0 +1,15 @@
+"""Empirical risk minimisation: the ordinary classifier that debiasing is measured against."""
+
+import torch
+from torch import nn
+
+from hf_biasensemble.objectives import cross_entropy
+from hf_biasensemble.trainers.base import DebiasingTrainer
+
+
+class ErmTrainer(DebiasingTrainer):
+    """Mean cross entropy over the batch. Logs `loss_classification`."""
+
+    def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        logits = model(pixel_values=batch["pixel_values"])["logits"]
+        return {"classification": cross_entropy(logits, batch["labels"]).mean()}

@@ -1,0 +1,74 @@
+"""Learning from Failure, with or without the bias-amplified set of BiasEnsemble."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.objectives import biased_objective, cross_entropy, relative_difficulty
+from hf_biasensemble.sample_losses import SampleLosses
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.trainers.base import DebiasingTrainer
+
+
+class RelativeDifficultyTrainer(DebiasingTrainer):
+    """Weights the debiased model's samples by how much harder the biased model finds them.
+
+    Base of LfF and DisEnt, which differ in their networks and terms only.
+
+    Args:
+        train_dataset (`ImageSplit`): The training split.
+        selection (`Selection`, *optional*): Bias-amplified set of BiasEnsemble. Without it, the biased model is trained
+            on the whole batch with the generalized cross entropy.
+    """
+
+    def __init__(self, *args: Any, train_dataset: ImageSplit, selection: Selection | None = None, **kwargs: Any):
+        super().__init__(*args, train_dataset=train_dataset, **kwargs)
+        device = self.args.device
+        labels = train_dataset.labels.to(device)
+        self.sample_losses = SampleLosses(labels, len(train_dataset.class_names), decay=self.args.loss_average_decay)
+        self.amplified_set: torch.Tensor | None = None
+        if selection is not None:
+            self.amplified_set = torch.from_numpy(selection.mask(len(labels))).to(device)
+
+    def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
+        """Takes the per-sample losses (B,) into the moving averages and gives the weights (B,) of the debiased model."""
+        self.sample_losses.update(index, torch.stack([biased_loss, debiased_loss], dim=1))
+        biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
+        return relative_difficulty(biased, debiased)
+
+    def in_amplified_set(self, index: torch.Tensor) -> torch.Tensor | None:
+        """Which samples (B,) are in the bias-amplified set; `None` without BiasEnsemble."""
+        return None if self.amplified_set is None else self.amplified_set[index]
+
+    def method_state(self) -> dict[str, torch.Tensor]:
+        return self.sample_losses.state_dict()
+
+    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.sample_losses.load_state_dict(state)
+
+    def published_model(self) -> nn.Module:
+        return super().published_model().debiased
+
+
+class LffTrainer(RelativeDifficultyTrainer):
+    """LfF (https://huggingface.co/papers/2007.02561), and LfF + BiasEnsemble when given a selection.
+
+    Minimises the mean cross entropy of f_B over the batch's members of the bias-amplified set (without a selection: its
+    generalized cross entropy over the batch) plus the weighted mean cross entropy of f_D over the whole batch. Logs
+    `loss_biased` and `loss_debiased`.
+    """
+
+    def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        labels, index = batch["labels"], batch["index"]
+        outputs = model(pixel_values=batch["pixel_values"])
+        biased_loss = cross_entropy(outputs["biased_logits"], labels)
+        debiased_loss = cross_entropy(outputs["logits"], labels)
+        weight = self.weigh(index, biased_loss, debiased_loss)
+        return {
+            "biased": biased_objective(
+                outputs["biased_logits"], labels, self.in_amplified_set(index), self.args.generalized_cross_entropy_q
+            ),
+            "debiased": (weight * debiased_loss).mean(),
+        }

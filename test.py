@@ -1,0 +1,8 @@
+"""Measure a saved classifier; see `python test.py --help`."""
+
+import sys
+
+from hf_biasensemble.cli.main import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command("test"))

@@ -1,0 +1,8 @@
+"""Train a debiased classifier; see `python train.py --help`."""
+
+import sys
+
+from hf_biasensemble.cli.main import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command("train"))
