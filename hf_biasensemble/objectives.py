@@ -22,7 +22,7 @@ def generalized_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, q: flo
     Args:
         logits (`torch.Tensor` of shape (..., K)): Unnormalised scores.
         labels (`torch.Tensor` of shape (...)): True classes.
-        q (`float`, *optional*, defaults to 0.7): Strength of the amplification, above 0; towards 0 all samples count alike.
+        q (`float`, *optional*, defaults to 0.7): Strength of the amplification, above 0; near 0 all count alike.
 
     Returns:
         `torch.Tensor` of shape (...), float32.
@@ -55,7 +55,7 @@ def biased_objective(
     """What the biased model minimises.
 
     With the bias-amplified set: mean cross entropy of the batch members in it (BiasEnsemble,
-    https://huggingface.co/papers/2205.14594). Without: mean generalized cross entropy of the whole batch (LfF, DisEnt).
+    https://huggingface.co/papers/2205.14594). Without: mean generalized cross entropy of the batch (LfF, DisEnt).
 
     Args:
         logits (`torch.Tensor` of shape (B, K)): Scores of the biased model.

@@ -27,7 +27,8 @@ from hf_biasensemble.trainers.lff import LffTrainer
 TRAINERS: dict[str, type[DebiasingTrainer]] = {"erm": ErmTrainer, "lff": LffTrainer, "lff_be": LffTrainer}
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "all_results.json"
-_RUN_FILES = (CONFIG_FILE, RESULTS_FILE, "history.csv", "trainer_state.json", "config.json", "model.safetensors")
+_RUN_FILES = (RESULTS_FILE, "history.csv", "trainer_state.json", "config.json", "model.safetensors", "selection")
+_FURTHER_FILES = (CONFIG_FILE, "preprocessor_config.json", "modeling_debiased.py")  # alone, they are worth no refusal
 
 
 def run(
@@ -39,20 +40,23 @@ def run(
         `dict`: The content of `all_results.json`.
     """
     output_dir = Path(args.output_dir)
-    prepare_output_dir(output_dir, args)
+    checkpoint = checkpoint_to_resume(args)
+    earlier_files = check_output_dir(output_dir, args, checkpoint)
     splits = load_image_splits(data_args, model_args.image_size)
     if "train" not in splits:
         raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
     settings = resolved(data_args, model_args, selection_args, args)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
     if args.resume_from_checkpoint:
-        check_same_run(output_dir, settings)
+        check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
     if args.should_save:
+        for path in earlier_files:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     transform = image_transform(model_args)
-    evaluated = {name: splits[name] for name in ("validation", "test") if name in splits}
+    evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
     selection = None
     if args.uses_selection:
@@ -66,7 +70,8 @@ def run(
         model, args, transform, train_dataset=splits["train"], eval_dataset=evaluated, callbacks=callbacks, **extra
     )
     use_own_progress(trainer)
-    trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer._check_finite()
     results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}
     results |= trainer.last_evaluation()
     if trainer.is_world_process_zero():
@@ -142,9 +147,8 @@ def make_selection(
         return selection, selection.summary()
     if selection_args.keep_member == "best" and "validation" not in splits:
         raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
-    member_args = replace(
-        args, output_dir=str(folder), max_steps=selection_args.member_steps, eval_strategy="no", save_strategy="no"
-    )
+    changes: dict[str, Any] = {"output_dir": str(folder), "eval_strategy": "no", "save_strategy": "no"}
+    member_args = replace(args, max_steps=selection_args.member_steps, **changes)
     members = build_members(model_args, train.class_names, selection_args.num_members, args.seed)
     trainer = BiasEnsembleTrainer(
         members,
@@ -157,6 +161,7 @@ def make_selection(
     )
     use_own_progress(trainer)
     trained = trainer.train()
+    trainer._check_finite()
     selection = trainer.select(provenance)
     selection.check(train.class_names)
     if trainer.is_world_process_zero():
@@ -165,21 +170,54 @@ def make_selection(
     return selection, {**selection.summary(), "selection_runtime": trained.metrics["train_runtime"]}
 
 
-def prepare_output_dir(output_dir: Path, args: DebiasingArguments) -> None:
-    """Refuses to touch the results of another run unless told so."""
-    if not output_dir.exists() or args.resume_from_checkpoint:
-        return
-    if not output_dir.is_dir():
+def check_output_dir(output_dir: Path, args: DebiasingArguments, checkpoint: Path | None) -> list[Path]:
+    """Refuses to touch the results of another run unless told so; gives the files to remove once all else is well."""
+    if output_dir.exists() and not output_dir.is_dir():
         raise BiasEnsembleError(f"--output_dir {output_dir}: expected a folder, found a file")
-    found = sorted(path for path in output_dir.iterdir() if path.name in _RUN_FILES or path.name == "selection")
-    found += sorted(output_dir.glob("checkpoint-*"))
+    resumes_here = args.resume_from_checkpoint and (checkpoint is None or checkpoint.parent == output_dir.resolve())
+    if not output_dir.exists() or resumes_here:
+        return []
+    found = [output_dir / name for name in _RUN_FILES] + sorted(output_dir.glob("checkpoint-*"))
+    found = [path for path in found if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if found and not args.overwrite_output_dir:
         raise BiasEnsembleError(
             f"--output_dir {output_dir} holds another run ({found[0].name}); continue it with "
             "--resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"
         )
-    for path in found if args.should_save else ():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).is_file()]
+
+
+def checkpoint_to_resume(args: DebiasingArguments) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` means: a folder, or `true` for the newest complete one in
+    output_dir. `None` if the run is to start at the beginning, also when an earlier run ended before its first one."""
+    asked = str(args.resume_from_checkpoint or "false")
+    if asked.lower() == "false":
+        args.resume_from_checkpoint = None
+        return None
+    output_dir = Path(args.output_dir).resolve()
+    if asked.lower() != "true":
+        checkpoint = Path(asked).expanduser().resolve()
+        if not _is_complete(checkpoint):
+            raise BiasEnsembleError(
+                f"--resume_from_checkpoint {asked}: expected true or the folder of a complete checkpoint, found "
+                f"{'an incomplete one' if checkpoint.is_dir() else 'no such folder'}"
+            )
+        return checkpoint
+    if not (output_dir / CONFIG_FILE).exists():
+        raise BiasEnsembleError(
+            f"--resume_from_checkpoint true: expected a run in {args.output_dir}, found no {CONFIG_FILE} there; "
+            "check --output_dir or leave the option out"
+        )
+    complete = [path for path in output_dir.glob("checkpoint-*") if _is_complete(path)]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the Trainer came to write the last file of a checkpoint."""
+    try:
+        return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
 
 
 def check_same_run(output_dir: Path, settings: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def load_splits(
     Returns:
         `dict[str, LabelledSplit]`: `train` and, where the data has them, `validation` and `test`. A sample is
         bias-conflicting where the column `is_conflicting` says so, else where its bias label differs from its label
-        (only when both count the same number of classes).
+        (only when both count the same number of classes; columns of text must also name the same).
 
     Raises:
         `BiasEnsembleError`: If the data or a column is missing, or labels are unusable; names column and row.
@@ -69,7 +69,12 @@ def load_splits(
     if not wanted:
         raise BiasEnsembleError(f"{name}: expected a split train, validation or test, found {', '.join(raw)}")
     class_names = _class_names({split: raw[split] for split in wanted}, columns.label, name)
-    splits = {split: _check_split(raw[split], columns, class_names, f"{name}, split {split}") for split in wanted}
+    bias_column = columns.bias_label or "bias_label"
+    with_bias = {split: raw[split] for split in wanted if bias_column in raw[split].column_names}
+    bias_names = _class_names(with_bias, bias_column, name) if with_bias else []
+    splits = {
+        split: _check_split(raw[split], columns, class_names, bias_names, f"{name}, split {split}") for split in wanted
+    }
     if "train" in splits:
         _check_train_covers(splits, class_names, name)
     return splits
@@ -87,8 +92,11 @@ def _open(name: str, config_name: str | None) -> datasets.DatasetDict:
         if (path / "dataset_dict.json").exists():
             return datasets.load_from_disk(str(path))
         return datasets.load_dataset(str(path) if looks_local else name, config_name)
-    except (ValueError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
+    except (ValueError, IndexError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+        # `load_from_disk` stumbles over a split without rows.
+        reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
+        if not path.exists():
+            reason += "; no local folder has that name either"
         raise BiasEnsembleError(
             f"data set {name} (configuration {config_name}) could not be opened: {reason}"
         ) from error
@@ -119,7 +127,13 @@ def _class_names(raw: dict[str, datasets.Dataset], column: str, name: str) -> li
         return sorted(values)
     if any(isinstance(value, str) for value in values):
         raise BiasEnsembleError(f"{name}: column {column!r} is text in one split and numbers in another")
-    return [str(value) for value in range(max(values, default=-1) + 1)]
+    largest = max(values, default=-1)
+    if largest >= sum(map(len, raw.values())):
+        raise BiasEnsembleError(
+            f"{name}: expected column {column!r} to number the classes 0, 1, 2, ..., found {largest} in fewer rows "
+            "than that; number them anew, or store them as text"
+        )
+    return [str(value) for value in range(largest + 1)]
 
 
 _LABEL_TYPES = {
@@ -130,7 +144,9 @@ _LABEL_TYPES = {
 }
 
 
-def _check_split(data: datasets.Dataset, columns: ColumnNames, class_names: list[str], where: str) -> LabelledSplit:
+def _check_split(
+    data: datasets.Dataset, columns: ColumnNames, class_names: list[str], bias_names: list[str], where: str
+) -> LabelledSplit:
     if len(data) == 0:
         raise BiasEnsembleError(f"{where}: expected images, found none")
     if columns.image not in data.column_names:
@@ -151,16 +167,22 @@ def _check_split(data: datasets.Dataset, columns: ColumnNames, class_names: list
     bias_labels = None
     bias_column = _present(data, columns.bias_label, "bias_label", where, "--bias_label_column")
     if bias_column:
-        feature = data.features[bias_column]
-        bias_names = getattr(feature, "names", None) or _class_names({"": data}, bias_column, where)
         bias_labels = _integers(data, bias_column, bias_names, where)
     is_conflicting = None
     conflicting_column = _present(data, columns.is_conflicting, "is_conflicting", where, "--conflicting_column")
     if conflicting_column:
         is_conflicting = _integers(data, conflicting_column, ["False", "True"], where).astype(bool)
-    elif bias_labels is not None and len(bias_names) == len(class_names):
+    elif bias_labels is not None and _correspond(data, (columns.label, str(bias_column)), class_names, bias_names):
         is_conflicting = bias_labels != labels
     return LabelledSplit(images, labels, class_names, bias_labels, is_conflicting)
+
+
+def _correspond(
+    data: datasets.Dataset, columns: tuple[str, str], class_names: list[str], bias_names: list[str]
+) -> bool:
+    """Whether bias label i goes with class i: as many of both and, where text was numbered, the same names."""
+    is_text = any(getattr(data.features[column], "dtype", "").endswith("string") for column in columns)
+    return len(bias_names) == len(class_names) and (bias_names == class_names or not is_text)
 
 
 def _present(data: datasets.Dataset, named: str | None, default: str, where: str, option: str) -> str | None:
@@ -174,15 +196,15 @@ def _present(data: datasets.Dataset, named: str | None, default: str, where: str
 
 def _integers(data: datasets.Dataset, column: str, names: list[str], where: str) -> np.ndarray:
     """The column as int64 in 0..len(names)-1; the first bad row is named."""
-    values = data.with_format(None)[column][:]
-    if any(isinstance(value, str) for value in values):
-        place = {name: number for number, name in enumerate(names)}
-        values = [None if value is None else place.get(value, -1) for value in values]
+    found = data.with_format(None)[column][:]
+    place = {name: number for number, name in enumerate(names)}
+    values = [place.get(value, -1) if isinstance(value, str) else value for value in found]
     for row, value in enumerate(values):
-        if value is None or not 0 <= value < len(names):
+        if value is None or not 0 <= value < len(names) or value != int(value):
+            what = "nothing (null)" if value is None else found[row]
             raise BiasEnsembleError(
                 f"{where}: column {column!r}, row {row}: expected a class in 0..{len(names) - 1} "
-                f"({', '.join(names[:10])}), found {'nothing (null)' if value is None else value}; mend or drop the row"
+                f"({', '.join(names[:10])}), found {what}; mend or drop the row"
             )
     return np.asarray(values, dtype=np.int64)
 
@@ -192,8 +214,8 @@ def _check_train_covers(splits: dict[str, LabelledSplit], class_names: list[str]
     absent = [class_names[number] for number in np.flatnonzero(~present)]
     if absent:
         raise BiasEnsembleError(
-            f"{name}: expected images of every class in the training split, found none of {', '.join(absent)}; "
-            "add some or remove the class"
+            f"{name}: expected images of every class in the training split, found none of {', '.join(absent[:10])}"
+            f"{f' and {len(absent) - 10} more' if len(absent) > 10 else ''}; add some or remove the class"
         )
     if len(class_names) < 2:
         raise BiasEnsembleError(f"{name}: expected at least two classes, found {', '.join(class_names)}")

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from hf_biasensemble.data.loading import LabelledSplit
@@ -25,7 +25,7 @@ class ImageSplit(Dataset):
     """Decoded images of a split with their labels.
 
     A batch is a dict of `pixel_values` (B, C, H, W) uint8, `labels` (B,) and `index` (B,), the row of each sample in
-    the split as loaded, whatever the order or the part that `rows` picks. Bias labels are not in it: they only measure.
+    the split as loaded, whatever the order or the part that `rows` picks. Bias labels are not in it: they measure.
 
     Attributes:
         pixels: uint8 (N, C, H, W) of all N rows of the split as loaded.
@@ -59,7 +59,7 @@ class ImageSplit(Dataset):
         """Hash of the decoded images, labels and rows: equal exactly for equal data."""
         digest = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
         for array in (self.pixels, self.labels, self.rows):
-            digest.update(memoryview(array.contiguous().numpy()).cast("B"))
+            digest.update(array.contiguous().numpy().data.cast("B"))
         digest.update("\0".join(self.class_names).encode())
         return digest.hexdigest()[:32]
 
@@ -82,11 +82,13 @@ def decode_split(split: LabelledSplit, image_size: int, workers: int | None = No
     pixels = np.empty((count, 3, image_size, image_size), dtype=np.uint8)
     problems: dict[int, str] = {}
 
-    def decode(row: int, record: dict) -> None:
+    def decode(row: int, record: dict | None) -> None:
         try:
             pixels[row] = decode_image(record, image_size)
         except Exception as error:  # PIL raises a dozen types for broken files
-            problems[row] = f"row {row} ({record.get('path') or 'embedded'}: {' '.join(str(error).split())})"
+            file = (record or {}).get("path") or "embedded"
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+            problems[row] = f"row {row} ({file}: {reason})"
 
     chunk = 1024
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -108,16 +110,19 @@ def decode_split(split: LabelledSplit, image_size: int, workers: int | None = No
     )
 
 
-def decode_image(record: dict, image_size: int) -> np.ndarray:
+def decode_image(record: dict | None, image_size: int) -> np.ndarray:
     """One undecoded image record (`bytes` or `path`) -> uint8 (3, image_size, image_size)."""
     if record is None:
         raise ValueError("no image (null)")
-    with Image.open(io.BytesIO(record["bytes"]) if record.get("bytes") else record["path"]) as image:
+    content = record.get("bytes")
+    with Image.open(record["path"] if content is None else io.BytesIO(content)) as image:
         if image.width * image.height > MAX_IMAGE_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_IMAGE_PIXELS:,}")
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16") or upright.mode == "I":
             upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
+        if "transparency" in upright.info:
+            upright = upright.convert("RGBA")  # PIL warns of a palette with transparency on its way to RGB
         rgb = upright.convert("RGB")
         if rgb.size != (image_size, image_size):
             rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)

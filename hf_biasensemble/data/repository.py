@@ -21,7 +21,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 ROWS_PER_GROUP = 1_000
 SHEET_COLUMNS = 8  # images per class in each block of the contact sheet
 SHARED = "shared"  # folder of the splits that belong to all configs
-SPLITS = ("train", "validation", "test")
+Samples = dict[tuple[int, bool], list[bytes]]  # encoded images by (label, is_conflicting)
 
 
 class RepositoryParser(argparse.ArgumentParser):
@@ -41,29 +41,27 @@ class RepositoryParser(argparse.ArgumentParser):
 def written_aside(output_dir: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty hidden sibling of `output_dir` that takes its place when the block ends.
 
-    An exception removes the sibling, and what a killed run left there is removed by the next run: `output_dir` is
-    always complete or untouched.
+    An exception removes the sibling; what a killed run left is removed by the next run. So `output_dir` is always
+    complete or untouched.
 
     Args:
         output_dir: Folder to make.
         overwrite: Replace all that a non-empty `output_dir` holds (default `False`).
 
     Raises:
-        BiasEnsembleError: `output_dir` is a file, is not empty, or is being written by another process.
+        BiasEnsembleError: `output_dir` is not empty, is no folder, holds the home or working folder, or is in use.
     """
     from filelock import FileLock, Timeout
 
     final = Path(output_dir).resolve()
     partial, replaced, lock = (final.parent / f".{final.name}.{kind}" for kind in ("partial", "replaced", "lock"))
-    if final.exists() and not final.is_dir():
-        raise BiasEnsembleError(f"expected a folder as output_dir, found the file {final}; name another")
+    if final.is_file() or any(path.is_relative_to(final) for path in (Path.home(), Path.cwd())):
+        raise BiasEnsembleError(f"expected output_dir to be a folder for this data set, found {final}; name another")
     if final.exists() and any(final.iterdir()) and not overwrite:
         raise BiasEnsembleError(
             f"expected output_dir to be new or empty, found files in {final}; "
             "name another folder, or pass --overwrite_output_dir to replace it"
         )
-    if Path.home().is_relative_to(final):
-        raise BiasEnsembleError(f"expected a folder for this data set alone, found {final}; name another")
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):
@@ -84,7 +82,7 @@ def written_aside(output_dir: str | Path, overwrite: bool = False) -> Iterator[P
 
 
 class DatasetRepository:
-    """Files of one repository: call `write_split` for every split, then `write_card`.
+    """Files of one repository: call `write_split` for every split (train, validation, test), then `write_card`.
 
     Args:
         folder: Existing folder to write to, such as that of `written_aside`.
@@ -93,18 +91,16 @@ class DatasetRepository:
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str], bias_names: Sequence[str] | None = None):
-        from datasets import ClassLabel, Features, Value
-        from datasets import Image as ImageFeature
+        import datasets
 
-        bias = {"bias_label": ClassLabel(names=list(bias_names))} if bias_names else {}
-        self.features = Features(
-            {"image": ImageFeature(), "label": ClassLabel(names=list(class_names))}
-            | bias
-            | {"is_conflicting": Value("bool"), "index": Value("int64")}
-        )
+        columns = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(class_names))}
+        if bias_names:
+            columns["bias_label"] = datasets.ClassLabel(names=list(bias_names))
+        columns |= {"is_conflicting": datasets.Value("bool"), "index": datasets.Value("int64")}
+        self.features = datasets.Features(columns)
         self.folder, self.class_names = folder, list(class_names)
         self._counts: dict[tuple[str, str], np.ndarray] = {}  # (config, split) -> images by (class, is_conflicting)
-        self._sheet: tuple[int, str, dict[tuple[int, bool], list[bytes]]] = (-1, "", {})
+        self._sheet: tuple[int, str, Samples] = (-1, "", {})
 
     def write_split(
         self, split: str, images: Iterable[bytes], columns: Mapping[str, np.ndarray], config: str = SHARED
@@ -123,7 +119,7 @@ class DatasetRepository:
         labels, conflicting = columns["label"], columns["is_conflicting"]
         counts = self._counts[config, split] = np.zeros((len(self.class_names), 2), dtype=np.int64)
         np.add.at(counts, (labels, conflicting.astype(int)), 1)
-        samples: dict[tuple[int, bool], list[bytes]] = {}
+        samples: Samples = {}
         path = self.folder / config / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(exist_ok=True)
         schema, stream = self.features.arrow_schema, iter(images)
@@ -162,21 +158,19 @@ class DatasetRepository:
         configs = list(dict.fromkeys(config for config, _ in self._counts if config != SHARED))
         entries: list[dict[str, Any]] = []
         for name in configs:
-            folders = {split: config for config, split in self._counts if config in (name, SHARED)}
-            files = [{"split": s, "path": f"{folders[s]}/{s}-*.parquet"} for s in SPLITS if s in folders]
+            splits = [(split, config) for config, split in self._counts if config in (name, SHARED)]
+            files = [{"split": split, "path": f"{config}/{split}-*.parquet"} for split, config in splits]
             entries.append({"config_name": name} | ({} if entries else {"default": True}) | {"data_files": files})
-        images = sum(int(counts.sum()) for counts in self._counts.values())
-        limits = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
+        digits = len(str(sum(counts.sum() for counts in self._counts.values())))
         metadata |= {
             "pretty_name": title,
             "task_categories": ["image-classification"],
-            "size_categories": next((name for limit, name in limits.items() if images < limit), "1M<n<10M"),
+            "size_categories": ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")[max(digits - 3, 0)],
             "tags": ["debiasing", "dataset-bias", "spurious-correlation", "hf_biasensemble", *tags],
             "configs": entries,
         }
         _, shown, samples = self._sheet
-        sheet = contact_sheet(samples, self.class_names, f"Training images of {shown}")
-        sheet.save(self.folder / "contact_sheet.png")
+        contact_sheet(samples, self.class_names, f"Training images of {shown}").save(self.folder / "contact_sheet.png")
         text = f"""# {title}
 
 {summary}
@@ -192,16 +186,19 @@ data = load_dataset("path/or/hub-id/of/this/repository", "{configs[0]}")
 ```
 
 Configs: {", ".join(f"`{name}`" for name in configs)}. Columns: {", ".join(f"`{name}`" for name in self.features)}
-(the row number in the split). Debiasing without bias labels trains on `image` and `label` alone; the rest is for
-measuring.
+(the row number in the split). Debiasing without bias labels trains on `image` and `label`; the rest is to measure.
 
 ## Counts
+
+In the columns of the classes: bias-aligned + bias-conflicting images.
 
 {self._count_table()}
 
 ## How it was made
 
 {making}
+
+Made by this command:
 
 ```bash
 {command}
@@ -211,22 +208,18 @@ measuring.
         DatasetCard(card, ignore_metadata_errors=False).save(self.folder / "README.md")
 
     def _count_table(self) -> str:
-        lines = [["config", "split", "images", "bias-aligned", "bias-conflicting", *self.class_names]]
-        lines.append(["---", "---"] + ["--:"] * (len(lines[0]) - 2))
+        header = ["config", "split", "images", "bias-aligned", "bias-conflicting", *self.class_names]
+        lines = [header, ["---", "---"] + ["--:"] * (len(header) - 2)]
         for (config, split), counts in self._counts.items():
             aligned, conflicting = counts.sum(axis=0).tolist()
-            total = aligned + conflicting
-            line = ["all" if config == SHARED else config, split, f"{total:,}", f"{aligned:,}"]
-            line += [f"{conflicting:,} ({conflicting / total:.2%})", *(f"{a:,} + {c:,}" for a, c in counts.tolist())]
-            lines.append(line)
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"{table}\n\nIn the columns of the classes: bias-aligned + bias-conflicting."
+            total, name = aligned + conflicting, "all" if config == SHARED else config
+            cells = [f"{conflicting:,} ({conflicting / total:.2%})", *(f"{a:,} + {c:,}" for a, c in counts.tolist())]
+            lines.append([name, split, f"{total:,}", f"{aligned:,}", *cells])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def contact_sheet(
-    samples: Mapping[tuple[int, bool], Sequence[bytes]], class_names: Sequence[str], title: str
-) -> Image.Image:
-    """Draw encoded images by (label, is_conflicting): a row per class, aligned on the left, conflicting on the right."""
+def contact_sheet(samples: Samples, class_names: Sequence[str], title: str) -> Image.Image:
+    """Draw a row per class: bias-aligned images on the left, bias-conflicting ones on the right."""
     pictures = {key: [Image.open(io.BytesIO(data)).convert("RGB") for data in cell] for key, cell in samples.items()}
     small = all(max(picture.size) <= 64 for cell in pictures.values() for picture in cell)
     size, resample = (56, Image.Resampling.NEAREST) if small else (96, Image.Resampling.LANCZOS)
@@ -248,11 +241,7 @@ def contact_sheet(
 
 
 def push_repository(folder: str | Path, hub_id: str) -> None:
-    """Upload a finished repository to the Hub data set `hub_id`, made if it does not exist.
-
-    Raises:
-        BiasEnsembleError: the Hub refused or could not be reached. The folder stays.
-    """
+    """Upload a finished folder to the Hub data set `hub_id`, made if need be; raises BiasEnsembleError on failure."""
     from huggingface_hub import HfApi
 
     try:

@@ -7,11 +7,11 @@ of ours. Anything else is saved with its modeling file beside it.
 from pathlib import Path
 
 import timm
-import torch
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTImageProcessor,
@@ -85,7 +85,7 @@ def as_timm_wrapper(
     return wrapped.eval()
 
 
-def load_classifier(name: str) -> tuple[torch.nn.Module, ImageTransform, int]:
+def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, int]:
     """Opens a published classifier.
 
     Args:

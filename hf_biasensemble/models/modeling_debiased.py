@@ -1,7 +1,7 @@
 """Configuration and model that hf_biasensemble publishes.
 
-This file is self-contained on purpose: it is copied beside the weights, so that
-`AutoModelForImageClassification.from_pretrained(repo, trust_remote_code=True)` works where the package is not installed.
+This file is self-contained on purpose: it is copied beside the weights, so that `from_pretrained(repo,
+trust_remote_code=True)` works where the package is not installed.
 """
 
 import timm
@@ -78,7 +78,8 @@ class DebiasedImageClassifier(PreTrainedModel):
         super().__init__(config)
         self.encoder = build_encoder(config)
         self.bias_encoder = build_encoder(config) if config.num_encoders == 2 else None
-        self.classifier = nn.Linear(self.encoder.num_features * config.num_encoders, config.num_labels)
+        features = int(self.encoder.num_features) * config.num_encoders  # type: ignore[arg-type]
+        self.classifier = nn.Linear(features, config.num_labels)
         self.post_init()
 
     def init_weights(self):

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainerControl
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 
 
 class DebiasingTrainer(Trainer):
@@ -23,9 +24,9 @@ class DebiasingTrainer(Trainer):
     A method is a subclass with [`~DebiasingTrainer.training_terms`]; what it must remember between steps goes through
     [`~DebiasingTrainer.method_state`] into the checkpoints.
 
-    Differences from `transformers.Trainer`: Adam instead of AdamW, no gradient clipping by default, whole uint8 batches
-    that are transformed on the device, an evaluation that reports accuracy for aligned and conflicting samples of
-    each split, and an error instead of silence when the loss is not finite.
+    Differences from `transformers.Trainer`: Adam instead of AdamW, no gradient clipping by default, whole uint8
+    batches that are transformed on the device, an evaluation that reports accuracy for aligned and conflicting samples
+    of each split, and an error instead of silence when the loss is not finite.
 
     Args:
         model (`nn.Module`): What is trained; its output holds `logits` of the classifier that is evaluated.
@@ -37,6 +38,8 @@ class DebiasingTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False  # each term is a mean over the batch
+    optimizer: torch.optim.Optimizer | None
+    control: TrainerControl
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class DebiasingTrainer(Trainer):
     def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
         """Restores what [`~DebiasingTrainer.method_state`] gave."""
 
-    def published_model(self) -> nn.Module:
+    def published_model(self) -> DebiasedImageClassifier:
         """The classifier that is evaluated and published."""
         return self.accelerator.unwrap_model(self.model)
 
@@ -131,7 +134,7 @@ class DebiasingTrainer(Trainer):
                 step = self.state.global_step - len(recorded["loss"]) + int(bad[0]) + 1
                 raise BiasEnsembleError(
                     f"the loss is {float(recorded['loss'][bad[0]])} at step {step} (learning rate "
-                    f"{self._get_learning_rate():g}): expected a finite number; lower --learning_rate. The checkpoints "
+                    f"{self._get_learning_rate():g}): expected a finite number; lower --learning_rate. Checkpoints "
                     "before that step are unharmed"
                 )
         return {name: float(values.mean()) for name, values in recorded.items()}
@@ -218,7 +221,8 @@ def split_accuracy(split: ImageSplit, predictions: Any) -> dict[str, float]:
     )
 
 
-def _ready_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _ready_batch(batch: Any) -> Any:
+    """The split has already made the batch."""
     return batch
 
 

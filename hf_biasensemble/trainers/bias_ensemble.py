@@ -21,8 +21,8 @@ from hf_biasensemble.trainers.base import DebiasingTrainer
 class BiasEnsembleTrainer(DebiasingTrainer):
     """Trains all members in one run and makes the selection from their votes.
 
-    The loss is the sum over the members of their mean generalized cross entropy. Adam works on each parameter alone, so
-    this equals separate runs. Logs `loss_member_0`, `loss_member_1`, ...
+    The loss is the sum over the members of their mean generalized cross entropy. Adam works on each parameter alone,
+    so this equals separate runs. Logs `loss_member_0`, `loss_member_1`, ...
 
     Args:
         model (`MemberEnsemble`): The untrained members.

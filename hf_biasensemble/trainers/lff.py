@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.objectives import biased_objective, cross_entropy, relative_difficulty
 from hf_biasensemble.sample_losses import SampleLosses
 from hf_biasensemble.selection import Selection
@@ -19,12 +22,20 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
 
     Args:
         train_dataset (`ImageSplit`): The training split.
-        selection (`Selection`, *optional*): Bias-amplified set of BiasEnsemble. Without it, the biased model is trained
-            on the whole batch with the generalized cross entropy.
+        selection (`Selection`, *optional*): Bias-amplified set of BiasEnsemble. Without it, the biased model is
+            trained on the whole batch with the generalized cross entropy.
     """
 
-    def __init__(self, *args: Any, train_dataset: ImageSplit, selection: Selection | None = None, **kwargs: Any):
-        super().__init__(*args, train_dataset=train_dataset, **kwargs)
+    def __init__(
+        self,
+        model: nn.Module,
+        args: DebiasingArguments,
+        transform: ImageTransform,
+        train_dataset: ImageSplit,
+        selection: Selection | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(model, args, transform, train_dataset, **kwargs)
         device = self.args.device
         labels = train_dataset.labels.to(device)
         self.sample_losses = SampleLosses(labels, len(train_dataset.class_names), decay=self.args.loss_average_decay)
@@ -33,7 +44,7 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
             self.amplified_set = torch.from_numpy(selection.mask(len(labels))).to(device)
 
     def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
-        """Takes the per-sample losses (B,) into the moving averages and gives the weights (B,) of the debiased model."""
+        """Takes per-sample losses (B,) into the moving averages; gives the weights (B,) of the debiased model."""
         self.sample_losses.update(index, torch.stack([biased_loss, debiased_loss], dim=1))
         biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
         return relative_difficulty(biased, debiased)
@@ -48,16 +59,16 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
     def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
         self.sample_losses.load_state_dict(state)
 
-    def published_model(self) -> nn.Module:
-        return super().published_model().debiased
+    def published_model(self) -> DebiasedImageClassifier:
+        return self.accelerator.unwrap_model(self.model).debiased
 
 
 class LffTrainer(RelativeDifficultyTrainer):
     """LfF (https://huggingface.co/papers/2007.02561), and LfF + BiasEnsemble when given a selection.
 
-    Minimises the mean cross entropy of f_B over the batch's members of the bias-amplified set (without a selection: its
-    generalized cross entropy over the batch) plus the weighted mean cross entropy of f_D over the whole batch. Logs
-    `loss_biased` and `loss_debiased`.
+    Minimises the mean cross entropy of f_B over the batch's members of the bias-amplified set (without a selection:
+    its generalized cross entropy over the batch) plus the weighted mean cross entropy of f_D over the whole batch.
+    Logs `loss_biased` and `loss_debiased`.
     """
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,83 @@
+"""Accuracy by group against tables worked out by hand."""
+
+import numpy as np
+import pytest
+
+from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
+
+# label, bias label, prediction; cells (0,0): 2 of 3, (0,1): 0 of 1, (1,1): 2 of 2, (1,0): 1 of 2
+TABLE = np.array([(0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1), (1, 1, 1), (1, 0, 1), (1, 0, 0)])
+LABELS, BIAS_LABELS, PREDICTIONS = TABLE.T
+
+
+def test_all_metrics_of_a_hand_computed_table():
+    metrics = bias_accuracy(PREDICTIONS, LABELS, BIAS_LABELS, LABELS != BIAS_LABELS)
+    assert metrics == pytest.approx(
+        {
+            "accuracy": 5 / 8,
+            "aligned_accuracy": 4 / 5,
+            "conflicting_accuracy": 1 / 3,
+            "unbiased_accuracy": (2 / 3 + 0 + 1 + 1 / 2) / 4,
+            "worst_group_accuracy": 0.0,
+            "ac_score": 2 * (4 / 5) * (1 / 3) / (4 / 5 + 1 / 3),
+        }
+    )
+    assert set(metrics) == set(METRICS)
+    assert all(type(value) is float for value in metrics.values())
+
+
+def test_only_is_conflicting_is_known():
+    # cells of (label, conflicting): (0, no) 2 of 3, (0, yes) 0 of 1, (1, no) 2 of 2, (1, yes) 1 of 2
+    metrics = bias_accuracy(PREDICTIONS, LABELS, None, LABELS != BIAS_LABELS)
+    assert metrics["aligned_accuracy"] == pytest.approx(4 / 5)
+    assert metrics["unbiased_accuracy"] == pytest.approx((2 / 3 + 0 + 1 + 1 / 2) / 4)
+    assert set(metrics) == set(METRICS)
+
+
+def test_only_bias_labels_are_known():
+    labels, bias_labels = np.array([0, 0, 1, 1]), np.array([0, 2, 0, 2])
+    metrics = bias_accuracy(np.array([0, 1, 1, 1]), labels, bias_labels)
+    assert metrics == {"accuracy": 0.75, "unbiased_accuracy": 0.75, "worst_group_accuracy": 0.0}
+
+
+def test_nothing_is_known_of_the_bias():
+    assert bias_accuracy(np.array([0, 1, 1]), np.array([0, 1, 0])) == {"accuracy": pytest.approx(2 / 3)}
+
+
+@pytest.mark.parametrize("conflicting", [True, False])
+def test_absent_group_is_left_out_and_not_zero(conflicting):
+    labels = np.array([0, 1, 1])
+    bias_labels = 1 - labels if conflicting else labels
+    metrics = bias_accuracy(np.array([0, 1, 0]), labels, bias_labels, np.full(3, conflicting))
+    present, absent = ("conflicting", "aligned") if conflicting else ("aligned", "conflicting")
+    assert metrics[f"{present}_accuracy"] == pytest.approx(2 / 3)
+    assert f"{absent}_accuracy" not in metrics
+    assert "ac_score" not in metrics
+    assert metrics["unbiased_accuracy"] == pytest.approx(3 / 4)  # the two empty cells do not count
+    assert metrics["worst_group_accuracy"] == pytest.approx(1 / 2)
+
+
+def test_unbiased_accuracy_does_not_follow_the_sizes_of_the_groups():
+    labels = np.array([0] * 90 + [1] * 10)
+    bias_labels = np.zeros(100, dtype=int)
+    assert bias_accuracy(np.zeros(100), labels, bias_labels)["unbiased_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "aligned, conflicting, score", [(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0.5, 2 / 3)]
+)
+def test_ac_score_is_the_harmonic_mean(aligned, conflicting, score):
+    labels = np.zeros(8, dtype=int)
+    is_conflicting = np.arange(8) >= 4
+    right = np.concatenate([np.arange(4) < 4 * aligned, np.arange(4) < 4 * conflicting])
+    assert bias_accuracy(np.where(right, 0, 1), labels, None, is_conflicting)["ac_score"] == pytest.approx(score)
+
+
+def test_no_samples_is_an_error():
+    with pytest.raises(ValueError, match="above 0"):
+        bias_accuracy(np.array([]), np.array([]))
+
+
+def test_unequal_lengths_are_an_error():
+    with pytest.raises(ValueError, match=r"\[2, 3\]"):
+        bias_accuracy(np.zeros(3), np.zeros(3), np.zeros(2))
