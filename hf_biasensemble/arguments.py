@@ -137,7 +137,7 @@ class DebiasingArguments(TrainingArguments):
     save_total_limit: int | None = _option(2, "Checkpoints to keep.")
     logging_steps: float = _option(100, "Steps between logged losses.")
     logging_nan_inf_filter: bool = _option(False, "Hide losses that are not finite (here they end the run instead).")
-    report_to: str = _option("none", "Where to report to: none, tensorboard, ...")
+    report_to: list[str] = _option(["none"], "Where to report to: none, tensorboard, ...")
     remove_unused_columns: bool = _option(False, "Must stay off: the data set yields whole batches.")
 
     def __post_init__(self) -> None:
@@ -266,7 +266,7 @@ def resolved(*arguments: Any) -> dict[str, Any]:
         stated = {*DebiasingArguments.__annotations__, "seed"}
         for name, value in values.items():
             if own or name in stated or (name in defaults and value != defaults[name] and name in _PORTABLE):
-                settings[name] = value
+                settings[name] = value or ["none"] if name == "report_to" else value
     return settings
 
 

@@ -72,9 +72,7 @@ def test_offsets_and_flips_are_uniform_and_independent():
     mirrored = beside == middle + 1
     assert torch.equal(beside == middle - 1, ~mirrored)
     cells = torch.zeros(2, 5, 5)
-    cells.index_put_(
-        (mirrored.long(), middle // 9 - 2, middle % 9 - 2), torch.ones(count), accumulate=True
-    )
+    cells.index_put_((mirrored.long(), middle // 9 - 2, middle % 9 - 2), torch.ones(count), accumulate=True)
     # 50 cells of 400 expected each; five standard deviations are 100.
     assert cells.min() > 300 and cells.max() < 500
 

@@ -1,0 +1,1 @@
+"""Timings, each a ratio of medians from interleaved repeats inside one run."""
