@@ -78,7 +78,9 @@ def run(
         save_classifier(trainer.published_model(), transform, output_dir)
         trainer.save_state()
         (output_dir / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        print(results_table({args.method: results}), f"\nsaved to {output_dir}", flush=True)
+        if evaluated:
+            print(results_table({args.method: results}))
+        print(f"saved to {output_dir}", flush=True)
     return results
 
 

@@ -250,8 +250,9 @@ def test_file_that_cannot_be_read(tmp_path, kind):
 def test_resolved_settings_given_back_are_the_same_settings(parse, tmp_path):
     parts = parse(
         "image_std: [0.5, 1.0e-5, 2]\nbackbone_args: {a: [1, 2], b: null}\nlr_scheduler_type: linear\nseed: 7\n"
-        "warmup_steps: 3\nhorizontal_flip: true\nadam_beta1: 0.5\nreport_to: [tensorboard]\nbias_label_column: colour\n"
-        "learning_rate: 1.0e-5\nbackbone: resnet18\ndataloader_drop_last: false\nbf16: true\nuse_cpu: true\nweight_decay: 1e-3"
+        "warmup_steps: 3\nhorizontal_flip: true\nadam_beta1: 0.5\nreport_to: [tensorboard]\nbf16: true\n"
+        "bias_label_column: colour\nlearning_rate: 1.0e-5\nbackbone: resnet18\ndataloader_drop_last: false\n"
+        "use_cpu: true\nweight_decay: 1e-3"
     )
     settings = resolved(*parts)
     file = tmp_path / "config.yaml"

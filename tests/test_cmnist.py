@@ -325,7 +325,7 @@ def test_contact_sheet_has_aligned_images_on_the_left(built):
     for digit in (0, 4, 7):  # bright colours that the dim rims of other digits do not reach
         rows = slice(digit * 60, digit * 60 + 60)
         near = [(np.abs(half[rows] - 255 * cmnist.MEAN_COLORS[digit]).max(axis=2) < 8).sum() for half in (left, right)]
-        assert near[0] > 500 and near[1] == 0
+        assert near[0] > 200 and near[1] == 0
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------
