@@ -94,7 +94,8 @@ def main() -> None:
     ratios = [ours / bare for ours, bare in zip(seconds["trainer"][1:], seconds["bare loop"][1:], strict=True)]
     for name, values in seconds.items():
         counted = [1 / value for value in values[1:]]  # the first is a warm-up
-        print(f"{name:10} steps/s: median {statistics.median(counted):.0f} ({min(counted):.0f} to {max(counted):.0f})")
+        spread = f"({min(counted):.0f} to {max(counted):.0f})"
+        print(f"{name:10} steps/s: median {statistics.median(counted):.0f} {spread}")
     print(
         f"step time, trainer / bare loop: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     )

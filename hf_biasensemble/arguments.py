@@ -19,7 +19,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from hf_biasensemble.errors import BiasEnsembleError
 
-METHODS = ("erm", "lff", "lff_be")
+METHODS = ("erm", "lff", "disent", "lff_be", "disent_be")
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
@@ -120,6 +120,13 @@ class DebiasingArguments(TrainingArguments):
     method: str = _option("lff_be", f"One of {', '.join(METHODS)}.")
     loss_average_decay: float = _option(0.7, "Decay of the per-sample moving averages of the losses.")
     generalized_cross_entropy_q: float = _option(0.7, "Exponent of the generalized cross entropy.")
+    lambda_dis: float = _option(1.0, "DisEnt: factor of the bias head's loss.")
+    lambda_swap: float = _option(1.0, "DisEnt: factor of both losses on swapped features.")
+    lambda_swap_bias: float = _option(1.0, "DisEnt: further factor of the bias head's loss on swapped features.")
+    swap_start_step: int = _option(10_000, "DisEnt: bias features are swapped after this many steps.")
+    step_decay_steps: int = _option(0, "Multiply the learning rate by step_decay_factor every so many steps; 0: not.")
+    step_decay_factor: float = _option(0.1, "What step_decay_steps multiplies by.")
+    step_decay_start: int = _option(0, "Steps before those of step_decay_steps are counted.")
     overwrite_output_dir: bool = _option(False, "Remove an earlier run in output_dir first.")
 
     per_device_train_batch_size: int = _option(256, "Training batch size per process.")
@@ -154,6 +161,8 @@ class DebiasingArguments(TrainingArguments):
         _require(0 <= self.loss_average_decay < 1, "--loss_average_decay", "in [0, 1)", self.loss_average_decay)
         q = self.generalized_cross_entropy_q
         _require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
+        for name in ("lambda_dis", "lambda_swap", "lambda_swap_bias", "swap_start_step", "step_decay_steps"):
+            _require(getattr(self, name) >= 0, f"--{name}", "0 or more", getattr(self, name))
         _require(not self.remove_unused_columns, "--remove_unused_columns", "false", self.remove_unused_columns)
         _require(not self.load_best_model_at_end, "--load_best_model_at_end", "false: the last step counts", True)
         _require(self.save_strategy != "best", "--save_strategy", "no, steps or epoch", self.save_strategy)

@@ -21,10 +21,17 @@ from hf_biasensemble.reporting.progress import NamedProgressCallback, results_ta
 from hf_biasensemble.selection import FILE_NAME, Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
+from hf_biasensemble.trainers.disent import DisentTrainer
 from hf_biasensemble.trainers.erm import ErmTrainer
 from hf_biasensemble.trainers.lff import LffTrainer
 
-TRAINERS: dict[str, type[DebiasingTrainer]] = {"erm": ErmTrainer, "lff": LffTrainer, "lff_be": LffTrainer}
+TRAINERS: dict[str, type[DebiasingTrainer]] = {
+    "erm": ErmTrainer,
+    "lff": LffTrainer,
+    "disent": DisentTrainer,
+    "lff_be": LffTrainer,
+    "disent_be": DisentTrainer,
+}
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "all_results.json"
 _RUN_FILES = (RESULTS_FILE, "history.csv", "trainer_state.json", "config.json", "model.safetensors", "selection")

@@ -12,6 +12,7 @@ from hf_biasensemble.arguments import DebiasingArguments, SelectionArguments
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
+from hf_biasensemble.models.pair import DisentangledPair
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TRANSFORM = ImageTransform(image_mean=(0.0,) * 3, image_std=(255.0,) * 3)  # divided by 255 twice
@@ -55,11 +56,20 @@ class RecordedRun:
     def main_order(self) -> torch.Tensor:
         return torch.from_numpy(self["train_batch_index"]).flatten()
 
-    def classifier(self, seed: int, num_encoders: int = 1) -> DebiasedImageClassifier:
+    def classifier(self, seed: int) -> DebiasedImageClassifier:
         """A network with the recorded initial weights."""
         model = DebiasedImageClassifier(DebiasedImageClassifierConfig(num_labels=10))
         recorded_initialisation(list(model.encoder.parameters()) + list(model.classifier.parameters()), seed)
         return model
+
+    def disentangled_pair(self, biased_seed: int, debiased_seed: int) -> DisentangledPair:
+        """E_b, C_b and E_i, C_i with the recorded initial weights of f_B and f_D."""
+        debiased = DebiasedImageClassifier(DebiasedImageClassifierConfig(num_labels=10, num_encoders=2))
+        pair = DisentangledPair(debiased, torch.nn.Linear(32, 10))
+        recorded_initialisation([*debiased.encoder.parameters(), *debiased.classifier.parameters()], debiased_seed)
+        bias_network = [*debiased.bias_encoder.parameters(), *pair.bias_classifier.parameters()]
+        recorded_initialisation(bias_network, biased_seed)
+        return pair
 
     def arguments(self, output_dir: Path, max_steps: int, **changes) -> DebiasingArguments:
         recipe = self.recipe["args"]
@@ -89,16 +99,18 @@ class RecordedRun:
             member_eval_steps=recipe["valid_freq"],
         )
 
-    def assert_final_weights(self, network: str, model: torch.nn.Module, tolerance: float) -> float:
+    def assert_final_weights(
+        self, network: str, encoder: torch.nn.Module, head: torch.nn.Module, tolerance: float
+    ) -> float:
         """Compares the recorded rows of each weight with the trained network; gives the largest difference."""
-        head = "classifier" if f"{self.method}.final_{network}.classifier.weight" in self.arrays else "fc"
+        recorded_names = [name for name in self.arrays if name.startswith(f"{self.method}.final_{network}.")]
+        parameters = [*encoder.parameters(), *head.parameters()]
         largest = 0.0
-        for name, parameter in model.named_parameters():
-            recorded_name = name.replace("encoder.layers", "feature").replace("bias_encoder", "encoder")
-            recorded = self[f"final_{network}.{recorded_name.replace('classifier', head)}"]
-            difference = np.abs(parameter.detach().numpy()[: len(recorded)] - recorded).max()
-            assert difference <= tolerance, f"{network} {name}: {difference}"
-            largest = max(largest, float(difference))
+        for name, parameter in zip(recorded_names, parameters, strict=True):
+            recorded = self.arrays[name]
+            difference = float(np.abs(parameter.detach().numpy()[: len(recorded)] - recorded).max())
+            assert difference <= tolerance, f"{name}: {difference}"
+            largest = max(largest, difference)
         return largest
 
 

@@ -9,6 +9,7 @@ from hf_biasensemble.data.member_batches import MemberBatches
 from hf_biasensemble.models.pair import BiasedDebiasedPair, MemberEnsemble
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
+from hf_biasensemble.trainers.disent import DisentTrainer
 from hf_biasensemble.trainers.lff import LffTrainer
 
 TOLERANCE = 1e-5
@@ -45,7 +46,7 @@ def recorded_selection(run: RecordedRun) -> Selection:
     )
 
 
-@pytest.mark.parametrize("method", ["lff_be"])
+@pytest.mark.parametrize("method", ["lff_be", "disent_be"])
 def test_members_and_selection(method, tmp_path):
     run = RecordedRun(method)
     trainer = member_trainer(run, tmp_path)
@@ -58,8 +59,8 @@ def test_members_and_selection(method, tmp_path):
     assert trainer.best_accuracy.tolist() == pytest.approx(best)
 
 
-class RecordingLffTrainer(LffTrainer):
-    """Keeps what each step computed, in the names of the trace."""
+class Recording:
+    """Keeps what each step computed, in the names of the trace. Mixed into a real trainer."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -79,6 +80,20 @@ class RecordingLffTrainer(LffTrainer):
         return np.stack([step[name].detach().numpy() for step in self.steps])
 
 
+class RecordingLffTrainer(Recording, LffTrainer):
+    pass
+
+
+class RecordingDisentTrainer(Recording, DisentTrainer):
+    """With the recorded permutations in place of random ones."""
+
+    permutations: list[np.ndarray]
+
+    def swap_permutation(self, batch_size):
+        drawn = super().swap_permutation(batch_size)
+        return None if drawn is None else torch.from_numpy(self.permutations.pop(0))
+
+
 def test_lff_with_bias_ensemble(tmp_path):
     run = RecordedRun("lff_be")
     seeds = run.recipe["init_seeds"]
@@ -96,5 +111,47 @@ def test_lff_with_bias_ensemble(tmp_path):
     averages = trainer.sample_losses.averages()
     close("ema_biased", averages[:, 0], run["ema_biased"])
     close("ema_debiased", averages[:, 1], run["ema_debiased"])
-    print("final weights", run.assert_final_weights("biased", pair.biased, TOLERANCE))
-    print("final weights", run.assert_final_weights("debiased", pair.debiased, TOLERANCE))
+    print("final weights", run.assert_final_weights("biased", pair.biased.encoder, pair.biased.classifier, TOLERANCE))
+    print(
+        "final weights",
+        run.assert_final_weights("debiased", pair.debiased.encoder, pair.debiased.classifier, TOLERANCE),
+    )
+
+
+def test_disent_with_bias_ensemble(tmp_path):
+    run = RecordedRun("disent_be")
+    recipe = run.recipe["args"]
+    biased_seed, debiased_seed = run.recipe["init_seeds"][2 + run.num_members :]
+    pair = run.disentangled_pair(biased_seed, debiased_seed)
+    trainer = RecordingDisentTrainer(
+        pair,
+        run.arguments(
+            tmp_path,
+            recipe["num_steps"],
+            lambda_dis=recipe["lambda_dis_align"],
+            lambda_swap=recipe["lambda_swap"],
+            lambda_swap_bias=recipe["lambda_swap_align"],
+            swap_start_step=recipe["curr_step"],
+            step_decay_steps=recipe["lr_decay_step"],
+            step_decay_factor=recipe["lr_gamma"],
+            step_decay_start=recipe["curr_step"],
+        ),
+        TRANSFORM,
+        train_dataset=run.split("train").select(run.main_order()),
+        selection=recorded_selection(run),
+    )
+    trainer.permutations = list(run["swap_permutation"])
+    trainer.train()
+    assert not trainer.permutations, "the swap must start where it did in the recorded run"
+    for name in ("loss_biased", "loss_debiased", "weight"):
+        close(name, trainer.recorded(name), run[name])
+    terms = np.zeros_like(run["terms"])
+    for row, step in zip(terms, trainer.steps, strict=True):
+        row[: len(step["terms"])] = step["terms"].detach().numpy()
+    close("terms", terms, run["terms"])
+    averages = trainer.sample_losses.averages()
+    close("ema_biased", averages[:, 0], run["ema_biased"])
+    close("ema_debiased", averages[:, 1], run["ema_debiased"])
+    debiased = pair.debiased
+    print("final biased", run.assert_final_weights("biased", debiased.bias_encoder, pair.bias_classifier, TOLERANCE))
+    print("final debiased", run.assert_final_weights("debiased", debiased.encoder, debiased.classifier, TOLERANCE))

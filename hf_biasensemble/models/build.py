@@ -8,7 +8,7 @@ from torch import nn
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
-from hf_biasensemble.models.pair import BiasedDebiasedPair, MemberEnsemble
+from hf_biasensemble.models.pair import BiasedDebiasedPair, DisentangledPair, MemberEnsemble
 from hf_biasensemble.seeding import build_with_seed, derived_seed
 
 
@@ -54,17 +54,23 @@ def _load_pretrained_encoders(model: DebiasedImageClassifier, config: DebiasedIm
             f"pretrained weights of {config.backbone} could not be loaded ({' '.join(str(error).split())[:200]}); "
             "train once where the Hub can be reached, or set --pretrained false"
         ) from error
-    for encoder in (model.encoder, model.bias_encoder):
-        if encoder is not None:
-            encoder.load_state_dict(weights)
+    for encoder in model.encoders():
+        encoder.load_state_dict(weights)
 
 
 def build_trainable(model_args: ModelArguments, class_names: list[str], method: str, seed: int) -> nn.Module:
     """What the method trains. The debiased model starts from the same weights whatever the method."""
-    config = classifier_config(model_args, class_names)
+    num_encoders = 2 if method.startswith("disent") else 1
+    config = classifier_config(model_args, class_names, num_encoders)
     debiased = build_classifier(config, model_args.pretrained, derived_seed(seed, "debiased model"))
     if method == "erm":
         return debiased
+    if num_encoders == 2:
+        head = debiased.classifier
+        return DisentangledPair(
+            debiased,
+            build_with_seed(derived_seed(seed, "bias head"), lambda: nn.Linear(head.in_features, head.out_features)),
+        )
     biased = build_classifier(config, model_args.pretrained, derived_seed(seed, "biased model"))
     return BiasedDebiasedPair(biased, debiased)
 

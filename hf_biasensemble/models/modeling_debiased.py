@@ -82,6 +82,10 @@ class DebiasedImageClassifier(PreTrainedModel):
         self.classifier = nn.Linear(features, config.num_labels)
         self.post_init()
 
+    def encoders(self) -> list[nn.Module]:
+        """The encoder alone, or the intrinsic and the bias encoder."""
+        return [encoder for encoder in (self.encoder, self.bias_encoder) if encoder is not None]
+
     def init_weights(self):
         # A new model keeps the initialisation of torch and timm, as the published runs do. Weights that a checkpoint
         # lacks (a changed head) are drawn by `initialize_weights`, which does not come through here.
@@ -96,9 +100,6 @@ class DebiasedImageClassifier(PreTrainedModel):
             pixel_values (`torch.Tensor` of shape (B, C, H, W)): Normalised images.
             labels (`torch.Tensor` of shape (B,), *optional*): Classes; when given, the mean cross entropy is returned.
         """
-        features = self.encoder(pixel_values)
-        if self.bias_encoder is not None:
-            features = torch.cat([features, self.bias_encoder(pixel_values)], dim=1)
-        logits = self.classifier(features)
+        logits = self.classifier(torch.cat([encoder(pixel_values) for encoder in self.encoders()], dim=1))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return ImageClassifierOutput(loss=loss, logits=logits)

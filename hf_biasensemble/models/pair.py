@@ -31,6 +31,46 @@ class BiasedDebiasedPair(nn.Module):
         return logits
 
 
+class DisentangledPair(nn.Module):
+    """The two encoders and two heads of DisEnt (https://huggingface.co/papers/2107.01372).
+
+    `debiased` holds the intrinsic encoder E_i, the bias encoder E_b and the intrinsic head C_i, so it is the model to
+    publish as it stands; `bias_classifier` is C_b. Each head learns through its own encoder only: the other encoder's
+    features are detached.
+    """
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, debiased: DebiasedImageClassifier, bias_classifier: nn.Linear):
+        super().__init__()
+        self.debiased = debiased
+        self.bias_classifier = bias_classifier
+
+    def forward(
+        self, pixel_values: torch.Tensor, swap_permutation: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Logits (B, K): `logits` of C_i and, while training, `biased_logits` of C_b.
+
+        With a `swap_permutation` (B,), the bias features are also permuted within the batch, which adds
+        `swapped_logits` and `swapped_biased_logits`.
+        """
+        if not self.training:
+            return {"logits": self.debiased(pixel_values).logits}
+        intrinsic, bias = self.debiased.encoders()
+        intrinsic, bias = intrinsic(pixel_values), bias(pixel_values)
+        logits = self._heads(intrinsic, bias)
+        if swap_permutation is not None:
+            swapped = self._heads(intrinsic, bias[swap_permutation])
+            logits |= {f"swapped_{name}": value for name, value in swapped.items()}
+        return logits
+
+    def _heads(self, intrinsic: torch.Tensor, bias: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            "logits": self.debiased.classifier(torch.cat([intrinsic, bias.detach()], dim=1)),
+            "biased_logits": self.bias_classifier(torch.cat([intrinsic.detach(), bias], dim=1)),
+        }
+
+
 class MemberEnsemble(nn.Module):
     """The biased members of BiasEnsemble, trained side by side."""
 

@@ -39,6 +39,7 @@ class DebiasingTrainer(Trainer):
 
     loss_is_scaled_for_ga = False  # each term is a mean over the batch
     optimizer: torch.optim.Optimizer | None
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     control: TrainerControl
 
     def __init__(
@@ -99,6 +100,19 @@ class DebiasingTrainer(Trainer):
                 fused=True,
             )
         return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        args = self.args
+        if self.lr_scheduler is None and args.step_decay_steps:
+
+            def factor(step: int) -> float:
+                return args.step_decay_factor ** (max(0, step - args.step_decay_start) // args.step_decay_steps)
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), factor)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch = super()._prepare_inputs(inputs)

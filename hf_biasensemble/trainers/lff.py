@@ -1,66 +1,10 @@
 """Learning from Failure, with or without the bias-amplified set of BiasEnsemble."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from hf_biasensemble.arguments import DebiasingArguments
-from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.objectives import biased_objective, cross_entropy, relative_difficulty
-from hf_biasensemble.sample_losses import SampleLosses
-from hf_biasensemble.selection import Selection
-from hf_biasensemble.trainers.base import DebiasingTrainer
-
-
-class RelativeDifficultyTrainer(DebiasingTrainer):
-    """Weights the debiased model's samples by how much harder the biased model finds them.
-
-    Base of LfF and DisEnt, which differ in their networks and terms only.
-
-    Args:
-        train_dataset (`ImageSplit`): The training split.
-        selection (`Selection`, *optional*): Bias-amplified set of BiasEnsemble. Without it, the biased model is
-            trained on the whole batch with the generalized cross entropy.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        args: DebiasingArguments,
-        transform: ImageTransform,
-        train_dataset: ImageSplit,
-        selection: Selection | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(model, args, transform, train_dataset, **kwargs)
-        device = self.args.device
-        labels = train_dataset.labels.to(device)
-        self.sample_losses = SampleLosses(labels, len(train_dataset.class_names), decay=self.args.loss_average_decay)
-        self.amplified_set: torch.Tensor | None = None
-        if selection is not None:
-            self.amplified_set = torch.from_numpy(selection.mask(len(labels))).to(device)
-
-    def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
-        """Takes per-sample losses (B,) into the moving averages; gives the weights (B,) of the debiased model."""
-        self.sample_losses.update(index, torch.stack([biased_loss, debiased_loss], dim=1))
-        biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
-        return relative_difficulty(biased, debiased)
-
-    def in_amplified_set(self, index: torch.Tensor) -> torch.Tensor | None:
-        """Which samples (B,) are in the bias-amplified set; `None` without BiasEnsemble."""
-        return None if self.amplified_set is None else self.amplified_set[index]
-
-    def method_state(self) -> dict[str, torch.Tensor]:
-        return self.sample_losses.state_dict()
-
-    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
-        self.sample_losses.load_state_dict(state)
-
-    def published_model(self) -> DebiasedImageClassifier:
-        return self.accelerator.unwrap_model(self.model).debiased
+from hf_biasensemble.objectives import cross_entropy
+from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyTrainer
 
 
 class LffTrainer(RelativeDifficultyTrainer):
@@ -78,8 +22,6 @@ class LffTrainer(RelativeDifficultyTrainer):
         debiased_loss = cross_entropy(outputs["logits"], labels)
         weight = self.weigh(index, biased_loss, debiased_loss)
         return {
-            "biased": biased_objective(
-                outputs["biased_logits"], labels, self.in_amplified_set(index), self.args.generalized_cross_entropy_q
-            ),
+            "biased": self.biased_term(outputs["biased_logits"], labels, self.in_amplified_set(index)),
             "debiased": (weight * debiased_loss).mean(),
         }

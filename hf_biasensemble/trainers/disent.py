@@ -1,0 +1,43 @@
+"""DisEnt: disentangled features and feature swapping, with or without the bias-amplified set of BiasEnsemble."""
+
+import torch
+from torch import nn
+
+from hf_biasensemble.objectives import cross_entropy
+from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyTrainer
+
+
+class DisentTrainer(RelativeDifficultyTrainer):
+    """DisEnt (https://huggingface.co/papers/2107.01372), and DisEnt + BiasEnsemble when given a selection.
+
+    The intrinsic head C_i minimises the weighted cross entropy, the bias head C_b what f_B of LfF minimises, times
+    `lambda_dis`. After `swap_start_step` steps the bias features are also permuted within the batch: C_i is still
+    scored against the label, with the same weight, and C_b against the label of the sample its features come from,
+    times `lambda_swap_bias`; both times `lambda_swap`.
+
+    Logs `loss_debiased`, `loss_biased` and, once the swap has started, `loss_swapped_debiased` and
+    `loss_swapped_biased`, each with its factors.
+    """
+
+    def swap_permutation(self, batch_size: int) -> torch.Tensor | None:
+        """Permutation (B,) of the bias features, from torch's global generator; `None` before the swap starts."""
+        if self.state.global_step <= self.args.swap_start_step:
+            return None
+        return torch.randperm(batch_size).to(self.args.device)
+
+    def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        labels, index = batch["labels"], batch["index"]
+        permutation = self.swap_permutation(len(labels))
+        outputs = model(pixel_values=batch["pixel_values"], swap_permutation=permutation)
+        debiased_loss = cross_entropy(outputs["logits"], labels)
+        weight = self.weigh(index, cross_entropy(outputs["biased_logits"], labels), debiased_loss)
+        biased_term = self.biased_term(outputs["biased_logits"], labels, self.in_amplified_set(index))
+        terms = {"debiased": (weight * debiased_loss).mean(), "biased": self.args.lambda_dis * biased_term}
+        if permutation is not None:
+            swapped_loss = cross_entropy(outputs["swapped_logits"], labels)
+            swapped_biased_term = self.biased_term(
+                outputs["swapped_biased_logits"], labels[permutation], self.in_amplified_set(index[permutation])
+            )
+            terms["swapped_debiased"] = self.args.lambda_swap * (weight * swapped_loss).mean()
+            terms["swapped_biased"] = self.args.lambda_swap * self.args.lambda_swap_bias * swapped_biased_term
+        return terms

@@ -1,0 +1,69 @@
+"""What LfF and DisEnt share: samples weighted by how much harder the biased model finds them."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.objectives import biased_objective, relative_difficulty
+from hf_biasensemble.sample_losses import SampleLosses
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.trainers.base import DebiasingTrainer
+
+
+class RelativeDifficultyTrainer(DebiasingTrainer):
+    """Weights the debiased model's samples by how much harder the biased model finds them.
+
+    Base of LfF and DisEnt, which differ in their networks and terms only.
+
+    Args:
+        train_dataset (`ImageSplit`): The training split.
+        selection (`Selection`, *optional*): Bias-amplified set of BiasEnsemble. Without it, the biased model is
+            trained on the whole batch with the generalized cross entropy.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: DebiasingArguments,
+        transform: ImageTransform,
+        train_dataset: ImageSplit,
+        selection: Selection | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(model, args, transform, train_dataset, **kwargs)
+        device = self.args.device
+        labels = train_dataset.labels.to(device)
+        self.sample_losses = SampleLosses(labels, len(train_dataset.class_names), decay=self.args.loss_average_decay)
+        self.amplified_set: torch.Tensor | None = None
+        if selection is not None:
+            self.amplified_set = torch.from_numpy(selection.mask(len(labels))).to(device)
+
+    def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
+        """Takes per-sample losses (B,) into the moving averages; gives the weights (B,) of the debiased model."""
+        self.sample_losses.update(index, torch.stack([biased_loss, debiased_loss], dim=1))
+        biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
+        return relative_difficulty(biased, debiased)
+
+    def in_amplified_set(self, index: torch.Tensor) -> torch.Tensor | None:
+        """Which samples (B,) are in the bias-amplified set; `None` without BiasEnsemble."""
+        return None if self.amplified_set is None else self.amplified_set[index]
+
+    def biased_term(
+        self, logits: torch.Tensor, labels: torch.Tensor, in_amplified_set: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What the biased model minimises on logits (B, K): see [`~objectives.biased_objective`]."""
+        return biased_objective(logits, labels, in_amplified_set, self.args.generalized_cross_entropy_q)
+
+    def method_state(self) -> dict[str, torch.Tensor]:
+        return self.sample_losses.state_dict()
+
+    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.sample_losses.load_state_dict(state)
+
+    def published_model(self) -> DebiasedImageClassifier:
+        return self.accelerator.unwrap_model(self.model).debiased
