@@ -96,9 +96,8 @@ def main() -> None:
         counted = [1 / value for value in values[1:]]  # the first is a warm-up
         spread = f"({min(counted):.0f} to {max(counted):.0f})"
         print(f"{name:10} steps/s: median {statistics.median(counted):.0f} {spread}")
-    print(
-        f"step time, trainer / bare loop: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+    spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+    print(f"step time, trainer / bare loop: median {statistics.median(ratios):.2f} {spread}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}, {SAMPLES:,} samples")
 
 

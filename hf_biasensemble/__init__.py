@@ -15,6 +15,7 @@ _HOME_OF = {
     "DebiasedImageClassifierConfig": "models.export",
     "DebiasingArguments": "arguments",
     "DebiasingTrainer": "trainers.base",
+    "DisentTrainer": "trainers.disent",
     "ErmTrainer": "trainers.erm",
     "ImageSplit": "data.pixels",
     "ImageTransform": "data.transforms",
