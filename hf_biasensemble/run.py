@@ -78,7 +78,7 @@ def run(
     )
     use_own_progress(trainer)
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer._check_finite()
+    trainer.check_finite()
     results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}
     results |= trainer.last_evaluation()
     if trainer.is_world_process_zero():
@@ -170,7 +170,7 @@ def make_selection(
     )
     use_own_progress(trainer)
     trained = trainer.train()
-    trainer._check_finite()
+    trainer.check_finite()
     selection = trainer.select(provenance)
     selection.check(train.class_names)
     if trainer.is_world_process_zero():

@@ -77,7 +77,9 @@ def written_aside(output_dir: str | Path, overwrite: bool = False) -> Iterator[P
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
                 lock.unlink(missing_ok=True)
-    except Timeout:
+    except Timeout:  # also raised where no lock file can be made
+        if not lock.exists():
+            raise BiasEnsembleError(f"could not write to {final.parent}; name a folder elsewhere") from None
         raise BiasEnsembleError(f"another process is writing {final}; wait until it has ended") from None
 
 

@@ -197,10 +197,11 @@ class DebiasingTrainer(Trainer):
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._check_finite()
+        self.check_finite()
         super()._save_checkpoint(model, trial)
 
-    def _check_finite(self) -> None:
+    def check_finite(self) -> None:
+        """Raises `BiasEnsembleError` if a loss since the last log is not finite."""
         losses = self._terms.get("loss")
         if losses and not math.isfinite(float(torch.stack(losses).sum())):
             self._drain_terms()
