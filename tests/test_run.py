@@ -26,7 +26,7 @@ from hf_biasensemble.arguments import (
 )
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.models.build import classifier_config
+from hf_biasensemble.models.build import build_members, build_trainable, classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.run import image_transform, load_image_splits, make_selection
 from hf_biasensemble.selection import Selection
@@ -41,6 +41,7 @@ SETTINGS = {
     "eval_steps": 4,
     "save_steps": 5,
     "save_total_limit": 10,
+    "logging_steps": 3,
     "swap_start_step": 7,
     "num_members": 3,
     "member_steps": 30,
@@ -203,6 +204,22 @@ def test_another_seed_gives_another_model(finished, digits, tmp_path, method):
     assert weights(tmp_path / "out") != weights(finished(method))
 
 
+def test_networks_start_from_the_seed_and_each_from_its_own():
+    args = ModelArguments()
+    starts = {
+        (seed, name): network.classifier.weight
+        for seed in (1, 2)
+        for name, network in (
+            *build_trainable(args, CLASS_NAMES, "lff", seed).named_children(),
+            *build_members(args, CLASS_NAMES, 3, seed).members.named_children(),
+        )
+    }
+    assert len(starts) == 10
+    assert len({tuple(weight.flatten().tolist()) for weight in starts.values()}) == 10
+    alone = build_trainable(args, CLASS_NAMES, "erm", 1).classifier.weight  # the same debiased network in every method
+    assert torch.equal(alone, starts[1, "debiased"])
+
+
 def test_all_methods_differ(finished):
     assert len({weights(finished(method)) for method in METHODS}) == len(METHODS)
 
@@ -215,7 +232,10 @@ def test_all_methods_differ(finished):
 def test_resumed_run_ends_bitwise_like_the_uninterrupted_one(finished, copy_of, digits, method, how):
     folder = copy_of(method)
     killed_after_step_5(folder)
-    assert train(digits, folder, method, resume_from_checkpoint=how if how == "true" else folder / "checkpoint-5") == 0
+    checkpoint = folder / "checkpoint-5"
+    written = (checkpoint / "model.safetensors").stat().st_mtime_ns
+    assert train(digits, folder, method, resume_from_checkpoint=how if how == "true" else checkpoint) == 0
+    assert (checkpoint / "model.safetensors").stat().st_mtime_ns == written  # the first five steps were not made again
     whole = finished(method)
     assert weights(folder) == weights(whole)
     for file in ("model.safetensors", "sample_losses.safetensors"):
@@ -238,7 +258,9 @@ def test_newest_complete_checkpoint_is_resumed(finished, copy_of, digits):
         (folder / f"checkpoint-{number}" / "model.safetensors").write_bytes(b"half")
         if text:
             (folder / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
+    written = (folder / "checkpoint-5" / "model.safetensors").stat().st_mtime_ns
     assert train(digits, folder, "lff", resume_from_checkpoint="true") == 0
+    assert (folder / "checkpoint-5" / "model.safetensors").stat().st_mtime_ns == written
     assert weights(folder) == weights(finished("lff"))
 
 
@@ -255,8 +277,10 @@ def test_run_that_ended_before_its_first_checkpoint_starts_again_with_its_select
 
 def test_finished_run_can_be_trained_further(finished, copy_of, digits):
     folder = copy_of("lff")
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("checkpoint-*/model.safetensors")}
     assert train(digits, folder, "lff", resume_from_checkpoint="true", max_steps=14) == 0
     assert (folder / "checkpoint-14").exists()
+    assert before == {file: file.stat().st_mtime_ns for file in before}  # step 12 was not made again
     assert weights(folder) != weights(finished("lff"))
 
 
@@ -417,7 +441,8 @@ def test_loss_that_is_not_finite_ends_the_run_and_keeps_earlier_checkpoints(digi
 
 @pytest.mark.parametrize("method", METHODS)
 def test_loss_that_is_not_finite_is_seen_without_checkpoints_or_logs(digits, tmp_path, capsys, method):
-    assert train(digits, tmp_path / "out", method, learning_rate=1e30, save_strategy="no") == 2
+    changes = {"learning_rate": 1e30, "save_strategy": "no", "logging_steps": 100}
+    assert train(digits, tmp_path / "out", method, **changes) == 2
     assert "at step 2 (learning rate 1e+30)" in error_line(capsys)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
