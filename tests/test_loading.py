@@ -1,5 +1,6 @@
 """Data sets as people have them: what is mapped, what is refused and with which words."""
 
+import io
 from pathlib import Path
 
 import datasets
@@ -291,3 +292,34 @@ def test_split_without_rows_is_refused(tmp_path, kind):
         datasets.DatasetDict({"test": datasets.Dataset.from_dict(empty, features=features)}).save_to_disk(tmp_path)
     message = error_of(str(tmp_path))
     assert f"data set {tmp_path}" in message and "no data" in message
+
+
+CARD = "---\nconfigs:\n- config_name: 1pct\n  data_files:\n  - split: train\n    path: train.parquet\n---\n"
+
+
+def repository(folder: Path, grey: int) -> str:
+    """A data set repository as the dataset scripts make it, of images all of one grey."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(CARD)
+    features = Features({"image": datasets.Image(), "label": ClassLabel(names=["no", "yes"])})
+    image = {"bytes": png(np.full((4, 4, 3), grey, dtype=np.uint8)), "path": None}
+    data = datasets.Dataset.from_dict({"image": [image, image], "label": [0, 1]}, features=features)
+    data.to_parquet(folder / "train.parquet")
+    return str(folder)
+
+
+def grey_of(name: str) -> int:
+    image = load_splits(name, "1pct")["train"].images[0]["image"]
+    return int(np.asarray(Image.open(io.BytesIO(image["bytes"])))[0, 0, 0])
+
+
+def test_folders_of_one_name_are_not_taken_for_each_other(tmp_path):
+    first, second = repository(tmp_path / "a" / "data", 10), repository(tmp_path / "b" / "data", 200)
+    assert (grey_of(first), grey_of(second), grey_of(first)) == (10, 200, 10)
+
+
+def test_a_rebuilt_folder_is_read_anew(tmp_path):
+    name = repository(tmp_path / "data", 10)
+    assert grey_of(name) == 10
+    repository(tmp_path / "data", 200)
+    assert grey_of(name) == 200

@@ -1,5 +1,6 @@
 """Any image data set -> checked splits with the columns image, label, [bias_label], [is_conflicting]."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,9 @@ def _open(name: str, config_name: str | None) -> datasets.DatasetDict:
     try:
         if (path / "dataset_dict.json").exists():
             return datasets.load_from_disk(str(path))
-        return datasets.load_dataset(str(path) if looks_local else name, config_name)
+        if looks_local:
+            return datasets.load_dataset(str(path), config_name, cache_dir=_cache_of_folder(path))
+        return datasets.load_dataset(name, config_name)
     except (ValueError, IndexError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
         # `load_from_disk` stumbles over a split without rows.
         reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
@@ -100,6 +103,18 @@ def _open(name: str, config_name: str | None) -> datasets.DatasetDict:
         raise BiasEnsembleError(
             f"data set {name} (configuration {config_name}) could not be opened: {reason}"
         ) from error
+
+
+def _cache_of_folder(folder: Path) -> str:
+    """A cache that is this folder's alone, as it is now.
+
+    `datasets` itself goes by the folder's base name and the configuration where a card lists configurations: it would
+    give the images of another folder of that name, or those of before a change.
+    """
+    files = sorted(path for path in folder.resolve().rglob("*") if path.is_file())
+    state = repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    digest = hashlib.sha256(state.encode()).hexdigest()[:16]
+    return os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_biasensemble", digest)
 
 
 def _class_names(raw: dict[str, datasets.Dataset], column: str, name: str) -> list[str]:
