@@ -27,7 +27,9 @@ def generalized_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, q: flo
     Returns:
         `torch.Tensor` of shape (...), float32.
     """
-    return cross_entropy(logits, labels) * q * true_class_probability(logits, labels).detach().pow(q)
+    loss = cross_entropy(logits, labels)
+    # p_y^q as exp(-q * CE): p_y itself is 0 in float32 for a sample that is very wrong, and would silence it.
+    return loss * q * (-q * loss.detach()).exp()
 
 
 def true_class_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

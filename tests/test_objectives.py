@@ -62,6 +62,14 @@ def test_per_sample_losses_equal_the_loops(batch, q):
         assert ours.tolist() == pytest.approx(naive, rel=1e-4, abs=1e-5)
 
 
+def test_a_sample_whose_probability_is_too_small_for_float32_still_counts():
+    scores = [0.0, 150.0]
+    assert true_class_probability(torch.tensor([scores]), torch.tensor([0])).item() == 0
+    ours = generalized_cross_entropy(torch.tensor([scores]), torch.tensor([0]), q=0.05).item()
+    assert ours == pytest.approx(naive_generalized_cross_entropy(scores, 0, 0.05), rel=1e-4)
+    assert ours > 1e-3
+
+
 @settings(max_examples=60, deadline=None)
 @given(batches(), st.floats(0.05, 1.0))
 def test_gradient_of_generalized_cross_entropy_is_that_of_cross_entropy_weighted(batch, q):
