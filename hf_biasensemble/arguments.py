@@ -22,24 +22,25 @@ from hf_biasensemble.errors import BiasEnsembleError
 METHODS = ("erm", "lff", "disent", "lff_be", "disent_be")
 
 
-def _option(default: Any, help: str, **metadata: Any) -> Any:
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its text for `--help`."""
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
-    return field(default=default, metadata={"help": help, **metadata})
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class DataArguments:
     """Which data, and where in it."""
 
-    dataset_name: str | None = _option(None, "Hub id or local folder (Parquet, ImageFolder, saved DatasetDict).")
-    dataset_config_name: str | None = _option(None, "Configuration of the data set, for instance a severity: 1pct.")
-    image_column: str = _option("image", "Column with the images.")
-    label_column: str = _option("label", "Column with the classes.")
-    bias_label_column: str | None = _option(None, "Column with the bias attribute; only measures, never trains.")
-    conflicting_column: str | None = _option(None, "Column that says whether a sample is bias-conflicting.")
+    dataset_name: str | None = option(None, "Hub id or local folder (Parquet, ImageFolder, saved DatasetDict).")
+    dataset_config_name: str | None = option(None, "Configuration of the data set, for instance a severity: 1pct.")
+    image_column: str = option("image", "Column with the images.")
+    label_column: str = option("label", "Column with the classes.")
+    bias_label_column: str | None = option(None, "Column with the bias attribute; only measures, never trains.")
+    conflicting_column: str | None = option(None, "Column that says whether a sample is bias-conflicting.")
 
-    train_fingerprint: str | None = _option(None, "Refuse other training data than with this fingerprint.")
+    train_fingerprint: str | None = option(None, "Refuse other training data than with this fingerprint.")
 
     def __post_init__(self) -> None:
         _require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)
@@ -49,15 +50,15 @@ class DataArguments:
 class ModelArguments:
     """Network and preprocessing."""
 
-    backbone: str = _option("mlp", "mlp, or the name of a timm model with pooled features.")
-    backbone_args: str | None = _option(None, "Further arguments of timm.create_model, as JSON.")
-    pretrained: bool = _option(False, "Start from timm's pretrained weights.")
-    image_size: int = _option(28, "Height and width of the network input in pixels.")
-    image_mean: list[float] = _option([0.0, 0.0, 0.0], "Mean per channel, of pixels divided by 255 and image_scale.")
-    image_std: list[float] = _option([1.0, 1.0, 1.0], "Standard deviation per channel, of the same.")
-    image_scale: float = _option(1.0, "Pixels are divided by this besides 255.")
-    crop_padding: int = _option(0, "Training images are padded by this many pixels and cropped at random; 0: not.")
-    horizontal_flip: bool = _option(False, "Training images are mirrored at random.")
+    backbone: str = option("mlp", "mlp, or the name of a timm model with pooled features.")
+    backbone_args: str | None = option(None, "Further arguments of timm.create_model, as JSON.")
+    pretrained: bool = option(False, "Start from timm's pretrained weights.")
+    image_size: int = option(28, "Height and width of the network input in pixels.")
+    image_mean: list[float] = option([0.0, 0.0, 0.0], "Mean per channel, of pixels divided by 255 and image_scale.")
+    image_std: list[float] = option([1.0, 1.0, 1.0], "Standard deviation per channel, of the same.")
+    image_scale: float = option(1.0, "Pixels are divided by this besides 255.")
+    crop_padding: int = option(0, "Training images are padded by this many pixels and cropped at random; 0: not.")
+    horizontal_flip: bool = option(False, "Training images are mirrored at random.")
 
     def __post_init__(self) -> None:
         _require(self.image_size >= 1, "--image_size", "at least 1", self.image_size)
@@ -88,15 +89,13 @@ class ModelArguments:
 class SelectionArguments:
     """BiasEnsemble: the biased members and their votes."""
 
-    num_members: int = _option(5, "Biased members M.")
-    member_steps: int = _option(1000, "Optimisation steps of each member.")
-    member_threshold: float = _option(0.99, "A member votes for a sample whose true class it gives more than this.")
-    member_agreement: int = _option(3, "Votes that put a sample into the bias-amplified set.")
-    keep_member: str = _option("last", "Which state of a member votes: last, or best validation accuracy.")
-    member_eval_steps: int = _option(
-        500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps."
-    )
-    share_batches: bool = _option(False, "All members see the same batches; saves decoding, members differ less.")
+    num_members: int = option(5, "Biased members M.")
+    member_steps: int = option(1000, "Optimisation steps of each member.")
+    member_threshold: float = option(0.99, "A member votes for a sample whose true class it gives more than this.")
+    member_agreement: int = option(3, "Votes that put a sample into the bias-amplified set.")
+    keep_member: str = option("last", "Which state of a member votes: last, or best validation accuracy.")
+    member_eval_steps: int = option(500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps.")
+    share_batches: bool = option(False, "All members see the same batches; saves decoding, members differ less.")
 
     def __post_init__(self) -> None:
         _require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)
@@ -117,35 +116,35 @@ class DebiasingArguments(TrainingArguments):
     integrations.
     """
 
-    method: str = _option("lff_be", f"One of {', '.join(METHODS)}.")
-    loss_average_decay: float = _option(0.7, "Decay of the per-sample moving averages of the losses.")
-    generalized_cross_entropy_q: float = _option(0.7, "Exponent of the generalized cross entropy.")
-    lambda_dis: float = _option(1.0, "DisEnt: factor of the bias head's loss.")
-    lambda_swap: float = _option(1.0, "DisEnt: factor of both losses on swapped features.")
-    lambda_swap_bias: float = _option(1.0, "DisEnt: further factor of the bias head's loss on swapped features.")
-    swap_start_step: int = _option(10_000, "DisEnt: bias features are swapped after this many steps.")
-    step_decay_steps: int = _option(0, "Multiply the learning rate by step_decay_factor every so many steps; 0: not.")
-    step_decay_factor: float = _option(0.1, "What step_decay_steps multiplies by.")
-    step_decay_start: int = _option(0, "Steps before those of step_decay_steps are counted.")
-    overwrite_output_dir: bool = _option(False, "Remove an earlier run in output_dir first.")
+    method: str = option("lff_be", f"One of {', '.join(METHODS)}.")
+    loss_average_decay: float = option(0.7, "Decay of the per-sample moving averages of the losses.")
+    generalized_cross_entropy_q: float = option(0.7, "Exponent of the generalized cross entropy.")
+    lambda_dis: float = option(1.0, "DisEnt: factor of the bias head's loss.")
+    lambda_swap: float = option(1.0, "DisEnt: factor of both losses on swapped features.")
+    lambda_swap_bias: float = option(1.0, "DisEnt: further factor of the bias head's loss on swapped features.")
+    swap_start_step: int = option(10_000, "DisEnt: bias features are swapped after this many steps.")
+    step_decay_steps: int = option(0, "Multiply the learning rate by step_decay_factor every so many steps; 0: not.")
+    step_decay_factor: float = option(0.1, "What step_decay_steps multiplies by.")
+    step_decay_start: int = option(0, "Steps before those of step_decay_steps are counted.")
+    overwrite_output_dir: bool = option(False, "Remove an earlier run in output_dir first.")
 
-    per_device_train_batch_size: int = _option(256, "Training batch size per process.")
-    per_device_eval_batch_size: int = _option(512, "Evaluation batch size per process.")
-    learning_rate: float = _option(1e-3, "Learning rate of Adam.")
-    max_steps: int = _option(50_000, "Optimisation steps.")
-    max_grad_norm: float = _option(0.0, "Clip the gradient norm; 0: not.")
-    lr_scheduler_type: str = _option("constant", "Learning rate schedule.")
-    dataloader_drop_last: bool = _option(True, "Drop an incomplete last batch.")
-    dataloader_pin_memory: bool = _option(False, "Pin host memory.")
-    eval_strategy: str = _option("steps", "When to evaluate: no, steps or epoch.")
-    eval_steps: float = _option(500, "Steps between evaluations.")
-    save_strategy: str = _option("steps", "When to save checkpoints: no, steps or epoch.")
-    save_steps: float = _option(5000, "Steps between checkpoints.")
-    save_total_limit: int | None = _option(2, "Checkpoints to keep.")
-    logging_steps: float = _option(100, "Steps between logged losses.")
-    logging_nan_inf_filter: bool = _option(False, "Hide losses that are not finite (here they end the run instead).")
-    report_to: list[str] = _option(["none"], "Where to report to: none, tensorboard, ...")
-    remove_unused_columns: bool = _option(False, "Must stay off: the data set yields whole batches.")
+    per_device_train_batch_size: int = option(256, "Training batch size per process.")
+    per_device_eval_batch_size: int = option(512, "Evaluation batch size per process.")
+    learning_rate: float = option(1e-3, "Learning rate of Adam.")
+    max_steps: int = option(50_000, "Optimisation steps.")
+    max_grad_norm: float = option(0.0, "Clip the gradient norm; 0: not.")
+    lr_scheduler_type: str = option("constant", "Learning rate schedule.")
+    dataloader_drop_last: bool = option(True, "Drop an incomplete last batch.")
+    dataloader_pin_memory: bool = option(False, "Pin host memory.")
+    eval_strategy: str = option("steps", "When to evaluate: no, steps or epoch.")
+    eval_steps: float = option(500, "Steps between evaluations.")
+    save_strategy: str = option("steps", "When to save checkpoints: no, steps or epoch.")
+    save_steps: float = option(5000, "Steps between checkpoints.")
+    save_total_limit: int | None = option(2, "Checkpoints to keep.")
+    logging_steps: float = option(100, "Steps between logged losses.")
+    logging_nan_inf_filter: bool = option(False, "Hide losses that are not finite (here they end the run instead).")
+    report_to: list[str] = option(["none"], "Where to report to: none, tensorboard, ...")
+    remove_unused_columns: bool = option(False, "Must stay off: the data set yields whole batches.")
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "--method", f"one of {', '.join(METHODS)}", self.method)
@@ -268,14 +267,16 @@ def _require(holds: bool, option: str, expected: str, found: Any) -> None:
 def resolved(*arguments: Any) -> dict[str, Any]:
     """All settings as plain values, for `config.yaml`: what differs from the defaults, and what a run should state."""
     settings: dict[str, Any] = {}
+    stated = {*DebiasingArguments.__annotations__, "seed"}
     for part in arguments:
-        values = part.to_dict() if isinstance(part, TrainingArguments) else dataclasses.asdict(part)
+        if not isinstance(part, TrainingArguments):
+            settings |= dataclasses.asdict(part)
+            continue
         defaults = {f.name: f.default for f in dataclasses.fields(part)}
-        own = not isinstance(part, TrainingArguments)
-        stated = {*DebiasingArguments.__annotations__, "seed"}
-        for name, value in values.items():
-            if own or name in stated or (name in defaults and value != defaults[name] and name in _PORTABLE):
-                settings[name] = value or ["none"] if name == "report_to" else value
+        for name, value in part.to_dict().items():
+            if name in stated or (name in _PORTABLE and value != defaults[name]):
+                settings[name] = value
+        settings["report_to"] = settings["report_to"] or ["none"]
     return settings
 
 
@@ -289,7 +290,6 @@ _PORTABLE = {
     "lr_scheduler_kwargs",
     "num_train_epochs",
     "output_dir",
-    "seed",
     "data_seed",
     "torch_compile",
     "use_cpu",

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.trainers.base import split_accuracy
+from hf_biasensemble.metrics.accuracy import bias_accuracy
 
 
 @torch.inference_mode()
@@ -28,4 +28,4 @@ def evaluate_classifier(
     for rows in split.rows.split(batch_size):
         images = transform(split.pixels[rows].to(device), training=False)
         predictions.append(model(pixel_values=images).logits.argmax(dim=-1).cpu())
-    return split_accuracy(split, torch.cat(predictions).numpy())
+    return bias_accuracy(torch.cat(predictions).numpy(), **split.measured_by())

@@ -14,6 +14,7 @@ from hf_biasensemble.data.loading import ColumnNames, load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import written_whole
 from hf_biasensemble.models.build import build_members, build_trainable
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.reporting.history import HistoryCallback
@@ -59,8 +60,8 @@ def run(
     if args.should_save:
         for path in earlier_files:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        with written_whole(output_dir / CONFIG_FILE) as file:
+            file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     transform = image_transform(model_args)
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
@@ -84,7 +85,8 @@ def run(
     if trainer.is_world_process_zero():
         save_classifier(trainer.published_model(), transform, output_dir)
         trainer.save_state()
-        (output_dir / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        with written_whole(output_dir / RESULTS_FILE) as file:
+            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         if evaluated:
             print(results_table({args.method: results}))
         print(f"saved to {output_dir}", flush=True)

@@ -1,7 +1,6 @@
 """What the biased members say of the training data: the bias-amplified set, as a table that outlives the run."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import written_whole
 
 FILE_NAME = "selection.parquet"
 _METADATA_KEY = b"hf_biasensemble"
@@ -112,10 +112,8 @@ class Selection:
         table = pa.table({name: pa.array(values) for name, values in columns.items() if values is not None})
         table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(self.provenance, sort_keys=True)})
         path = Path(folder) / FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        pq.write_table(table, unfinished)
-        os.replace(unfinished, path)
+        with written_whole(path) as file:
+            pq.write_table(table, file)
         return path
 
     @classmethod

@@ -1,22 +1,21 @@
 """Accuracy by group of a saved classifier: `test.py --model OUT --dataset_name DIR --split test`."""
 
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from hf_biasensemble.arguments import DataArguments, _option, parse_arguments
+from hf_biasensemble.arguments import DataArguments, option, parse_arguments
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import written_whole
 
 
 @dataclass
 class TestArguments:
     """What to evaluate."""
 
-    model: str | None = _option(None, "Folder or Hub id of a saved classifier.")
-    split: str = _option("test", "Split of the data set.")
-    output_file: str | None = _option(None, "JSON file for the metrics.")
-    batch_size: int = _option(512, "Images per batch.")
+    model: str | None = option(None, "Folder or Hub id of a saved classifier.")
+    split: str = option("test", "Split of the data set.")
+    output_file: str | None = option(None, "JSON file for the metrics.")
+    batch_size: int = option(512, "Images per batch.")
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -39,9 +38,6 @@ def main(argv: list[str] | None = None) -> int:
     results = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
     print(results_table({"": results}, [test_args.split]))
     if test_args.output_file:
-        file = Path(test_args.output_file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, file)
+        with written_whole(test_args.output_file) as file:
+            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0

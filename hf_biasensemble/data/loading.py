@@ -234,9 +234,3 @@ def _check_train_covers(splits: dict[str, LabelledSplit], class_names: list[str]
         )
     if len(class_names) < 2:
         raise BiasEnsembleError(f"{name}: expected at least two classes, found {', '.join(class_names)}")
-
-
-def dataset_label(name: str, config_name: str | None) -> str:
-    """How reports call the data set: Hub id or folder name, and configuration."""
-    base = os.path.basename(os.path.normpath(name)) if Path(name).expanduser().exists() else name
-    return f"{base} ({config_name})" if config_name else base

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,16 @@ class ImageSplit(Dataset):
     def select(self, positions: torch.Tensor | np.ndarray) -> "ImageSplit":
         """The samples at these positions, in this order, repeats allowed; shares the pixels."""
         return replace(self, rows=self.rows[torch.as_tensor(positions)])
+
+    def measured_by(self) -> dict[str, Any]:
+        """`labels`, `bias_labels` and `is_conflicting` of the split's samples, arrays in its order, or `None`."""
+        rows = self.rows.numpy()
+        columns = {
+            "labels": self.labels.numpy(),
+            "bias_labels": self.bias_labels,
+            "is_conflicting": self.is_conflicting,
+        }
+        return {name: None if column is None else column[rows] for name, column in columns.items()}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,7 +1,5 @@
 """Untrained networks from the settings, each from a seed of its own."""
 
-from typing import Any
-
 import timm
 from torch import nn
 
@@ -47,15 +45,14 @@ def build_classifier(config: DebiasedImageClassifierConfig, pretrained: bool, se
 
 def _load_pretrained_encoders(model: DebiasedImageClassifier, config: DebiasedImageClassifierConfig) -> None:
     try:
-        arguments: dict[str, Any] = {"in_chans": config.num_channels, **(config.backbone_args or {})}
-        weights = timm.create_model(config.backbone, pretrained=True, num_classes=0, **arguments).state_dict()
+        source = timm.create_model(config.backbone, pretrained=True, num_classes=0, **config.timm_arguments())
     except Exception as error:  # timm passes on whatever its download raises
         raise BiasEnsembleError(
             f"pretrained weights of {config.backbone} could not be loaded ({' '.join(str(error).split())[:200]}); "
             "train once where the Hub can be reached, or set --pretrained false"
         ) from error
     for encoder in model.encoders():
-        encoder.load_state_dict(weights)
+        encoder.load_state_dict(source.state_dict())
 
 
 def build_trainable(model_args: ModelArguments, class_names: list[str], method: str, seed: int) -> nn.Module:

@@ -61,7 +61,7 @@ def as_timm_wrapper(
     wrapped = TimmWrapperForImageClassification(
         TimmWrapperConfig(
             architecture=config.backbone,
-            model_args={"in_chans": config.num_channels, **(config.backbone_args or {})},
+            model_args=config.timm_arguments(),
             id2label=dict(enumerate(labels)),
             label2id={name: number for number, name in enumerate(labels)},
             pretrained_cfg={

@@ -38,6 +38,10 @@ class DebiasedImageClassifierConfig(PreTrainedConfig):
     image_size: int = 28
     num_channels: int = 3
 
+    def timm_arguments(self) -> dict:
+        """Arguments of `timm.create_model` besides name and head."""
+        return {"in_chans": self.num_channels, **(self.backbone_args or {})}
+
 
 class MlpEncoder(nn.Module):
     """Linear layers with a ReLU after each, on the flattened image: (B, C, H, W) -> (B, hidden_sizes[-1])."""
@@ -59,8 +63,7 @@ def build_encoder(config: DebiasedImageClassifierConfig) -> nn.Module:
     """Network from images (B, C, H, W) to pooled features (B, num_features)."""
     if config.backbone == "mlp":
         return MlpEncoder(config)
-    arguments = {"in_chans": config.num_channels, **(config.backbone_args or {})}
-    return timm.create_model(config.backbone, pretrained=False, num_classes=0, **arguments)
+    return timm.create_model(config.backbone, pretrained=False, num_classes=0, **config.timm_arguments())
 
 
 class DebiasedImageClassifier(PreTrainedModel):

@@ -1,11 +1,12 @@
 """`history.csv`: one row per evaluation."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+
+from hf_biasensemble.files import written_whole
 
 
 class HistoryCallback(TrainerCallback):
@@ -30,12 +31,10 @@ class HistoryCallback(TrainerCallback):
             if any(_is_metric(key) for key in entry)
         ]
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        unfinished = self.file.with_suffix(".unfinished")
-        with open(unfinished, "w", newline="", encoding="utf-8") as stream:
+        with written_whole(self.file) as file, open(file, "w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(unfinished, self.file)
 
 
 def _is_metric(key: str) -> bool:

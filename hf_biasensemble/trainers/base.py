@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerControl
@@ -16,6 +17,8 @@ from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+
+METHOD_STATE_FILE = "sample_losses.safetensors"
 
 
 class DebiasingTrainer(Trainer):
@@ -181,7 +184,8 @@ class DebiasingTrainer(Trainer):
         metrics: dict[str, float] = {}
         for name, split in (eval_dataset or self.eval_dataset or {}).items():
             predictions = self.predict_logits(split).argmax(dim=-1).numpy()
-            metrics |= {f"{name}_{key}": value for key, value in split_accuracy(split, predictions).items()}
+            accuracy = bias_accuracy(predictions, **split.measured_by())
+            metrics |= {f"{name}_{key}": value for key, value in accuracy.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -210,30 +214,12 @@ class DebiasingTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         state = self.method_state()
         if state and self.args.should_save:
-            from safetensors.torch import save_file
-
             save_file(state, Path(output_dir) / METHOD_STATE_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.method_state():
-            from safetensors.torch import load_file
-
             self.load_method_state(load_file(Path(checkpoint) / METHOD_STATE_FILE))
-
-
-METHOD_STATE_FILE = "sample_losses.safetensors"
-
-
-def split_accuracy(split: ImageSplit, predictions: Any) -> dict[str, float]:
-    """[`bias_accuracy`] of predictions (N,) in the order of the split."""
-    rows = split.rows.numpy()
-    return bias_accuracy(
-        predictions,
-        split.labels.numpy()[rows],
-        None if split.bias_labels is None else split.bias_labels[rows],
-        None if split.is_conflicting is None else split.is_conflicting[rows],
-    )
 
 
 def _ready_batch(batch: Any) -> Any:

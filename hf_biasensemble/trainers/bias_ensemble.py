@@ -94,16 +94,13 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         """
         if self.best_state:
             self.model.load_state_dict(self.best_state)
-        rows = self.split.rows.numpy()
         return Selection.from_votes(
             self.member_probabilities(),
-            index=rows,
-            labels=self.split.labels.numpy()[rows],
+            index=self.split.rows.numpy(),
             threshold=self.selection_args.member_threshold,
             agreement=self.selection_args.member_agreement,
             provenance=provenance,
-            bias_labels=None if self.split.bias_labels is None else self.split.bias_labels[rows],
-            is_conflicting=None if self.split.is_conflicting is None else self.split.is_conflicting[rows],
+            **self.split.measured_by(),
         )
 
 
