@@ -20,6 +20,13 @@ from transformers import HfArgumentParser, TrainingArguments
 from hf_biasensemble.errors import BiasEnsembleError
 
 METHODS = ("erm", "lff", "disent", "lff_be", "disent_be")
+CHECKPOINT_CHOICES = {
+    "last": None,
+    "validation_accuracy": "validation_accuracy",
+    "validation_ac_score": "validation_ac_score",
+    "oracle_test": "test_accuracy",
+}
+"""What may decide which step is published, and the metric whose highest value does; `None`: the last step."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -96,6 +103,9 @@ class SelectionArguments:
     keep_member: str = option("last", "Which state of a member votes: last, or best validation accuracy.")
     member_eval_steps: int = option(500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps.")
     share_batches: bool = option(False, "All members see the same batches; saves decoding, members differ less.")
+    selection_dir: str | None = option(
+        None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
+    )
 
     def __post_init__(self) -> None:
         _require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)
@@ -122,10 +132,26 @@ class DebiasingArguments(TrainingArguments):
     lambda_dis: float = option(1.0, "DisEnt: factor of the bias head's loss.")
     lambda_swap: float = option(1.0, "DisEnt: factor of both losses on swapped features.")
     lambda_swap_bias: float = option(1.0, "DisEnt: further factor of the bias head's loss on swapped features.")
-    swap_start_step: int = option(10_000, "DisEnt: bias features are swapped after this many steps.")
-    step_decay_steps: int = option(0, "Multiply the learning rate by step_decay_factor every so many steps; 0: not.")
+    swap_start_step: float = option(
+        0.2, "DisEnt: bias features are swapped after this many steps; below 1: share of max_steps."
+    )
+    step_decay_steps: float = option(
+        0, "Multiply the learning rate by step_decay_factor every so many steps; below 1: share of max_steps; 0: not."
+    )
     step_decay_factor: float = option(0.1, "What step_decay_steps multiplies by.")
-    step_decay_start: int = option(0, "Steps before those of step_decay_steps are counted.")
+    step_decay_start: float = option(
+        0, "Steps before those of step_decay_steps are counted; below 1: share of max_steps."
+    )
+    checkpoint_choice: str = option(
+        "last",
+        f"Which step is published, one of {', '.join(CHECKPOINT_CHOICES)}; validation_ac_score needs bias labels, "
+        "oracle_test looks at the test split.",
+    )
+    published_protocol: bool = option(
+        False,
+        "The choices behind published figures: members kept at the better of 1 and 501 updates, checkpoint_choice "
+        "oracle_test. For comparison with such figures only.",
+    )
     overwrite_output_dir: bool = option(False, "Remove an earlier run in output_dir first.")
 
     per_device_train_batch_size: int = option(256, "Training batch size per process.")
@@ -160,18 +186,40 @@ class DebiasingArguments(TrainingArguments):
         _require(0 <= self.loss_average_decay < 1, "--loss_average_decay", "in [0, 1)", self.loss_average_decay)
         q = self.generalized_cross_entropy_q
         _require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
-        for name in ("lambda_dis", "lambda_swap", "lambda_swap_bias", "swap_start_step", "step_decay_steps"):
+        for name in ("lambda_dis", "lambda_swap", "lambda_swap_bias"):
             _require(getattr(self, name) >= 0, f"--{name}", "0 or more", getattr(self, name))
+        for name in ("swap_start_step", "step_decay_steps", "step_decay_start"):
+            steps = getattr(self, name)
+            valid = 0 <= steps < 1 or (math.isfinite(steps) and steps == int(steps) > 0)
+            _require(valid, f"--{name}", "a whole number of steps, or a share of max_steps in [0, 1)", steps)
         _require(not self.remove_unused_columns, "--remove_unused_columns", "false", self.remove_unused_columns)
         _require(not self.load_best_model_at_end, "--load_best_model_at_end", "false: the last step counts", True)
         _require(self.save_strategy != "best", "--save_strategy", "no, steps or epoch", self.save_strategy)
+        choices = ("last", "oracle_test") if self.published_protocol else tuple(CHECKPOINT_CHOICES)
+        protocol = " (--published_protocol)" if self.published_protocol else ""
+        expected = f"one of {', '.join(choices)}{protocol}"
+        _require(self.checkpoint_choice in choices, "--checkpoint_choice", expected, self.checkpoint_choice)
+        if self.published_protocol:
+            self.checkpoint_choice = "oracle_test"
         super().__post_init__()
         self.label_names: list[str] = []
+
+    def in_steps(self, name: str) -> int:
+        """The number of steps that an option means, which may be a share of `max_steps`."""
+        value = getattr(self, name)
+        return int(value) if value >= 1 else round(value * self.max_steps)
 
     @property
     def uses_selection(self) -> bool:
         """Whether the method needs the bias-amplified set."""
         return self.method.endswith("_be")
+
+
+def with_protocol(selection_args: SelectionArguments, args: DebiasingArguments) -> SelectionArguments:
+    """The selection's settings as `published_protocol` has them, if that is on."""
+    if args.published_protocol:
+        return dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
+    return selection_args
 
 
 def parse_arguments(

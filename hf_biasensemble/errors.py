@@ -1,5 +1,8 @@
 """The one exception type of the library."""
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 
 class BiasEnsembleError(ValueError):
     """A mistake in the input that the user can mend.
@@ -7,3 +10,12 @@ class BiasEnsembleError(ValueError):
     The message is one line: what was expected, what was found and what to do. The command line prints it without a
     traceback and ends with exit status 2.
     """
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> list[str]:
+    """What differs between the settings of something that is there and those asked for, worded for an error."""
+    return [
+        f"{name} (then: {then.get(name)}, now: {now.get(name)})"
+        for name in sorted(then.keys() | now.keys())
+        if name not in ignored and then.get(name) != now.get(name)
+    ]

@@ -1,30 +1,52 @@
 """One whole run: data -> selection -> debiasing -> published model and results. Data flows one way."""
 
 import json
+import logging
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments, resolved
+from hf_biasensemble.arguments import (
+    CHECKPOINT_CHOICES,
+    DataArguments,
+    DebiasingArguments,
+    ModelArguments,
+    SelectionArguments,
+    resolved,
+    with_protocol,
+)
 from hf_biasensemble.data.loading import ColumnNames, load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.models.build import build_members, build_trainable
 from hf_biasensemble.models.export import save_classifier
+from hf_biasensemble.output_folder import (
+    CONFIG_FILE,
+    HISTORY_FILE,
+    RESULTS_FILE,
+    check_output_dir,
+    check_same_run,
+    checkpoint_to_resume,
+    sole_writer,
+)
 from hf_biasensemble.reporting.history import HistoryCallback
-from hf_biasensemble.reporting.progress import NamedProgressCallback, results_table
+from hf_biasensemble.reporting.progress import ORACLE_MARK, NamedProgressCallback, results_table
 from hf_biasensemble.selection import FILE_NAME, Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 from hf_biasensemble.trainers.disent import DisentTrainer
 from hf_biasensemble.trainers.erm import ErmTrainer
 from hf_biasensemble.trainers.lff import LffTrainer
+
+logger = logging.getLogger(__name__)
 
 TRAINERS: dict[str, type[DebiasingTrainer]] = {
     "erm": ErmTrainer,
@@ -33,10 +55,6 @@ TRAINERS: dict[str, type[DebiasingTrainer]] = {
     "lff_be": LffTrainer,
     "disent_be": DisentTrainer,
 }
-CONFIG_FILE = "config.yaml"
-RESULTS_FILE = "all_results.json"
-_RUN_FILES = (RESULTS_FILE, "history.csv", "trainer_state.json", "config.json", "model.safetensors", "selection")
-_FURTHER_FILES = (CONFIG_FILE, "preprocessor_config.json", "modeling_debiased.py")  # alone, they are worth no refusal
 
 
 def run(
@@ -48,21 +66,35 @@ def run(
         `dict`: The content of `all_results.json`.
     """
     output_dir = Path(args.output_dir)
+    selection_args = with_protocol(selection_args, args)
     checkpoint = checkpoint_to_resume(args)
-    earlier_files = check_output_dir(output_dir, args, checkpoint)
+    check_output_dir(output_dir, args, checkpoint)
     splits = load_image_splits(data_args, model_args.image_size)
     if "train" not in splits:
         raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
+    check_checkpoint_choice(args, splits)
     settings = resolved(data_args, model_args, selection_args, args)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
     if args.resume_from_checkpoint:
         check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
-    if args.should_save:
-        for path in earlier_files:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        with written_whole(output_dir / CONFIG_FILE) as file:
-            file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    with sole_writer(output_dir) if args.should_save else nullcontext():
+        if args.should_save:
+            for path in check_output_dir(output_dir, args, checkpoint):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with written_whole(output_dir / CONFIG_FILE) as file:
+                file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        return train_and_publish(model_args, selection_args, args, splits, checkpoint)
 
+
+def train_and_publish(
+    model_args: ModelArguments,
+    selection_args: SelectionArguments,
+    args: DebiasingArguments,
+    splits: dict[str, ImageSplit],
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Selection, training, published model and results of a run whose settings have been checked."""
+    output_dir = Path(args.output_dir)
     transform = image_transform(model_args)
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
@@ -73,7 +105,7 @@ def run(
     class_names = splits["train"].class_names
     model = build_trainable(model_args, class_names, args.method, args.seed)
     extra = {} if args.method == "erm" else {"selection": selection}
-    callbacks = [NamedProgressCallback(f"Training {args.method}"), HistoryCallback(output_dir / "history.csv")]
+    callbacks = [NamedProgressCallback(f"Training {args.method}"), HistoryCallback(output_dir / HISTORY_FILE)]
     trainer = TRAINERS[args.method](
         model, args, transform, train_dataset=splits["train"], eval_dataset=evaluated, callbacks=callbacks, **extra
     )
@@ -81,16 +113,44 @@ def run(
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_finite()
     results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}
-    results |= trainer.last_evaluation()
+    results |= trainer.publish()
     if trainer.is_world_process_zero():
         save_classifier(trainer.published_model(), transform, output_dir)
         trainer.save_state()
         with written_whole(output_dir / RESULTS_FILE) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         if evaluated:
-            print(results_table({args.method: results}))
+            mark = f", {ORACLE_MARK}" if args.checkpoint_choice == "oracle_test" else ""
+            print(results_table({args.method + mark: results}))
         print(f"saved to {output_dir}", flush=True)
     return results
+
+
+def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSplit]) -> None:
+    """Refuses a `checkpoint_choice` that the data cannot make, and warns of one that looks at the test split."""
+    metric = CHECKPOINT_CHOICES[args.checkpoint_choice]
+    if metric is None:
+        return
+    name = f"--checkpoint_choice {args.checkpoint_choice}"
+    split = splits.get(metric.split("_")[0])
+    if split is None:
+        raise BiasEnsembleError(
+            f"{name}: expected a {metric.split('_')[0]} split, found {', '.join(splits)}; use last"
+        )
+    if args.eval_strategy == "no":
+        raise BiasEnsembleError(f"{name}: expected evaluations to choose from, found --eval_strategy no; use last")
+    conflicting = split.measured_by()["is_conflicting"]
+    if metric.endswith("ac_score") and (conflicting is None or len(np.unique(conflicting)) < 2):
+        raise BiasEnsembleError(
+            f"{name}: expected a validation split with bias labels, some aligned and some conflicting, found "
+            f"{'no bias labels' if conflicting is None else 'one kind only'}; use last"
+        )
+    if args.checkpoint_choice == "oracle_test" and args.should_save:
+        logger.warning(
+            "warning: --checkpoint_choice oracle_test publishes the step that is best on the test split; its test "
+            "figures are too high and only compare with figures that were chosen the same way (%s)",
+            ORACLE_MARK,
+        )
 
 
 def check_fingerprint(train: ImageSplit, data_args: DataArguments) -> str:
@@ -123,6 +183,39 @@ def image_transform(model_args: ModelArguments) -> ImageTransform:
     )
 
 
+def selection_settings(
+    model_args: ModelArguments, selection_args: SelectionArguments, args: DebiasingArguments
+) -> dict[str, Any]:
+    """All settings that the members' votes depend on, as plain values."""
+    settings = {
+        "batch_size": args.per_device_train_batch_size * args.world_size,
+        **{name: getattr(args, name) for name in _MEMBER_OPTIONS},
+        **{name: value for name, value in asdict(selection_args).items() if name != "selection_dir"},
+        **asdict(model_args),
+    }
+    return json.loads(json.dumps(settings, default=str))
+
+
+_MEMBER_OPTIONS = (
+    "seed",
+    "data_seed",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "gradient_accumulation_steps",
+    "dataloader_drop_last",
+    "bf16",
+    "fp16",
+    "generalized_cross_entropy_q",
+)
+
+
 def make_selection(
     model_args: ModelArguments,
     selection_args: SelectionArguments,
@@ -130,35 +223,58 @@ def make_selection(
     transform: ImageTransform,
     splits: dict[str, ImageSplit],
 ) -> tuple[Selection, dict[str, Any]]:
-    """The bias-amplified set: the one in `output_dir/selection` if it was made from the same, else a new one.
+    """The bias-amplified set: the one in `output_dir/selection` or in `selection_dir`, or else a new one.
+
+    One that is there but was made from something else is refused by name.
 
     Returns:
         The selection, and its summary with `selection_runtime`.
     """
     folder = Path(args.output_dir) / "selection"
-    train = splits["train"]
+    shared = Path(selection_args.selection_dir or folder)
     provenance = {
-        "train_fingerprint": train.fingerprint,
-        "seed": args.seed,
-        "batch_size": args.per_device_train_batch_size * args.world_size,
-        "learning_rate": args.learning_rate,
-        "generalized_cross_entropy_q": args.generalized_cross_entropy_q,
-        **asdict(selection_args),
-        **asdict(model_args),
+        "train_fingerprint": splits["train"].fingerprint,
+        **selection_settings(model_args, selection_args, args),
     }
-    provenance = json.loads(json.dumps(provenance))
-    if (folder / FILE_NAME).exists():
-        selection = Selection.load(folder)
-        different = selection.differences(provenance)
-        if different:
-            raise BiasEnsembleError(
-                f"{folder / FILE_NAME} was made with other settings: {'; '.join(different)}; remove it or use "
-                "another --output_dir"
-            )
-        return selection, selection.summary()
+    guarded = shared != folder and args.should_save
+    with sole_writer(shared, "--selection_dir", wait=True) if guarded else nullcontext():
+        args.distributed_state.wait_for_everyone()  # from here on all processes find the same
+        found = next((place for place in (folder, shared) if (place / FILE_NAME).exists()), None)
+        if found is None:
+            selection, runtime = train_members(model_args, selection_args, args, transform, splits, provenance)
+        else:
+            selection, runtime = Selection.load(found), {}
+            different = differences(selection.provenance, provenance)
+            if different:
+                raise BiasEnsembleError(
+                    f"{found / FILE_NAME} was made with other settings: {'; '.join(different)}; remove it or use "
+                    f"another {'--output_dir' if found == folder else '--selection_dir'}"
+                )
+        if args.should_save:
+            for place in {folder, shared} - {found}:
+                selection.save(place)
+        args.distributed_state.wait_for_everyone()
+    return selection, {**selection.summary(), **runtime}
+
+
+def train_members(
+    model_args: ModelArguments,
+    selection_args: SelectionArguments,
+    args: DebiasingArguments,
+    transform: ImageTransform,
+    splits: dict[str, ImageSplit],
+    provenance: dict[str, Any],
+) -> tuple[Selection, dict[str, Any]]:
+    """Trains the biased members and lets them vote; gives the selection, checked, and `selection_runtime`."""
+    train = splits["train"]
     if selection_args.keep_member == "best" and "validation" not in splits:
         raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
-    changes: dict[str, Any] = {"output_dir": str(folder), "eval_strategy": "no", "save_strategy": "no"}
+    changes: dict[str, Any] = {
+        "output_dir": str(Path(args.output_dir) / "selection"),
+        "eval_strategy": "no",
+        "save_strategy": "no",
+    }
+    changes |= {"checkpoint_choice": "last", "published_protocol": False, "step_decay_steps": 0}
     member_args = replace(args, max_steps=selection_args.member_steps, **changes)
     members = build_members(model_args, train.class_names, selection_args.num_members, args.seed)
     trainer = BiasEnsembleTrainer(
@@ -175,96 +291,7 @@ def make_selection(
     trainer.check_finite()
     selection = trainer.select(provenance)
     selection.check(train.class_names)
-    if trainer.is_world_process_zero():
-        selection.save(folder)
-    trainer.accelerator.wait_for_everyone()
-    return selection, {**selection.summary(), "selection_runtime": trained.metrics["train_runtime"]}
-
-
-def check_output_dir(output_dir: Path, args: DebiasingArguments, checkpoint: Path | None) -> list[Path]:
-    """Refuses to touch the results of another run unless told so; gives the files to remove once all else is well."""
-    if output_dir.exists() and not output_dir.is_dir():
-        raise BiasEnsembleError(f"--output_dir {output_dir}: expected a folder, found a file")
-    resumes_here = args.resume_from_checkpoint and (checkpoint is None or checkpoint.parent == output_dir.resolve())
-    if not output_dir.exists() or resumes_here:
-        return []
-    found = [output_dir / name for name in _RUN_FILES] + sorted(output_dir.glob("checkpoint-*"))
-    found = [path for path in found if path.is_file() or (path.is_dir() and any(path.iterdir()))]
-    if found and not args.overwrite_output_dir:
-        raise BiasEnsembleError(
-            f"--output_dir {output_dir} holds another run ({found[0].name}); continue it with "
-            "--resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"
-        )
-    return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).is_file()]
-
-
-def checkpoint_to_resume(args: DebiasingArguments) -> Path | None:
-    """The checkpoint that `--resume_from_checkpoint` means: a folder, or `true` for the newest complete one in
-    output_dir. `None` if the run is to start at the beginning, also when an earlier run ended before its first one."""
-    asked = str(args.resume_from_checkpoint or "false")
-    if asked.lower() == "false":
-        args.resume_from_checkpoint = None
-        return None
-    output_dir = Path(args.output_dir).resolve()
-    if asked.lower() != "true":
-        checkpoint = Path(asked).expanduser().resolve()
-        if not _is_complete(checkpoint):
-            raise BiasEnsembleError(
-                f"--resume_from_checkpoint {asked}: expected true or the folder of a complete checkpoint, found "
-                f"{'an incomplete one' if checkpoint.is_dir() else 'no such folder'}"
-            )
-        return checkpoint
-    if not (output_dir / CONFIG_FILE).exists():
-        raise BiasEnsembleError(
-            f"--resume_from_checkpoint true: expected a run in {args.output_dir}, found no {CONFIG_FILE} there; "
-            "check --output_dir or leave the option out"
-        )
-    complete = [path for path in output_dir.glob("checkpoint-*") if _is_complete(path)]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether the Trainer came to write the last file of a checkpoint."""
-    try:
-        return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return False
-
-
-def check_same_run(output_dir: Path, settings: dict[str, Any]) -> None:
-    """Refuses to resume a run that was another: other data, method, model or seed."""
-    file = output_dir / CONFIG_FILE
-    if not file.exists():
-        return
-    before = yaml.safe_load(file.read_text(encoding="utf-8"))
-    now = yaml.safe_load(yaml.safe_dump(settings))
-    different = [
-        f"{key} (then: {before.get(key)}, now: {now.get(key)})"
-        for key in sorted(before.keys() | now.keys())
-        if key not in _MAY_DIFFER_ON_RESUME and before.get(key) != now.get(key)
-    ]
-    if different:
-        raise BiasEnsembleError(
-            f"cannot resume the run in {output_dir}: {'; '.join(different)}; use the settings in {file} or another "
-            "--output_dir"
-        )
-
-
-_MAY_DIFFER_ON_RESUME = {
-    "dataset_name",  # the fingerprint tells whether the data are the same
-    "output_dir",
-    "overwrite_output_dir",
-    "per_device_eval_batch_size",
-    "max_steps",
-    "eval_strategy",
-    "eval_steps",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "logging_steps",
-    "report_to",
-    "use_cpu",
-}
+    return selection, {"selection_runtime": trained.metrics["train_runtime"]}
 
 
 def use_own_progress(trainer: DebiasingTrainer) -> None:

@@ -143,12 +143,3 @@ class Selection:
                 f"expected a selection at {path}, found none that can be read ({' '.join(str(error).split())}); "
                 "remove the file to make it again"
             ) from error
-
-    def differences(self, provenance: dict) -> list[str]:
-        """Names of what differs between this selection's provenance and another."""
-        names = sorted(self.provenance.keys() | provenance.keys())
-        return [
-            f"{name} (selection: {self.provenance.get(name)}, now: {provenance.get(name)})"
-            for name in names
-            if self.provenance.get(name) != provenance.get(name)
-        ]

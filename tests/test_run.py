@@ -355,7 +355,7 @@ def test_selection_made_from_something_else_is_refused_by_name(copy_of, digits, 
     data = coloured_digits(tmp_path / "other", seed=5) if name == "data" else digits
     inputs = selection_inputs(data, folder, **({} if name == "data" else {name: value}))
     named = "train_fingerprint" if name == "data" else name
-    with pytest.raises(BiasEnsembleError, match=rf"made with other settings: {named} \(selection: .*remove it"):
+    with pytest.raises(BiasEnsembleError, match=rf"made with other settings: {named} \(then: .*remove it"):
         make_selection(*inputs)
     assert content(folder) == before
 

@@ -134,13 +134,3 @@ def test_summary_leaves_out_what_is_not_known():
     assert selection().summary() == {"selection_size": 3}
     aligned_only = selection(is_conflicting=np.zeros(4, dtype=bool)).summary()
     assert aligned_only == {"selection_size": 3, "selection_aligned_recall": 0.75}
-
-
-def test_differences_name_each_setting_with_both_values():
-    made = selection()
-    assert made.differences(dict(made.provenance)) == []
-    changed = made.provenance | {"seed": 5}
-    assert made.differences(changed) == ["seed (selection: 4, now: 5)"]
-    fewer = {name: value for name, value in made.provenance.items() if name != "threshold"}
-    assert made.differences(fewer) == ["threshold (selection: 0.99, now: None)"]
-    assert made.differences(made.provenance | {"new": 1}) == ["new (selection: None, now: 1)"]

@@ -8,6 +8,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 COMMANDS = {
     "train": "train a debiased classifier",
     "test": "accuracy by group of a saved classifier",
+    "sweep": "compare methods over data sets and seeds",
 }
 
 

@@ -8,6 +8,8 @@ from transformers import TrainerCallback
 
 from hf_biasensemble.metrics.accuracy import METRICS
 
+ORACLE_MARK = "oracle, chosen on the test set"
+
 
 class NamedProgressCallback(TrainerCallback):
     """A progress bar with a name, and one line per evaluation.

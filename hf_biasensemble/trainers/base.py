@@ -17,6 +17,7 @@ from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
 
 METHOD_STATE_FILE = "sample_losses.safetensors"
 
@@ -65,6 +66,7 @@ class DebiasingTrainer(Trainer):
             callbacks=callbacks,
         )
         self.transform = transform
+        self.checkpoint_choice = CheckpointChoice(args.checkpoint_choice)
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     # The method ------------------------------------------------------------------------------------------------------
@@ -107,11 +109,11 @@ class DebiasingTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        args = self.args
-        if self.lr_scheduler is None and args.step_decay_steps:
+        start, every = self.args.in_steps("step_decay_start"), self.args.in_steps("step_decay_steps")
+        if self.lr_scheduler is None and every:
 
             def factor(step: int) -> float:
-                return args.step_decay_factor ** (max(0, step - args.step_decay_start) // args.step_decay_steps)
+                return self.args.step_decay_factor ** (max(0, step - start) // every)
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), factor)
             self._created_lr_scheduler = True
@@ -187,16 +189,33 @@ class DebiasingTrainer(Trainer):
             accuracy = bias_accuracy(predictions, **split.measured_by())
             metrics |= {f"{name}_{key}": value for key, value in accuracy.items()}
         self.log(dict(metrics))
+        self.checkpoint_choice.consider(self.state.global_step, metrics, self.published_model())
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def last_evaluation(self) -> dict[str, float]:
-        """The evaluation at the current step, made now if the run has not made it."""
+    def publish(self) -> dict[str, Any]:
+        """Gives the published model the weights that `checkpoint_choice` names, once training is over.
+
+        Returns:
+            `dict`: The evaluation of these weights, `checkpoint_choice` and `published_step`. If that is not the last
+            step, the last step's evaluation as well, under `last_step_{split}_{metric}`.
+        """
+        last = self._evaluation_at(self.state.global_step) or self.evaluate()
+        choice = self.checkpoint_choice
+        named = {"checkpoint_choice": self.args.checkpoint_choice, "published_step": self.state.global_step}
+        if not choice.weights:
+            return {**last, **named}
+        self.published_model().load_state_dict(choice.weights)
+        beside = {f"last_step_{key}": value for key, value in last.items()}
+        return {**self._evaluation_at(choice.step), **beside, **named, "published_step": choice.step}
+
+    def _evaluation_at(self, step: int) -> dict[str, float]:
+        """The logged evaluation of a step; empty if there was none."""
         for entry in reversed(self.state.log_history):
             metrics = {key: value for key, value in entry.items() if key.endswith(METRICS)}
-            if metrics and entry["step"] == self.state.global_step:
+            if metrics and entry["step"] == step:
                 return metrics
-        return self.evaluate()
+        return {}
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -213,13 +232,19 @@ class DebiasingTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         state = self.method_state()
-        if state and self.args.should_save:
+        if not self.args.should_save:
+            return
+        if state:
             save_file(state, Path(output_dir) / METHOD_STATE_FILE)
+        self.checkpoint_choice.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.method_state():
+        if checkpoint is None:
+            return
+        if self.method_state():
             self.load_method_state(load_file(Path(checkpoint) / METHOD_STATE_FILE))
+        self.checkpoint_choice.load(checkpoint)
 
 
 def _ready_batch(batch: Any) -> Any:

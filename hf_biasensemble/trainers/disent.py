@@ -21,7 +21,7 @@ class DisentTrainer(RelativeDifficultyTrainer):
 
     def swap_permutation(self, batch_size: int) -> torch.Tensor | None:
         """Permutation (B,) of the bias features, from torch's global generator; `None` before the swap starts."""
-        if self.state.global_step <= self.args.swap_start_step:
+        if self.state.global_step <= self.args.in_steps("swap_start_step"):
             return None
         return torch.randperm(batch_size).to(self.args.device)
 

@@ -1,0 +1,202 @@
+"""Compare methods: one run per method, data set configuration and seed, each in a process and a folder of its own.
+
+hf-biasensemble sweep --config 'configs/{method}/cmnist.yaml' --methods erm lff_be --dataset_config_names 1pct 5pct
+--seeds 0 1 2 --dataset_name data/cmnist --output_dir outputs/sweep [any option of train]
+
+Started again, it keeps finished runs and resumes unfinished ones. Methods with BiasEnsemble share a selection where
+all that it depends on is equal. Writes table.md, table.csv, cells.csv and table.png.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from hf_biasensemble.arguments import (
+    METHODS,
+    DataArguments,
+    DebiasingArguments,
+    ModelArguments,
+    SelectionArguments,
+    parse_arguments,
+    resolved,
+    with_protocol,
+)
+from hf_biasensemble.errors import BiasEnsembleError, differences
+from hf_biasensemble.output_folder import CONFIG_FILE, MAY_DIFFER_ON_RESUME, RESULTS_FILE, sole_writer
+
+LOG_FILE = "train.log"
+_SET_BY_SWEEP = ("method", "dataset_config_name", "seed", "output_dir", "selection_dir", "resume_from_checkpoint")
+_MAY_DIFFER = MAY_DIFFER_ON_RESUME - {"max_steps", "eval_strategy", "eval_steps"} | {"train_fingerprint"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run to make: its place in the comparison, its folder, the words of its command line, its settings."""
+
+    data: str
+    method: str
+    seed: int
+    folder: Path
+    words: list[str]
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.data} {self.method} seed {self.seed}"
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / RESULTS_FILE).exists()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs what is missing and writes the tables; 1 if a run failed."""
+    asked, overrides = _parse(argv)
+    output_dir = Path(asked.output_dir)
+    plans = [
+        make_plan(asked, overrides, method, data, seed)
+        for data, method, seed in itertools.product(asked.dataset_config_names, asked.methods, asked.seeds)
+    ]
+    for plan in plans:
+        check_earlier_run(plan)
+    with sole_writer(output_dir):
+        failures = run_all(plans, asked.jobs)
+        from hf_biasensemble.reporting.sweep_table import Cell, write_sweep_tables
+
+        finished = [plan for plan in plans if plan.is_finished]
+        check_same_data(finished)
+        if finished:
+            cells = [Cell.read(plan.folder, plan.data, plan.method, plan.seed) for plan in finished]
+            print(write_sweep_tables(cells, output_dir, failures))
+    print(f"{len(finished)} of {len(plans)} runs finished; tables in {output_dir}", flush=True)
+    return 1 if failures else 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BiasEnsembleError(message.removeprefix("argument "))
+
+
+def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of the sweep, and the rest, which is for the runs."""
+    parser = _Parser(
+        prog="hf-biasensemble sweep",
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--methods", nargs="+", required=True, choices=METHODS, help="What to compare.")
+    parser.add_argument("--dataset_config_names", nargs="+", default=["default"], help="Configurations, as 1pct 5pct.")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds (0 1 2).")
+    parser.add_argument("--output_dir", required=True, help="Folder for runs and tables.")
+    parser.add_argument("--config", help="YAML file of the runs; {method} in its name stands for the method.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time (1); they share the processor cores.")
+    asked, overrides = parser.parse_known_args(argv)
+    if asked.jobs < 1:
+        raise BiasEnsembleError(f"--jobs: expected at least 1, found {asked.jobs}")
+    for word in overrides:
+        name = word.split("=")[0].removeprefix("--")
+        if word.startswith("--") and name in _SET_BY_SWEEP:
+            raise BiasEnsembleError(f"--{name} is set by the sweep for each run; see hf-biasensemble sweep --help")
+    for name in ("methods", "dataset_config_names", "seeds"):
+        values = getattr(asked, name)
+        if len(set(values)) < len(values):
+            raise BiasEnsembleError(f"--{name}: expected different values, found {' '.join(map(str, values))}")
+    return asked, overrides
+
+
+def make_plan(asked: argparse.Namespace, overrides: list[str], method: str, data: str, seed: int) -> Plan:
+    """The run of one method, configuration and seed; its command line is parsed, so that mistakes show at once."""
+    folder = Path(asked.output_dir) / data / method / f"seed_{seed}"
+    words = ["--config", asked.config.replace("{method}", method)] if asked.config else []
+    words += ["--method", method, "--seed", str(seed), "--output_dir", str(folder), "--disable_tqdm", "true"]
+    words += [] if data == "default" else ["--dataset_config_name", data]
+    words += overrides
+    types = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
+    data_args, model_args, selection_args, args = parse_arguments(types, words)
+    selection_args = with_protocol(selection_args, args)
+    if args.uses_selection:
+        from hf_biasensemble.run import selection_settings
+
+        settings = selection_settings(model_args, selection_args, args)
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        words += ["--selection_dir", str(Path(asked.output_dir) / data / "selections" / f"seed_{seed}_{digest}")]
+    settings = yaml.safe_load(yaml.safe_dump(resolved(data_args, model_args, selection_args, args)))
+    return Plan(data, method, seed, folder, words, settings)
+
+
+def check_earlier_run(plan: Plan) -> None:
+    """Refuses a finished run that was made with other settings than those asked for now."""
+    if plan.is_finished:
+        before = yaml.safe_load((plan.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        different = differences(before, plan.settings, ignored=_MAY_DIFFER)
+        if different:
+            raise BiasEnsembleError(
+                f"{plan.folder} holds a run with other settings: {'; '.join(different)}; remove it or use another "
+                "--output_dir"
+            )
+
+
+def check_same_data(plans: list[Plan]) -> None:
+    """Refuses to put runs on different training images into one table row group."""
+    seen: dict[str, tuple[str, Plan]] = {}
+    for plan in plans:
+        config = yaml.safe_load((plan.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        fingerprint, first = seen.setdefault(plan.data, (config["train_fingerprint"], plan))
+        if config["train_fingerprint"] != fingerprint:
+            raise BiasEnsembleError(
+                f"expected all runs of {plan.data} on the same training images, found others in {plan.folder} than in "
+                f"{first.folder}; remove the folder that is out of date and start the sweep again"
+            )
+
+
+def run_all(plans: list[Plan], jobs: int) -> list[str]:
+    """Runs what is not finished, `jobs` at a time; a run that fails does not keep the others. Gives the failures."""
+    failures: dict[str, str] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(run_one, plan, jobs): plan for plan in plans}
+        try:
+            for number, future in enumerate(as_completed(running), start=1):
+                plan, outcome = running[future], future.result()
+                print(f"[{number}/{len(plans)}] {plan.name}: {outcome}", flush=True)
+                if not plan.is_finished:
+                    failures[plan.name] = outcome
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [f"{plan.name}: {failures[plan.name]}" for plan in plans if plan.name in failures]
+
+
+def run_one(plan: Plan, jobs: int) -> str:
+    """Makes one run, or the rest of it, in a process of its own; says how that ended."""
+    with sole_writer(plan.folder, wait=True):
+        pass  # a run that an earlier, killed sweep had started may still go on: let it end
+    if plan.is_finished:
+        return "was finished before"
+    start = time.monotonic()
+    words = plan.words + (["--resume_from_checkpoint", "true"] if (plan.folder / CONFIG_FILE).exists() else [])
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
+    log = plan.folder / LOG_FILE
+    with open(log, "a", encoding="utf-8") as stream:
+        ended = subprocess.run(
+            [sys.executable, "-m", "hf_biasensemble", "train", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+        )
+    if ended.returncode == 0 and plan.is_finished:
+        return f"finished in {time.monotonic() - start:.0f} s"
+    said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return f"FAILED with exit status {ended.returncode} ({said[-1] if said else 'no output'}); see {log}"

@@ -1,0 +1,128 @@
+"""The folder of a run: what may be in it, who may write into it, and what a run may be resumed with."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.errors import BiasEnsembleError, differences
+
+CONFIG_FILE = "config.yaml"
+RESULTS_FILE = "all_results.json"
+HISTORY_FILE = "history.csv"
+LOCK_FILE = ".lock"
+_RUN_FILES = (RESULTS_FILE, HISTORY_FILE, "trainer_state.json", "config.json", "model.safetensors", "selection")
+_FURTHER_FILES = (CONFIG_FILE, "preprocessor_config.json", "modeling_debiased.py")  # alone, they are worth no refusal
+
+
+@contextmanager
+def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = False) -> Iterator[None]:
+    """Keeps other processes from writing into the folder; the system lets go of it when the process ends or dies.
+
+    Args:
+        folder (`str` or `Path`): The folder; made if missing.
+        option (`str`, *optional*, defaults to `"--output_dir"`): Who named it, for errors.
+        wait (`bool`, *optional*, defaults to `False`): Wait for a process that writes there.
+
+    Raises:
+        `BiasEnsembleError`: If it is a file, or if another process writes there and `wait` is false.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BiasEnsembleError(f"{option} {folder}: expected a folder, found a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise BiasEnsembleError(
+            f"{option} {folder}: another process is writing there; wait for it, stop it or name another folder"
+        ) from error
+    with lock:
+        lock.release()  # `with` has taken it once more
+        yield
+
+
+def check_output_dir(output_dir: Path, args: DebiasingArguments, checkpoint: Path | None) -> list[Path]:
+    """Refuses to touch the results of another run unless told so; gives the files to remove once all else is well."""
+    resumes_here = args.resume_from_checkpoint and (checkpoint is None or checkpoint.parent == output_dir.resolve())
+    if not output_dir.exists() or resumes_here:
+        return []
+    found = [output_dir / name for name in _RUN_FILES] + sorted(output_dir.glob("checkpoint-*"))
+    found = [path for path in found if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    if found and not args.overwrite_output_dir:
+        raise BiasEnsembleError(
+            f"--output_dir {output_dir} holds another run ({found[0].name}); continue it with "
+            "--resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"
+        )
+    return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).is_file()]
+
+
+def checkpoint_to_resume(args: DebiasingArguments) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` means: a folder, or `true` for the newest complete one in
+    output_dir. `None` if the run is to start at the beginning, also when an earlier run ended before its first one."""
+    asked = str(args.resume_from_checkpoint or "false")
+    if asked.lower() == "false":
+        args.resume_from_checkpoint = None
+        return None
+    output_dir = Path(args.output_dir).resolve()
+    if asked.lower() != "true":
+        checkpoint = Path(asked).expanduser().resolve()
+        if not _is_complete(checkpoint):
+            raise BiasEnsembleError(
+                f"--resume_from_checkpoint {asked}: expected true or the folder of a complete checkpoint, found "
+                f"{'an incomplete one' if checkpoint.is_dir() else 'no such folder'}"
+            )
+        return checkpoint
+    if not (output_dir / CONFIG_FILE).exists():
+        raise BiasEnsembleError(
+            f"--resume_from_checkpoint true: expected a run in {args.output_dir}, found no {CONFIG_FILE} there; "
+            "check --output_dir or leave the option out"
+        )
+    complete = [path for path in output_dir.glob("checkpoint-*") if _is_complete(path)]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the Trainer came to write the last file of a checkpoint."""
+    try:
+        return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
+
+
+def check_same_run(output_dir: Path, settings: dict[str, Any]) -> None:
+    """Refuses to resume a run that was another: other data, method, model or seed."""
+    file = output_dir / CONFIG_FILE
+    if not file.exists():
+        return
+    before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    different = differences(before, yaml.safe_load(yaml.safe_dump(settings)), ignored=MAY_DIFFER_ON_RESUME)
+    if different:
+        raise BiasEnsembleError(
+            f"cannot resume the run in {output_dir}: {'; '.join(different)}; use the settings in {file} or another "
+            "--output_dir"
+        )
+
+
+MAY_DIFFER_ON_RESUME = {
+    "dataset_name",  # the fingerprint tells whether the data are the same
+    "output_dir",
+    "selection_dir",
+    "overwrite_output_dir",
+    "per_device_eval_batch_size",
+    "max_steps",
+    "eval_strategy",
+    "eval_steps",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "report_to",
+    "use_cpu",
+}
