@@ -142,6 +142,19 @@ class DebiasingArguments(TrainingArguments):
     step_decay_start: float = option(
         0, "Steps before those of step_decay_steps are counted; below 1: share of max_steps."
     )
+    augmentation: str = option(
+        "none",
+        "none, or affine: the debiased model sees training images turned, zoomed and shifted at random; the biased "
+        "model and the members do not.",
+    )
+    weight_average: float = option(
+        0.0, "Publish a moving average of the weights with this decay, for instance 0.999; 0: the weights themselves."
+    )
+    conflicting_share: float = option(
+        0.0,
+        "With BiasEnsemble: draw this share of each batch from outside the bias-amplified set, and weigh the losses "
+        "so that their mean stays what it was; other methods draw uniformly.",
+    )
     checkpoint_choice: str = option(
         "last",
         f"Which step is published, one of {', '.join(CHECKPOINT_CHOICES)}; validation_ac_score needs bias labels, "
@@ -186,6 +199,9 @@ class DebiasingArguments(TrainingArguments):
         _require(0 <= self.loss_average_decay < 1, "--loss_average_decay", "in [0, 1)", self.loss_average_decay)
         q = self.generalized_cross_entropy_q
         _require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
+        _require(self.augmentation in ("none", "affine"), "--augmentation", "none or affine", self.augmentation)
+        for name in ("weight_average", "conflicting_share"):
+            _require(0 <= getattr(self, name) < 1, f"--{name}", "in [0, 1)", getattr(self, name))
         for name in ("lambda_dis", "lambda_swap", "lambda_swap_bias"):
             _require(getattr(self, name) >= 0, f"--{name}", "0 or more", getattr(self, name))
         for name in ("swap_start_step", "step_decay_steps", "step_decay_start"):

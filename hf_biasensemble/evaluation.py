@@ -1,6 +1,7 @@
-"""A saved classifier on a decoded split, without a Trainer."""
+"""A classifier on a decoded split, without a Trainer."""
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_biasensemble.data.pixels import ImageSplit
@@ -10,6 +11,26 @@ from hf_biasensemble.metrics.accuracy import bias_accuracy
 
 
 @torch.inference_mode()
+def predict_logits(model: nn.Module, split: ImageSplit, transform: ImageTransform, batch_size: int) -> torch.Tensor:
+    """Logits of the split's samples in its order, float32, on the model's device.
+
+    Args:
+        model (`nn.Module`): Takes `pixel_values` (B, C, H, W); its output holds `logits` (B, ...).
+        split (`ImageSplit`): The images.
+        transform (`ImageTransform`): From uint8 batches to network input; not augmented.
+        batch_size (`int`): Images at a time, at least 1.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    logits = [
+        model(pixel_values=transform(split.pixels[rows].to(device), training=False))["logits"].float()
+        for rows in split.rows.split(batch_size)
+    ]
+    model.train(was_training)
+    return torch.cat(logits)
+
+
 def evaluate_classifier(
     model: PreTrainedModel, split: ImageSplit, transform: ImageTransform, batch_size: int = 512
 ) -> dict[str, float]:
@@ -23,9 +44,5 @@ def evaluate_classifier(
         raise BiasEnsembleError(
             f"expected a model of the classes {', '.join(split.class_names)}, found {', '.join(names)}"
         )
-    device = next(model.parameters()).device
-    predictions = []
-    for rows in split.rows.split(batch_size):
-        images = transform(split.pixels[rows].to(device), training=False)
-        predictions.append(model(pixel_values=images).logits.argmax(dim=-1).cpu())
-    return bias_accuracy(torch.cat(predictions).numpy(), **split.measured_by())
+    predictions = predict_logits(model, split, transform, batch_size).argmax(dim=-1)
+    return bias_accuracy(predictions.cpu().numpy(), **split.measured_by())

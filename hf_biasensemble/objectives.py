@@ -68,3 +68,27 @@ def biased_objective(
     if in_amplified_set is None:
         return generalized_cross_entropy(logits, labels, q).mean()
     return masked_mean(cross_entropy(logits, labels), in_amplified_set)
+
+
+def importance_weights(
+    in_amplified_set: torch.Tensor, share: float, num_samples: int, num_outside: int
+) -> torch.Tensor:
+    """Factors that undo, in the mean, what drawing a share of the samples from outside the bias-amplified set does.
+
+    A sample outside is drawn with probability `(1 - share) / N + share / M` instead of 1 / N, one inside with
+    `(1 - share) / N`. Multiplied by these factors, the expected loss is that of uniform draws; only its variance is
+    another.
+
+    Args:
+        in_amplified_set (`torch.Tensor` of shape (B,), bool): Whether each sample is in the set.
+        share (`float`): Share of draws from outside the set, in [0, 1).
+        num_samples (`int`): Training samples N.
+        num_outside (`int`): How many of them are outside the set, M; if 0, all draws are uniform and all factors 1.
+
+    Returns:
+        `torch.Tensor` of shape (B,), float32.
+    """
+    share = share if num_outside else 0.0
+    inside = 1 / (1 - share)
+    outside = 1 / (1 - share + share * num_samples / max(num_outside, 1))
+    return torch.where(in_amplified_set, inside, outside)

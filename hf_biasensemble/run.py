@@ -275,6 +275,7 @@ def train_members(
         "save_strategy": "no",
     }
     changes |= {"checkpoint_choice": "last", "published_protocol": False, "step_decay_steps": 0}
+    changes |= {"augmentation": "none", "weight_average": 0.0}
     member_args = replace(args, max_steps=selection_args.member_steps, **changes)
     members = build_members(model_args, train.class_names, selection_args.num_members, args.seed)
     trainer = BiasEnsembleTrainer(

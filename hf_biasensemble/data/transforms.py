@@ -1,8 +1,10 @@
 """What happens to a whole uint8 batch on the device: augmentation while training, then normalisation."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,18 @@ class ImageTransform:
 
     def __call__(self, pixels: torch.Tensor, training: bool) -> torch.Tensor:
         """Transforms a batch; each image has its own random draw from torch's global generator."""
-        if training and (self.crop_padding or self.horizontal_flip):
-            images = pixels.flatten(0, -4)
-            pixels = random_crop_and_flip(images, self.crop_padding, self.horizontal_flip).view(pixels.shape)
-        values = pixels.to(torch.get_default_dtype()).div_(255)
+        return self.normalise(self.crop_and_flip(pixels) if training else pixels)
+
+    def crop_and_flip(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The random part, on uint8 images (..., C, H, W)."""
+        if not (self.crop_padding or self.horizontal_flip):
+            return pixels
+        images = pixels.flatten(0, -4)
+        return random_crop_and_flip(images, self.crop_padding, self.horizontal_flip).view(pixels.shape)
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The part that a published model's processor repeats, on images (..., C, H, W) in [0, 255]."""
+        values = pixels.to(torch.get_default_dtype(), copy=True).div_(255)
         if any(self.image_mean):
             values.sub_(values.new_tensor(self.image_mean).view(-1, 1, 1))
         return values.div_(values.new_tensor(self.image_std).view(-1, 1, 1))
@@ -36,7 +46,7 @@ def random_crop_and_flip(images: torch.Tensor, padding: int, flip: bool) -> torc
     """Each image (B, C, H, W) shifted by up to `padding` pixels, black where nothing was, and perhaps mirrored."""
     count, channels, height, width = images.shape
     device = images.device
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    padded = functional.pad(images, (padding,) * 4)
     top, left = torch.randint(2 * padding + 1, (2, count, 1), device=device)
     rows = top + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(count, width)
@@ -51,3 +61,32 @@ def random_crop_and_flip(images: torch.Tensor, padding: int, flip: bool) -> torc
         rows.view(count, 1, height, 1),
         columns.view(count, 1, 1, width),
     ]
+
+
+def random_affine(
+    images: torch.Tensor, degrees: float = 15.0, zoom: float = 0.1, shift: float = 2 / 28
+) -> torch.Tensor:
+    """Turns, zooms and shifts each image by its own draw, around its centre; colours stay, black comes in.
+
+    Args:
+        images (`torch.Tensor` of shape (B, C, H, W)): Images in [0, 255].
+        degrees (`float`, *optional*, defaults to 15): Rotation at most, either way.
+        zoom (`float`, *optional*, defaults to 0.1): Change of size at most, either way, as a share.
+        shift (`float`, *optional*, defaults to 2 / 28): Shift at most, in each direction, as a share of the side.
+
+    Returns:
+        `torch.Tensor` of shape (B, C, H, W), float, bilinear.
+    """
+    count, _, height, width = images.shape
+    draws = torch.rand(4, count, device=images.device) * 2 - 1
+    angle = draws[0] * math.radians(degrees)
+    size = 1 + draws[1] * zoom
+    cosine, sine = angle.cos() / size, angle.sin() / size
+    # The grid runs from -1 to 1 in both directions: a share of the side is twice that there, and a turn of an image
+    # that is not square must not squeeze it.
+    across, down = 2 * shift * draws[2], 2 * shift * draws[3]
+    matrix = torch.stack(
+        [torch.stack([cosine, -sine * (height / width), across]), torch.stack([sine * (width / height), cosine, down])]
+    ).permute(2, 0, 1)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    return functional.grid_sample(images.to(torch.get_default_dtype()), grid, align_corners=False)

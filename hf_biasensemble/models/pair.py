@@ -23,11 +23,17 @@ class BiasedDebiasedPair(nn.Module):
         self.biased = biased
         self.debiased = debiased
 
-    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits (B, K): `logits` of f_D and, while training, `biased_logits` of f_B."""
+    def forward(
+        self, pixel_values: torch.Tensor, biased_pixel_values: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Logits (B, K): `logits` of f_D and, while training, `biased_logits` of f_B.
+
+        `biased_pixel_values` (B, C, H, W) is what f_B sees, if not the same.
+        """
         logits = {"logits": self.debiased(pixel_values).logits}
         if self.training:
-            logits["biased_logits"] = self.biased(pixel_values).logits
+            seen = pixel_values if biased_pixel_values is None else biased_pixel_values
+            logits["biased_logits"] = self.biased(seen).logits
         return logits
 
 
@@ -47,9 +53,14 @@ class DisentangledPair(nn.Module):
         self.bias_classifier = bias_classifier
 
     def forward(
-        self, pixel_values: torch.Tensor, swap_permutation: torch.Tensor | None = None
+        self,
+        pixel_values: torch.Tensor,
+        biased_pixel_values: torch.Tensor | None = None,
+        swap_permutation: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Logits (B, K): `logits` of C_i and, while training, `biased_logits` of C_b.
+
+        `biased_pixel_values` (B, C, H, W) is what E_b sees, if not the same.
 
         With a `swap_permutation` (B,), the bias features are also permuted within the batch, which adds
         `swapped_logits` and `swapped_biased_logits`.
@@ -57,7 +68,8 @@ class DisentangledPair(nn.Module):
         if not self.training:
             return {"logits": self.debiased(pixel_values).logits}
         intrinsic, bias = self.debiased.encoders()
-        intrinsic, bias = intrinsic(pixel_values), bias(pixel_values)
+        seen = pixel_values if biased_pixel_values is None else biased_pixel_values
+        intrinsic, bias = intrinsic(pixel_values), bias(seen)
         logits = self._heads(intrinsic, bias)
         if swap_permutation is not None:
             swapped = self._heads(intrinsic, bias[swap_permutation])

@@ -38,4 +38,4 @@ class HistoryCallback(TrainerCallback):
 
 
 def _is_metric(key: str) -> bool:
-    return key.startswith(("validation_", "test_"))
+    return key.startswith(("validation_", "test_", "raw_"))

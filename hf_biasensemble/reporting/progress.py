@@ -46,6 +46,8 @@ class NamedProgressCallback(TrainerCallback):
 
 
 def _worth_a_line(key: str) -> bool:
+    if key.startswith("raw_"):
+        return False
     return key.endswith(("aligned_accuracy", "conflicting_accuracy", "unbiased_accuracy")) or "member" in key
 
 

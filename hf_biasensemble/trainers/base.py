@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerControl
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, Trainer, TrainerControl
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.data.transforms import ImageTransform, random_affine
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
+from hf_biasensemble.trainers.weight_average import WeightAverage
 
 METHOD_STATE_FILE = "sample_losses.safetensors"
 
@@ -67,6 +68,10 @@ class DebiasingTrainer(Trainer):
         )
         self.transform = transform
         self.checkpoint_choice = CheckpointChoice(args.checkpoint_choice)
+        self.weight_average: WeightAverage | None = None
+        if args.weight_average and train_dataset is not None:
+            self.weight_average = WeightAverage(self.classifier(), args.weight_average)
+            self.add_callback(self.weight_average)
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     # The method ------------------------------------------------------------------------------------------------------
@@ -87,9 +92,13 @@ class DebiasingTrainer(Trainer):
     def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
         """Restores what [`~DebiasingTrainer.method_state`] gave."""
 
-    def published_model(self) -> DebiasedImageClassifier:
-        """The classifier that is evaluated and published."""
+    def classifier(self) -> PreTrainedModel:
+        """The classifier in what is trained."""
         return self.accelerator.unwrap_model(self.model)
+
+    def published_model(self) -> PreTrainedModel:
+        """The classifier that is evaluated and published: the one that is trained, or its average over the steps."""
+        return self.weight_average.averaged.module if self.weight_average else self.classifier()
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -121,7 +130,12 @@ class DebiasingTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch = super()._prepare_inputs(inputs)
-        return {**batch, "pixel_values": self.transform(batch["pixel_values"], training=self.model.training)}
+        pixels = self.transform.crop_and_flip(batch["pixel_values"])
+        batch = {**batch, "pixel_values": self.transform.normalise(pixels)}
+        if self.args.augmentation == "affine":
+            batch["plain_pixel_values"] = batch["pixel_values"]
+            batch["pixel_values"] = self.transform.normalise(random_affine(pixels))
+        return batch
 
     def compute_loss(
         self,
@@ -167,14 +181,24 @@ class DebiasingTrainer(Trainer):
 
     # Evaluation ------------------------------------------------------------------------------------------------------
 
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        # The Trainer's own would apply `dataloader_drop_last` here as well and leave out the last samples.
-        loader = DataLoader(test_dataset, batch_size=self.args.eval_batch_size, collate_fn=_ready_batch)
-        return self.accelerator.prepare(loader)
+    def predict_logits(self, split: ImageSplit, model: nn.Module | None = None) -> torch.Tensor:
+        """Logits (N, ...) of the published model, or of another, in the order of the split.
 
-    def predict_logits(self, split: ImageSplit) -> torch.Tensor:
-        """Logits (N, K) of the published model, in the order of the split."""
-        return torch.from_numpy(self.predict(_PixelsOnly(split)).predictions)
+        Each process does a part, and all get the whole.
+        """
+        parts = torch.arange(len(split)).tensor_split(self.args.world_size)
+        with self.accelerator.autocast():
+            logits = predict_logits(
+                model or self.published_model(),
+                split.select(parts[self.args.process_index]),
+                self.transform,
+                self.args.eval_batch_size,
+            )
+        if self.args.world_size == 1:
+            return logits.cpu()
+        gathered = self.accelerator.gather(self.accelerator.pad_across_processes(logits, dim=0)).cpu()
+        longest = max(len(part) for part in parts)
+        return torch.cat([gathered[n * longest :][: len(part)] for n, part in enumerate(parts)])
 
     def evaluate(
         self,
@@ -182,12 +206,19 @@ class DebiasingTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Accuracy by group of each split, under the keys `{split}_{metric}` of [`bias_accuracy`]."""
+        """Accuracy by group of each split, under the keys `{split}_{metric}` of [`bias_accuracy`].
+
+        Where the weights are averaged, `raw_{split}_{metric}` says the same of the weights of this very step.
+        """
         metrics: dict[str, float] = {}
-        for name, split in (eval_dataset or self.eval_dataset or {}).items():
-            predictions = self.predict_logits(split).argmax(dim=-1).numpy()
-            accuracy = bias_accuracy(predictions, **split.measured_by())
-            metrics |= {f"{name}_{key}": value for key, value in accuracy.items()}
+        models = {"": self.published_model()}
+        if self.weight_average:
+            models["raw_"] = self.classifier()
+        for prefix, model in models.items():
+            for name, split in (eval_dataset or self.eval_dataset or {}).items():
+                predictions = self.predict_logits(split, model).argmax(dim=-1).numpy()
+                accuracy = bias_accuracy(predictions, **split.measured_by())
+                metrics |= {f"{prefix}{name}_{key}": value for key, value in accuracy.items()}
         self.log(dict(metrics))
         self.checkpoint_choice.consider(self.state.global_step, metrics, self.published_model())
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -236,7 +267,8 @@ class DebiasingTrainer(Trainer):
             return
         if state:
             save_file(state, Path(output_dir) / METHOD_STATE_FILE)
-        self.checkpoint_choice.save(output_dir)
+        for part in self._further_state():
+            part.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -244,22 +276,13 @@ class DebiasingTrainer(Trainer):
             return
         if self.method_state():
             self.load_method_state(load_file(Path(checkpoint) / METHOD_STATE_FILE))
-        self.checkpoint_choice.load(checkpoint)
+        for part in self._further_state():
+            part.load(checkpoint)
+
+    def _further_state(self) -> list[CheckpointChoice | WeightAverage]:
+        return [part for part in (self.checkpoint_choice, self.weight_average) if part]
 
 
 def _ready_batch(batch: Any) -> Any:
     """The split has already made the batch."""
     return batch
-
-
-class _PixelsOnly(Dataset):
-    """A split without its labels: evaluation asks the model for logits only."""
-
-    def __init__(self, split: ImageSplit):
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.split.pixels[self.split.rows[torch.as_tensor(positions)]]}

@@ -14,7 +14,7 @@ FILE_NAME = "published.safetensors"
 
 
 class CheckpointChoice:
-    """Keeps the weights of the evaluation with the highest value of one metric; of equal ones, the earliest.
+    """Keeps the weights of the evaluation with the highest value of one metric; of equal ones, the latest.
 
     Args:
         choice (`str`): A key of `CHECKPOINT_CHOICES`. With `"last"` nothing is kept: the last step is published.
@@ -32,8 +32,8 @@ class CheckpointChoice:
         self.weights: dict[str, torch.Tensor] = {}
 
     def consider(self, step: int, metrics: dict[str, float], model: nn.Module) -> None:
-        """Takes the model's weights if its metrics are better than any before."""
-        if self.metric and metrics[self.metric] > self.score:
+        """Takes the model's weights if its metrics are as good as any before."""
+        if self.metric and metrics[self.metric] >= self.score:
             self.step, self.score = step, metrics[self.metric]
             self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 

@@ -28,16 +28,24 @@ class DisentTrainer(RelativeDifficultyTrainer):
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         labels, index = batch["labels"], batch["index"]
         permutation = self.swap_permutation(len(labels))
-        outputs = model(pixel_values=batch["pixel_values"], swap_permutation=permutation)
+        outputs = model(
+            pixel_values=batch["pixel_values"],
+            biased_pixel_values=batch.get("plain_pixel_values"),
+            swap_permutation=permutation,
+        )
         debiased_loss = cross_entropy(outputs["logits"], labels)
         weight = self.weigh(index, cross_entropy(outputs["biased_logits"], labels), debiased_loss)
+        importance = self.importance(index)
         biased_term = self.biased_term(outputs["biased_logits"], labels, self.in_amplified_set(index))
-        terms = {"debiased": (weight * debiased_loss).mean(), "biased": self.args.lambda_dis * biased_term}
+        terms = {
+            "debiased": (importance * weight * debiased_loss).mean(),
+            "biased": self.args.lambda_dis * biased_term,
+        }
         if permutation is not None:
             swapped_loss = cross_entropy(outputs["swapped_logits"], labels)
             swapped_biased_term = self.biased_term(
                 outputs["swapped_biased_logits"], labels[permutation], self.in_amplified_set(index[permutation])
             )
-            terms["swapped_debiased"] = self.args.lambda_swap * (weight * swapped_loss).mean()
+            terms["swapped_debiased"] = self.args.lambda_swap * (importance * weight * swapped_loss).mean()
             terms["swapped_biased"] = self.args.lambda_swap * self.args.lambda_swap_bias * swapped_biased_term
         return terms

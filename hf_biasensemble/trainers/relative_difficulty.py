@@ -1,18 +1,23 @@
 """What LfF and DisEnt share: samples weighted by how much harder the biased model finds them."""
 
+import logging
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset, Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.sampling import ConflictingShareSampler
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.objectives import biased_objective, relative_difficulty
+from hf_biasensemble.objectives import biased_objective, importance_weights, relative_difficulty
 from hf_biasensemble.sample_losses import SampleLosses
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class RelativeDifficultyTrainer(DebiasingTrainer):
@@ -40,14 +45,34 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
         labels = train_dataset.labels.to(device)
         self.sample_losses = SampleLosses(labels, len(train_dataset.class_names), decay=self.args.loss_average_decay)
         self.amplified_set: torch.Tensor | None = None
+        self.share_sampler: ConflictingShareSampler | None = None
         if selection is not None:
-            self.amplified_set = torch.from_numpy(selection.mask(len(labels))).to(device)
+            mask = torch.from_numpy(selection.mask(len(labels)))
+            self.amplified_set = mask.to(device)
+            if args.conflicting_share:
+                drawn_from = mask[train_dataset.rows]
+                self.share_sampler = ConflictingShareSampler(drawn_from, args.conflicting_share, args.seed)
+                if args.augmentation == "none":
+                    logger.warning(
+                        "warning: --conflicting_share without --augmentation: the few samples outside the "
+                        "bias-amplified set come often and are learnt by heart; use --augmentation affine"
+                    )
 
     def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
         """Takes per-sample losses (B,) into the moving averages; gives the weights (B,) of the debiased model."""
         self.sample_losses.update(index, torch.stack([biased_loss, debiased_loss], dim=1))
         biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
         return relative_difficulty(biased, debiased)
+
+    def importance(self, index: torch.Tensor) -> torch.Tensor | float:
+        """Factors (B,) of the debiased model's losses that make up for the share that is drawn on purpose."""
+        sampler = self.share_sampler
+        if sampler is None or self.amplified_set is None:
+            return 1.0
+        return importance_weights(self.amplified_set[index], sampler.share, sampler.num_samples, len(sampler.outside))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        return self.share_sampler or super()._get_train_sampler(train_dataset)
 
     def in_amplified_set(self, index: torch.Tensor) -> torch.Tensor | None:
         """Which samples (B,) are in the bias-amplified set; `None` without BiasEnsemble."""
@@ -65,5 +90,5 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
     def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
         self.sample_losses.load_state_dict(state)
 
-    def published_model(self) -> DebiasedImageClassifier:
+    def classifier(self) -> DebiasedImageClassifier:
         return self.accelerator.unwrap_model(self.model).debiased
