@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -13,6 +14,8 @@ import timm
 import torch
 import torchvision
 import yaml
+from PIL import Image
+from reference_files import expected_logits, write_checkpoint
 from synthetic import png, write_parquet
 
 from hf_biasensemble.arguments import (
@@ -261,27 +264,41 @@ def num_train(data: str, severity: str) -> int:
     return 20 + 2 * SEVERITIES[data].index(severity)
 
 
+def write_split(folder: Path, split: str, pixels: np.ndarray, labels: list[int], class_names: list[str]) -> None:
+    """One Parquet split; every seventh image counts as bias-conflicting."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=class_names)})
+    features["is_conflicting"] = datasets.Value("bool")
+    columns = {
+        "image": [{"bytes": png(image), "path": None} for image in pixels],
+        "label": labels,
+        "is_conflicting": [number % 7 == 6 for number in range(len(labels))],
+    }
+    write_parquet(folder / f"{split}.parquet", columns, features)
+
+
+def write_card(folder: Path, config_names: Sequence[str]) -> None:
+    """The card that makes subfolders the configurations of a data set."""
+    configs = {"configs": [{"config_name": name, "data_dir": name} for name in config_names]}
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(configs)}---\n", encoding="utf-8")
+
+
+def noise(count: int, seed: int) -> np.ndarray:
+    """Images of random pixels (count, 28, 28, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28, 3), dtype=np.uint8)
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """A folder like the root of the repository with a tiny `data/{data set}` of the right classes and severities."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "configs").symlink_to(ROOT / "configs")
-    generator = np.random.default_rng(0)
     for data, names in CLASS_NAMES.items():
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-        features["is_conflicting"] = datasets.Value("bool")
         for severity in SEVERITIES[data]:
-            for split, count in {"train": num_train(data, severity), "validation": 12, "test": 12}.items():
-                pixels = generator.integers(0, 256, (count, 28, 28, 3), dtype=np.uint8)
-                columns = {
-                    "image": [{"bytes": png(image), "path": None} for image in pixels],
-                    "label": [number % len(names) for number in range(count)],
-                    "is_conflicting": [number % 7 == 6 for number in range(count)],
-                }
-                write_parquet(folder / "data" / data / severity / f"{split}.parquet", columns, features)
-        configs = [{"config_name": name, "data_dir": name} for name in SEVERITIES[data]]
-        card = f"---\n{yaml.safe_dump({'configs': configs})}---\n"
-        (folder / "data" / data / "README.md").write_text(card, encoding="utf-8")
+            sizes = {"train": num_train(data, severity), "validation": 12, "test": 12}
+            for seed, (split, count) in enumerate(sizes.items()):
+                labels = [number % len(names) for number in range(count)]
+                write_split(folder / "data" / data / severity, split, noise(count, seed), labels, names)
+        write_card(folder / "data" / data, SEVERITIES[data])
     return folder
 
 
@@ -324,3 +341,23 @@ def test_training_command_of_the_page_runs(line, workplace, monkeypatch):
         logits = model(transform(torch.zeros(2, 3, size, size, dtype=torch.uint8), training=False)).logits
     assert logits.shape == (2, len(CLASS_NAMES[data])) and torch.isfinite(logits).all()
     assert 0 <= json.loads((output_dir / "all_results.json").read_text(encoding="utf-8"))["test_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("line", TESTING, ids=lambda line: options_of(line, "test")["--method"])
+def test_test_command_of_the_page_runs(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = options_of(line, "test")
+    method, data = page["--method"], page["--dataset"]
+    write_checkpoint(Path(page["--reference_checkpoint"]), method, data, seed=2)
+    pixels = noise(40, seed=0)
+    images = [Image.fromarray(image) for image in pixels]
+    debiased, biased = (
+        expected_logits(method, data, images, which, seed=2).argmax(dim=1).numpy() for which in ("debiased", "biased")
+    )
+    labels = np.where(np.arange(40) < 30, debiased, (debiased + 1) % 10)  # the debiased network gets 30 of 40 right
+    assert (biased == labels).mean() < 0.5
+    folder = Path(page["--dataset_name"])
+    write_split(folder / page["--dataset_config_name"], page["--split"], pixels, labels.tolist(), CLASS_NAMES[data])
+    write_card(folder, [page["--dataset_config_name"]])
+    assert run_command("test", [*words_of(line, "test"), "--output_file", "measured.json"]) == 0
+    assert json.loads(Path("measured.json").read_text(encoding="utf-8"))["test_accuracy"] == 0.75
