@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,16 @@ from hf_biasensemble.files import written_whole
 if TYPE_CHECKING:
     from hf_biasensemble.models.reference_checkpoint import ReferenceCheckpoint
 
-PAPERS = {
-    "LfF": "2007.02561",
-    "DisEnt": "2107.01372",
-    "BiasEnsemble": "2205.14594",
+PAPERS = {"LfF": "2007.02561", "DisEnt": "2107.01372", "BiasEnsemble": "2205.14594"}
+READS = {
+    ("lff", "debiased"): "It is the debiased network.",
+    ("lff", "biased"): "It is the biased network, which is meant to follow the bias: nothing to rely on.",
+    ("disent", "debiased"): "It is the intrinsic head on the features of the intrinsic and the bias encoder.",
+    (
+        "disent",
+        "biased",
+    ): "It is the bias head on the features of the intrinsic and the bias encoder, which is meant to "
+    "follow the bias: nothing to rely on.",
 }
 
 
@@ -94,14 +101,8 @@ def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> s
         + f"sha256 `{file.sha256}`"
         for file in checkpoint.files
     ]
-    reads = {
-        ("lff", "debiased"): "It is the debiased network.",
-        ("lff", "biased"): "It is the biased network, which is meant to follow the bias: not a model to rely on.",
-        ("disent", "debiased"): "Its head is the intrinsic one, on the features of the intrinsic and bias encoders.",
-        ("disent", "biased"): "Its head is the bias head, on the features of the intrinsic and bias encoders, and is "
-        "meant to follow the bias: not a model to rely on.",
-    }
     normalisation = f"mean {list(transform.image_mean)}, standard deviation {list(transform.image_std)}"
+    folder = json.dumps(Path(str(arguments.output_dir)).resolve().name)
     papers = [f"- {paper}: https://huggingface.co/papers/{number}" for paper, number in PAPERS.items()]
     return f"""---
 {metadata.to_yaml()}
@@ -109,8 +110,9 @@ def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> s
 
 # {name} on {arguments.dataset}, {arguments.which} model
 
-Imported from a checkpoint of the [authors' code](https://github.com/kakaoenterprise/BiasEnsemble) of BiasEnsemble with
-`hf-biasensemble import-reference`. {reads[str(arguments.method), arguments.which]}
+Imported with `hf-biasensemble import-reference` from a checkpoint of the
+[authors' code](https://github.com/kakaoenterprise/BiasEnsemble) of BiasEnsemble.
+{READS[str(arguments.method), arguments.which]}
 
 ## Where it comes from
 
@@ -121,8 +123,8 @@ Imported from a checkpoint of the [authors' code](https://github.com/kakaoenterp
 
 ## How the checkpoint was chosen
 
-{CHECKPOINT_CHOICE}: that code saves both networks whenever the debiased one reaches its best test accuracy so far. Its
-accuracy on that test set is therefore too high, and not to be compared with the last step of a run.
+**{CHECKPOINT_CHOICE.capitalize()}.** That code saves both networks whenever the debiased one reaches its best test
+accuracy so far. Accuracy on that test set is therefore too high, and not to be compared with the last step of a run.
 
 ## How to load it
 
@@ -130,7 +132,7 @@ accuracy on that test set is therefore too high, and not to be compared with the
 from PIL import Image
 from transformers import pipeline
 
-classify = pipeline("image-classification", model="{Path(arguments.output_dir or "").resolve().name}"{trust})
+classify = pipeline("image-classification", model={folder}{trust})
 print(classify(Image.open("image.png").convert("RGB")))
 ```
 

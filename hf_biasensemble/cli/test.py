@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if test_args.split not in splits:
         raise BiasEnsembleError(f"--split {test_args.split}: expected one of {', '.join(splits)}")
     metrics = evaluate_classifier(model, splits[test_args.split], transform, test_args.batch_size)
-    results = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
+    results: dict[str, float | str] = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
     print(results_table({"": results}, [test_args.split]))
     if test_args.reference_checkpoint:
         results["checkpoint_choice"] = CHECKPOINT_CHOICE
