@@ -2,8 +2,8 @@
 
 A single-encoder timm classifier becomes a `timm_wrapper` model, which plain transformers (and timm) load without code
 of ours. Anything else is saved with its modeling file beside it. Both name the image processor of `timm_wrapper` in
-`config.json`: like the data that a network is trained on, it resizes with PIL and computes `(pixel / 255 - mean) / std`
-in that order. `ViTImageProcessor` resizes tensors, which can be one grey level off, and rounds in another order.
+`config.json`: as in training, it resizes with PIL and computes `(pixel / 255 - mean) / std` in that order.
+`ViTImageProcessor` resizes tensors, which can be one grey level off, and rounds in another order.
 """
 
 from pathlib import Path
