@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torchvision
 from PIL import Image
 from torch import nn
-from torchvision.transforms import v2
+from torchvision import models, transforms
 
 NUM_CLASSES = {"cmnist": 10, "bffhq": 2, "dogs_and_cats": 2, "bar": 6}
 FILES = {"debiased": "best_model_d.th", "biased": "best_model_b.th"}
@@ -40,11 +39,11 @@ class Mlp(nn.Module):
         return self.classifier(features) if hasattr(self, "classifier") else self.fc(features)
 
 
-class ResNet(torchvision.models.ResNet):
+class ResNet(models.ResNet):
     """torchvision's ResNet18 with a head on 512 (LfF) or 2 x 512 (DisEnt) features."""
 
     def __init__(self, method: str, num_classes: int):
-        super().__init__(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2])
+        super().__init__(models.resnet.BasicBlock, [2, 2, 2, 2])
         self.fc = nn.Linear(512 if method == "lff" else 1024, num_classes)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -64,7 +63,7 @@ def network(method: str, dataset: str, seed: int) -> nn.Module:
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.momentum = None  # the plain average of what is seen, so one batch will do
             with torch.no_grad():
-                made.features(torch.randn(4, 3, 64, 64))
+                made.features(1.3 * torch.randn(4, 3, 64, 64))
     return made.eval()
 
 
@@ -95,11 +94,11 @@ def expected_logits(
     method: str, dataset: str, images: Sequence[Image.Image], which: str = "debiased", seed: int = 0
 ) -> torch.Tensor:
     """Logits (N, classes) of the networks that `write_checkpoint` saves with the same arguments."""
-    steps: list[nn.Module] = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    steps: list = [transforms.ToTensor()]
     if dataset != "cmnist":
         mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-        steps = [v2.Resize((224, 224)), *steps, v2.Normalize(mean, std)]
-    batch = torch.stack([v2.Compose(steps)(image.convert("RGB")) for image in images])
+        steps = [transforms.Resize((224, 224)), *steps, transforms.Normalize(mean, std)]
+    batch = torch.stack([transforms.Compose(steps)(image.convert("RGB")) for image in images])
     pair = networks(method, dataset, seed)
     if method == "lff":
         return pair[which].head(pair[which].features(batch))

@@ -8,6 +8,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 COMMANDS = {
     "train": "train a debiased classifier",
     "test": "accuracy by group of a saved classifier",
+    "import-reference": "turn a checkpoint of the authors' code into a saved classifier",
 }
 
 

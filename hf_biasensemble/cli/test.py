@@ -55,8 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     if test_args.split not in splits:
         raise BiasEnsembleError(f"--split {test_args.split}: expected one of {', '.join(splits)}")
     metrics = evaluate_classifier(model, splits[test_args.split], transform, test_args.batch_size)
-    results = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
-    print(results_table({"": results}, [test_args.split]))
+    measured = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
+    print(results_table({"": measured}, [test_args.split]))
+    results: dict[str, float | str] = {**measured}
     if test_args.reference_checkpoint:
         results["checkpoint_choice"] = CHECKPOINT_CHOICE
         print(f"checkpoint: {CHECKPOINT_CHOICE}")

@@ -122,6 +122,11 @@ def load_reference_checkpoint(
     files = {source: read_checkpoint_file(path) for source, path in paths.items()}
     for file in files.values():
         _check_fit(file, model, method, dataset)
+    if len({file.step for file in files.values()}) > 1:
+        found = " and ".join(f"step {file.step} ({file.path.name})" for file in files.values())
+        raise BiasEnsembleError(
+            f"{folder}: expected two files of one save, found {found}; use files that belong together"
+        )
     weights = {f"classifier.{name}": value for name, value in _head(files[which]).items()}
     # Alone, the encoder is that of the network asked for; in a pair, the intrinsic one comes first.
     for source, place in zip(sources, ("encoder", "bias_encoder"), strict=False):
@@ -137,7 +142,10 @@ def read_checkpoint_file(path: Path) -> CheckpointFile:
         `BiasEnsembleError`: If the file is damaged, holds code, is laid out otherwise or has weights that are no
             finite numbers.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BiasEnsembleError(f"{path}: expected a readable file, found: {error.strerror}; check it") from error
     try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for broken files
@@ -157,7 +165,8 @@ def read_checkpoint_file(path: Path) -> CheckpointFile:
             f"{path}: expected a dict with steps, state_dict (tensors by name) and optimizer, found "
             f"{_description(checkpoint)}; use a file that save_best of the authors' code wrote"
         )
-    weights = {str(name).removeprefix("module."): value for name, value in weights.items()}
+    prefix = "module." if all(str(name).startswith("module.") for name in weights) else ""  # of DataParallel
+    weights = {str(name).removeprefix(prefix): value for name, value in weights.items()}
     no_numbers = [
         name
         for name, value in weights.items()
@@ -229,7 +238,8 @@ def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str
                 f"{file.path}: expected {name} of shape {tuple(wanted.shape)} for --dataset {dataset}, found "
                 f"{tuple(value.shape)}; only the authors' widths and image sizes can be imported"
             )
-    width, weight, bias = int(model.encoder.num_features), head["weight"], head["bias"]
+    weight, bias = head["weight"], head["bias"]
+    width = model.classifier.in_features // ENCODERS[method]
     of_method = {encoders * width: name for name, encoders in ENCODERS.items()}
     features = weight.shape[-1] if weight.ndim == 2 else None
     if features in of_method and of_method[features] != method:
