@@ -1,5 +1,6 @@
 """Every test runs offline, on the processor, with a fixed seed and caches of its own."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -19,6 +20,15 @@ import torch  # noqa: E402
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_modules_are_no_garbage():
+    """Each training collects garbage, which would go through all imported modules again and again."""
+    import datasets  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a debiased classifier",
     "test": "accuracy by group of a saved classifier",
     "sweep": "compare methods over data sets and seeds",
+    "import-reference": "turn a checkpoint of the authors' code into a saved classifier",
 }
 
 

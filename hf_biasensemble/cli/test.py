@@ -1,4 +1,7 @@
-"""Accuracy by group of a saved classifier: `test.py --model OUT --dataset_name DIR --split test`."""
+"""Accuracy by group of a saved classifier: `test.py --model OUT --dataset_name DIR --split test`.
+
+Or of a checkpoint of the authors' code: `test.py --reference_checkpoint DIR --method lff --dataset cmnist ...`.
+"""
 
 import json
 from dataclasses import dataclass
@@ -13,13 +16,23 @@ class TestArguments:
     """What to evaluate."""
 
     model: str | None = option(None, "Folder or Hub id of a saved classifier.")
+    reference_checkpoint: str | None = option(None, "Instead: folder of best_model_d.th and best_model_b.th.")
+    method: str | None = option(None, "Of the reference checkpoint: lff or disent.")
+    dataset: str | None = option(None, "Of the reference checkpoint: cmnist, bffhq, dogs_and_cats or bar.")
+    which: str | None = option(None, "Of the reference checkpoint: debiased (default) or biased.")
     split: str = option("test", "Split of the data set.")
     output_file: str | None = option(None, "JSON file for the metrics.")
     batch_size: int = option(512, "Images per batch.")
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise BiasEnsembleError("--model: expected a folder or Hub id of a saved classifier, found nothing")
+        if bool(self.model) == bool(self.reference_checkpoint):
+            raise BiasEnsembleError(
+                "expected one of --model (folder or Hub id of a saved classifier) and --reference_checkpoint (folder "
+                f"of the authors' code), found {'both' if self.model else 'nothing'}"
+            )
+        stray = [name for name in ("method", "dataset", "which") if self.model and getattr(self, name)]
+        if stray:
+            raise BiasEnsembleError(f"--{stray[0]}: expected only with --reference_checkpoint, found with --model")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,16 +40,27 @@ def main(argv: list[str] | None = None) -> int:
     data_args, test_args = parse_arguments([DataArguments, TestArguments], argv, description=__doc__)
     from hf_biasensemble.evaluation import evaluate_classifier
     from hf_biasensemble.models.export import load_classifier
+    from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE, load_reference_checkpoint
     from hf_biasensemble.reporting.progress import results_table
     from hf_biasensemble.run import load_image_splits
 
-    model, transform, image_size = load_classifier(test_args.model)
+    if test_args.model:
+        model, transform, image_size = load_classifier(test_args.model)
+    else:
+        checkpoint = load_reference_checkpoint(
+            test_args.reference_checkpoint, test_args.method, test_args.dataset, test_args.which or "debiased"
+        )
+        model, transform, image_size = checkpoint.model, checkpoint.transform, checkpoint.image_size
     splits = load_image_splits(data_args, image_size)
     if test_args.split not in splits:
         raise BiasEnsembleError(f"--split {test_args.split}: expected one of {', '.join(splits)}")
     metrics = evaluate_classifier(model, splits[test_args.split], transform, test_args.batch_size)
-    results = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
-    print(results_table({"": results}, [test_args.split]))
+    measured = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
+    print(results_table({"": measured}, [test_args.split]))
+    results: dict[str, float | str] = {**measured}
+    if test_args.reference_checkpoint:
+        results["checkpoint_choice"] = CHECKPOINT_CHOICE
+        print(f"checkpoint: {CHECKPOINT_CHOICE}")
     if test_args.output_file:
         with written_whole(test_args.output_file) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -1,10 +1,13 @@
 """The classifier alone, saved so that `from_pretrained` opens it, and opened again with its preprocessing.
 
 A single-encoder timm classifier becomes a `timm_wrapper` model, which plain transformers (and timm) load without code
-of ours. Anything else is saved with its modeling file beside it.
+of ours. Anything else is saved with its modeling file beside it. Both name the image processor of `timm_wrapper` in
+`config.json`: as in training, it resizes with PIL and computes `(pixel / 255 - mean) / std` in that order.
+`ViTImageProcessor` resizes tensors, which can be one grey level off, and rounds in another order.
 """
 
 from pathlib import Path
+from typing import Any
 
 import timm
 from transformers import (
@@ -14,7 +17,7 @@ from transformers import (
     PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
-    ViTImageProcessor,
+    TimmWrapperImageProcessor,
 )
 
 from hf_biasensemble.data.transforms import ImageTransform
@@ -40,14 +43,22 @@ def save_classifier(model: DebiasedImageClassifier, transform: ImageTransform, f
         # Keys as timm has them, so that timm opens the folder too.
         wrapped.save_pretrained(folder, state_dict=wrapped.timm_model.state_dict())
         return
+    model.config.pretrained_cfg = preprocessing(model.config, transform)
+    model.config.image_processor_type = TimmWrapperImageProcessor.__name__
     model.save_pretrained(folder)
-    size = model.config.image_size
-    ViTImageProcessor(
-        size={"height": size, "width": size},
-        resample=2,
-        image_mean=list(transform.image_mean),
-        image_std=list(transform.image_std),
-    ).save_pretrained(folder)
+
+
+def preprocessing(config: DebiasedImageClassifierConfig, transform: ImageTransform) -> dict[str, Any]:
+    """Image size and normalisation in timm's terms."""
+    return {
+        "input_size": [config.num_channels, config.image_size, config.image_size],
+        "fixed_input_size": False,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+        "mean": list(transform.image_mean),
+        "std": list(transform.image_std),
+    }
 
 
 def as_timm_wrapper(
@@ -64,15 +75,7 @@ def as_timm_wrapper(
             model_args=config.timm_arguments(),
             id2label=dict(enumerate(labels)),
             label2id={name: number for number, name in enumerate(labels)},
-            pretrained_cfg={
-                "input_size": [config.num_channels, config.image_size, config.image_size],
-                "fixed_input_size": False,
-                "interpolation": "bilinear",
-                "crop_pct": 1.0,
-                "crop_mode": "squash",
-                "mean": list(transform.image_mean),
-                "std": list(transform.image_std),
-            },
+            pretrained_cfg=preprocessing(config, transform),
         )
     )
     network = wrapped.timm_model
@@ -105,9 +108,9 @@ def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, int]:
             f"--model {name}: expected a folder or Hub id with an image classifier, found none that opens "
             f"({' '.join(str(error).split())[:300]})"
         ) from error
-    if isinstance(model, TimmWrapperForImageClassification):
-        preprocessing = model.config.pretrained_cfg
-        mean, std, size = preprocessing["mean"], preprocessing["std"], preprocessing["input_size"][-1]
+    in_config = getattr(model.config, "pretrained_cfg", None)
+    if in_config:
+        mean, std, size = in_config["mean"], in_config["std"], in_config["input_size"][-1]
     else:
         mean, std, size = processor.image_mean, processor.image_std, processor.size["height"]
     return model.eval(), ImageTransform(tuple(mean), tuple(std)), size

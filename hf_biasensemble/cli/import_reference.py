@@ -1,0 +1,142 @@
+"""Turns a checkpoint of the authors' code (github.com/kakaoenterprise/BiasEnsemble) into a saved classifier.
+
+    hf-biasensemble import-reference --checkpoint_dir log/cmnist/NAME/result --method lff --dataset cmnist \\
+        --output_dir OUT
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_biasensemble.arguments import option, parse_arguments
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import written_whole
+
+if TYPE_CHECKING:
+    from hf_biasensemble.models.reference_checkpoint import ReferenceCheckpoint
+
+PAPERS = {"LfF": "2007.02561", "DisEnt": "2107.01372", "BiasEnsemble": "2205.14594"}
+READS = {
+    ("lff", "debiased"): "It is the debiased network.",
+    ("lff", "biased"): "It is the biased network, which is meant to follow the bias: nothing to rely on.",
+    ("disent", "debiased"): "It is the intrinsic head on the features of the intrinsic and the bias encoder.",
+    (
+        "disent",
+        "biased",
+    ): "It is the bias head on the features of the intrinsic and the bias encoder, which is meant to "
+    "follow the bias: nothing to rely on.",
+}
+
+
+@dataclass
+class ImportArguments:
+    """Which checkpoint, and where to."""
+
+    checkpoint_dir: str | None = option(None, "Folder of best_model_d.th and best_model_b.th.")
+    method: str | None = option(None, "lff or disent, with or without BiasEnsemble.")
+    dataset: str | None = option(None, "cmnist, bffhq, dogs_and_cats or bar.")
+    output_dir: str | None = option(None, "Folder for the classifier.")
+    which: str = option("debiased", "debiased or biased.")
+
+    def __post_init__(self) -> None:
+        for name, expected in (("checkpoint_dir", "a folder of the authors' code"), ("output_dir", "a folder")):
+            if not getattr(self, name):
+                raise BiasEnsembleError(f"--{name}: expected {expected}, found nothing")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes weights, config, preprocessing and card."""
+    (arguments,) = parse_arguments([ImportArguments], argv, description=__doc__)
+    from hf_biasensemble.models.export import save_classifier
+    from hf_biasensemble.models.reference_checkpoint import load_reference_checkpoint
+
+    output_dir = Path(arguments.output_dir)
+    check_output_dir(output_dir)
+    checkpoint = load_reference_checkpoint(
+        arguments.checkpoint_dir, arguments.method, arguments.dataset, arguments.which
+    )
+    save_classifier(checkpoint.model, checkpoint.transform, output_dir)
+    with written_whole(output_dir / "README.md") as file:
+        file.write_text(model_card(checkpoint, arguments), encoding="utf-8")
+    print(f"saved to {output_dir}")
+    return 0
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """Refuses a folder that holds a model, a card or a run."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise BiasEnsembleError(f"--output_dir {output_dir}: expected a folder, found a file; name another")
+    patterns = ("README.md", "*.json", "*.safetensors", "*.bin", "*.py", "config.yaml", "checkpoint-*", "selection")
+    found = sorted(path.name for pattern in patterns for path in output_dir.glob(pattern))
+    if found:
+        raise BiasEnsembleError(
+            f"--output_dir {output_dir}: expected a folder without a model or a run, found {', '.join(found[:4])}; "
+            "name another folder"
+        )
+
+
+def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> str:
+    """The card of an imported model: where it came from, how it was chosen, how to load it."""
+    from huggingface_hub import ModelCardData
+
+    from hf_biasensemble.models.export import as_timm_wrapper
+    from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE
+
+    needs_code = as_timm_wrapper(checkpoint.model, checkpoint.transform) is None
+    trust = ", trust_remote_code=True" if needs_code else ""
+    transform, size = checkpoint.transform, checkpoint.image_size
+    name = "LfF" if arguments.method == "lff" else "DisEnt"
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["hf_biasensemble", "debiasing", "image-classification", str(arguments.method), str(arguments.dataset)],
+    )
+    files = [
+        f"- `{file.path.name}`: "
+        + (f"step {file.step} (counted from 0), " if file.step is not None else "")
+        + (f"{' and '.join(file.converted_from)} converted to float32, " if file.converted_from else "")
+        + f"sha256 `{file.sha256}`"
+        for file in checkpoint.files
+    ]
+    normalisation = f"mean {list(transform.image_mean)}, standard deviation {list(transform.image_std)}"
+    folder = json.dumps(Path(str(arguments.output_dir)).resolve().name)
+    papers = [f"- {paper}: https://huggingface.co/papers/{number}" for paper, number in PAPERS.items()]
+    return f"""---
+{metadata.to_yaml()}
+---
+
+# {name} on {arguments.dataset}, {arguments.which} model
+
+Imported with `hf-biasensemble import-reference` from a checkpoint of the
+[authors' code](https://github.com/kakaoenterprise/BiasEnsemble) of BiasEnsemble.
+{READS[str(arguments.method), arguments.which]}
+
+## Where it comes from
+
+{chr(10).join(files)}
+- method: {name}, with or without BiasEnsemble (the files do not say)
+- data set: {arguments.dataset}, classes {", ".join(checkpoint.model.config.id2label.values())}
+- preprocessing: RGB, {size} x {size} pixels, pixel / 255, then {normalisation}
+
+## How the checkpoint was chosen
+
+**{CHECKPOINT_CHOICE.capitalize()}.** That code saves both networks whenever the debiased one reaches its best test
+accuracy so far. Accuracy on that test set is therefore too high, and not to be compared with the last step of a run.
+
+## How to load it
+
+```python
+from PIL import Image
+from transformers import pipeline
+
+classify = pipeline("image-classification", model={folder}{trust})
+print(classify(Image.open("image.png").convert("RGB")))
+```
+
+## Papers
+
+{chr(10).join(papers)}
+"""
