@@ -124,7 +124,7 @@ def test_average_follows_its_formula_with_batchnorm_and_counters():
 
 @pytest.mark.parametrize("method", ["erm", "lff_be", "disent"])
 def test_average_is_published_and_the_raw_weights_measured_beside_it(digits, tmp_path, method):
-    assert train(digits, tmp_path / "out", method, weight_average=0.9, max_steps=24) == 0
+    assert train(digits, tmp_path / "out", method, weight_average=0.9, max_steps=24, learning_rate=0.006) == 0
     last = tmp_path / "out" / "checkpoint-24"
     averaged = load_file(last / "weight_average.safetensors")
     published = load_file(tmp_path / "out" / "model.safetensors")
