@@ -195,7 +195,7 @@ def build(
     validation_share = VALIDATION_SHARE if validation_share is None else validation_share
     with (
         written_aside(output_dir, overwrite_output_dir) as folder,
-        source_folder("BAR", source_dir, archive, max_unpacked_size, folder) as root,
+        source_folder("BAR", source_dir, archive, max_unpacked_size, output_dir) as root,
     ):
         aligned, conflicting = (list_folder(root, split) for split in ("train", "test"))
         splits = make_splits(aligned, conflicting, severities, validation_share, seed)

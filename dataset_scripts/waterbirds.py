@@ -66,25 +66,19 @@ def list_splits(root: Path) -> dict[str, ImageFiles]:
         )
     rows: dict[str, list[tuple[Path, int, int]]] = {split: [] for split in SPLITS}
     seen: set[Path] = set()
-    with open(metadata, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
+    for number, row in enumerate(_read_rows(metadata), 2):
+        where = f"{metadata}, line {number}"
+        label, split, place = (_number(row, column, where) for column in ("y", "split", "place"))
+        path = root / (row["img_filename"] or "")
+        resolved = path.resolve()
+        if not path.is_file() or not resolved.is_relative_to(root.resolve()) or resolved in seen:
             raise BiasEnsembleError(
-                f"expected the columns {', '.join(COLUMNS)} in {metadata}, found no {missing[0]}; rename the columns"
+                f"expected an image of its own below the folder for {where}, found "
+                f"{'one named twice' if resolved in seen else 'none'} at {row['img_filename']!r}; "
+                "complete or correct the source"
             )
-        for row in reader:
-            where = f"{metadata}, line {reader.line_num}"
-            label, split, place = (_number(row, column, where) for column in ("y", "split", "place"))
-            path = root / (row["img_filename"] or "")
-            if not path.is_file() or not path.resolve().is_relative_to(root.resolve()) or path.resolve() in seen:
-                found = "one named twice" if path.resolve() in seen else "none"
-                raise BiasEnsembleError(
-                    f"expected an image of its own below the folder for {where}, found {found} at "
-                    f"{row['img_filename']!r}; complete or correct the source"
-                )
-            seen.add(path.resolve())
-            rows[SPLITS[split]].append((path, label, place))
+        seen.add(resolved)
+        rows[SPLITS[split]].append((path, label, place))
     splits = {}
     for name, entries in rows.items():
         paths = [path for path, *_ in entries]
@@ -93,6 +87,23 @@ def list_splits(root: Path) -> dict[str, ImageFiles]:
         splits[name] = ImageFiles(paths, columns | {"file_name": file_names(paths, root)})
         check_every_class(splits[name], CLASS_NAMES, f"{metadata} ({name})")
     return splits
+
+
+def _read_rows(metadata: Path) -> list[dict[str, str]]:
+    try:
+        with open(metadata, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, names = list(reader), reader.fieldnames or ()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BiasEnsembleError(
+            f"expected comma-separated text in UTF-8, could not read {metadata} ({error}); fetch it again"
+        ) from error
+    missing = [column for column in COLUMNS if column not in names]
+    if missing:
+        raise BiasEnsembleError(
+            f"expected the columns {', '.join(COLUMNS)} in {metadata}, found no {missing[0]}; rename the columns"
+        )
+    return rows
 
 
 def _number(row: dict[str, str], column: str, where: str) -> int:
@@ -130,7 +141,7 @@ def build(
     """
     with (
         written_aside(output_dir, overwrite_output_dir) as folder,
-        source_folder(FOLDER, source_dir, archive, max_unpacked_size, folder) as root,
+        source_folder(FOLDER, source_dir, archive, max_unpacked_size, output_dir) as root,
     ):
         splits = list_splits(root)
         repository = DatasetRepository(folder, CLASS_NAMES, BIAS_NAMES, file_names=True)

@@ -82,32 +82,41 @@ def add_source_options(parser: RepositoryParser) -> None:
 
 @contextmanager
 def source_folder(
-    name: str, source_dir: str | Path | None, archive: str | Path | None, max_unpacked_size: str, aside: Path
+    name: str,
+    source_dir: str | Path | None,
+    archive: str | Path | None,
+    max_unpacked_size: str,
+    output_dir: str | Path,
 ) -> Iterator[Path]:
-    """Yield the folder of a data set, unpacked if need be.
+    """Yield the folder of a data set, unpacked if need be. To be entered after `written_aside`, which locks the place.
 
     Args:
         name: Name of the folder; it may be the source itself or lie in it.
         source_dir: Folder with the files, or `None`.
         archive: Zip file with the files, or `None`.
         max_unpacked_size: Most that the archive may hold, such as "20GB".
-        aside: Folder that `written_aside` yields; an archive is unpacked beside it and removed again.
+        output_dir: Folder to make. An archive is unpacked beside it, and what came out is removed again.
 
     Raises:
-        BiasEnsembleError: not exactly one source was given, it is not there, or the archive is refused.
+        BiasEnsembleError: not exactly one source was given, it is not there or would be overwritten, or the archive is
+            refused.
     """
     if (source_dir is None) == (archive is None):
         raise BiasEnsembleError(
             f"expected either --source_dir or --archive, found {'both' if archive else 'neither'}; pass one of them"
         )
+    final, given = Path(output_dir).resolve(), Path(source_dir or archive or "")
+    if given.resolve().is_relative_to(final):
+        raise BiasEnsembleError(
+            f"expected the source outside output_dir, found {given} in {final}; name another folder"
+        )
     if archive is not None:
-        with unpacked(archive, aside.with_suffix(".unpacked"), parse_size(max_unpacked_size)) as folder:
+        with unpacked(archive, final.with_name(f".{final.name}.unpacked"), parse_size(max_unpacked_size)) as folder:
             yield folder / name if (folder / name).is_dir() else folder
-    elif source_dir is not None:
-        folder = Path(source_dir)
-        if not folder.is_dir():
-            raise BiasEnsembleError(f"expected a folder as --source_dir, found no folder {folder}; check the path")
-        yield folder / name if (folder / name).is_dir() else folder
+    else:
+        if not given.is_dir():
+            raise BiasEnsembleError(f"expected a folder as --source_dir, found no folder {given}; check the path")
+        yield given / name if (given / name).is_dir() else given
 
 
 def files_below(root: Path, folder: str, expected: str) -> list[Path]:
@@ -260,7 +269,7 @@ def build_from_authors(
     names = list(dict.fromkeys(parse_severity(text)[0] for text in severities or source.severities))
     with (
         written_aside(output_dir, overwrite_output_dir) as folder,
-        source_folder(source.name, source_dir, archive, max_unpacked_size, folder) as root,
+        source_folder(source.name, source_dir, archive, max_unpacked_size, output_dir) as root,
     ):
         splits: dict[tuple[str, str], ImageFiles] = {}
         for split, template in (
