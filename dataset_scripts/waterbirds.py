@@ -62,7 +62,7 @@ def list_splits(root: Path) -> dict[str, ImageFiles]:
     if not metadata.is_file():
         raise BiasEnsembleError(
             f"expected {FOLDER}/ with {METADATA} and the images it names, found no {METADATA} in {root}; "
-            "check --source_dir"
+            "check the source"
         )
     rows: dict[str, list[tuple[Path, int, int]]] = {split: [] for split in SPLITS}
     seen: set[Path] = set()

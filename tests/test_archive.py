@@ -3,7 +3,6 @@
 import stat
 import struct
 import zipfile
-from pathlib import Path
 
 import pytest
 from image_trees import TOP, TREES, all_bytes, bffhq_tree, check_error, run
@@ -48,34 +47,36 @@ def member(name, mode=0):
     return info
 
 
-HARM = {
-    "parent": [member("bffhq/../../escaped.txt")],
-    "parent, Windows": [member("bffhq\\..\\..\\escaped.txt")],
-    "absolute": [member("/tmp/escaped.txt")],
-    "absolute, Windows": [member("\\escaped.txt")],
-    "drive": [member("C:\\escaped.txt")],
-    "drive, relative": [member("c:escaped.txt")],
-    "symbolic link": [member("bffhq/link", stat.S_IFLNK | 0o777)],
-    "named pipe": [member("bffhq/pipe", stat.S_IFIFO | 0o644)],
-    "twice": [member("bffhq/valid/a_0_0.png"), member("bffhq/valid/a_0_0.png")],
-    "twice, Windows": [member("bffhq/a_0_0.png"), member("bffhq\\a_0_0.png")],
-    "twice, by a dot": [member("bffhq/a_0_0.png"), member("bffhq/./a_0_0.png")],
+HARM = {  # names (TMP stands for the test's own folder) and mode of the members
+    "parent": (["bffhq/../../escaped.txt"], 0),
+    "parent, Windows": (["bffhq\\..\\..\\escaped.txt"], 0),
+    "absolute": (["TMP/escaped.txt"], 0),
+    "absolute, Windows": (["\\escaped.txt"], 0),
+    "drive": (["C:\\escaped.txt"], 0),
+    "drive, relative": (["c:escaped.txt"], 0),
+    "no name": (["."], 0),
+    "symbolic link": (["bffhq/link"], stat.S_IFLNK | 0o777),
+    "named pipe": (["bffhq/pipe"], stat.S_IFIFO | 0o644),
+    "twice": (["bffhq/valid/a_0_0.png", "bffhq/valid/a_0_0.png"], 0),
+    "twice, Windows": (["bffhq/a_0_0.png", "bffhq\\a_0_0.png"], 0),
+    "twice, by a dot": (["bffhq/a_0_0.png", "bffhq/./a_0_0.png"], 0),
 }
 
 
 @pytest.mark.parametrize("harm", HARM)
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_harmful_archive_is_refused_before_anything_is_written(bffhq, tmp_path, capsys, harm):
+    names, mode = [name.replace("TMP", str(tmp_path)) for name in HARM[harm][0]], HARM[harm][1]
     archive = zipped(bffhq, tmp_path / "bffhq.zip", "bffhq")
     with zipfile.ZipFile(archive, "a") as file:
-        for info in HARM[harm]:
-            file.writestr(info, b"/etc/passwd")
+        for name in names:
+            file.writestr(member(name, mode), b"/etc/passwd")
     earlier = tmp_path / "deep" / ".out.unpacked" / "left"  # cleared away by any run that begins to unpack
     earlier.mkdir(parents=True)
     before = all_bytes(tmp_path)
     assert run("bffhq", archive, tmp_path / "deep" / "out", by="--archive") == 2
-    check_error(capsys, "bffhq", repr(HARM[harm][-1].filename).strip("'"), "nothing was unpacked")
-    assert all_bytes(tmp_path) == before and not Path("/tmp/escaped.txt").exists()
+    check_error(capsys, "bffhq", repr(names[-1]), "nothing was unpacked")
+    assert all_bytes(tmp_path) == before
     assert earlier.exists() and [path.name for path in (tmp_path / "deep").iterdir()] == [".out.unpacked"]
 
 

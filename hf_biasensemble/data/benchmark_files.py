@@ -132,7 +132,7 @@ def files_below(root: Path, folder: str, expected: str) -> list[Path]:
     """
     place = root / folder
     if not place.is_dir():
-        raise BiasEnsembleError(f"expected {expected}, found no folder {folder} in {root}; check --source_dir")
+        raise BiasEnsembleError(f"expected {expected}, found no folder {folder} in {root}; check the source")
     paths = [path for path in place.rglob("*") if path.is_file() and not path.name.startswith(".")]
     if not paths:
         raise BiasEnsembleError(f"expected {expected}, found no files in {place}; fetch or unpack the data again")
