@@ -55,6 +55,7 @@ HARM = {  # names (TMP stands for the test's own folder) and mode of the members
     "drive": (["C:\\escaped.txt"], 0),
     "drive, relative": (["c:escaped.txt"], 0),
     "no name": (["."], 0),
+    "null character": (["bffhq/a_0_0.png\0.txt"], 0),
     "symbolic link": (["bffhq/link"], stat.S_IFLNK | 0o777),
     "named pipe": (["bffhq/pipe"], stat.S_IFIFO | 0o644),
     "twice": (["bffhq/valid/a_0_0.png", "bffhq/valid/a_0_0.png"], 0),
@@ -110,6 +111,15 @@ def test_a_bomb_or_broken_archive_leaves_nothing(bffhq, tmp_path, capsys, damage
     assert run("bffhq", archive, tmp_path / "out", *options, by="--archive") == 2
     check_error(capsys, "bffhq", *words)
     assert all_bytes(tmp_path) == before and not (tmp_path / "out").exists()
+
+
+def test_a_bomb_that_says_so_is_refused_before_anything_is_written(bffhq, tmp_path, capsys):
+    archive = zipped(bffhq, tmp_path / "bffhq.zip", "bffhq")
+    earlier = tmp_path / ".out.unpacked" / "left"
+    earlier.mkdir(parents=True)
+    assert run("bffhq", archive, tmp_path / "out", "--max_unpacked_size", "20KB", by="--archive") == 2
+    check_error(capsys, "bffhq", "at most 20,000 bytes")
+    assert earlier.exists()
 
 
 def test_what_a_killed_run_left_is_removed(bffhq, tmp_path):
