@@ -26,10 +26,10 @@ SOURCE = AuthorsFiles(
     "config.",
     notes="""- The test split keeps its bias-aligned and its bias-conflicting half. Published accuracies are those of
   the bias-conflicting half alone: compare them with the accuracy on bias-conflicting images.
-- Labels: 0 is young and 1 is old. The files number the gender without saying which is which, so the bias labels are
-  named by number; a bias-aligned image has twice the same number.
-- Licence: unknown. The authors' archive states none; Flickr-Faces-HQ, where the faces come from, is published under
-  CC BY-NC-SA 4.0, and its photographs under licences of their own.""",
+- Labels: 0 is young and 1 is old. Which number stands for which gender was not found documented, so the bias labels
+  are named by number; a bias-aligned image has twice the same number.
+- Licence: unknown; none was found for the authors' files. Flickr-Faces-HQ, where the faces come from, is published
+  under CC BY-NC-SA 4.0, and its photographs under licences of their own.""",
     tags=("bffhq", "faces"),
 )
 

@@ -67,7 +67,7 @@ AUTHORS = AuthorsFiles(
     summary="MNIST digits in colour, a benchmark for debiasing image classifiers. In training and validation the "
     "colour goes with the digit in all but a few bias-conflicting images, whose share names the config.",
     notes="- Bias: the colours are named by the digit they go with.\n"
-    "- Licence: unknown. The authors' archive states none; that of MNIST is CC BY-SA 3.0.",
+    "- Licence: unknown; none was found for the authors' files. That of MNIST is CC BY-SA 3.0.",
     tags=("mnist", "colored-mnist"),
 )
 

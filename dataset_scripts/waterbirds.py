@@ -39,8 +39,8 @@ SUMMARY = (
 MAKING = f"""- Files, labels and splits are those of `{METADATA}`: `y` is `label` and `place` is `bias_label`. An image
   is bias-conflicting where the two differ.
 - The bytes of the image files were kept.
-- Validation and test do not have the bias of the training images: the counts above tell.
-- Licence: unknown. The published archive states none; the images are made from CUB-200-2011 and Places, whose terms
+- How strong the bias is in each split, the counts above tell; validation and test need not have that of training.
+- Licence: unknown; none was found for the published files. They are made from CUB-200-2011 and Places, whose terms
   apply."""
 
 

@@ -287,9 +287,10 @@ def build_from_authors(
         repository.write_card(
             title=source.title,
             summary=source.summary,
-            making="- Files and splits are those of the authors of BiasEnsemble; `label`"
-            f"{', `bias_label`' if source.bias_names else ''} and `is_conflicting` are what folders and file names "
-            f"(`..._<label>_<bias label>`) say.\n- The bytes of the image files were kept.\n{source.notes}",
+            making=f"""- Files and splits are those of the authors of BiasEnsemble. Labels and `is_conflicting`
+  are what their folders and file names (`..._<label>_<bias label>`) say.
+- The bytes of the image files were kept.
+{source.notes}""",
             command=f"python dataset_scripts/{source.name}.py --source authors {origin} \\\n"
             f"    --severities {' '.join(names)} --output_dir {source.name}_repository",
             tags=source.tags,
