@@ -213,6 +213,8 @@ def test_public_bar_follows_its_seed(alinlab, tmp_path):
     for split in ("train", "validation", "test"):
         assert sorted(file_names(first[f"10pct/{split}"])) != sorted(file_names(other[f"10pct/{split}"]))
         assert len(first[f"10pct/{split}"]) == len(other[f"10pct/{split}"])
+    held_out = [[n for n in file_names(t["10pct/validation"]) if n.startswith("train/")] for t in (first, other)]
+    assert held_out[0] != held_out[1]
     more = mix(alinlab, tmp_path / "more", "--severities", "5pct", "10pct", "--seed", "3")
     assert all(more[name].equals(table) for name, table in again.items())  # no config depends on the others
 
@@ -222,6 +224,7 @@ def test_public_bar_follows_its_seed(alinlab, tmp_path):
     [
         (["--severities", "0.1pct"], ["at least one", "0.1pct", "121"]),
         (["--severities", "30pct"], ["more than", "30pct", "found 8", "lower severity"]),
+        (["--severities", "27pct"], ["more than 8", "27pct (train)", "found 8"]),  # none would be left to test with
         (["--severities", "one"], ["'one'", "<number>pct"]),
         (["--validation_share", "0"], ["--validation_share", "found 0"]),
         (["--validation_share", "0.7"], ["--validation_share", "0.7"]),
