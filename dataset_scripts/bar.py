@@ -1,0 +1,247 @@
+"""Make BAR (Biased Action Recognition): actions whose usual place is in all but a few training photographs.
+
+    python dataset_scripts/bar.py --source authors --archive bar.zip --output_dir bar
+    python dataset_scripts/bar.py --source alinlab --source_dir BAR --severities 1pct 5pct --output_dir bar
+
+Writes a Parquet data set repository with one config per severity (the share of bias-conflicting training images), to
+be opened by `datasets.load_dataset("bar", "1pct")`. Source "authors" stands for the files that the authors of
+BiasEnsemble publish (https://github.com/kakaoenterprise/BiasEnsemble). Source "alinlab" is the public data set of Nam
+et al., "Learning from Failure", NeurIPS 2020 (https://github.com/alinlab/BAR), in which all training images are
+bias-aligned and all test images bias-conflicting: the severities are then made here, and are not the authors'.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hf_biasensemble.data.archive import MAX_UNPACKED_SIZE
+from hf_biasensemble.data.benchmark_files import (
+    AuthorsFiles,
+    ImageFiles,
+    add_source_options,
+    build_from_authors,
+    check_every_class,
+    file_names,
+    files_below,
+    source_folder,
+    write_splits,
+)
+from hf_biasensemble.data.repository import DatasetRepository, RepositoryParser, run_script, written_aside
+from hf_biasensemble.data.severity import apportion, draw, parse_severity, random_generator
+from hf_biasensemble.errors import BiasEnsembleError
+
+SEVERITIES = ("1pct", "5pct")
+VALIDATION_SHARE = 0.1
+CLASS_NAMES = ("climbing", "diving", "fishing", "racing", "throwing", "pole vaulting")
+EXPECTED = "the folders train/ and test/ with files named <class>_<number>.jpg"
+SUMMARY = (
+    "Photographs of six actions, a benchmark for debiasing image classifiers. In training and validation the place is "
+    "the usual one of the action in all but a few bias-conflicting images, whose share names the config."
+)
+NO_BIAS_LABELS = "- There are no bias labels, since the place of a bias-conflicting photograph is not known."
+LICENCE = """- Licence: unknown. The photographs come from imSitu, Stanford 40 Actions, Flickr and an image search;
+  the `metadata.json` of [alinlab/BAR](https://github.com/alinlab/BAR) gives their sources and the licences of some."""
+AUTHORS = AuthorsFiles(
+    name="bar",
+    title="BAR (Biased Action Recognition)",
+    class_names=CLASS_NAMES,
+    bias_names=None,
+    severities=SEVERITIES,
+    aligned="train/align",
+    conflicting="train/conflict/{severity}",
+    validation="valid",
+    summary=SUMMARY,
+    notes=f"""{NO_BIAS_LABELS}
+  In training the folder tells whether an image is bias-conflicting, in validation and test whether the two numbers of
+  its file name differ.
+{LICENCE}""",
+    tags=("bar", "action-recognition"),
+)
+
+
+def list_folder(root: Path, split: str) -> ImageFiles:
+    """List `train` (bias-aligned) or `test` (bias-conflicting) of the public data set.
+
+    Raises:
+        BiasEnsembleError: the folder is missing or empty, a file is not named after a class, or a class has no image.
+    """
+    paths = files_below(root, split, EXPECTED)
+    labels = []
+    for path in paths:
+        match = re.fullmatch(r"(.+)_\d+\.[A-Za-z]+", path.name)
+        if not match or match[1] not in CLASS_NAMES:
+            raise BiasEnsembleError(
+                f"expected a file name <class>_<number>.<extension> with a class out of {', '.join(CLASS_NAMES)}, "
+                f"found {path}; remove the file or correct its name"
+            )
+        labels.append(CLASS_NAMES.index(match[1]))
+    conflicting = np.full(len(paths), split == "test")
+    columns = {"label": np.array(labels), "is_conflicting": conflicting, "file_name": file_names(paths, root)}
+    files = ImageFiles(paths, columns)
+    check_every_class(files, CLASS_NAMES, f"{root / split}")
+    return files
+
+
+def make_splits(
+    aligned: ImageFiles, conflicting: ImageFiles, severities: Sequence[str], validation_share: float, seed: int
+) -> dict[tuple[str, str], ImageFiles]:
+    """Mix bias-aligned and bias-conflicting images into train, validation and test for each severity.
+
+    The bias-aligned images are divided into training and validation once, by class. To a of these, a severity s adds
+    `round(a * s / (1 - s))` bias-conflicting ones, so that s is their share, every class getting its part of them. All
+    other bias-conflicting images are the test split of that severity.
+
+    Args:
+        aligned: All bias-aligned images.
+        conflicting: All bias-conflicting images.
+        severities: Configs, each "<number>pct".
+        validation_share: Share of the bias-aligned images to hold out, above 0 and at most 0.5.
+        seed: Seed of all draws, 0 or more.
+
+    Returns:
+        Files by (config, split). No image is in two splits of a config.
+
+    Raises:
+        BiasEnsembleError: a number is out of range, or the images do not suffice.
+    """
+    if not 0 < validation_share <= 0.5:
+        raise BiasEnsembleError(
+            f"expected --validation_share above 0 and at most 0.5, found {validation_share}; "
+            f"the default is {VALIDATION_SHARE}"
+        )
+    labels = aligned.columns["label"]
+    sizes = np.bincount(labels)
+    held_out = apportion(round(validation_share * len(labels)), sizes)
+    if not held_out.all():
+        short = CLASS_NAMES[int(held_out.argmin())]
+        raise BiasEnsembleError(
+            f"expected a --validation_share that holds out an image of every class, found that {validation_share} "
+            f"holds out none of {short}; use a larger share"
+        )
+    rows = draw(labels, held_out, random_generator(seed, "validation"))
+    parts = {"train": aligned.take(np.setdiff1d(np.arange(len(labels)), rows)), "validation": aligned.take(rows)}
+    splits = {}
+    for severity, share in dict(parse_severity(text) for text in severities).items():
+        rng = random_generator(seed, severity)
+        left = conflicting
+        for split, files in parts.items():
+            wanted = round(len(files.paths) * share / (1 - share))
+            counts = apportion(wanted, np.bincount(files.columns["label"]))
+            _check_enough(split, severity, counts, np.bincount(left.columns["label"]), len(files.paths))
+            moved = draw(left.columns["label"], counts, rng)
+            splits[severity, split] = files.joined(left.take(moved))
+            left = left.take(np.setdiff1d(np.arange(len(left.paths)), moved))
+        splits[severity, "test"] = left
+    return splits
+
+
+def _check_enough(split: str, severity: str, counts: np.ndarray, available: np.ndarray, aligned: int) -> None:
+    if split == "train" and not counts.any():
+        raise BiasEnsembleError(
+            f"expected at least one bias-conflicting training image, found none in {severity} of {aligned:,}; "
+            f"use {100 / aligned:.1g}pct or more"
+        )
+    short = np.flatnonzero(counts >= available)  # one of each class must be left to test with
+    if len(short):
+        raise BiasEnsembleError(
+            f"expected more than {counts[short[0]]} bias-conflicting images of {CLASS_NAMES[short[0]]} for {severity} "
+            f"({split}), found {available[short[0]]}; use a lower severity"
+        )
+
+
+def build(
+    output_dir: str | Path,
+    *,
+    source: str = "authors",
+    source_dir: str | Path | None = None,
+    archive: str | Path | None = None,
+    max_unpacked_size: str = MAX_UNPACKED_SIZE,
+    severities: Sequence[str] = SEVERITIES,
+    seed: int | None = None,
+    validation_share: float | None = None,
+    overwrite_output_dir: bool = False,
+) -> Path:
+    """Write BAR as a Parquet data set repository. The same arguments and files give the same bytes.
+
+    Args:
+        output_dir: Folder to make.
+        source: "authors" (default): their files and splits; "alinlab": the public data set, mixed here.
+        source_dir: Folder with the files.
+        archive: Zip file with the files, instead of a folder.
+        max_unpacked_size: Most that the archive may hold (default "20GB").
+        severities: Configs to write, each "<number>pct" with 0 < number < 100; the first is the default config.
+        seed: Seed of all draws, 0 or more (0); only for "alinlab".
+        validation_share: Share of the bias-aligned images to hold out for validation (0.1); only for "alinlab".
+        overwrite_output_dir: Replace a non-empty `output_dir` (default `False`).
+
+    Returns:
+        The folder.
+
+    Raises:
+        BiasEnsembleError: an argument or the source is not as described.
+    """
+    if source == "authors":
+        if seed is not None or validation_share is not None:
+            raise BiasEnsembleError(
+                "--seed and --validation_share are not read with --source authors, which has splits; drop them"
+            )
+        return build_from_authors(
+            AUTHORS, output_dir, source_dir, archive, max_unpacked_size, severities, overwrite_output_dir
+        )
+    seed = seed or 0
+    validation_share = VALIDATION_SHARE if validation_share is None else validation_share
+    with (
+        written_aside(output_dir, overwrite_output_dir) as folder,
+        source_folder("BAR", source_dir, archive, max_unpacked_size, output_dir) as root,
+    ):
+        aligned, conflicting = (list_folder(root, split) for split in ("train", "test"))
+        splits = make_splits(aligned, conflicting, severities, validation_share, seed)
+        repository = DatasetRepository(folder, CLASS_NAMES, file_names=True)
+        write_splits(repository, splits)
+        configs = list(dict.fromkeys(config for config, _ in splits))
+        origin = "--archive BAR.zip" if archive else "--source_dir BAR"
+        repository.write_card(
+            title="BAR (Biased Action Recognition), mixed anew",
+            summary=f"{SUMMARY} **Not the split of the BiasEnsemble paper**: see below.",
+            making=_making(aligned, conflicting, validation_share, seed),
+            command=f"python dataset_scripts/bar.py --source alinlab {origin} \\\n"
+            f"    --severities {' '.join(configs)} --validation_share {validation_share} --seed {seed} \\\n"
+            f"    --output_dir bar",
+            tags=AUTHORS.tags,
+            license="unknown",
+        )
+    return Path(output_dir)
+
+
+def _making(aligned: ImageFiles, conflicting: ImageFiles, validation_share: float, seed: int) -> str:
+    return f"""- Photographs: {len(aligned.paths):,} of the folder `train` of [alinlab/BAR](https://github.com/alinlab/BAR),
+  which are bias-aligned, and {len(conflicting.paths):,} of its folder `test`, which are bias-conflicting.
+- **This is not the authors' split.** The authors of BiasEnsemble made theirs from the same data set, but only their
+  own files tell which image is where. Accuracies on this split cannot be compared with published ones. It was drawn
+  with seed {seed}.
+- Validation: {100 * validation_share:g}% of the bias-aligned images, by class, the same for all configs.
+- Bias-conflicting images of the severity s were added to training and validation, in number
+  `round(aligned * s / (1 - s))`, so that s is their share up to rounding to whole images; every class has its share.
+- Test: the bias-conflicting images that were not added. So each config has a test split of its own, without
+  bias-aligned images, and no image is in two splits of a config. An image may train one config and test another.
+- The bytes of the image files were kept.
+{NO_BIAS_LABELS}
+{LICENCE}"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 after a mistake in the input."""
+    parser = RepositoryParser(__file__, __doc__)
+    parser.add_argument("--source", choices=("authors", "alinlab"), default="authors", help="whose files (authors)")
+    add_source_options(parser)
+    parser.add_argument("--severities", nargs="+", default=SEVERITIES, help=f"configs ({' '.join(SEVERITIES)})")
+    parser.add_argument("--validation_share", type=float, help=f"held out, for alinlab ({VALIDATION_SHARE})")
+    parser.add_argument("--seed", type=int, help="seed of all draws, for alinlab (0)")
+    return run_script(parser, build, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
