@@ -71,7 +71,7 @@ def feature_width(encoder: nn.Module) -> int:
 
     Some timm families (MobileNetV3, MambaOut) have a layer after the pooling, which changes the width.
     """
-    return int(getattr(encoder, "head_hidden_size", None) or getattr(encoder, "num_features", 0))
+    return getattr(encoder, "head_hidden_size", 0) or getattr(encoder, "num_features", 0)
 
 
 class DebiasedImageClassifier(PreTrainedModel):
