@@ -26,7 +26,7 @@ from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.files import written_whole
-from hf_biasensemble.models.build import build_members, build_trainable
+from hf_biasensemble.models.build import build_members, build_trainable, check_backbone
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.output_folder import (
     CONFIG_FILE,
@@ -73,6 +73,7 @@ def run(
     if "train" not in splits:
         raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
     check_checkpoint_choice(args, splits)
+    check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
     if args.resume_from_checkpoint:

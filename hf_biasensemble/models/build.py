@@ -1,11 +1,20 @@
 """Untrained networks from the settings, each from a seed of its own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import timm
+import torch
 from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
+from hf_biasensemble.models.modeling_debiased import (
+    DebiasedImageClassifier,
+    DebiasedImageClassifierConfig,
+    build_encoder,
+    feature_width,
+)
 from hf_biasensemble.models.pair import BiasedDebiasedPair, DisentangledPair, MemberEnsemble
 from hf_biasensemble.seeding import build_with_seed, derived_seed
 
@@ -24,20 +33,70 @@ def classifier_config(
     )
 
 
-def build_classifier(config: DebiasedImageClassifierConfig, pretrained: bool, seed: int) -> DebiasedImageClassifier:
-    """One classifier, initialised from the seed or, its encoders, from timm's pretrained weights.
+def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
+    """Tries one encoder on one black image, so that a backbone that does not fit is found before any training.
+
+    Args:
+        model_args (`ModelArguments`): Network and image size.
+        batch_size (`int`): Samples in a training batch, at least 1.
 
     Raises:
-        `BiasEnsembleError`: If timm does not know the backbone, or its weights cannot be had.
+        `BiasEnsembleError`: If timm does not know the backbone, it cannot take images of that size, does not give
+            pooled features, or cannot train on so few samples at once.
     """
+    config = classifier_config(model_args, class_names=[])
+    where = f"--backbone {config.backbone} at --image_size {config.image_size}"
+    with _timm_errors_named(config):
+        encoder = build_with_seed(0, lambda: build_encoder(config)).eval()
+    image = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
+    with torch.no_grad():
+        try:
+            features = encoder(image)
+        except Exception as error:  # networks refuse a size with whatever their layers raise
+            reason = " ".join(str(error).split())[:200] or repr(error)
+            raise BiasEnsembleError(
+                f"{where}: expected a network that takes this size, found {reason}; use the size it is made for, or "
+                "pass yours on where the network has an argument for it, as vision transformers have: "
+                f"--backbone_args '{{\"img_size\": {config.image_size}}}'"
+            ) from error
+        width = feature_width(encoder)
+        found = f"shape {tuple(features.shape)}" if isinstance(features, torch.Tensor) else "several outputs"
+        if found != f"shape {(1, width)}":
+            raise BiasEnsembleError(
+                f"{where} with arguments {config.backbone_args}: expected pooled features (B, "
+                f"{width or 'num_features'}), found {found} for one image; use another backbone, or leave out "
+                "--backbone_args that change its output"
+            )
+        if batch_size == 1:
+            try:
+                encoder.train()(image)
+            except ValueError as error:
+                raise BiasEnsembleError(
+                    f"{where}: expected two or more samples in a training batch, found one, which its batch "
+                    "normalisation cannot train on; raise --per_device_train_batch_size or --image_size"
+                ) from error
+
+
+@contextmanager
+def _timm_errors_named(config: DebiasedImageClassifierConfig) -> Iterator[None]:
     try:
-        model = build_with_seed(seed, lambda: DebiasedImageClassifier(config))
+        yield
     except (RuntimeError, TypeError) as error:
         near = ", ".join(timm.list_models(f"*{config.backbone.split('.')[0][:8]}*")[:5])
         raise BiasEnsembleError(
             f"--backbone {config.backbone} with arguments {config.backbone_args}: {' '.join(str(error).split())}; "
             f"timm models with a similar name: {near or 'none'}"
         ) from error
+
+
+def build_classifier(config: DebiasedImageClassifierConfig, pretrained: bool, seed: int) -> DebiasedImageClassifier:
+    """One classifier, initialised from the seed or, its encoders, from timm's pretrained weights.
+
+    Raises:
+        `BiasEnsembleError`: If timm does not know the backbone, or its weights cannot be had.
+    """
+    with _timm_errors_named(config):
+        model = build_with_seed(seed, lambda: DebiasedImageClassifier(config))
     if pretrained:
         _load_pretrained_encoders(model, config)
     return model

@@ -66,6 +66,14 @@ def build_encoder(config: DebiasedImageClassifierConfig) -> nn.Module:
     return timm.create_model(config.backbone, pretrained=False, num_classes=0, **config.timm_arguments())
 
 
+def feature_width(encoder: nn.Module) -> int:
+    """Width of the encoder's features; 0 where it has no single one.
+
+    Some timm families (MobileNetV3, MambaOut) have a layer after the pooling, which changes the width.
+    """
+    return getattr(encoder, "head_hidden_size", 0) or getattr(encoder, "num_features", 0)
+
+
 class DebiasedImageClassifier(PreTrainedModel):
     """An image classifier with one encoder, or with an intrinsic and a bias encoder (DisEnt).
 
@@ -81,8 +89,7 @@ class DebiasedImageClassifier(PreTrainedModel):
         super().__init__(config)
         self.encoder = build_encoder(config)
         self.bias_encoder = build_encoder(config) if config.num_encoders == 2 else None
-        features = int(self.encoder.num_features) * config.num_encoders  # type: ignore[arg-type]
-        self.classifier = nn.Linear(features, config.num_labels)
+        self.classifier = nn.Linear(feature_width(self.encoder) * config.num_encoders, config.num_labels)
         self.post_init()
 
     def encoders(self) -> list[nn.Module]:

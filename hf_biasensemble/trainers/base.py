@@ -1,5 +1,6 @@
 """What all trainers of the library share: Adam, device-side transforms, term logging, evaluation by group."""
 
+import logging
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -19,6 +20,8 @@ from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
 from hf_biasensemble.trainers.weight_average import WeightAverage
+
+logger = logging.getLogger(__name__)
 
 METHOD_STATE_FILE = "sample_losses.safetensors"
 
@@ -56,8 +59,8 @@ class DebiasingTrainer(Trainer):
         eval_dataset: dict[str, ImageSplit] | None = None,
         callbacks: list | None = None,
     ):
-        if train_dataset is not None and len(train_dataset) < args.train_batch_size * args.world_size:  # type: ignore[arg-type]
-            args.dataloader_drop_last = False
+        if train_dataset is not None:
+            _settle_last_batch(model, args, len(train_dataset))  # type: ignore[arg-type]
         super().__init__(
             model=model,
             args=args,
@@ -281,6 +284,24 @@ class DebiasingTrainer(Trainer):
 
     def _further_state(self) -> list[CheckpointChoice | WeightAverage]:
         return [part for part in (self.checkpoint_choice, self.weight_average) if part]
+
+
+def _settle_last_batch(model: nn.Module, args: DebiasingArguments, num_samples: int) -> None:
+    """Keeps an incomplete batch that is the only one; drops one of a single sample that batch normalisation fails on.
+
+    Several processes fill their last batches up with samples from the start, so there it has no single sample.
+    """
+    if num_samples < args.train_batch_size * args.world_size:
+        args.dataloader_drop_last = False
+    elif not args.dataloader_drop_last and args.world_size == 1 and num_samples % args.train_batch_size == 1:
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+            args.dataloader_drop_last = True
+            logger.warning(
+                "warning: each epoch leaves out its last batch, which would be one sample (%d samples in batches of "
+                "%d), because batch normalisation needs two or more; another one each epoch",
+                num_samples,
+                args.train_batch_size,
+            )
 
 
 def _ready_batch(batch: Any) -> Any:

@@ -1,10 +1,15 @@
 """DisEnt: disentangled features and feature swapping, with or without the bias-amplified set of BiasEnsemble."""
 
+import logging
+from typing import Any
+
 import torch
 from torch import nn
 
 from hf_biasensemble.objectives import cross_entropy
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class DisentTrainer(RelativeDifficultyTrainer):
@@ -18,6 +23,17 @@ class DisentTrainer(RelativeDifficultyTrainer):
     Logs `loss_debiased`, `loss_biased` and, once the swap has started, `loss_swapped_debiased` and
     `loss_swapped_biased`, each with its factors.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        start = self.args.in_steps("swap_start_step")
+        if self.args.lambda_swap and start >= self.args.max_steps - 1 and self.args.should_save:
+            logger.warning(
+                "warning: the swap of bias features never starts: swap_start_step %d, max_steps %d; lower "
+                "--swap_start_step, for instance to the share 0.2",
+                start,
+                self.args.max_steps,
+            )
 
     def swap_permutation(self, batch_size: int) -> torch.Tensor | None:
         """Permutation (B,) of the bias features, from torch's global generator; `None` before the swap starts."""

@@ -1,0 +1,118 @@
+"""The page on the methods names every key that a run logs, and no other, and every option with its true default."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import yaml
+from test_run import METHODS, ROOT, finished, results, selection_inputs  # noqa: F401
+
+from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.models.build import build_members
+from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
+
+PAGE = (ROOT / "docs" / "methods.md").read_text()
+OPTIONS = {
+    field.name: field.default_factory() if field.default is dataclasses.MISSING else field.default
+    for part in (ModelArguments, SelectionArguments, DebiasingArguments)
+    for field in dataclasses.fields(part)
+}
+
+
+def table_rows(text: str, header: str) -> list[list[str]]:
+    """Cells of the rows of all tables whose first column has this header."""
+    rows, inside = [], False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            inside = False
+        elif cells[0] == header:
+            inside = True
+        elif inside and not line.startswith("|---"):
+            rows.append(cells)
+    return rows
+
+
+def named(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def sections() -> dict[str, str]:
+    """Text under each heading of the second level."""
+    parts = re.split(r"^## (.+)$", PAGE, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def logged_keys(method: str) -> list[str]:
+    """Keys that the page has for a method: those of all methods, and those of its own section."""
+    own = [text for heading, text in sections().items() if method in named(heading)]
+    assert len(own) == 1
+    keys = [
+        key for text in (sections()["Notation"], *own) for row in table_rows(text, "logged") for key in named(row[0])
+    ]
+    assert len(keys) > 5
+    return keys
+
+
+def check_keys(log_history: list[dict], keys: list[str]) -> None:
+    patterns = {key: key.replace("{split}", "(validation|test)").replace("{number}", r"\d+") for key in keys}
+    produced = {key for entry in log_history for key in entry}
+    unnamed = {key for key in produced if not any(re.fullmatch(pattern, key) for pattern in patterns.values())}
+    never = {key for key, pattern in patterns.items() if not any(re.fullmatch(pattern, name) for name in produced)}
+    assert (unnamed, never) == (set(), set())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_logged_keys_of_a_method(finished, method):  # noqa: F811
+    state = json.loads((finished(method) / "trainer_state.json").read_text())
+    check_keys(state["log_history"], logged_keys(method))
+
+
+def test_logged_keys_of_the_members(digits, tmp_path):
+    model_args, selection_args, args, transform, splits = selection_inputs(
+        digits, tmp_path, keep_member="best", member_eval_steps=4
+    )
+    members = build_members(model_args, splits["train"].class_names, 3, seed=0)
+    evaluated = {"validation": splits["validation"]}
+    trainer = BiasEnsembleTrainer(members, args, transform, selection_args, splits["train"], evaluated)
+    trainer.train()
+    keys = [key for key in logged_keys("members") if not key.startswith("{split}")]
+    check_keys(trainer.state.log_history, keys)
+
+
+def test_results_of_a_selection(finished):  # noqa: F811
+    kept = {name for name in results(finished("lff_be")) if name.startswith("selection_")}
+    assert {name for row in table_rows(PAGE, "result") for name in named(row[0])} == kept
+
+
+def test_defaults_of_the_options():
+    rows = table_rows(PAGE, "option")
+    assert len(rows) >= 20
+    for option, default, source in rows:
+        assert yaml.safe_load(default) == OPTIONS[option.strip("`").removeprefix("--")], option
+        assert source
+    assert len({row[0] for row in rows}) == len(rows)
+    known = {row[0].strip("`").removeprefix("--") for row in rows}
+    of_methods = re.compile(r"lambda_|swap_|step_decay_|loss_average|generalized|num_members|member_")
+    assert known >= {name for name in OPTIONS if of_methods.match(name)}
+
+
+def test_every_option_on_the_page_exists_and_takes_the_value_it_is_named_with():
+    given = re.findall(r"--(\w+)((?: [\w.]+)*)", " ".join(re.findall(r"`(--[^`]+)`", PAGE)).replace(" --", "\n--"))
+    assert len(given) > 30
+    for name, values in given:
+        assert name in OPTIONS or name in ("q", "batch_size", "momentum"), name
+        if values and name in OPTIONS:
+            default = OPTIONS[name]
+            value = yaml.safe_load(values) if not isinstance(default, list) else [float(v) for v in values.split()]
+            assert isinstance(value, (int, float)) if isinstance(default, float) else isinstance(value, type(default))
+
+
+def test_page_is_short_and_its_formulas_are_closed():
+    assert len(PAGE.splitlines()) < 250
+    for line in PAGE.splitlines():
+        assert line.count("$") % 2 == 0, line
+        assert line.count("{") == line.count("}"), line
+    for table in re.findall(r"(?:^\|.*\n)+", PAGE, flags=re.MULTILINE):  # a bar in a formula would end the cell
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
