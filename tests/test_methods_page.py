@@ -110,7 +110,7 @@ def test_every_option_on_the_page_exists_and_takes_the_value_it_is_named_with():
 
 
 def test_page_is_short_and_its_formulas_are_closed():
-    assert len(PAGE.splitlines()) < 250
+    assert len(PAGE.splitlines()) < 260
     for line in PAGE.splitlines():
         assert line.count("$") % 2 == 0, line
         assert line.count("{") == line.count("}"), line
