@@ -49,8 +49,7 @@ def bias_accuracy(
     attribute = bias_labels if bias_labels is not None else is_conflicting
     if attribute is not None:
         attribute = np.asarray(attribute).astype(np.int64)
-        lowest, highest = attribute.min(), attribute.max()
-        cells = np.asarray(labels).astype(np.int64) * (highest - lowest + 1) + attribute - lowest
+        cells = np.asarray(labels).astype(np.int64) * (np.ptp(attribute) + 1) + attribute
         _, cell = np.unique(cells, return_inverse=True)
         accuracy_of_cell = np.bincount(cell, weights=correct) / np.bincount(cell)
         metrics["unbiased_accuracy"] = float(accuracy_of_cell.mean())
