@@ -36,8 +36,7 @@ RUNS: dict[str, tuple[str, tuple[str, ...], dict]] = {
     **{method: (method, (), {}) for method in METHODS},
     "no bias labels": ("lff_be", ("bias_label", "is_conflicting"), {}),
     "conflicts only": ("lff_be", ("bias_label",), {"checkpoint_choice": "validation_ac_score"}),
-    "oracle": ("lff", (), {"checkpoint_choice": "oracle_test"}),
-    "timm": ("erm", (), {"backbone": "test_resnet", "image_size": 32}),
+    "timm": ("erm", (), {"backbone": "test_resnet", "image_size": 32, "checkpoint_choice": "oracle_test"}),
     "train only": ("erm", (), {}),
 }
 COLUMNS = dict(
@@ -223,18 +222,18 @@ def test_a_run_without_evaluation_says_so(finished):
 
 
 def test_the_oracle_is_marked_wherever_its_numbers_are(finished):
-    _, output_dir = finished("oracle")
+    _, output_dir = finished("timm")
     found = results(output_dir)
     text = card(output_dir)
     assert f"**Warning: {ORACLE}.**" in text
     assert f"at step {found['published_step']} of 12, **{ORACLE}**" in section(text, "Accuracy")
     evaluations = ModelCard.load(output_dir / "README.md").data.eval_results
     assert len(evaluations) == 12 and all(ORACLE in evaluation.metric_name for evaluation in evaluations)
-    for name in RUNS.keys() - {"oracle"}:
+    for name in RUNS.keys() - {"timm"}:
         assert "oracle," not in card(finished(name)[1])
 
 
-@pytest.mark.parametrize("name", ["oracle", "conflicts only"])
+@pytest.mark.parametrize("name", ["timm", "conflicts only"])
 def test_the_last_step_stands_beside_a_chosen_one(finished, name):
     _, output_dir = finished(name)
     found = results(output_dir)
