@@ -51,26 +51,6 @@ _HOUSEKEEPING = {
     *("per_device_eval_batch_size", "dataloader_pin_memory", "remove_unused_columns", "logging_nan_inf_filter"),
     *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps"),
 }
-_PAPERS = {
-    "be": """@inproceedings{lee2023biasensemble,
-  title     = {Revisiting the Importance of Amplifying Bias for Debiasing},
-  author    = {Lee, Jungsoo and Park, Jeonghoon and Kim, Daeyoung and Lee, Juyoung and Choi, Edward and Choo, Jaegul},
-  booktitle = {AAAI},
-  year      = {2023}
-}""",
-    "lff": """@inproceedings{nam2020learning,
-  title     = {Learning from Failure: De-biasing Classifier from Biased Classifier},
-  author    = {Nam, Junhyun and Cha, Hyuntak and Ahn, Sungsoo and Lee, Jaeho and Shin, Jinwoo},
-  booktitle = {NeurIPS},
-  year      = {2020}
-}""",
-    "disent": """@inproceedings{lee2021learning,
-  title     = {Learning Debiased Representation via Disentangled Feature Augmentation},
-  author    = {Lee, Jungsoo and Kim, Eungyeup and Lee, Juyoung and Lee, Jihyeon and Choo, Jaegul},
-  booktitle = {NeurIPS},
-  year      = {2021}
-}""",
-}
 
 
 def write_model_card(
@@ -125,10 +105,8 @@ def write_model_card(
         "dataset_config": settings["dataset_config_name"],
         **_counts(splits),
         "selection": _selection(results, len(splits["train"])),
-        "biased_learns_from": "that set alone" if method.endswith("_be") else _WITHOUT_SELECTION,
         **_settings_and_recipe(settings, num_processes),
         "command": _command(settings, num_processes),
-        "papers": [text for key, text in _PAPERS.items() if key in _papers_of(method)],
     }
     metadata = ModelCardData(
         library_name="transformers",
@@ -144,14 +122,6 @@ def write_model_card(
     with written_whole(folder / CARD_FILE) as file:
         file.write_text(f"{card}\n", encoding="utf-8")
     return folder / CARD_FILE
-
-
-_WITHOUT_SELECTION = "all images with a loss (generalized cross entropy) that favours what it finds easy"
-
-
-def _papers_of(method: str) -> set[str]:
-    """DisEnt weighs samples as LfF does, so both papers are behind it."""
-    return set(method.split("_")) | ({"lff"} if method.startswith("disent") else set())
 
 
 def _evaluations(
