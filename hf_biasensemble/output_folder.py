@@ -16,8 +16,14 @@ CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "all_results.json"
 HISTORY_FILE = "history.csv"
 LOCK_FILE = ".lock"
-_RUN_FILES = (RESULTS_FILE, HISTORY_FILE, "trainer_state.json", "config.json", "model.safetensors", "selection")
-_FURTHER_FILES = (CONFIG_FILE, "preprocessor_config.json", "modeling_debiased.py")  # alone, they are worth no refusal
+CARD_FILE = "README.md"
+PICTURE_FILE = "figures/accuracy.png"
+_RUN_FILES = (
+    *(RESULTS_FILE, HISTORY_FILE, CARD_FILE),
+    *("trainer_state.json", "config.json", "model.safetensors", "selection"),
+)
+# Alone, these are worth no refusal.
+_FURTHER_FILES = (CONFIG_FILE, PICTURE_FILE, "preprocessor_config.json", "modeling_debiased.py")
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from hf_biasensemble.output_folder import (
     sole_writer,
 )
 from hf_biasensemble.reporting.history import HistoryCallback
+from hf_biasensemble.reporting.model_card import write_model_card
 from hf_biasensemble.reporting.progress import ORACLE_MARK, NamedProgressCallback, results_table
 from hf_biasensemble.selection import FILE_NAME, Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
@@ -120,6 +121,7 @@ def train_and_publish(
         trainer.save_state()
         with written_whole(output_dir / RESULTS_FILE) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_model_card(output_dir, {"train": splits["train"], **evaluated}, args.world_size, args.hub_model_id)
         if evaluated:
             mark = f", {ORACLE_MARK}" if args.checkpoint_choice == "oracle_test" else ""
             print(results_table({args.method + mark: results}))

@@ -48,9 +48,10 @@ def bias_accuracy(
                 metrics[f"{name}_accuracy"] = float(correct[group].mean())
     attribute = bias_labels if bias_labels is not None else is_conflicting
     if attribute is not None:
-        cells = np.stack([np.asarray(labels), np.asarray(attribute)]).astype(np.int64)
-        _, cell = np.unique(cells, axis=1, return_inverse=True)
-        accuracy_of_cell = np.bincount(cell.ravel(), weights=correct) / np.bincount(cell.ravel())
+        attribute = np.asarray(attribute).astype(np.int64)
+        cells = np.asarray(labels).astype(np.int64) * (np.ptp(attribute) + 1) + attribute
+        _, cell = np.unique(cells, return_inverse=True)
+        accuracy_of_cell = np.bincount(cell, weights=correct) / np.bincount(cell)
         metrics["unbiased_accuracy"] = float(accuracy_of_cell.mean())
         metrics["worst_group_accuracy"] = float(accuracy_of_cell.min())
     if "aligned_accuracy" in metrics and "conflicting_accuracy" in metrics:

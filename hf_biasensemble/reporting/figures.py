@@ -1,7 +1,7 @@
 """Pictures of results: from plain data to one image file each. matplotlib is imported only when one is drawn."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,16 @@ if TYPE_CHECKING:
 
 # The colour-blind-safe palette of Okabe and Ito, without its yellow, which is too pale for lines on white.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_GROUPS = {"aligned": "Bias-aligned", "conflicting": "Bias-conflicting", "unbiased": "Unbiased"}
+_GROUPS = {
+    "aligned_accuracy": "Bias-aligned",
+    "conflicting_accuracy": "Bias-conflicting",
+    "unbiased_accuracy": "Unbiased",
+}
+_MARKERS = "osD^v"  # besides the colour
 _GREY = "#555555"
+
+Curve = tuple[list[int], list[float]]
+"""Steps, and percentages at them."""
 
 
 def accuracy_curves(histories: Mapping[str, str | Path], file: str | Path, split: str = "test") -> Path:
@@ -32,29 +40,45 @@ def accuracy_curves(histories: Mapping[str, str | Path], file: str | Path, split
     Raises:
         `BiasEnsembleError`: If there are no runs, a history cannot be read, or it has no such accuracy.
     """
-    runs = {name: _read_history(Path(history), split) for name, history in histories.items()}
+    runs = {name: _read_history(Path(history), split, _GROUPS) for name, history in histories.items()}
     if not runs:
         raise BiasEnsembleError("expected at least one run to draw, found none")
+    for name, curves in runs.items():
+        if not curves:
+            raise BiasEnsembleError(
+                f"expected {split} accuracy by group in {histories[name]}, found none; is the bias of {split} known?"
+            )
     groups = [group for group in _GROUPS if any(group in curves for curves in runs.values())]
-    figure = _new_figure(2.6 * len(groups) + 1.4, 3.1)
-    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-    for panel, group in zip(panels, groups, strict=True):
-        for number, (name, curves) in enumerate(runs.items()):
-            if group in curves:
-                steps, values = curves[group]
-                color = COLORS[number % len(COLORS)]
-                panel.plot(steps, values, color=color, linewidth=2, marker="o", markersize=3, label=name)
-        panel.set_title(_GROUPS[group], fontsize=12, loc="left")
-        panel.set_xlabel("step", color=_GREY)
-        panel.set_xlim(left=0)
-        panel.set_ylim(0, 102)
-        panel.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-        panel.tick_params(length=0, labelcolor=_GREY)
-        panel.spines[["top", "right", "left"]].set_visible(False)
-    panels[0].set_ylabel(f"{split} accuracy (%)", color=_GREY)
-    lines = {line.get_label(): line for panel in panels for line in panel.get_lines()}
-    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False, fontsize=11)
-    return _save(figure, file)
+    panels = {
+        _GROUPS[group]: {name: curves[group] for name, curves in runs.items() if group in curves} for group in groups
+    }
+    return _save(_step_panels(panels, list(runs), f"{split} accuracy (%)"), file)
+
+
+def run_curves(history: str | Path, file: str | Path) -> Path | None:
+    """Draws the accuracy of one run over its steps, a panel for each split and a line for each group.
+
+    Args:
+        history (`str` or `Path`): The run's `history.csv`.
+        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
+
+    Returns:
+        `Path`: `file`, or `None` if the run was never evaluated; nothing is written then.
+
+    Raises:
+        `BiasEnsembleError`: If the history cannot be read.
+    """
+    if not Path(history).exists():
+        return None
+    names = {"accuracy": "All", **_GROUPS}
+    curves = {split: _read_history(Path(history), split, names) for split in ("validation", "test")}
+    panels = {
+        split.capitalize(): {names[group]: curve for group, curve in known.items()}
+        for split, known in curves.items()
+        if known
+    }
+    lines = [name for name in names.values() if any(name in panel for panel in panels.values())]
+    return _save(_step_panels(panels, lines, "accuracy (%)"), file) if panels else None
 
 
 def sweep_figure(
@@ -157,24 +181,43 @@ def _classes_in_turn(candidates: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return candidates[np.lexsort((labels[candidates], turn))]
 
 
-def _read_history(file: Path, split: str) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and percentages of each group that the history has."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
+def _read_history(file: Path, split: str, metrics: Iterable[str]) -> dict[str, Curve]:
+    """Steps and percentages of each of the metrics that the history has."""
+    curves: dict[str, Curve] = {}
     try:
         with open(file, newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
-                for group in _GROUPS:
-                    if value := row.get(f"{split}_{group}_accuracy"):
-                        steps, values = curves.setdefault(group, ([], []))
+                for metric in metrics:
+                    if value := row.get(f"{split}_{metric}"):
+                        steps, values = curves.setdefault(metric, ([], []))
                         steps.append(int(row["step"]))
                         values.append(100 * float(value))
     except (OSError, KeyError, ValueError) as error:
         raise BiasEnsembleError(f"expected a history of evaluations in {file}, could not read it ({error})") from error
-    if not curves:
-        raise BiasEnsembleError(
-            f"expected {split} accuracy by group in {file}, found none; is the bias of {split} known?"
-        )
     return curves
+
+
+def _step_panels(panels: Mapping[str, Mapping[str, Curve]], names: Sequence[str], ylabel: str) -> "Figure":
+    """Panels by title, side by side, with named lines over the steps; a name looks the same in each of them."""
+    figure = _new_figure(2.6 * len(panels) + 1.6, 3.1)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for panel, (title, curves) in zip(axes, panels.items(), strict=True):
+        for name, (steps, values) in curves.items():
+            number = names.index(name)
+            color, marker = COLORS[number % len(COLORS)], _MARKERS[number % len(_MARKERS)]
+            panel.plot(steps, values, color=color, linewidth=2, marker=marker, markersize=3.5, label=name)
+        panel.set_title(title, fontsize=12, loc="left")
+        panel.set_xlabel("step", color=_GREY)
+        panel.set_xlim(left=0)
+        panel.locator_params(axis="x", nbins=4, integer=True)
+        panel.set_ylim(0, 102)
+        panel.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+        panel.tick_params(length=0, labelcolor=_GREY)
+        panel.spines[["top", "right", "left"]].set_visible(False)
+    axes[0].set_ylabel(ylabel, color=_GREY)
+    lines = {line.get_label(): line for panel in axes for line in panel.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False, fontsize=11)
+    return figure
 
 
 def _new_figure(width: float, height: float, row_gap: float = 0.04) -> "Figure":

@@ -1,0 +1,290 @@
+"""`README.md` of a finished run: what the model is, how well it does and how to use it, with the same numbers for
+machines in its metadata. The words are in `model_card.md.jinja`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.files import written_whole
+from hf_biasensemble.metrics.accuracy import METRICS
+from hf_biasensemble.output_folder import CARD_FILE, CONFIG_FILE, HISTORY_FILE, PICTURE_FILE, RESULTS_FILE
+from hf_biasensemble.reporting.figures import run_curves
+from hf_biasensemble.reporting.progress import ORACLE_MARK
+
+REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
+"""Stands in the examples of a card for the place of the model, where no Hub id was given."""
+
+_MOST_CLASSES_TO_COUNT = 50
+_MEANINGS = {
+    "accuracy": ("All", "share of all images that are classified correctly"),
+    "aligned_accuracy": (
+        "Bias-aligned",
+        "the same among images whose bias attribute is the one that goes with the class",
+    ),
+    "conflicting_accuracy": ("Bias-conflicting", "the same among all others, where a shortcut misleads"),
+    "unbiased_accuracy": (
+        "Unbiased",
+        "mean over the groups of class and bias label (of class and aligned or not, where only that is known)",
+    ),
+    "worst_group_accuracy": ("Worst group", "the lowest of these groups"),
+    "ac_score": ("AC score", "harmonic mean of bias-aligned and bias-conflicting"),
+}
+_CHOICES = {
+    "last": "the last one",
+    "validation_accuracy": "the evaluated step with the highest validation accuracy",
+    "validation_ac_score": "the evaluated step with the highest AC score on the validation split",
+    "oracle_test": f"**{ORACLE_MARK}**",
+}
+_RECIPES = Path(__file__).parents[2] / "configs"  # in a checkout; an installed package has no recipes to follow
+_HOUSEKEEPING = {
+    *(field.name for field in fields(DataArguments)),
+    *("output_dir", "overwrite_output_dir", "selection_dir", "use_cpu", "report_to"),
+    *("per_device_eval_batch_size", "dataloader_pin_memory", "remove_unused_columns", "logging_nan_inf_filter"),
+    *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps"),
+}
+
+
+def write_model_card(
+    output_dir: str | Path, splits: Mapping[str, ImageSplit], num_processes: int = 1, hub_id: str | None = None
+) -> Path:
+    """Writes `README.md` and, if there were evaluations, `figures/accuracy.png` into the folder of a finished run.
+
+    Every number comes from the files that the run left there: `all_results.json`, `config.yaml`, `history.csv`.
+
+    Args:
+        output_dir (`str` or `Path`): Folder of the run.
+        splits (`Mapping[str, ImageSplit]`): The data of the run: `train` and the evaluated splits. They are counted.
+        num_processes (`int`, *optional*, defaults to 1): Processes that trained; the batch size is per process.
+        hub_id (`str`, *optional*): Repository that the model is meant for, for the examples.
+
+    Returns:
+        `Path`: The card.
+    """
+    folder = Path(output_dir)
+    results, config, state = (
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in (RESULTS_FILE, "config.json", "trainer_state.json")
+    )
+    settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    name = (hub_id or str(folder.resolve())).split("/")[-1]
+    is_on_hub = "/" in (hub_id or "")  # a name without its owner is not enough to load from
+    is_timm = "auto_map" not in config
+    known = [metric for metric in METRICS if any(f"{split}_{metric}" in results for split in splits)]
+    picture = run_curves(folder / HISTORY_FILE, folder / PICTURE_FILE)
+    choice = results.get("checkpoint_choice", "last")
+    method = settings["method"]
+    variables = {
+        "title": name,
+        "method": method,
+        "class_names": [_escaped(class_name) for class_name in splits["train"].class_names],
+        "splits": list(splits),
+        "settings": settings,
+        "is_timm": is_timm,
+        "repository": hub_id if is_on_hub else REPOSITORY_PLACEHOLDER,
+        "is_on_hub": is_on_hub,
+        "is_oracle": choice == "oracle_test",
+        "oracle_mark": ORACLE_MARK,
+        "choice": _CHOICES[choice],
+        "published_step": results.get("published_step", state["global_step"]),
+        "last_step": state["global_step"],
+        "accuracy_rows": _accuracy_rows(results, splits, known),
+        "meanings": [_MEANINGS[metric] for metric in known],
+        "bias_is_measured": len(known) > 1,
+        "picture": PICTURE_FILE if picture else None,
+        "dataset": _dataset(settings),
+        "dataset_is_on_hub": _is_on_hub(settings),
+        "dataset_config": settings["dataset_config_name"],
+        **_counts(splits),
+        "selection": _selection(results, len(splits["train"])),
+        **_settings_and_recipe(settings, num_processes),
+        "command": _command(settings, num_processes),
+    }
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["debiasing", "spurious-correlation", "hf_biasensemble", method, *(["timm"] if is_timm else [])],
+        datasets=[_dataset(settings)] if _is_on_hub(settings) else None,
+        base_model=_base_model(settings),
+        metrics=known or None,
+        model_name=name,
+        eval_results=_evaluations(results, settings, splits, known) or None,
+    )
+    card = ModelCard.from_template(metadata, str(Path(__file__).with_name("model_card.md.jinja")), **variables)
+    with written_whole(folder / CARD_FILE) as file:
+        file.write_text(f"{card}\n", encoding="utf-8")
+    return folder / CARD_FILE
+
+
+def _evaluations(
+    results: Mapping[str, Any], settings: Mapping[str, Any], splits: Mapping[str, ImageSplit], known: list[str]
+) -> list[EvalResult]:
+    """One per metric and split, so that `{dataset_split}_{metric_type}` is the key in `all_results.json`."""
+    mark = f" ({ORACLE_MARK})" if results.get("checkpoint_choice") == "oracle_test" else ""
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=_dataset(settings),
+            dataset_name=_dataset(settings).split("/")[-1],
+            dataset_config=settings["dataset_config_name"],
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=f"{_MEANINGS[metric][0]}{mark}",
+            metric_value=results[f"{split}_{metric}"],
+        )
+        for split in splits
+        for metric in known
+        if f"{split}_{metric}" in results
+    ]
+
+
+def _accuracy_rows(
+    results: Mapping[str, Any], splits: Mapping[str, ImageSplit], known: list[str]
+) -> list[list[str]] | None:
+    rows = [["split", *(_MEANINGS[metric][0] for metric in known)]]
+    names = {"": "{}", "last_step_": "{}, last step for comparison"}
+    for prefix, name in names.items():
+        for split in splits:
+            values = [results.get(f"{prefix}{split}_{metric}") for metric in known]
+            if any(value is not None for value in values):
+                rows.append([name.format(split), *("–" if v is None else f"{100 * v:.1f}" for v in values)])
+    return rows if len(rows) > 1 else None
+
+
+def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:
+    """Rows of the tables of images by split and by class, and the share of conflicting training images in percent."""
+    split_rows = [["split", "images", "bias-aligned", "bias-conflicting"]]
+    class_rows = [["class"], *([_escaped(name)] for name in splits["train"].class_names)]
+    severity = None
+    for name, split in splits.items():
+        labels, bias_labels, is_conflicting = split.measured_by().values()
+        header, group = name, np.zeros(len(labels), dtype=np.int64)
+        row = [name, f"{len(labels):,}", "unknown", "unknown"]
+        if is_conflicting is not None:
+            header, group = f"{name}: aligned + conflicting", is_conflicting.astype(np.int64)
+            row[2:] = [f"{(~is_conflicting).sum():,}", f"{is_conflicting.sum():,}"]
+            severity = f"{100 * is_conflicting.mean():.2f}" if name == "train" else severity
+        elif bias_labels is not None:
+            header, group = f"{name}: by bias label, from 0 on", bias_labels
+        split_rows.append(row)
+        class_rows[0].append(header)
+        cells = np.zeros(
+            (len(split.class_names), max(int(group.max()) + 1, 1 + (is_conflicting is not None))), dtype=int
+        )
+        np.add.at(cells, (labels, group), 1)
+        for row, counts in zip(class_rows[1:], cells.tolist(), strict=True):
+            row.append(" + ".join(f"{count:,}" for count in counts))
+    if all("unknown" in row for row in split_rows[1:]):
+        split_rows = [row[:2] for row in split_rows]
+    shown = class_rows if len(class_rows) - 1 <= _MOST_CLASSES_TO_COUNT else None
+    return {"split_rows": split_rows, "class_rows": shown, "severity": severity}
+
+
+def _selection(results: Mapping[str, Any], num_train: int) -> dict[str, Any] | None:
+    if "selection_size" not in results:
+        return None
+    shares = {
+        "selection_aligned_recall": "bias-aligned ones (better high)",
+        "selection_conflicting_leak": "bias-conflicting ones (better low)",
+    }
+    return {
+        "size": f"{results['selection_size']:,}",
+        "of": f"{num_train:,}",
+        "shares": [f"{100 * results[key]:.1f} % of the {name}" for key, name in shares.items() if key in results],
+    }
+
+
+def _settings_and_recipe(settings: Mapping[str, Any], num_processes: int) -> dict[str, Any]:
+    """Rows of the settings that the method uses, and the nearest shipped recipe beside those that differ from it."""
+    used = _used_settings(settings)
+    file, differing = min(_recipes(used).items(), key=lambda recipe: len(recipe[1]), default=(None, {}))
+    if num_processes > 1:
+        used["processes"] = num_processes
+    rows = [["setting", "value"], *([f"`{name}`", _value(value)] for name, value in used.items())]
+    if differing:
+        theirs = ["recipe", *(_value(differing[name]) if name in differing else "" for name in used)]
+        rows = [[*row, value] for row, value in zip(rows, theirs, strict=True)]
+    kind = "recommended" if file and file.parent.name == "recommended" else "published"
+    return {
+        "setting_rows": rows,
+        "recipe": file and f"{kind} recipe `configs/{file.parent.name}/{file.name}`",
+        "is_recipe": not differing,
+    }
+
+
+def _used_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    skipped = set(_HOUSEKEEPING)
+    if not settings["method"].endswith("_be"):
+        skipped |= {field.name for field in fields(SelectionArguments)}
+    if not settings["method"].startswith("disent"):
+        skipped |= {"lambda_dis", "lambda_swap", "lambda_swap_bias", "swap_start_step"}
+    if settings["method"] == "erm":
+        skipped |= {"loss_average_decay", "generalized_cross_entropy_q"}
+    if not settings["step_decay_steps"]:
+        skipped |= {"step_decay_factor", "step_decay_start"}
+    used = {"method": settings["method"], **settings}
+    return {name: value for name, value in used.items() if name not in skipped and value is not None}
+
+
+def _recipes(used: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
+    """The shipped recipes of the method, each with its values of the settings where the run has another.
+
+    What a recipe leaves out has its default there; the seed is nobody's recipe.
+    """
+    recipes = {}
+    for file in sorted([*_RECIPES.glob(f"{used['method']}/*.yaml"), *_RECIPES.glob("recommended/*.yaml")]):
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if recipe["method"] == used["method"]:
+            theirs = {name: recipe.get(name, default) for name, default in _defaults().items() if name in used}
+            recipes[file] = {name: value for name, value in theirs.items() if value != used[name] and name != "seed"}
+    return recipes
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for arguments in (ModelArguments, SelectionArguments, DebiasingArguments)
+        for field in fields(arguments)
+    }
+
+
+def _command(settings: Mapping[str, Any], num_processes: int) -> str:
+    launcher = "python" if num_processes == 1 else f"accelerate launch --num_processes {num_processes}"
+    data = "" if _is_on_hub(settings) else f" --dataset_name path/to/{_dataset(settings)}"
+    return f"{launcher} train.py --config config.yaml{data} --output_dir outputs/again"
+
+
+def _is_on_hub(settings: Mapping[str, Any]) -> bool:
+    """Whether the data came from the Hub: they could be opened, and no folder has that name."""
+    return not Path(settings["dataset_name"]).expanduser().exists()
+
+
+def _dataset(settings: Mapping[str, Any]) -> str:
+    """Hub id, or the name of the local folder; the path to it is nobody's business."""
+    name = settings["dataset_name"]
+    return name if _is_on_hub(settings) else Path(name).expanduser().resolve().name
+
+
+def _base_model(settings: Mapping[str, Any]) -> str | None:
+    """Hub id of the pretrained weights, where timm knows it."""
+    if not settings["pretrained"]:
+        return None
+    pretrained = timm.models.get_pretrained_cfg(settings["backbone"])
+    return pretrained.hf_hub_id if pretrained else None
+
+
+def _value(value: Any) -> str:
+    return _escaped(value if isinstance(value, str) else json.dumps(value))
+
+
+def _escaped(text: str) -> str:
+    """Text that stays in its cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
