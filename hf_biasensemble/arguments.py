@@ -165,6 +165,7 @@ class DebiasingArguments(TrainingArguments):
         _require(not self.remove_unused_columns, "--remove_unused_columns", "false", self.remove_unused_columns)
         _require(not self.load_best_model_at_end, "--load_best_model_at_end", "false: the last step counts", True)
         _require(self.save_strategy != "best", "--save_strategy", "no, steps or epoch", self.save_strategy)
+        _require(self.hub_revision is None, "--hub_revision", "nothing: pushes go to main", self.hub_revision)
         super().__post_init__()
         self.label_names: list[str] = []
 

@@ -15,6 +15,7 @@ from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
+from hf_biasensemble.hub import check_can_push, push_model
 from hf_biasensemble.models.build import build_members, build_trainable
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.reporting.history import HistoryCallback
@@ -48,6 +49,9 @@ def run(
         `dict`: The content of `all_results.json`.
     """
     output_dir = Path(args.output_dir)
+    hub_model_id = args.hub_model_id or output_dir.resolve().name
+    if args.push_to_hub:
+        check_can_push(hub_model_id, args.hub_token)
     checkpoint = checkpoint_to_resume(args)
     earlier_files = check_output_dir(output_dir, args, checkpoint)
     splits = load_image_splits(data_args, model_args.image_size)
@@ -90,6 +94,8 @@ def run(
         if evaluated:
             print(results_table({args.method: results}))
         print(f"saved to {output_dir}", flush=True)
+        if args.push_to_hub:
+            print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
     return results
 
 
