@@ -8,6 +8,9 @@ from hf_biasensemble.errors import BiasEnsembleError
 COMMANDS = {
     "train": "train a debiased classifier",
     "test": "accuracy by group of a saved classifier",
+    "predict": "labels and probabilities for images of your own",
+    "push": "upload a finished output folder to the Hub",
+    "export-onnx": "a saved classifier as an ONNX file",
 }
 
 
