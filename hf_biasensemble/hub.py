@@ -6,6 +6,7 @@ upload ends. Nothing here imports torch.
 
 import re
 import shlex
+import sys
 import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -163,6 +164,7 @@ def push_folder(
     except BiasEnsembleError:
         raise
     except Exception as error:  # network, permission, a bad card: the client raises unrelated types
+        print(file=sys.stderr)  # the client leaves its progress bar open
         raise BiasEnsembleError(
             f"{folder} is complete, but its upload to {repo_id} failed: {_reason(error, token)}; "
             f"then: {shlex.join(again)}"
@@ -179,12 +181,15 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _reason(error: Exception, token: str) -> str:
-    """What went wrong and what to do, in one line and without the token."""
+def _reason(error: BaseException, token: str) -> str:
+    """What went wrong and what to do, in one line, without the token and without signed addresses."""
+    causes = [str(error)]
+    while error.__cause__ and not isinstance(error, HfHubHTTPError):
+        error = error.__cause__
+        causes.append(str(error))
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if status in _ADVICE:
         return _ADVICE[status]
-    said = " ".join(str(error).replace(token, "***").split())[:300].rstrip(".")
-    if status >= 500:
-        return f"the Hub has a fault ({said}); wait a while"
-    return f"{said or type(error).__name__}; check network and repository"
+    said = " ".join(": ".join(dict.fromkeys(causes)).replace(token, "***").split())
+    said = re.sub(r"\?\S+", "", said)[:300].rstrip(".") or type(error).__name__
+    return f"the Hub has a fault ({said}); wait a while" if status >= 500 else f"{said}; check network and repository"
