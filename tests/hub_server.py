@@ -6,7 +6,7 @@ On demand it fails like a real one does:
 
     with HubServer() as hub:
         hub.fail("POST .*/commit/", status=503)  # the next commit
-        run_a_client(env=hub.environment(token=TOKEN))
+        run_a_client(env=hub.environment())
         assert not hub.model("me/mine").files
 """
 
@@ -41,7 +41,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A model or a data set: its commits, oldest first. The first one is empty, as on the Hub."""
+    """A model or a data set: its commits, oldest first; the first is empty."""
 
     name: str
     private: bool = False
@@ -111,15 +111,10 @@ class HubServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def environment(self, token: str | None = TOKEN) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Variables for a client process. The client libraries read them when they are imported."""
-        variables = {
-            "HF_ENDPOINT": self.url,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": token or "",
-        }
-        return variables | {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+        variables = dict(HF_ENDPOINT=self.url, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1")
+        return variables | dict(HF_HUB_DISABLE_TELEMETRY="1", NO_PROXY="127.0.0.1")
 
     def fail(self, pattern: str, **how: Any) -> None:
         """Makes the next matching request go wrong, see [`Fault`]."""
@@ -131,8 +126,8 @@ class HubServer(ThreadingHTTPServer):
     def dataset(self, name: str) -> Repository:
         return self.repositories["dataset", name]
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no news."""
+    def handle_error(self, *request: Any) -> None:
+        pass  # a client that hangs up is no news
 
 
 class _Refused(Exception):
@@ -156,13 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def serve(self) -> None:
         parts = urlsplit(self.path)
-        self.route, self.query = unquote(parts.path), parse_qs(parts.query)
-        asked = f"{self.command} {self.route}"
+        self.query = parse_qs(parts.query)
+        asked = f"{self.command} {unquote(parts.path)}"
         with self.server.lock:
             self.server.requests.append(asked)
-            self.fault = next(
-                (f for f in self.server.faults if f.times > 0 and re.search(f.pattern, asked)), Fault("")
-            )
+            due = [fault for fault in self.server.faults if fault.times > 0 and re.search(fault.pattern, asked)]
+            self.fault = due[0] if due else Fault("")
             self.fault.times -= 1
         time.sleep(self.fault.delay)
         try:
@@ -184,20 +178,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
     def read_body(self) -> bytes:
-        """The body, sent whole or in chunks."""
-        body = b""
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-                if self.fault.drop == "request":
-                    raise _HungUp
-            self.rfile.readline()
         length = int(self.headers.get("Content-Length") or 0)
         if self.fault.drop == "request":
             self.rfile.read(length // 2)
             raise _HungUp
-        body += self.rfile.read(length)
+        body = self.rfile.read(length)
         return self.damaged(body) if self.command == "PUT" else body
 
     def damaged(self, content: bytes) -> bytes:
@@ -205,14 +190,13 @@ class _Handler(BaseHTTPRequestHandler):
         return content[:-1] + bytes([content[-1] ^ 1]) if self.fault.corrupt and content else content
 
     def answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
-        """Sends JSON, or a file as [`_download`] gives it."""
-        headers = dict(headers or {})
+        """Sends JSON; a handler may also give its own status, body and headers."""
         if isinstance(content, tuple):
-            status, content, more = content
-            headers |= more
+            status, content, headers = content
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        stated = {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
         self.send_response(status)
-        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | headers).items():
+        for name, value in stated.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
@@ -234,8 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def user(self) -> str | None:
         """The user whose token came along, or `None` without one; a token that nobody has is refused."""
-        header = self.headers.get("Authorization", "")
-        token = header.removeprefix("Bearer ").strip()
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         if token and token not in self.server.tokens:
             raise _Refused(401, "Invalid credentials in Authorization header")
         return self.server.tokens.get(token)
@@ -281,14 +264,14 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(400, "the metadata is no YAML")
         return {"errors": [], "warnings": []}
 
-    def create(self) -> dict:
+    def create(self) -> dict | tuple[int, bytes, dict[str, str]]:
         wanted = json.loads(self.body)
         type, namespace = wanted.get("type") or "model", wanted.get("organization") or self.user() or ""
         self.check_write(namespace)
         name = f"{namespace}/{wanted['name']}"
         url = f"{self.server.url}/{'' if type == 'model' else type + 's/'}{name}"
         if (type, name) in self.server.repositories:
-            return 409, json.dumps({"error": "You already created this repo", "url": url}).encode(), {}  # type: ignore
+            return 409, json.dumps({"error": "You already created this repo", "url": url}).encode(), {}
         self.server.repositories[type, name] = Repository(name, wanted.get("visibility") == "private")
         return {"url": url, "name": name, "id": name}
 
@@ -354,11 +337,6 @@ class _Handler(BaseHTTPRequestHandler):
         stated = {"private": repository.private, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings}
         return {"_id": "1", "id": name, "sha": commit.sha, "lastModified": day, "createdAt": day, **stated}
 
-    def refs(self, type: str, name: str) -> dict:
-        sha = self.commit_at(type, name, "main").sha
-        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": sha}
-        return {"branches": [main], "tags": [], "converts": [], "pullRequests": []}
-
     def tree(self, type: str, name: str, revision: str, folder: str | None = None) -> list[dict]:
         files = self.commit_at(type, name, revision).files
         prefix = f"{folder}/" if folder else ""
@@ -374,12 +352,6 @@ class _Handler(BaseHTTPRequestHandler):
             entries[child] = _entry(path, files[path]) if child == path else directory
         return list(entries.values())
 
-    def paths_info(self, type: str, name: str, revision: str) -> list[dict]:
-        files = self.commit_at(type, name, revision).files
-        as_json = self.headers.get("Content-Type", "").startswith("application/json")
-        asked = json.loads(self.body)["paths"] if as_json else parse_qs(self.body.decode())["paths"]
-        return [_entry(path, files[path]) for path in asked if path in files]
-
     def resolve(self, type: str, name: str, revision: str, path: str) -> tuple[int, bytes, dict[str, str]]:
         """A file, or the part of it that the client asks for."""
         commit = self.commit_at("dataset" if type else "model", name, revision)
@@ -387,14 +359,12 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit.sha})
         content = self.damaged(commit.files[path])
         headers = {
-            "Content-Type": "application/octet-stream",
             "Content-Length": str(len(content)),
             "ETag": f'"{_oid(path, commit.files[path])}"',
             "X-Repo-Commit": commit.sha,
-            "Accept-Ranges": "bytes",
         }
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not part or self.command == "HEAD":
+        if not part:
             return 200, content, headers
         first, last = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
         headers |= {"Content-Length": str(last + 1 - first), "Content-Range": f"bytes {first}-{last}/{len(content)}"}
@@ -423,9 +393,7 @@ _ROUTES = [
     (f"POST {_API}/commit/(?P<revision>[^/]+)", _Handler.commit),
     (f"GET {_API}", _Handler.info),
     (f"GET {_API}/revision/(?P<revision>[^/]+)", _Handler.info),
-    (f"GET {_API}/refs", _Handler.refs),
     (f"GET {_API}/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", _Handler.tree),
-    (f"POST {_API}/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
     (rf"POST {_PAGE}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT /lfs-objects/(?P<oid>[0-9a-f]{64})", _Handler.lfs_upload),
     (f"(GET|HEAD) {_PAGE}/(resolve|raw)/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),

@@ -246,6 +246,9 @@ def test_private_repository(finished, hub, client, push):
     """
     assert client(look, HF_TOKEN="").stdout == "401\n"
 
+    delete = "import huggingface_hub as hub; hub.delete_repo('me/secret'); print(hub.whoami()['name'])"
+    assert client(delete).stdout == "me\n" and hub.repositories == {}
+
     hub.repositories["model", "me/open"] = Repository("me/open")
     error = only_error(push(finished, "me/open", "--private"))
     assert "me/open is public" in error and hub.model("me/open").files == {}
