@@ -182,7 +182,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _reason(error: BaseException, token: str) -> str:
-    """What went wrong and what to do, in one line, without the token and without signed addresses."""
+    """What went wrong and what to do, in one line and without the token."""
     causes = [str(error)]
     while error.__cause__ and not isinstance(error, HfHubHTTPError):
         error = error.__cause__
@@ -191,5 +191,5 @@ def _reason(error: BaseException, token: str) -> str:
     if status in _ADVICE:
         return _ADVICE[status]
     said = " ".join(": ".join(dict.fromkeys(causes)).replace(token, "***").split())
-    said = re.sub(r"\?\S+", "", said)[:300].rstrip(".") or type(error).__name__
+    said = said[:300].rstrip(".") or type(error).__name__
     return f"the Hub has a fault ({said}); wait a while" if status >= 500 else f"{said}; check network and repository"

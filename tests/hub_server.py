@@ -27,7 +27,6 @@ import yaml
 USER = "me"
 TOKEN = "hf_loopbackTokenThatMustNotLeak"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".png")
-Files = dict[str, bytes]
 
 
 @dataclass
@@ -35,7 +34,7 @@ class Commit:
     """State of a repository after a commit."""
 
     title: str
-    files: Files
+    files: dict[str, bytes]
     sha: str
 
 
@@ -51,11 +50,11 @@ class Repository:
         self.commit("initial commit", {})
 
     @property
-    def files(self) -> Files:
+    def files(self) -> dict[str, bytes]:
         """What is in the repository now."""
         return self.commits[-1].files
 
-    def commit(self, title: str, files: Files) -> Commit:
+    def commit(self, title: str, files: dict[str, bytes]) -> Commit:
         sha = hashlib.sha1(f"{self.name} {len(self.commits)}".encode()).hexdigest()
         self.commits.append(Commit(title, files, sha))
         return self.commits[-1]
@@ -171,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return self.answer(200, answer)
             raise _Refused(404, f"no such page: {asked}", "EntryNotFound")
         except _Refused as refused:
-            self.answer(refused.status, {"error": str(refused)}, refused.headers | {"X-Error-Message": str(refused)})
+            self.answer(refused.status, {"error": str(refused)}, {"X-Error-Message": str(refused)} | refused.headers)
         except _HungUp:
             self.hang_up()
 

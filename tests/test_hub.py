@@ -115,7 +115,9 @@ def push(client):
     """The push command."""
 
     def push(*arguments: str | Path, **variables: str):
-        return client(COMMAND, "push", *arguments, **variables)
+        done = client(COMMAND, "push", *arguments, **variables)
+        assert "Warning" not in done.stderr
+        return done
 
     return push
 
@@ -251,7 +253,7 @@ def test_private_repository(finished, hub, client, push):
 
     hub.repositories["model", "me/open"] = Repository("me/open")
     error = only_error(push(finished, "me/open", "--private"))
-    assert "me/open is public" in error and hub.model("me/open").files == {}
+    assert error.startswith("error: me/open is public; make it private") and hub.model("me/open").files == {}
 
 
 # Mistakes ------------------------------------------------------------------------------------------------------------
@@ -315,6 +317,12 @@ FAULTS = {
     "upload damaged": ("PUT /lfs-objects/", {"corrupt": True}, "old", "does not have the announced SHA-256"),
     "commit 500": ("POST .*/commit/", {"status": 500}, "old", "the Hub has a fault"),
     "commit 429": ("POST .*/commit/", {"status": 429, "headers": {"Retry-After": "9"}}, "old", "too many requests"),
+    "commit refused": (
+        "POST .*/commit/",
+        {"status": 400, "headers": {"X-Error-Message": f"bad {TOKEN}"}},
+        "old",
+        "bad ***",
+    ),
     "commit cut off": ("POST .*/commit/", {"drop": "request"}, "old", "check network"),
     "commit answer cut off": ("POST .*/commit/", {"drop": "answer"}, "new", "check network"),
     "commit slow": ("POST .*/commit/", {"delay": 1.0}, "new", ""),
