@@ -217,6 +217,7 @@ class DebiasingArguments(TrainingArguments):
         _require(self.checkpoint_choice in choices, "--checkpoint_choice", expected, self.checkpoint_choice)
         if self.published_protocol:
             self.checkpoint_choice = "oracle_test"
+        _require(self.hub_revision is None, "--hub_revision", "nothing: pushes go to main", self.hub_revision)
         super().__post_init__()
         self.label_names: list[str] = []
 

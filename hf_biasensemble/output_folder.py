@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
 
-from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.errors import BiasEnsembleError, differences
+
+if TYPE_CHECKING:
+    from hf_biasensemble.arguments import DebiasingArguments
 
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "all_results.json"
@@ -18,6 +20,8 @@ HISTORY_FILE = "history.csv"
 LOCK_FILE = ".lock"
 CARD_FILE = "README.md"
 PICTURE_FILE = "figures/accuracy.png"
+REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
+"""Stands in the examples of a card for the place of the model, until it is pushed to one."""
 _RUN_FILES = (
     *(RESULTS_FILE, HISTORY_FILE, CARD_FILE),
     *("trainer_state.json", "config.json", "model.safetensors", "selection"),
@@ -54,7 +58,7 @@ def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = F
         yield
 
 
-def check_output_dir(output_dir: Path, args: DebiasingArguments, checkpoint: Path | None) -> list[Path]:
+def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None) -> list[Path]:
     """Refuses to touch the results of another run unless told so; gives the files to remove once all else is well."""
     resumes_here = args.resume_from_checkpoint and (checkpoint is None or checkpoint.parent == output_dir.resolve())
     if not output_dir.exists() or resumes_here:
@@ -69,7 +73,7 @@ def check_output_dir(output_dir: Path, args: DebiasingArguments, checkpoint: Pat
     return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).is_file()]
 
 
-def checkpoint_to_resume(args: DebiasingArguments) -> Path | None:
+def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means: a folder, or `true` for the newest complete one in
     output_dir. `None` if the run is to start at the beginning, also when an earlier run ended before its first one."""
     asked = str(args.resume_from_checkpoint or "false")

@@ -26,6 +26,7 @@ from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.files import written_whole
+from hf_biasensemble.hub import check_can_push, push_model
 from hf_biasensemble.models.build import build_members, build_trainable, check_backbone
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.output_folder import (
@@ -68,6 +69,9 @@ def run(
     """
     output_dir = Path(args.output_dir)
     selection_args = with_protocol(selection_args, args)
+    hub_model_id = args.hub_model_id or output_dir.resolve().name
+    if args.push_to_hub:
+        check_can_push(hub_model_id, args.hub_token)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(output_dir, args, checkpoint)
     splits = load_image_splits(data_args, model_args.image_size)
@@ -85,7 +89,10 @@ def run(
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        return train_and_publish(model_args, selection_args, args, splits, checkpoint)
+        results = train_and_publish(model_args, selection_args, args, splits, checkpoint)
+        if args.push_to_hub and args.should_save:
+            print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
+    return results
 
 
 def train_and_publish(

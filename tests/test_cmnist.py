@@ -17,11 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from filelock import FileLock
+from hub_server import TOKEN, HubServer
 from huggingface_hub import DatasetCard
 from PIL import Image, ImageDraw, ImageFont
 
+from hf_biasensemble.arguments import DataArguments
+from hf_biasensemble.data.repository import SHARED
 from hf_biasensemble.data.severity import apportion, parse_severity
+from hf_biasensemble.run import load_image_splits
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "dataset_scripts" / "cmnist.py"
@@ -583,27 +588,57 @@ def test_hub_source_reads_what_load_dataset_reads(built, source, tmp_path):
     assert all_bytes(tmp_path / "out") == ours
 
 
-def test_push_to_hub(source, tmp_path, monkeypatch, capsys):
-    calls = []
+FROM_HUB = """
+import datasets, numpy, sys
+from hf_biasensemble.cli.main import run_command
 
-    class Api:
-        def create_repo(self, repo_id, **options):
-            calls.append((repo_id, options))
+data = datasets.load_dataset("me/cmnist", "1pct")
+for split, rows in data.items():
+    arrays = {name: numpy.asarray(rows[name]) for name in rows.column_names if name != "image"}
+    numpy.savez(split, image=numpy.stack([numpy.asarray(image) for image in rows["image"]]), **arrays)
+sys.exit(run_command("train", sys.argv[1:]))
+"""
 
-        def upload_folder(self, *, repo_id, repo_type, folder_path):
-            if repo_id == "me/forbidden":
-                raise RuntimeError("403\nForbidden")
-            calls.append((repo_id, repo_type, sorted(path.name for path in Path(folder_path).iterdir())))
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    options = ("--severities", "2pct", "--overwrite_output_dir", "--push_to_hub")
-    assert run(source, tmp_path / "out", *options, "me/cmnist") == 0
-    files = ["2pct", "README.md", "contact_sheet.png", "shared"]
-    assert calls == [("me/cmnist", {"repo_type": "dataset", "exist_ok": True}), ("me/cmnist", "dataset", files)]
-    capsys.readouterr()
-    assert run(source, tmp_path / "out", *options, "me/forbidden") == 2
-    check_error(capsys, ["is complete", "403 Forbidden", "hf upload me/forbidden"])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+def test_push_to_hub_and_train_from_there(source, tmp_path):
+    command = [sys.executable, str(SCRIPT), "--source", "parquet", "--source_dir", str(source), "--severities", "1pct"]
+    command += ["--overwrite_output_dir", "--output_dir", str(tmp_path / "out"), "--push_to_hub"]
+    with HubServer() as hub:
+        env = environment(tmp_path) | {"HF_DATASETS_OFFLINE": "0"} | hub.environment()
+        env.pop("HF_DATASETS_CACHE")
+
+        def client(*words):
+            done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+            assert TOKEN not in done.stdout + done.stderr
+            return done
+
+        forbidden = client(*command, "you/cmnist")
+        hub.fail("POST .*/commit/", status=503)
+        failed = client(*command, "me/cmnist")
+        for done, repository, words in ((forbidden, "you/cmnist", "(403)"), (failed, "me/cmnist", "has a fault")):
+            errors = [line for line in done.stderr.splitlines() if "error: " in line]
+            assert done.returncode == 2 and len(errors) == 1
+            assert f"{tmp_path / 'out'} is complete" in errors[0] and words in errors[0]
+            assert errors[0].endswith(f"hf upload {repository} {tmp_path / 'out'} --repo-type dataset")
+        assert hub.repositories.keys() == {("dataset", "me/cmnist")} and hub.dataset("me/cmnist").files == {}
+
+        assert client(*command, "me/cmnist").returncode == 0
+        assert hub.dataset("me/cmnist").files == all_bytes(tmp_path / "out")
+        assert len(hub.dataset("me/cmnist").commits) == 2
+
+        data = ["--dataset_name", "me/cmnist", "--dataset_config_name", "1pct", "--max_steps", "2", "--method", "erm"]
+        words = ["--output_dir", "run", "--use_cpu", "true", "--disable_tqdm", "true"]
+        done = client(sys.executable, "-c", FROM_HUB, *data, *words)
+        assert done.returncode == 0, done.stderr
+    for split in ("train", "validation", "test"):
+        loaded = np.load(tmp_path / f"{split}.npz")
+        expected = read(tmp_path / "out", SHARED if split == "test" else "1pct", split)
+        assert loaded.keys() == expected.keys()
+        assert all(np.array_equal(loaded[name], expected[name]) for name in expected)
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    local = load_image_splits(DataArguments(dataset_name=str(tmp_path / "out"), dataset_config_name="1pct"), 28)
+    assert settings["train_fingerprint"] == local["train"].fingerprint
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
 def test_help_needs_no_heavy_import(tmp_path):

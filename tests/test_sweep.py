@@ -122,7 +122,7 @@ def test_failed_run_is_reported_and_the_others_go_on(copied, digits, capsys):
     [
         ({"leaning_rate": 0.1}, "unknown option --leaning_rate in the command line; did you mean learning_rate?"),
         ({"learning_rate": -1}, "--learning_rate: expected above 0, found -1.0"),
-        ({"seed": 1}, "--seed is set by the sweep for each run"),
+        ({"seed": 1}, "--seed cannot be given to a sweep"),
         ({"jobs": 0}, "--jobs: expected at least 1, found 0"),
         ({"config": "nowhere/{method}.yaml"}, "--config nowhere/lff.yaml could not be read"),
     ],
@@ -169,9 +169,9 @@ def test_table_holds_mean_spread_and_paired_gains(tmp_path):
     text = write_sweep_tables(cells, tmp_path)
     assert "| 1pct | lff | 0, 1 | 90.0 ± 0.0 | 45.0 ± 7.1 | 50.0 ± 0.0 |" in text
     assert "| 1pct | disent_be | 0 | 90.0 | 60.0 | 50.0 |" in text
-    line = "| 1pct | lff_be | bias-conflicting | seed 0: +5.0, seed 1: -1.0 | +2.0 ± 4.2 | unclear: in 1 of 2 seeds |"
+    line = "| 1pct | lff_be | bias-conflicting | seed 0: +5.0, seed 1: -1.0 | +2.0 ± 4.2 | in 1 of 2 seeds |"
     assert line in text
-    assert "| 1pct | lff_be | bias-aligned | seed 0: +0.0, seed 1: +0.0 | +0.0 ± 0.0 | no, in no seed |" in text
+    assert "| 1pct | lff_be | bias-aligned | seed 0: +0.0, seed 1: +0.0 | +0.0 ± 0.0 | in no seed |" in text
     assert "| 1pct | disent_be | bias" not in text  # nothing to pair it with
     with open(tmp_path / "table.csv", newline="") as stream:
         rows = {row["method"]: row for row in csv.DictReader(stream)}
@@ -184,7 +184,7 @@ def test_table_holds_mean_spread_and_paired_gains(tmp_path):
 
 def test_gain_in_every_seed_is_said_and_one_seed_says_little(tmp_path):
     cells = [cell("disent", 0, 40), cell("disent", 1, 50), cell("disent_be", 0, 41), cell("disent_be", 1, 60)]
-    assert "seed 0: +1.0, seed 1: +10.0 | +5.5 ± 6.4 | yes, in every seed |" in write_sweep_tables(cells, tmp_path)
+    assert "seed 0: +1.0, seed 1: +10.0 | +5.5 ± 6.4 | in every seed |" in write_sweep_tables(cells, tmp_path)
     assert "seed 0: +1.0 | +1.0 | one seed only |" in write_sweep_tables([cells[0], cells[2]], tmp_path)
 
 

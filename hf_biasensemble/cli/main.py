@@ -10,6 +10,9 @@ COMMANDS = {
     "test": "accuracy by group of a saved classifier",
     "sweep": "compare methods over data sets and seeds",
     "import-reference": "turn a checkpoint of the authors' code into a saved classifier",
+    "predict": "labels and probabilities for images of your own",
+    "push": "upload a finished output folder to the Hub",
+    "export-onnx": "a saved classifier as an ONNX file",
 }
 
 

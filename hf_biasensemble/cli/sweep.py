@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -32,11 +32,15 @@ from hf_biasensemble.arguments import (
     resolved,
     with_protocol,
 )
+from hf_biasensemble.cli.parser import CommandParser
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.output_folder import CONFIG_FILE, MAY_DIFFER_ON_RESUME, RESULTS_FILE, sole_writer
 
 LOG_FILE = "train.log"
-_SET_BY_SWEEP = ("method", "dataset_config_name", "seed", "output_dir", "selection_dir", "resume_from_checkpoint")
+_NOT_FOR_SWEEPS = (
+    *("method", "dataset_config_name", "seed", "selection_dir", "resume_from_checkpoint"),  # set for each run
+    *("push_to_hub", "hub_model_id"),
+)
 _MAY_DIFFER = MAY_DIFFER_ON_RESUME - {"max_steps", "eval_strategy", "eval_steps"} | {"train_fingerprint"}
 
 
@@ -83,19 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BiasEnsembleError(message.removeprefix("argument "))
-
-
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The options of the sweep, and the rest, which is for the runs."""
-    parser = _Parser(
-        prog="hf-biasensemble sweep",
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("sweep", __doc__)
     parser.add_argument("--methods", nargs="+", required=True, choices=METHODS, help="What to compare.")
     parser.add_argument("--dataset_config_names", nargs="+", default=["default"], help="Configurations, as 1pct 5pct.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds (0 1 2).")
@@ -107,8 +101,8 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         raise BiasEnsembleError(f"--jobs: expected at least 1, found {asked.jobs}")
     for word in overrides:
         name = word.split("=")[0].removeprefix("--")
-        if word.startswith("--") and name in _SET_BY_SWEEP:
-            raise BiasEnsembleError(f"--{name} is set by the sweep for each run; see hf-biasensemble sweep --help")
+        if word.startswith("--") and name in _NOT_FOR_SWEEPS:
+            raise BiasEnsembleError(f"--{name} cannot be given to a sweep; see hf-biasensemble sweep --help")
     for name in ("methods", "dataset_config_names", "seeds"):
         values = getattr(asked, name)
         if len(set(values)) < len(values):

@@ -325,13 +325,8 @@ def contact_sheet(samples: Samples, class_names: Sequence[str], title: str) -> I
 
 def push_repository(folder: str | Path, hub_id: str) -> None:
     """Upload a finished folder to the Hub data set `hub_id`, made if need be; raises BiasEnsembleError on failure."""
-    from huggingface_hub import HfApi
+    from hf_biasensemble.hub import push_folder
 
-    try:
-        HfApi().create_repo(hub_id, repo_type="dataset", exist_ok=True)
-        HfApi().upload_folder(repo_id=hub_id, repo_type="dataset", folder_path=folder)
-    except Exception as error:  # network, permission, bad id: the client raises unrelated types
-        raise BiasEnsembleError(
-            f"{folder} is complete, but its upload to {hub_id} failed ({' '.join(str(error).split())}); "
-            f"log in (hf auth login), then: hf upload {hub_id} {folder} --repo-type dataset"
-        ) from error
+    again = ["hf", "upload", hub_id, str(folder), "--repo-type", "dataset"]
+    address = push_folder(folder, hub_id, repo_type="dataset", commit_message="Upload data set", again=again)
+    print(f"pushed: {address}", flush=True)

@@ -16,12 +16,16 @@ from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelAr
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.metrics.accuracy import METRICS
-from hf_biasensemble.output_folder import CARD_FILE, CONFIG_FILE, HISTORY_FILE, PICTURE_FILE, RESULTS_FILE
+from hf_biasensemble.output_folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    HISTORY_FILE,
+    PICTURE_FILE,
+    REPOSITORY_PLACEHOLDER,
+    RESULTS_FILE,
+)
 from hf_biasensemble.reporting.figures import run_curves
 from hf_biasensemble.reporting.progress import ORACLE_MARK
-
-REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
-"""Stands in the examples of a card for the place of the model, where no Hub id was given."""
 
 _MOST_CLASSES_TO_COUNT = 50
 _MEANINGS = {

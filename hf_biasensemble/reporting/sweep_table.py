@@ -121,7 +121,7 @@ def _chosen_section(groups: Mapping[tuple[str, str], list[Cell]], metrics: Seque
 
 def _gain_section(groups: Mapping[tuple[str, str], list[Cell]], metrics: Sequence[str]) -> list[str]:
     """What BiasEnsemble adds to a method at the last step, paired by seed."""
-    rows = [["data", "method", "accuracy", "per seed", "mean ± sd", "BiasEnsemble helps"]]
+    rows = [["data", "method", "accuracy", "per seed", "mean ± sd", "higher with BiasEnsemble"]]
     for (data, method), group in groups.items():
         plain = {cell.seed: cell.last_step for cell in groups.get((data, _PAIRS.get(method, "")), [])}
         for metric in metrics:
@@ -143,7 +143,7 @@ def _verdict(gains: Mapping[int, float]) -> str:
     if len(gains) < 2:
         return "one seed only"
     up = sum(gain > 0 for gain in gains.values())
-    return {len(gains): "yes, in every seed", 0: "no, in no seed"}.get(up, f"unclear: in {up} of {len(gains)} seeds")
+    return {len(gains): "in every seed", 0: "in no seed"}.get(up, f"in {up} of {len(gains)} seeds")
 
 
 def _values(group: Sequence[Cell], metric: str, which: str = "last_step") -> list[float]:

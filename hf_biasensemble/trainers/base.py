@@ -3,8 +3,9 @@
 import logging
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -61,9 +62,11 @@ class DebiasingTrainer(Trainer):
     ):
         if train_dataset is not None:
             _settle_last_batch(model, args, len(train_dataset))  # type: ignore[arg-type]
+        # The Trainer would push the pair while it trains, and write the token into `training_args.bin`.
+        no_push: dict[str, Any] = {"push_to_hub": False, "hub_token": None}
         super().__init__(
             model=model,
-            args=args,
+            args=replace(args, **no_push),
             data_collator=_ready_batch,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -262,6 +265,10 @@ class DebiasingTrainer(Trainer):
         losses = self._terms.get("loss")
         if losses and not math.isfinite(float(torch.stack(losses).sum())):
             self._drain_terms()
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not of use: it would push the pair. Save the published model, then `hf_biasensemble.hub.push_model`."""
+        raise BiasEnsembleError("expected hf_biasensemble.hub.push_model(output_dir, repo_id) once the run has ended")
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -1,0 +1,124 @@
+"""Labels and probabilities for images of your own: `hf-biasensemble predict MODEL FILES_OR_FOLDERS...`.
+
+Exit status: 0 if all images were read, 1 if some were not, 2 if none was, or after a mistake.
+"""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from hf_biasensemble.cli.parser import CommandParser
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import written_whole
+
+FORMATS = (".csv", ".jsonl")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predicts, writes CSV to the screen or to a file, and lists images that could not be read."""
+    parser = CommandParser("predict", __doc__)
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a saved classifier")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="images, or folders of images")
+    parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; without it, CSV to the screen")
+    parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
+    parser.add_argument("--top_k", type=int, default=1, help="most probable classes to list (1)")
+    options = parser.parse_args(argv)
+    for name in ("batch_size", "top_k"):
+        if getattr(options, name) < 1:
+            raise BiasEnsembleError(f"--{name}: expected at least 1, found {getattr(options, name)}")
+    output_file: Path | None = options.output_file
+    if output_file and output_file.suffix not in FORMATS:
+        raise BiasEnsembleError(f"--output_file: expected a name that ends in .csv or .jsonl, found {output_file}")
+    files = list_images(options.paths)
+
+    unread: dict[Path, str] = {}
+    rows = predictions(options.model, files, options.batch_size, options.top_k, unread)
+    first = next(rows, None)
+    if first is None:
+        described = "; ".join(f"{file} ({reason})" for file, reason in list(unread.items())[:10])
+        raise BiasEnsembleError(f"expected images, found none of {len(unread)} that can be read: {described}")
+    with ExitStack() as stack:
+        stream = sys.stdout
+        if output_file:
+            unfinished = stack.enter_context(written_whole(output_file))
+            stream = stack.enter_context(open(unfinished, "w", encoding="utf-8", newline=""))
+        writer = csv.DictWriter(stream, first, lineterminator="\n")
+        as_lines = output_file is not None and output_file.suffix == ".jsonl"
+        if not as_lines:
+            writer.writeheader()
+        for row in (first, *rows):
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n") if as_lines else writer.writerow(row)
+    for file, reason in unread.items():
+        print(f"not read: {file} ({reason})", file=sys.stderr)
+    print(f"{len(files) - len(unread)} of {len(files)} images read", file=sys.stderr)
+    return 1 if unread else 0
+
+
+def list_images(paths: list[Path]) -> list[Path]:
+    """The files among the paths, whatever their names, and the image files below the folders, sorted; each once.
+
+    Raises:
+        `BiasEnsembleError`: If a folder has no image files.
+    """
+    from PIL import Image
+
+    suffixes = Image.registered_extensions()
+    files: list[Path] = []
+    for path in paths:
+        inside = [file for file in path.rglob("*") if file.suffix.lower() in suffixes] if path.is_dir() else [path]
+        if not inside:
+            raise BiasEnsembleError(f"expected image files in the folder {path}, found none")
+        files += sorted(inside)
+    return list(dict.fromkeys(files))
+
+
+def predictions(
+    model_name: str, files: list[Path], batch_size: int, top_k: int, unread: dict[Path, str]
+) -> Iterator[dict[str, str | float]]:
+    """One row per readable file, in order: `file`, `label`, `probability`, then `label_2`, `probability_2`, ...
+
+    Args:
+        model_name (`str`): Folder or Hub id.
+        files (`list[Path]`): Image files.
+        batch_size (`int`): Images per batch.
+        top_k (`int`): Classes per row, most probable first; at most as many as there are.
+        unread (`dict[Path, str]`): Takes the files that cannot be read, with the reason.
+    """
+    import numpy as np
+    import torch
+
+    from hf_biasensemble.data.pixels import decode_image
+    from hf_biasensemble.models.export import load_classifier
+
+    model, transform, image_size = load_classifier(model_name)
+    top_k = min(top_k, model.config.num_labels)
+
+    def decode(file: Path) -> np.ndarray | None:
+        try:
+            return decode_image({"path": file}, image_size)
+        except Exception as error:  # PIL raises a dozen types for broken files
+            unread[file] = " ".join(str(error).split())
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, torch.inference_mode():
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            decoded = {
+                file: image for file, image in zip(batch, pool.map(decode, batch), strict=True) if image is not None
+            }
+            if not decoded:
+                continue
+            pixels = torch.from_numpy(np.stack(list(decoded.values())))
+            logits = model(pixel_values=transform(pixels, training=False)).logits
+            probabilities, classes = logits.float().softmax(dim=-1).topk(top_k)
+            for file, ranked in zip(decoded, zip(classes.tolist(), probabilities.tolist(), strict=True), strict=True):
+                row: dict[str, str | float] = {"file": str(file)}
+                for rank, (number, probability) in enumerate(zip(*ranked, strict=True), start=1):
+                    suffix = f"_{rank}" if rank > 1 else ""
+                    row[f"label{suffix}"], row[f"probability{suffix}"] = model.config.id2label[number], probability
+                yield row
