@@ -103,6 +103,8 @@ class SelectionArguments:
     keep_member: str = option("last", "Which state of a member votes: last, or best validation accuracy.")
     member_eval_steps: int = option(500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps.")
     share_batches: bool = option(False, "All members see the same batches; saves decoding, members differ less.")
+    member_learning_rate: float | None = option(None, "Learning rate of the members; by default learning_rate.")
+    member_image_scale: float | None = option(None, "image_scale of what the members see; by default image_scale.")
     selection_dir: str | None = option(
         None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
     )
@@ -114,6 +116,9 @@ class SelectionArguments:
         valid = 1 <= self.member_agreement <= self.num_members
         _require(valid, "--member_agreement", f"in 1..{self.num_members} (num_members)", self.member_agreement)
         _require(self.keep_member in ("last", "best"), "--keep_member", "last or best", self.keep_member)
+        for name in ("member_learning_rate", "member_image_scale"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, f"--{name}", "above 0", value)
         _require(self.member_eval_steps >= 1, "--member_eval_steps", "at least 1", self.member_eval_steps)
 
 

@@ -109,7 +109,7 @@ def train_and_publish(
     results: dict[str, Any] = {}
     selection = None
     if args.uses_selection:
-        selection, results = make_selection(model_args, selection_args, args, transform, splits)
+        selection, results = make_selection(model_args, selection_args, args, splits)
 
     class_names = splits["train"].class_names
     model = build_trainable(model_args, class_names, args.method, args.seed)
@@ -230,7 +230,6 @@ def make_selection(
     model_args: ModelArguments,
     selection_args: SelectionArguments,
     args: DebiasingArguments,
-    transform: ImageTransform,
     splits: dict[str, ImageSplit],
 ) -> tuple[Selection, dict[str, Any]]:
     """The bias-amplified set: the one in `output_dir/selection` or in `selection_dir`, or else a new one.
@@ -251,7 +250,7 @@ def make_selection(
         args.distributed_state.wait_for_everyone()  # from here on all processes find the same
         found = next((place for place in (folder, shared) if (place / FILE_NAME).exists()), None)
         if found is None:
-            selection, runtime = train_members(model_args, selection_args, args, transform, splits, provenance)
+            selection, runtime = train_members(model_args, selection_args, args, splits, provenance)
         else:
             selection, runtime = Selection.load(found), {}
             different = differences(selection.provenance, provenance)
@@ -271,7 +270,6 @@ def train_members(
     model_args: ModelArguments,
     selection_args: SelectionArguments,
     args: DebiasingArguments,
-    transform: ImageTransform,
     splits: dict[str, ImageSplit],
     provenance: dict[str, Any],
 ) -> tuple[Selection, dict[str, Any]]:
@@ -286,12 +284,14 @@ def train_members(
     }
     changes |= {"checkpoint_choice": "last", "published_protocol": False, "step_decay_steps": 0}
     changes |= {"augmentation": "none", "weight_average": 0.0}
+    changes |= {"learning_rate": selection_args.member_learning_rate or args.learning_rate}
     member_args = replace(args, max_steps=selection_args.member_steps, **changes)
+    scale = selection_args.member_image_scale or model_args.image_scale
     members = build_members(model_args, train.class_names, selection_args.num_members, args.seed)
     trainer = BiasEnsembleTrainer(
         members,
         member_args,
-        transform,
+        image_transform(replace(model_args, image_scale=scale)),
         selection_args,
         train_dataset=train,
         eval_dataset={name: split for name, split in splits.items() if name == "validation"},

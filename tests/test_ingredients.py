@@ -192,6 +192,16 @@ def test_members_see_no_augmentation(digits, tmp_path):
     assert (plain.mean_probability == augmented.mean_probability).all()
 
 
+def test_members_may_have_a_rate_and_a_scale_of_their_own(digits, tmp_path):
+    def probabilities(name: str, **changes) -> list[float]:
+        assert train(digits, tmp_path / name, "lff_be", max_steps=1, member_threshold=0.5, **changes) == 0
+        return Selection.load(tmp_path / name / "selection").mean_probability.tolist()
+
+    own = probabilities("own", member_learning_rate=0.01, member_image_scale=2.0)
+    assert own == probabilities("same", learning_rate=0.01, image_scale=2.0)
+    assert own != probabilities("rate", member_learning_rate=0.01) != probabilities("neither")
+
+
 # All together -------------------------------------------------------------------------------------------------------
 
 

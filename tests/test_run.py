@@ -338,7 +338,7 @@ def test_resuming_nothing_is_refused(digits, tmp_path, capsys, asked):
 def selection_inputs(data: Path, output_dir: Path, **changes):
     types = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
     data_args, model_args, selection_args, args = parse_arguments(types, words(data, output_dir, "lff_be", **changes))
-    return model_args, selection_args, args, image_transform(model_args), load_image_splits(data_args, 28)
+    return model_args, selection_args, args, load_image_splits(data_args, 28)
 
 
 def test_selection_made_from_the_same_is_reused(copy_of, digits):
