@@ -10,8 +10,9 @@ import yaml
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments, resolved
+from hf_biasensemble.data.held_out import hold_out
 from hf_biasensemble.data.loading import ColumnNames, load_splits
-from hf_biasensemble.data.pixels import ImageSplit, decode_split
+from hf_biasensemble.data.pixels import ImageSplit, decode_split, write_unreadable
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
@@ -35,8 +36,10 @@ TRAINERS: dict[str, type[DebiasingTrainer]] = {
 }
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "all_results.json"
+DROPPED_FILE = "dropped_images.csv"
 _RUN_FILES = (RESULTS_FILE, "history.csv", "trainer_state.json", "config.json", "model.safetensors", "selection")
-_FURTHER_FILES = (CONFIG_FILE, "preprocessor_config.json", "modeling_debiased.py")  # alone, they are worth no refusal
+# Alone, these are worth no refusal.
+_FURTHER_FILES = (CONFIG_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py")
 
 
 def run(
@@ -62,6 +65,7 @@ def run(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         with written_whole(output_dir / CONFIG_FILE) as file:
             file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        write_unreadable(splits, output_dir / DROPPED_FILE)
 
     transform = image_transform(model_args)
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
@@ -104,12 +108,24 @@ def check_fingerprint(train: ImageSplit, data_args: DataArguments) -> str:
 
 
 def load_image_splits(data_args: DataArguments, image_size: int) -> dict[str, ImageSplit]:
-    """The data set of the arguments, checked and decoded."""
+    """The data set of the arguments, checked and decoded; missing splits are cut out of the training split."""
     columns = ColumnNames(
         data_args.image_column, data_args.label_column, data_args.bias_label_column, data_args.conflicting_column
     )
     labelled = load_splits(str(data_args.dataset_name), data_args.dataset_config_name, columns)
-    return {name: decode_split(split, image_size) for name, split in labelled.items()}
+    size = sum(len(split.labels) for split in labelled.values()) * 3 * image_size**2
+    mapped = size > data_args.pixel_memory_bytes()
+    splits = {
+        name: decode_split(
+            split,
+            image_size,
+            mapped=mapped,
+            skip_unreadable=data_args.skip_unreadable_images,
+            name=f"{data_args.dataset_name}, split {name}",
+        )
+        for name, split in labelled.items()
+    }
+    return hold_out(splits, data_args.validation_share, data_args.test_share, data_args.split_seed)
 
 
 def image_transform(model_args: ModelArguments) -> ImageTransform:
@@ -254,6 +270,7 @@ _MAY_DIFFER_ON_RESUME = {
     "dataset_name",  # the fingerprint tells whether the data are the same
     "output_dir",
     "overwrite_output_dir",
+    "pixel_memory_limit",
     "per_device_eval_batch_size",
     "max_steps",
     "eval_strategy",

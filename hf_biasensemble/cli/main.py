@@ -8,6 +8,8 @@ from hf_biasensemble.errors import BiasEnsembleError
 COMMANDS = {
     "train": "train a debiased classifier",
     "test": "accuracy by group of a saved classifier",
+    "check-data": "what training would see of a data set",
+    "cache": "list or clear what is kept between runs",
 }
 
 
