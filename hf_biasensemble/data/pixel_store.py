@@ -44,7 +44,7 @@ _ROWS_AT_ONCE = 128
 
 
 class MappedPixels:
-    """The pixels of a store, uint8 (N, 3, S, S); indexed by rows like a tensor, it gives a tensor in memory.
+    """The pixels of a store, uint8 (N, 3, S, S); indexed by a tensor of rows, they give a tensor in memory.
 
     Pages that were read are given back after every 64 MB, so that a process that reads a store larger than its memory
     does not grow; the operating system still keeps them in its cache. Copies in other processes, also those that
@@ -71,8 +71,12 @@ class MappedPixels:
         return self.shape[0]
 
     def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
-        """The pixels (n, 3, S, S) of these rows."""
-        pixels = self._tensor[rows].clone() if isinstance(rows, int | slice) else self._tensor[rows]
+        """The pixels (n, 3, S, S) of these rows (int64)."""
+        return self.index_select(0, rows)
+
+    def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
+        """As of a tensor; `dim` is 0."""
+        pixels = self._tensor.index_select(dim, rows)
         self._read += pixels.numel()
         if self._read > _READ_BEFORE_RELEASE and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)

@@ -61,7 +61,7 @@ class ImageSplit(Dataset):
 
     def __getitems__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
         index = self.rows[torch.as_tensor(positions)]
-        return {"pixel_values": self.pixels[index], "labels": self.labels[index], "index": index}
+        return {"pixel_values": self.pixels.index_select(0, index), "labels": self.labels[index], "index": index}
 
     def select(self, positions: torch.Tensor | np.ndarray) -> "ImageSplit":
         """The samples at these positions, in this order, repeats allowed; shares the pixels."""
