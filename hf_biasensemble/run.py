@@ -10,9 +10,8 @@ import yaml
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments, resolved
-from hf_biasensemble.data.held_out import hold_out
-from hf_biasensemble.data.loading import ColumnNames, load_splits
-from hf_biasensemble.data.pixels import ImageSplit, decode_split, write_unreadable
+from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
+from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
@@ -105,27 +104,6 @@ def check_fingerprint(train: ImageSplit, data_args: DataArguments) -> str:
             f"{data_args.dataset_name}; use the data of that run, or leave the option out"
         )
     return train.fingerprint
-
-
-def load_image_splits(data_args: DataArguments, image_size: int) -> dict[str, ImageSplit]:
-    """The data set of the arguments, checked and decoded; missing splits are cut out of the training split."""
-    columns = ColumnNames(
-        data_args.image_column, data_args.label_column, data_args.bias_label_column, data_args.conflicting_column
-    )
-    labelled = load_splits(str(data_args.dataset_name), data_args.dataset_config_name, columns)
-    size = sum(len(split.labels) for split in labelled.values()) * 3 * image_size**2
-    mapped = size > data_args.pixel_memory_bytes()
-    splits = {
-        name: decode_split(
-            split,
-            image_size,
-            mapped=mapped,
-            skip_unreadable=data_args.skip_unreadable_images,
-            name=f"{data_args.dataset_name}, split {name}",
-        )
-        for name, split in labelled.items()
-    }
-    return hold_out(splits, data_args.validation_share, data_args.test_share, data_args.split_seed)
 
 
 def image_transform(model_args: ModelArguments) -> ImageTransform:

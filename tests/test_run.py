@@ -25,10 +25,11 @@ from hf_biasensemble.arguments import (
     parse_arguments,
 )
 from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.build import build_members, build_trainable, classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.run import image_transform, load_image_splits, make_selection
+from hf_biasensemble.run import image_transform, make_selection
 from hf_biasensemble.selection import Selection
 
 ROOT = Path(__file__).parents[1]

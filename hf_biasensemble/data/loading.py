@@ -32,6 +32,7 @@ class LabelledSplit:
         class_names: The K names.
         bias_labels: int64 (N,), or `None` where unknown. They measure; training never reads them.
         is_conflicting: bool (N,), or `None` where unknown.
+        bias_names: Names of the bias labels, or `None` where unknown.
     """
 
     images: datasets.Dataset
@@ -39,6 +40,7 @@ class LabelledSplit:
     class_names: list[str]
     bias_labels: np.ndarray | None
     is_conflicting: np.ndarray | None
+    bias_names: list[str] | None = None
 
 
 def load_splits(
@@ -149,7 +151,9 @@ def _check_split(
         is_conflicting = _integers(data, conflicting_column, ["False", "True"], where).astype(bool)
     elif bias_labels is not None and _correspond(data, (columns.label, str(bias_column)), class_names, bias_names):
         is_conflicting = bias_labels != labels
-    return LabelledSplit(images, labels, class_names, bias_labels, is_conflicting)
+    return LabelledSplit(
+        images, labels, class_names, bias_labels, is_conflicting, None if bias_labels is None else bias_names
+    )
 
 
 def _correspond(

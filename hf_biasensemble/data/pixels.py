@@ -45,6 +45,7 @@ class ImageSplit(Dataset):
         rows: int64 (R,), the rows this split consists of, in order; all of them by default.
         bias_labels: int64 array (N,), or `None` where unknown.
         is_conflicting: bool array (N,), or `None` where unknown.
+        bias_names: Names of the bias labels, or `None` where unknown.
         unreadable: The images that are not in `rows` because they could not be read.
     """
 
@@ -54,6 +55,7 @@ class ImageSplit(Dataset):
     rows: torch.Tensor
     bias_labels: np.ndarray | None = None
     is_conflicting: np.ndarray | None = None
+    bias_names: list[str] | None = None
     unreadable: list[UnreadableImage] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -106,8 +108,7 @@ def decode_split(
         name (`str`, *optional*): What to call the split in messages.
 
     Raises:
-        `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten). With
-            `skip_unreadable`, if a class has no image left.
+        `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten).
     """
     count = len(split.images)
     pixels: torch.Tensor | MappedPixels
@@ -128,12 +129,6 @@ def decode_split(
             f"{'; '.join(map(str, unreadable[:10]))}; mend or remove them, or use --skip_unreadable_images"
         )
     rows = np.setdiff1d(np.arange(count), list(reasons))
-    lost = np.setdiff1d(split.labels, split.labels[rows])
-    if len(lost):
-        raise BiasEnsembleError(
-            f"{name or 'split'}: expected readable images of every class, found none of "
-            f"{', '.join(split.class_names[number] for number in lost[:10])}; the first unreadable: {unreadable[0]}"
-        )
     return ImageSplit(
         pixels=pixels,
         labels=torch.from_numpy(split.labels),
@@ -141,6 +136,7 @@ def decode_split(
         rows=torch.from_numpy(rows),
         bias_labels=split.bias_labels,
         is_conflicting=split.is_conflicting,
+        bias_names=split.bias_names,
         unreadable=unreadable,
     )
 

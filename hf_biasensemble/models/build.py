@@ -1,6 +1,7 @@
 """Untrained networks from the settings, each from a seed of its own."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -73,7 +74,7 @@ def _timm_weights(config: DebiasedImageClassifierConfig) -> dict[str, torch.Tens
 def _weights_in_file(file: str, model: DebiasedImageClassifier) -> dict[str, torch.Tensor]:
     """The encoder's weights in the file, checked against the encoder."""
     where = f"--pretrained_weights {file}"
-    encoder = next(iter(model.encoders()))
+    encoder: Any = next(iter(model.encoders()))
     try:
         found = load_state_dict(str(Path(file).expanduser()), weights_only=True)
     except Exception as error:  # a dozen types, from the archive to the pickle
