@@ -1,9 +1,9 @@
 """Decoded images on disk: written once by one process, checked when opened, read through a memory map by all.
 
-A store is one file: the pixels (N, 3, S, S), then a footer, JSON that holds format version, shape, SHA-256 of shape
-and pixels, and the rows that could not be read, then 48 bytes: SHA-256 of the footer, its length, and a mark. Its name
-is a hash of all that the pixels depend on, above all of the content of the image files; their names and times do not
-count.
+A store is one file: the pixels (N, 3, S, S), then a footer, JSON that holds format version, name, shape, SHA-256 of
+shape and pixels, and the rows that could not be read, then 48 bytes: SHA-256 of the footer, its length, and a mark. Its
+name is a hash of all that the pixels depend on, above all of the content of the image files; their names and times do
+not count.
 """
 
 import hashlib
@@ -173,7 +173,7 @@ def _open(file: Path, shape: tuple[int, ...]) -> tuple[MappedPixels, dict[int, s
         footer, size = _read_footer(stream)
     if footer["format_version"] != FORMAT_VERSION:
         raise _UnusableStore(f"has format {footer['format_version']}, not {FORMAT_VERSION}")
-    if tuple(footer["shape"]) != shape or size != int(np.prod(shape)):
+    if footer["name"] != file.stem or tuple(footer["shape"]) != shape or size != int(np.prod(shape)):
         raise _UnusableStore("holds other images")
     pixels = MappedPixels(file, shape)
     if pixels.sha256.hexdigest() != footer["sha256"]:
@@ -216,6 +216,7 @@ def _write(file: Path, images: datasets.Dataset, shape: tuple[int, ...], source:
                 stream.write(chunk.data)
             footer = {
                 "format_version": FORMAT_VERSION,
+                "name": file.stem,
                 "shape": shape,
                 "sha256": digest.hexdigest(),
                 "unreadable": unreadable,

@@ -150,4 +150,4 @@ def write_unreadable(splits: dict[str, ImageSplit], file: Path) -> None:
         return
     with written_whole(file) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("split", "row", "file", "reason"), *rows])
-    print_once(f"left out {len(rows)} images that cannot be read; {file} lists them")
+    print_once(f"left out unreadable images: {len(rows)}, listed in {file}")

@@ -86,7 +86,7 @@ def _open_local(path: Path, config_name: str | None, image_column: str) -> dict[
         tables = [file for place in (path, *_split_folders(path)) for file in _metadata_files(place)]
         if tables:
             return _open_metadata(path, tables, image_column)
-        files = [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_hidden(file, path)]
+        files = [file for file in sorted(path.rglob("*")) if not (file.is_dir() or _is_hidden(file, path))]
         images = [file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES]
         if images and not any(file.suffix.lower() in _TABLE_SUFFIXES for file in files):
             _say_ignored(path, files)
