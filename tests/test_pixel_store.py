@@ -323,7 +323,7 @@ def test_building_reading_and_hashing_a_store_does_not_need_its_size_in_memory(c
     assert process.returncode == 0, errors
     size, grown = map(float, output.split())
     assert size > 390
-    assert grown < 200  # 57 decoded at once, 67 + 7 read before pages are given back, and what malloc keeps
+    assert grown < 200  # a piece being decoded, and the pages mapped before they are given back
 
 
 # The command ---------------------------------------------------------------------------------------------------------

@@ -39,14 +39,14 @@ UNFINISHED_SUFFIX = ".unfinished"  # of `written_whole`
 _MARK = b"HFBEPIX\n"
 _TAIL = struct.Struct("<32sQ8s")  # SHA-256 of the footer, its length, the mark
 _BLOCK = 1 << 22  # bytes hashed at once
-_READ_BEFORE_RELEASE = 1 << 26  # bytes
+_READ_BEFORE_RELEASE = 1 << 24  # bytes; a read may map several times as many
 _ROWS_AT_ONCE = 128
 
 
 class MappedPixels:
     """The pixels of a store, uint8 (N, 3, S, S); indexed by a tensor of rows, they give a tensor in memory.
 
-    Pages that were read are given back after every 64 MB, so that a process that reads a store larger than its memory
+    Pages that were read are given back after every 16 MB, so that a process that reads a store larger than its memory
     does not grow; the operating system still keeps them in its cache. Copies in other processes, also those that
     pickling makes, map the same file.
 
