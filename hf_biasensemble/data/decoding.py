@@ -112,5 +112,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "file not found"
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than the limit of {MAX_IMAGE_PIXELS:,} pixels: {error}"
+        return f"more than the limit of {MAX_IMAGE_PIXELS:,} pixels ({str(error).partition(',')[0]})"
     return " ".join(str(error).split()) or type(error).__name__
