@@ -1,9 +1,9 @@
 """Decoded images on disk: written once by one process, checked when opened, read through a memory map by all.
 
 A store is one file: the pixels (N, 3, S, S), then a footer, JSON that holds format version, name, shape, SHA-256 of
-shape and pixels, and the rows that could not be read, then 48 bytes: SHA-256 of the footer, its length, and a mark. Its
-name is a hash of all that the pixels depend on, above all of the content of the image files; their names and times do
-not count.
+shape and pixels, and the rows that could not be read, then 48 bytes: SHA-256 of the footer, its length, and a mark.
+Its name is a hash of all that the pixels depend on, above all of the content of the image files; their names and times
+do not count.
 """
 
 import hashlib
@@ -39,16 +39,15 @@ UNFINISHED_SUFFIX = ".unfinished"  # of `written_whole`
 _MARK = b"HFBEPIX\n"
 _TAIL = struct.Struct("<32sQ8s")  # SHA-256 of the footer, its length, the mark
 _BLOCK = 1 << 22  # bytes hashed at once
-_READ_BEFORE_RELEASE = 1 << 24  # bytes; a read may map several times as many
 _ROWS_AT_ONCE = 128
 
 
 class MappedPixels:
     """The pixels of a store, uint8 (N, 3, S, S); indexed by a tensor of rows, they give a tensor in memory.
 
-    Pages that were read are given back after every 16 MB, so that a process that reads a store larger than its memory
-    does not grow; the operating system still keeps them in its cache. Copies in other processes, also those that
-    pickling makes, map the same file.
+    Pages are given back after each read, so that a process that reads a store larger than its memory does not grow;
+    the operating system still keeps them in its cache. Copies in other processes, also those that pickling makes, map
+    the same file.
 
     Args:
         file (`Path`): A store that was checked.
@@ -62,7 +61,6 @@ class MappedPixels:
             # Copy on write, of which none happens: torch wants memory that it could write to.
             self._map = mmap.mmap(stream.fileno(), self.shape.numel(), access=mmap.ACCESS_COPY)
         self._tensor = torch.frombuffer(self._map, dtype=torch.uint8).view(self.shape)
-        self._read = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MappedPixels, (self.file, self.shape)
@@ -77,10 +75,8 @@ class MappedPixels:
     def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
         """As of a tensor; `dim` is 0."""
         pixels = self._tensor.index_select(dim, rows)
-        self._read += pixels.numel()
-        if self._read > _READ_BEFORE_RELEASE and hasattr(mmap, "MADV_DONTNEED"):
+        if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
-            self._read = 0
         return pixels
 
     @cached_property
