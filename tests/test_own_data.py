@@ -73,6 +73,15 @@ def test_classes_that_are_all_called_like_splits_are_classes(tmp_path):
     assert seen(tmp_path) == {"train": [("test", 0), ("test", 1), ("train", 100), ("train", 101)]}
 
 
+@pytest.mark.parametrize("other", ["docs/drawing.png", "extra/ant/1.png", "val/stray.png"])
+def test_split_folders_beside_others_are_refused(tmp_path, other):
+    for split in ("train", "test"):
+        class_folders(tmp_path / split)
+    photo(tmp_path / other, 1)
+    with pytest.raises(BiasEnsembleError, match=rf"split folders .test, train. beside others .{other.split('/')[0]}"):
+        load_splits(str(tmp_path))
+
+
 def test_folders_inside_a_class_belong_to_it(tmp_path):
     class_folders(tmp_path)
     photo(tmp_path / "owl" / "night" / "a.png", 9)

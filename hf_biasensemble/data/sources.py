@@ -95,18 +95,24 @@ def _open_local(path: Path, config_name: str | None, image_column: str) -> dict[
 
 
 def _open_class_folders(path: Path, images: list[Path]) -> dict[str, datasets.Dataset]:
-    """The first folder of each file's path is its class, or its split if all are called like splits.
+    """The first folder of each file's path is its class or, if all are called like splits and hold folders, its split.
 
     `datasets` itself goes by words such as `test` anywhere in the names of folders and files, classes included.
     """
     places = [file.relative_to(path).parts for file in images]
-    in_splits = all(place[0] in _SPLIT_NAMES and len(place) > 2 for place in places)
-    depth = 1 if in_splits else 0
+    tops = {place[0] for place in places}
+    like_splits = (_SPLIT_NAMES & tops) - {place[0] for place in places if len(place) < 3}
+    if like_splits and like_splits != tops:
+        raise ValueError(
+            f"expected split folders or class folders, found split folders ({', '.join(sorted(like_splits))}) beside "
+            f"others ({', '.join(sorted(tops - like_splits)[:5])}); move the others elsewhere"
+        )
+    depth = 1 if like_splits else 0
     columns: dict[str, dict[str, list]] = {}
     for file, place in zip(images, places, strict=True):
         if len(place) < depth + 2:
             raise ValueError(f"expected images in one folder for each class, found {file} in none; name its class")
-        split = columns.setdefault(place[0] if in_splits else "train", {"image": [], "label": []})
+        split = columns.setdefault(place[0] if like_splits else "train", {"image": [], "label": []})
         split["image"].append(str(file))
         split["label"].append(place[depth])
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
