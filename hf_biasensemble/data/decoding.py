@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger images are refused by name: decoding one would take gigabytes."""
 
-_ROWS_AT_ONCE = 128  # bounds the undecoded bytes in memory
+_ROWS_AT_ONCE = 64  # bounds the undecoded bytes in memory
 _ROWS_PER_TASK = 8
 
 
@@ -30,7 +30,7 @@ def decode_rows(
         title (`str`, *optional*): Text of the progress bar, which a terminal shows when decoding takes seconds.
 
     Yields:
-        uint8 (n, 3, image_size, image_size), with n of at most 128.
+        uint8 (n, 3, image_size, image_size), with n of at most 64. The next piece is decoded meanwhile.
     """
     count = len(images)
 
@@ -44,17 +44,22 @@ def decode_rows(
                 unreadable[start + place] = _reason(error)
         return len(task)
 
+    def begin(start: int) -> tuple[np.ndarray, list[Future]]:
+        records = images[start : start + _ROWS_AT_ONCE]["image"]
+        chunk = np.empty((len(records), 3, image_size, image_size), dtype=np.uint8)
+        firsts = range(0, len(records), _ROWS_PER_TASK)
+        return chunk, [pool.submit(decode, chunk, records, start, first) for first in firsts]
+
     bar = tqdm(total=count, desc=title, unit="image", disable=None, delay=2, leave=False)
     with bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        for start in range(0, count, _ROWS_AT_ONCE):
-            records = images[start : start + _ROWS_AT_ONCE]["image"]
-            chunk = np.empty((len(records), 3, image_size, image_size), dtype=np.uint8)
-            tasks = [
-                pool.submit(decode, chunk, records, start, first) for first in range(0, len(records), _ROWS_PER_TASK)
-            ]
+        chunk, tasks = begin(0)
+        for start in range(_ROWS_AT_ONCE, count + _ROWS_AT_ONCE, _ROWS_AT_ONCE):
+            following = begin(start) if start < count else None
             for task in tasks:
                 bar.update(task.result())
             yield chunk
+            if following:
+                chunk, tasks = following
 
 
 def decode_image(record: dict | None, image_size: int) -> np.ndarray:
@@ -70,14 +75,15 @@ def decode_image(record: dict | None, image_size: int) -> np.ndarray:
     with open_image(record) as image:
         if image.width * image.height > MAX_IMAGE_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_IMAGE_PIXELS:,}")
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        upright: Image.Image = image
         if upright.mode.startswith("I;16") or upright.mode == "I":
             upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
         if upright.mode == "F":
             upright = Image.fromarray(_bytes_of_floats(np.asarray(upright)))
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")  # PIL warns of a palette with transparency on its way to RGB
-        rgb = upright.convert("RGB")
+        rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
         if rgb.size != (image_size, image_size):
             rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
         return np.asarray(rgb).transpose(2, 0, 1)

@@ -219,9 +219,8 @@ def _write(file: Path, images: datasets.Dataset, shape: tuple[int, ...], source:
                 "source": source,
             }
             content = json.dumps(footer).encode()
+            # No fsync: what a power failure leaves does not pass the check.
             stream.write(content + _TAIL.pack(hashlib.sha256(content).digest(), len(content), _MARK))
-            stream.flush()
-            os.fsync(stream.fileno())
     except OSError as error:
         file.with_suffix(UNFINISHED_SUFFIX).unlink(missing_ok=True)
         raise BiasEnsembleError(
