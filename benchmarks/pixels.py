@@ -6,8 +6,8 @@ The contenders take turns, so that a machine whose speed drifts slows all of the
 JPEG files of 500 x 375 pixels are made. All yield normalised, cropped and mirrored float batches of 64 at 224 pixels:
 
 - per sample: a `DataLoader` whose workers open files with PIL and apply torchvision's transforms, one image at a time;
-- cold: the store is built first, in an empty cache;
-- warm: the store is there, mapped from its file; after the check on opening, which is timed by itself.
+- cold: the store is built in an empty cache, by itself and with the first epoch of batches from it;
+- warm: the store is there, mapped from its file; opening it, with its check, is timed by itself.
 """
 
 import argparse
@@ -101,29 +101,29 @@ def summary(values: list[float], form: str = ".2f") -> str:
 def throughput(files: list[Path], workers: int, repeats: int) -> None:
     """Prints images per second of the contenders, and their ratios."""
     split = labelled(files)
-    took: dict[str, list[float]] = {"per sample": [], "cold": [], "open": [], "warm": [], "warm, no transform": []}
+    took: dict[str, list[float]] = {
+        name: [] for name in ("per sample", "cold", "cold and an epoch", "open", "warm", "warm, no transform")
+    }
 
     def per_sample() -> None:
         for _ in DataLoader(FileImages(files), BATCH, shuffle=True, num_workers=workers):
             pass
 
-    def cold() -> None:
-        batches(decode_split(split, SIZE, workers=workers, mapped=True))
-
     for _ in range(repeats + 1):  # the first is a warm-up
         shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
         took["per sample"].append(seconds(per_sample))
-        took["cold"].append(seconds(cold))
+        took["cold"].append(seconds(lambda: decode_split(split, SIZE, workers=workers, mapped=True)))
         took["open"].append(seconds(lambda: decode_split(split, SIZE, mapped=True)))
         mapped = decode_split(split, SIZE, mapped=True)
         took["warm"].append(seconds(lambda store=mapped: batches(store)))
+        took["cold and an epoch"].append(took["cold"][-1] + took["warm"][-1])
         order = torch.randperm(len(files)).split(BATCH)
         took["warm, no transform"].append(
             seconds(lambda store=mapped, order=order: [store.__getitems__(rows.tolist()) for rows in order])
         )
     for name, values in took.items():
         print(f"{name:20} images/s: {summary([len(files) / value for value in values[1:]], '.0f')}")
-    for name in ("cold", "warm", "warm, no transform"):
+    for name in ("cold", "cold and an epoch", "warm", "warm, no transform"):
         ratios = [before / now for before, now in zip(took["per sample"][1:], took[name][1:], strict=True)]
         print(f"{name + ' / per sample':31}: {summary(ratios)}")
 
