@@ -100,9 +100,9 @@ def draw_mended_mistakes() -> None:
     import torch
 
     from hf_biasensemble.arguments import DataArguments
+    from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.models.export import load_classifier
     from hf_biasensemble.reporting.figures import digit_panel
-    from hf_biasensemble.run import load_image_splits
 
     predictions: dict[str, Any] = {}
     for name, run in RUNS.items():

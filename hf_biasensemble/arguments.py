@@ -40,7 +40,7 @@ def option(default: Any, help: str) -> Any:
 class DataArguments:
     """Which data, and where in it."""
 
-    dataset_name: str | None = option(None, "Hub id or local folder (Parquet, ImageFolder, saved DatasetDict).")
+    dataset_name: str | None = option(None, "Hub id, folder (class folders, Parquet, saved DatasetDict) or table.")
     dataset_config_name: str | None = option(None, "Configuration of the data set, for instance a severity: 1pct.")
     image_column: str = option("image", "Column with the images.")
     label_column: str = option("label", "Column with the classes.")
@@ -49,8 +49,28 @@ class DataArguments:
 
     train_fingerprint: str | None = option(None, "Refuse other training data than with this fingerprint.")
 
+    validation_share: float = option(0.1, "Share of train that becomes validation, if the data have none; 0: none.")
+    test_share: float = option(0.1, "Share of train that becomes test, if the data have none; 0: none.")
+    split_seed: int = option(0, "Seed of these cuts; the same for all runs that are to be compared.")
+    skip_unreadable_images: bool = option(False, "Leave out images that cannot be read, and list them in output_dir.")
+    pixel_memory_limit: str = option("4GB", "Decoded images of more bytes are kept in a cached file, not in memory.")
+
     def __post_init__(self) -> None:
         _require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)
+        for name in ("validation_share", "test_share"):
+            _require(0 <= getattr(self, name) < 1, f"--{name}", "in [0, 1)", getattr(self, name))
+        both = self.validation_share + self.test_share
+        _require(both < 1, "--validation_share and --test_share", "below 1 together", both)
+        _require(self.split_seed >= 0, "--split_seed", "0 or more", self.split_seed)
+        self.pixel_memory_bytes()
+
+    def pixel_memory_bytes(self) -> int:
+        """`pixel_memory_limit` as a number of bytes."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", str(self.pixel_memory_limit).strip().lower())
+        if not match or match[3] > match[2]:
+            _require(False, "--pixel_memory_limit", "bytes, such as 4GB, 500MB or 0", self.pixel_memory_limit)
+        number, unit, binary = match.groups()  # type: ignore[union-attr]
+        return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " "))
 
 
 @dataclass
@@ -60,6 +80,7 @@ class ModelArguments:
     backbone: str = option("mlp", "mlp, or the name of a timm model with pooled features.")
     backbone_args: str | None = option(None, "Further arguments of timm.create_model, as JSON.")
     pretrained: bool = option(False, "Start from timm's pretrained weights.")
+    pretrained_weights: str | None = option(None, "Start from this file (safetensors or .pth) of the timm backbone.")
     image_size: int = option(28, "Height and width of the network input in pixels.")
     image_mean: list[float] = option([0.0, 0.0, 0.0], "Mean per channel, of pixels divided by 255 and image_scale.")
     image_std: list[float] = option([1.0, 1.0, 1.0], "Standard deviation per channel, of the same.")
@@ -79,6 +100,10 @@ class ModelArguments:
             self.image_std,
         )
         _require(self.backbone != "mlp" or not self.pretrained, "--pretrained", "a timm backbone", "the MLP")
+        if self.pretrained_weights is not None:
+            _require(self.backbone != "mlp", "--pretrained_weights", "a timm backbone", "the MLP")
+            found = Path(self.pretrained_weights).expanduser().is_file()
+            _require(found, "--pretrained_weights", "a file with weights", self.pretrained_weights)
         try:
             self.timm_arguments()
         except ValueError:

@@ -20,6 +20,7 @@ HISTORY_FILE = "history.csv"
 LOCK_FILE = ".lock"
 CARD_FILE = "README.md"
 PICTURE_FILE = "figures/accuracy.png"
+DROPPED_FILE = "dropped_images.csv"
 REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
 """Stands in the examples of a card for the place of the model, until it is pushed to one."""
 _RUN_FILES = (
@@ -27,7 +28,7 @@ _RUN_FILES = (
     *("trainer_state.json", "config.json", "model.safetensors", "selection"),
 )
 # Alone, these are worth no refusal.
-_FURTHER_FILES = (CONFIG_FILE, PICTURE_FILE, "preprocessor_config.json", "modeling_debiased.py")
+_FURTHER_FILES = (CONFIG_FILE, PICTURE_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py")
 
 
 @contextmanager
@@ -125,6 +126,7 @@ MAY_DIFFER_ON_RESUME = {
     "output_dir",
     "selection_dir",
     "overwrite_output_dir",
+    "pixel_memory_limit",
     "per_device_eval_batch_size",
     "max_steps",
     "eval_strategy",

@@ -21,8 +21,8 @@ from hf_biasensemble.arguments import (
     resolved,
     with_protocol,
 )
-from hf_biasensemble.data.loading import ColumnNames, load_splits
-from hf_biasensemble.data.pixels import ImageSplit, decode_split
+from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
+from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.files import written_whole
@@ -31,6 +31,7 @@ from hf_biasensemble.models.build import build_members, build_trainable, check_b
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.output_folder import (
     CONFIG_FILE,
+    DROPPED_FILE,
     HISTORY_FILE,
     RESULTS_FILE,
     check_output_dir,
@@ -89,6 +90,7 @@ def run(
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            write_unreadable(splits, output_dir / DROPPED_FILE)
         results = train_and_publish(model_args, selection_args, args, splits, checkpoint)
         if args.push_to_hub and args.should_save:
             print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
@@ -171,15 +173,6 @@ def check_fingerprint(train: ImageSplit, data_args: DataArguments) -> str:
             f"{data_args.dataset_name}; use the data of that run, or leave the option out"
         )
     return train.fingerprint
-
-
-def load_image_splits(data_args: DataArguments, image_size: int) -> dict[str, ImageSplit]:
-    """The data set of the arguments, checked and decoded."""
-    columns = ColumnNames(
-        data_args.image_column, data_args.label_column, data_args.bias_label_column, data_args.conflicting_column
-    )
-    labelled = load_splits(str(data_args.dataset_name), data_args.dataset_config_name, columns)
-    return {name: decode_split(split, image_size) for name, split in labelled.items()}
 
 
 def image_transform(model_args: ModelArguments) -> ImageTransform:

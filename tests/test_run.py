@@ -25,10 +25,11 @@ from hf_biasensemble.arguments import (
     parse_arguments,
 )
 from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.build import build_members, build_trainable, classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.run import image_transform, load_image_splits, make_selection
+from hf_biasensemble.run import image_transform, make_selection
 from hf_biasensemble.selection import Selection
 
 ROOT = Path(__file__).parents[1]
@@ -385,7 +386,7 @@ def test_best_members_and_shared_batches(digits, tmp_path):
 def test_best_members_need_a_validation_split(digits, tmp_path, capsys):
     data = datasets.load_dataset(str(digits))
     datasets.DatasetDict({"train": data["train"]}).save_to_disk(tmp_path / "data")
-    assert train(tmp_path / "data", tmp_path / "out", "lff_be", keep_member="best") == 2
+    assert train(tmp_path / "data", tmp_path / "out", "lff_be", keep_member="best", validation_share=0) == 2
     assert "--keep_member best: expected a validation split" in error_line(capsys)
 
 
@@ -481,7 +482,7 @@ def test_data_without_bias_labels(finished, tmp_path, method):
 def test_data_without_validation_and_test(digits, tmp_path):
     data = datasets.load_dataset(str(digits))
     datasets.DatasetDict({"train": data["train"]}).save_to_disk(tmp_path / "data")
-    assert train(tmp_path / "data", tmp_path / "out", "lff_be") == 0
+    assert train(tmp_path / "data", tmp_path / "out", "lff_be", validation_share=0, test_share=0) == 0
     assert not [name for name in results(tmp_path / "out") if name.startswith(("validation", "test"))]
 
 

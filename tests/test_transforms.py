@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from hf_biasensemble.data.transforms import ImageTransform, random_crop_and_flip
 
@@ -75,6 +77,36 @@ def test_offsets_and_flips_are_uniform_and_independent():
     cells.index_put_((mirrored.long(), middle // 9 - 2, middle % 9 - 2), torch.ones(count), accumulate=True)
     # 50 cells of 400 expected each; five standard deviations are 100.
     assert cells.min() > 300 and cells.max() < 500
+
+
+@pytest.mark.parametrize("size", [5, 224])  # of 224 pixels, a batch is done in pieces
+def test_same_draws_give_the_pixels_of_torchvision_one_image_at_a_time(size):
+    padding, batch = 3, images(20, 3, size, size)
+    top, left, mirrored = draws(len(batch), padding, True, seed=8)
+    torch.manual_seed(8)
+    ours = ImageTransform(MEAN, STD, crop_padding=padding, horizontal_flip=True)(batch, training=True)
+    for number, image in enumerate(batch):
+        moved = functional.crop(functional.pad(image, [padding]), top[number], left[number], size, size)
+        moved = functional.horizontal_flip(moved) if mirrored[number] else moved
+        expected = functional.normalize(functional.to_dtype(moved, torch.float32, scale=True), MEAN, STD)
+        assert torch.allclose(ours[number], expected, atol=1e-6)
+    assert len(set(zip(top, left, mirrored, strict=True))) > 10
+
+
+def test_offsets_and_flips_are_distributed_as_those_of_torchvision():
+    padding, count = 2, 8000
+    marked = torch.zeros(1, 9, 9, dtype=torch.uint8)
+    marked[0, 4, 3], marked[0, 4, 4] = 1, 2
+    theirs = v2.Compose([v2.RandomCrop(9, padding=padding), v2.RandomHorizontalFlip()])
+    samples = {
+        "ours": random_crop_and_flip(marked.expand(count, 1, 9, 9), padding, flip=True),
+        "theirs": torch.stack([theirs(marked) for _ in range(count)]),
+    }
+    cells = {name: torch.unique(sample.flatten(1), dim=0, return_counts=True) for name, sample in samples.items()}
+    assert torch.equal(cells["ours"][0], cells["theirs"][0]) and len(cells["ours"][0]) == 50
+    ours, expected = (cells[name][1].double() for name in ("ours", "theirs"))
+    # Chi-squared of two samples with 49 degrees of freedom: 95 is exceeded once in ten thousand times.
+    assert ((ours - expected) ** 2 / (ours + expected)).sum() < 95
 
 
 def test_flip_alone_mirrors_about_half_and_changes_nothing_else():

@@ -13,6 +13,8 @@ COMMANDS = {
     "predict": "labels and probabilities for images of your own",
     "push": "upload a finished output folder to the Hub",
     "export-onnx": "a saved classifier as an ONNX file",
+    "check-data": "what training would see of a data set",
+    "cache": "list or clear what is kept between runs",
 }
 
 

@@ -92,7 +92,7 @@ def predictions(
     import numpy as np
     import torch
 
-    from hf_biasensemble.data.pixels import decode_image
+    from hf_biasensemble.data.decoding import decode_image
     from hf_biasensemble.models.export import load_classifier
 
     model, transform, image_size = load_classifier(model_name)

@@ -38,11 +38,11 @@ class TestArguments:
 def main(argv: list[str] | None = None) -> int:
     """Evaluates, prints a table and writes the metrics as JSON."""
     data_args, test_args = parse_arguments([DataArguments, TestArguments], argv, description=__doc__)
+    from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.evaluation import evaluate_classifier
     from hf_biasensemble.models.export import load_classifier
     from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE, load_reference_checkpoint
     from hf_biasensemble.reporting.progress import results_table
-    from hf_biasensemble.run import load_image_splits
 
     if test_args.model:
         model, transform, image_size = load_classifier(test_args.model)

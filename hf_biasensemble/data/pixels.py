@@ -1,24 +1,34 @@
 """Decode once: a split's images as one uint8 array, and whole batches of it by row number."""
 
-import hashlib
-import io
-import os
+import csv
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 
+from hf_biasensemble.data.decoding import decode_rows, file_of
 from hf_biasensemble.data.loading import LabelledSplit
+from hf_biasensemble.data.pixel_store import MappedPixels, hash_of_pixels, open_or_build
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import written_whole
+from hf_biasensemble.processes import print_once
 
-MAX_IMAGE_PIXELS = 20_000 * 20_000 // 4
-"""Larger images are refused by name: decoding one would take gigabytes."""
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """An image that was left out: its row in the split as loaded, its file, and why."""
+
+    row: int
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"row {self.row} ({self.file}: {self.reason})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,27 +39,31 @@ class ImageSplit(Dataset):
     the split as loaded, whatever the order or the part that `rows` picks. Bias labels are not in it: they measure.
 
     Attributes:
-        pixels: uint8 (N, C, H, W) of all N rows of the split as loaded.
+        pixels: uint8 (N, C, H, W) of all N rows of the split as loaded, in memory or mapped from a file.
         labels: int64 (N,).
         class_names: Names of the K classes.
         rows: int64 (R,), the rows this split consists of, in order; all of them by default.
         bias_labels: int64 array (N,), or `None` where unknown.
         is_conflicting: bool array (N,), or `None` where unknown.
+        bias_names: Names of the bias labels, or `None` where unknown.
+        unreadable: The images that are not in `rows` because they could not be read.
     """
 
-    pixels: torch.Tensor
+    pixels: torch.Tensor | MappedPixels
     labels: torch.Tensor
     class_names: list[str]
     rows: torch.Tensor
     bias_labels: np.ndarray | None = None
     is_conflicting: np.ndarray | None = None
+    bias_names: list[str] | None = None
+    unreadable: list[UnreadableImage] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
         index = self.rows[torch.as_tensor(positions)]
-        return {"pixel_values": self.pixels[index], "labels": self.labels[index], "index": index}
+        return {"pixel_values": self.pixels.index_select(0, index), "labels": self.labels[index], "index": index}
 
     def select(self, positions: torch.Tensor | np.ndarray) -> "ImageSplit":
         """The samples at these positions, in this order, repeats allowed; shares the pixels."""
@@ -68,73 +82,72 @@ class ImageSplit(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the decoded images, labels and rows: equal exactly for equal data."""
-        digest = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
-        for array in (self.pixels, self.labels, self.rows):
+        digest = hash_of_pixels(self.pixels)
+        for array in (self.labels, self.rows):
             digest.update(array.contiguous().numpy().data.cast("B"))
         digest.update("\0".join(self.class_names).encode())
         return digest.hexdigest()[:32]
 
 
-def decode_split(split: LabelledSplit, image_size: int, workers: int | None = None) -> ImageSplit:
-    """Decodes all images to RGB at `image_size` x `image_size`.
-
-    Images are shown as PIL shows them (EXIF rotation applied, palette, grey, CMYK and 16-bit converted, alpha dropped)
-    and resized bilinearly, without keeping the aspect ratio, as the published recipe does.
+def decode_split(
+    split: LabelledSplit,
+    image_size: int,
+    workers: int | None = None,
+    mapped: bool = False,
+    skip_unreadable: bool = False,
+    name: str = "",
+) -> ImageSplit:
+    """Decodes all images to RGB at `image_size` x `image_size`, as [`decode_image`] does.
 
     Args:
         split (`LabelledSplit`): What [`load_splits`] gave.
         image_size (`int`): Height and width in pixels, at least 1.
         workers (`int`, *optional*): Decoding threads; by default one per processor.
+        mapped (`bool`): Keep the pixels in a file of the cache, shared by processes and runs, instead of in memory.
+        skip_unreadable (`bool`): Leave out images that cannot be read; `index` remains the row in the split as loaded.
+        name (`str`, *optional*): What to call the split in messages.
 
     Raises:
         `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten).
     """
     count = len(split.images)
-    pixels = np.empty((count, 3, image_size, image_size), dtype=np.uint8)
-    problems: dict[int, str] = {}
-
-    def decode(row: int, record: dict | None) -> None:
-        try:
-            pixels[row] = decode_image(record, image_size)
-        except Exception as error:  # PIL raises a dozen types for broken files
-            file = (record or {}).get("path") or "embedded"
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-            problems[row] = f"row {row} ({file}: {reason})"
-
-    chunk = 1024
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        for start in range(0, count, chunk):
-            records = split.images[start : start + chunk]["image"]
-            list(pool.map(decode, range(start, start + len(records)), records))
-    if problems:
-        listed = "; ".join(problems[row] for row in sorted(problems)[:10])
+    pixels: torch.Tensor | MappedPixels
+    if mapped:
+        pixels, reasons = open_or_build(split.images, image_size, name, workers)
+    else:
+        reasons = {}
+        array = np.empty((count, 3, image_size, image_size), dtype=np.uint8)
+        done = 0
+        for chunk in decode_rows(split.images, image_size, reasons, workers, f"Decoding {name}"):
+            array[done : done + len(chunk)] = chunk
+            done += len(chunk)
+        pixels = torch.from_numpy(array)
+    unreadable = [UnreadableImage(row, file_of(split.images[row]["image"]), reasons[row]) for row in sorted(reasons)]
+    if unreadable and not skip_unreadable:
         raise BiasEnsembleError(
-            f"expected readable images, found {len(problems)} of {count} that are not: {listed}; mend or remove them"
+            f"expected readable images, found {len(unreadable)} of {count} that are not: "
+            f"{'; '.join(map(str, unreadable[:10]))}; mend or remove them, or use --skip_unreadable_images"
         )
+    rows = np.setdiff1d(np.arange(count), list(reasons))
     return ImageSplit(
-        pixels=torch.from_numpy(pixels),
+        pixels=pixels,
         labels=torch.from_numpy(split.labels),
         class_names=split.class_names,
-        rows=torch.arange(count),
+        rows=torch.from_numpy(rows),
         bias_labels=split.bias_labels,
         is_conflicting=split.is_conflicting,
+        bias_names=split.bias_names,
+        unreadable=unreadable,
     )
 
 
-def decode_image(record: dict | None, image_size: int) -> np.ndarray:
-    """One undecoded image record (`bytes` or `path`) -> uint8 (3, image_size, image_size)."""
-    if record is None:
-        raise ValueError("no image (null)")
-    content = record.get("bytes")
-    with Image.open(record["path"] if content is None else io.BytesIO(content)) as image:
-        if image.width * image.height > MAX_IMAGE_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_IMAGE_PIXELS:,}")
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16") or upright.mode == "I":
-            upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
-        if "transparency" in upright.info:
-            upright = upright.convert("RGBA")  # PIL warns of a palette with transparency on its way to RGB
-        rgb = upright.convert("RGB")
-        if rgb.size != (image_size, image_size):
-            rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        return np.asarray(rgb).transpose(2, 0, 1)
+def write_unreadable(splits: dict[str, ImageSplit], file: Path) -> None:
+    """Writes the images that were left out as CSV (split, row, file, reason) and says how many; no file if none."""
+    rows = [
+        (name, image.row, image.file, image.reason) for name, split in splits.items() for image in split.unreadable
+    ]
+    if not rows:
+        return
+    with written_whole(file) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("split", "row", "file", "reason"), *rows])
+    print_once(f"left out unreadable images: {len(rows)}, listed in {file}")

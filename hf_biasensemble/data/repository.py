@@ -298,8 +298,16 @@ def _groups(images: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
-def contact_sheet(samples: Samples, class_names: Sequence[str], title: str) -> Image.Image:
-    """Draw a row per class: bias-aligned images on the left, bias-conflicting ones on the right."""
+def contact_sheet(
+    samples: Samples,
+    class_names: Sequence[str],
+    title: str,
+    captions: Sequence[str] = ("bias-aligned", "bias-conflicting"),
+) -> Image.Image:
+    """Draw a row per class: bias-aligned images on the left, bias-conflicting ones on the right.
+
+    With a single caption, only what stands under `False`, for images of which that is not known.
+    """
     pictures = {
         key: [ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in cell]
         for key, cell in samples.items()
@@ -309,10 +317,10 @@ def contact_sheet(samples: Samples, class_names: Sequence[str], title: str) -> I
     step, top, font = size + 4, 72, ImageFont.load_default(18)
     left = 24 + int(max(font.getlength(name) for name in class_names))
     block = SHEET_COLUMNS * step + 20
-    sheet = Image.new("RGB", (left + 2 * block, top + len(class_names) * step + 8), "white")
+    sheet = Image.new("RGB", (left + len(captions) * block, top + len(class_names) * step + 8), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((left, 8), title, "black", font)
-    for conflicting, caption in enumerate(("bias-aligned", "bias-conflicting")):
+    for conflicting, caption in enumerate(captions):
         x = left + conflicting * block
         draw.text((x, 40), caption, "black", font)
         for row, name in enumerate(class_names):

@@ -43,24 +43,40 @@ class ImageTransform:
 
 
 def random_crop_and_flip(images: torch.Tensor, padding: int, flip: bool) -> torch.Tensor:
-    """Each image (B, C, H, W) shifted by up to `padding` pixels, black where nothing was, and perhaps mirrored."""
+    """Each image (B, C, H, W) shifted by up to `padding` pixels, black where nothing was, and perhaps mirrored.
+
+    The same as torchvision's `RandomCrop((H, W), padding)` and `RandomHorizontalFlip()` on each image by itself.
+    """
+    count, device = len(images), images.device
+    top, left = torch.randint(2 * padding + 1, (2, count, 1), device=device)
+    mirrored = torch.rand(count, 1, device=device) < 0.5 if flip else torch.zeros_like(top, dtype=torch.bool)
+    # On a processor, pieces that stay in its cache take a third of the time.
+    piece = max(1, 2**19 // images[0].numel()) if device.type == "cpu" else count
+    moved = torch.empty_like(images)
+    for start in range(0, count, piece):
+        part = slice(start, start + piece)
+        moved[part] = _crop_and_flip(images[part], top[part], left[part], mirrored[part], padding)
+    return moved
+
+
+def _crop_and_flip(
+    images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, mirrored: torch.Tensor, padding: int
+) -> torch.Tensor:
+    """Crops at `top` and `left` (B, 1) of the padded images, then mirrors, copying whole rows of pixels at once."""
     count, channels, height, width = images.shape
     device = images.device
-    padded = functional.pad(images, (padding,) * 4)
-    top, left = torch.randint(2 * padding + 1, (2, count, 1), device=device)
-    rows = top + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device).expand(count, width)
-    if flip:
-        mirrored = torch.rand(count, 1, device=device) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    columns = left + columns
-    sample = torch.arange(count, device=device)
-    return padded[
-        sample.view(-1, 1, 1, 1),
-        torch.arange(channels, device=device).view(1, -1, 1, 1),
-        rows.view(count, 1, height, 1),
-        columns.view(count, 1, 1, width),
-    ]
+    padded = images.new_zeros(count, 2, channels, height + 2 * padding, width + 2 * padding)
+    inside = padded[..., padding : padding + height, padding : padding + width]
+    inside[:, 0] = images
+    inside[:, 1] = images.flip(-1)
+    left = torch.where(mirrored, 2 * padding - left, left)  # the same crop, seen in the mirror
+    image = 2 * torch.arange(count, device=device).view(-1, 1) + mirrored
+    plane = image * channels + torch.arange(channels, device=device)
+    row = plane.view(count, channels, 1) * padded.shape[-2] + (top + torch.arange(height, device=device))[:, None]
+    first = row * padded.shape[-1] + left.view(count, 1, 1)
+    pixels = padded.flatten()
+    runs = pixels.as_strided((len(pixels) - width + 1, width), (1, 1))  # run i: the `width` pixels from pixel i on
+    return runs.index_select(0, first.flatten()).view(images.shape)
 
 
 def random_affine(

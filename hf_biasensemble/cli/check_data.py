@@ -1,0 +1,143 @@
+"""What training would see of a data set, without training: `hf-biasensemble check-data --dataset_name DIR`.
+
+Takes the data options of training. Exit status 0 if training would start, 1 if images stand in its way.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_biasensemble.arguments import DataArguments, option, parse_arguments
+from hf_biasensemble.errors import BiasEnsembleError
+
+if TYPE_CHECKING:
+    from hf_biasensemble.data.loading import LabelledSplit
+    from hf_biasensemble.data.pixels import ImageSplit
+
+LISTED = 25  # bad images on the screen
+WIDEST = 12  # columns of a table
+
+
+@dataclass
+class CheckArguments:
+    """How to look at the data."""
+
+    image_size: int = option(64, "Height and width, in pixels, of the images in the contact sheet.")
+    output_dir: str | None = option(None, "Folder for contact_sheet.png and the list of bad images.")
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise BiasEnsembleError(f"--image_size: expected at least 1, found {self.image_size}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints splits, counts by class and bias, image sizes and modes, and bad images; writes a contact sheet."""
+    data_args, arguments = parse_arguments([DataArguments, CheckArguments], argv, description=__doc__)
+    from hf_biasensemble.data.held_out import hold_out
+    from hf_biasensemble.data.pixels import write_unreadable
+    from hf_biasensemble.data.prepare import classes_without_images, decode_splits, load_labelled_splits
+    from hf_biasensemble.run import DROPPED_FILE
+
+    labelled = load_labelled_splits(data_args)
+    decoded = decode_splits(labelled, data_args, arguments.image_size, skip_unreadable=True)
+    lost = {name: classes_without_images(split) for name, split in decoded.items()}
+    splits = hold_out(decoded, data_args.validation_share, data_args.test_share, data_args.split_seed)
+    for name, split in splits.items():
+        print(f"\n{name}: {len(split):,} images, {len(split.class_names)} classes")
+        print_table(count_table(split))
+    print()
+    for name, source in labelled.items():
+        print(f"files of {name}: {describe_files(source)}")
+    bad = [f"{name} {image}" for name, split in decoded.items() for image in split.unreadable]
+    for line in bad[:LISTED]:
+        print(f"unreadable: {line}")
+    if len(bad) > LISTED:
+        print(f"unreadable: {len(bad) - LISTED} more")
+    if arguments.output_dir:
+        folder = Path(arguments.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_unreadable(decoded, folder / DROPPED_FILE)
+        first = next(iter(splits.values()))
+        sheet = folder / "contact_sheet.png"
+        draw_contact_sheet(first, f"{next(iter(splits))} of {data_args.dataset_name}").save(sheet)
+        print(f"contact sheet: {sheet}")
+    for name, classes in lost.items():
+        if classes:
+            print(f"training would stop: split {name} has no readable image of {', '.join(classes[:10])}")
+    if bad and not data_args.skip_unreadable_images:
+        print(f"training would stop: {len(bad)} unreadable images; mend them, or use --skip_unreadable_images")
+    return int(any(lost.values()) or bool(bad and not data_args.skip_unreadable_images))
+
+
+def count_table(split: "ImageSplit") -> list[list[Any]]:
+    """Images by class and bias label or, where there is none, by class and conflict, else by class."""
+    columns = split.measured_by()
+    labels, bias, conflicting = columns["labels"], columns["bias_labels"], columns["is_conflicting"]
+    bias_names = split.bias_names or []
+    if bias is not None and len(bias_names) <= WIDEST:
+        groups, group = bias_names, bias
+    elif conflicting is not None:
+        groups, group = ["bias-aligned", "bias-conflicting"], conflicting
+    else:
+        groups, group = ["images"], 0 * labels
+    count = Counter(zip(labels.tolist(), group.astype(int).tolist(), strict=True))
+    rows = [
+        [name, *(count[number, place] for place in range(len(groups)))]
+        for number, name in enumerate(split.class_names)
+    ]
+    return [["class", *groups], *rows]
+
+
+def print_table(rows: list[list[Any]]) -> None:
+    """The rows in columns: the first to the left, numbers to the right."""
+    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for first, *others in texts:
+        numbers = "  ".join(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        print(f"  {first.ljust(widths[0])}  {numbers}")
+
+
+def describe_files(split: "LabelledSplit") -> str:
+    """Sizes, formats and modes of the images that can be opened."""
+    from hf_biasensemble.data.decoding import open_image
+
+    sizes, kinds = [], Counter[str]()
+    for row in range(len(split.images)):
+        try:
+            with open_image(split.images[row]["image"]) as image:
+                sizes.append(image.size)
+                kinds[f"{image.format} {image.mode}"] += 1
+        except Exception:  # listed as unreadable already
+            continue
+    if not sizes:
+        return "none can be opened"
+    widths, heights = (sorted(side) for side in zip(*sizes, strict=True))
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
+    middle = len(sizes) // 2
+    return (
+        f"width {widths[0]} to {widths[-1]} (median {widths[middle]}), height {heights[0]} to {heights[-1]} "
+        f"(median {heights[middle]}) pixels; {listed}"
+    )
+
+
+def draw_contact_sheet(split: "ImageSplit", title: str) -> Any:
+    """A row of images per class; bias-aligned and bias-conflicting ones apart, where that is known."""
+    import io
+
+    from PIL import Image
+
+    from hf_biasensemble.data.repository import SHEET_COLUMNS, Samples, contact_sheet
+
+    columns = split.measured_by()
+    conflicting = columns["is_conflicting"]
+    samples: Samples = {}
+    for position, label in enumerate(columns["labels"].tolist()):
+        cell = samples.setdefault((label, conflicting is not None and bool(conflicting[position])), [])
+        if len(cell) < SHEET_COLUMNS:
+            stream = io.BytesIO()
+            pixels = split.__getitems__([position])["pixel_values"][0].permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(stream, "PNG")
+            cell.append(stream.getvalue())
+    captions = [""] if conflicting is None else ["bias-aligned", "bias-conflicting"]
+    return contact_sheet(samples, split.class_names, title, captions)

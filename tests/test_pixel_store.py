@@ -1,0 +1,349 @@
+"""Decoded images in a cached file: the same as in memory, built once, checked when opened, whole or not there."""
+
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import Features, Value
+from filelock import FileLock
+from PIL import Image
+from synthetic import encoded, png, write_parquet
+from torch.utils.data import DataLoader
+
+from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.data import pixel_store
+from hf_biasensemble.data.loading import load_splits
+from hf_biasensemble.data.pixels import decode_split
+from hf_biasensemble.errors import BiasEnsembleError
+
+ROOT = Path(__file__).parents[1]
+SIZE = 16
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cold cache of its own for each test; gives the folder of the pixel stores."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "hf_biasensemble" / "pixels"
+
+
+@pytest.fixture(scope="module")
+def split(digits):
+    return load_splits(str(digits))["train"]
+
+
+def stores(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*.pixels"))
+
+
+def identity(file: Path) -> int:
+    """Another one for a file that took the place of this one."""
+    return file.stat().st_ino
+
+
+# The same as in memory -----------------------------------------------------------------------------------------------
+
+
+def test_mapped_pixels_are_those_in_memory(split, cache):
+    memory, mapped = decode_split(split, SIZE), decode_split(split, SIZE, mapped=True)
+    rows = torch.tensor([7, 0, 7, 95])
+    assert torch.equal(mapped.pixels[rows], memory.pixels[rows])
+    for name, values in mapped.__getitems__([95, 3]).items():
+        assert torch.equal(values, memory.__getitems__([95, 3])[name])
+    assert mapped.pixels.shape == memory.pixels.shape and len(mapped) == len(memory)
+    assert len(stores(cache)) == 1
+
+
+def test_fingerprint_is_that_of_the_images_in_memory(split):
+    memory, mapped = decode_split(split, SIZE), decode_split(split, SIZE, mapped=True)
+    assert mapped.fingerprint == memory.fingerprint
+    assert mapped.select(np.array([3, 5])).fingerprint == memory.select(np.array([3, 5])).fingerprint
+    assert mapped.fingerprint != mapped.select(np.array([3, 5])).fingerprint
+
+
+def test_changing_a_batch_in_place_changes_no_later_one(split, cache):
+    mapped = decode_split(split, SIZE, mapped=True)
+    before = mapped.__getitems__([4])["pixel_values"].clone()
+    content = stores(cache)[0].read_bytes()
+    mapped.__getitems__([4])["pixel_values"].zero_()
+    assert before.any() and torch.equal(mapped.__getitems__([4])["pixel_values"], before)
+    assert stores(cache)[0].read_bytes() == content
+
+
+def test_copies_in_other_processes_map_the_same_file(split):
+    mapped = decode_split(split, SIZE, mapped=True)
+    copy = pickle.dumps(mapped.pixels)
+    assert len(copy) < 1000
+    assert torch.equal(pickle.loads(copy)[torch.arange(96)], mapped.pixels[torch.arange(96)])
+    loader = DataLoader(mapped, batch_size=32, num_workers=1, collate_fn=lambda batch: batch)
+    seen = torch.cat([batch["pixel_values"] for batch in loader])
+    assert torch.equal(seen, mapped.pixels[torch.arange(96)])
+
+
+def test_unreadable_rows_are_remembered(tmp_path, cache):
+    good = {"bytes": png(np.full((4, 4, 3), 9, np.uint8)), "path": "good.png"}
+    images = [good, {"bytes": b"words", "path": "bad.png"}, good]
+    features = Features({"image": datasets.Image(), "label": Value("int64")})
+    write_parquet(tmp_path / "data" / "train.parquet", {"image": images, "label": [0, 1, 1]}, features)
+    bad = load_splits(str(tmp_path / "data"))["train"]
+    for _ in range(2):
+        with pytest.raises(BiasEnsembleError, match=r"found 1 of 3 that are not: row 1 \(bad.png: not an image\)"):
+            decode_split(bad, 4, mapped=True)
+        kept = decode_split(bad, 4, mapped=True, skip_unreadable=True)
+        assert kept.rows.tolist() == [0, 2] and [image.row for image in kept.unreadable] == [1]
+    assert kept.fingerprint == decode_split(bad, 4, skip_unreadable=True).fingerprint
+    assert len(stores(cache)) == 1
+
+
+# Which store ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_is_used_again_and_says_nothing(split, cache, capsys):
+    decode_split(split, SIZE, mapped=True)
+    first = identity(stores(cache)[0])
+    decode_split(split, SIZE, mapped=True)
+    assert [identity(file) for file in stores(cache)] == [first]
+    assert capsys.readouterr().out == ""
+
+
+def image_folder(folder: Path) -> Path:
+    for number in range(6):
+        file = folder / "train" / ("ant", "owl")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(np.full((4, 4, 3), 10 * number, np.uint8)))
+    return folder
+
+
+def mapped_from(folder: Path, image_size: int = 4):
+    return decode_split(load_splits(str(folder))["train"], image_size, mapped=True)
+
+
+def test_the_content_of_the_files_decides_and_not_their_place_or_time(tmp_path, cache):
+    first, second = image_folder(tmp_path / "a"), image_folder(tmp_path / "b")
+    mapped_from(first)
+    os.utime(next(second.rglob("*.png")), (0, 0))
+    mapped_from(second)
+    assert len(stores(cache)) == 1
+    changed = first / "train" / "ant" / "2.png"
+    before = changed.stat()
+    changed.write_bytes(png(np.full((4, 4, 3), 77, np.uint8)))
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # as an unpacked archive might leave it
+    assert changed.stat().st_size == before.st_size
+    assert 77 in mapped_from(first).pixels[torch.arange(6)]
+    assert len(stores(cache)) == 2
+
+
+def test_size_and_order_of_the_images_make_another_store(tmp_path, cache):
+    folder = image_folder(tmp_path / "a")
+    mapped_from(folder)
+    mapped_from(folder, image_size=5)
+    assert len(stores(cache)) == 2
+    (folder / "train" / "ant" / "0.png").rename(folder / "train" / "ant" / "9.png")
+    assert mapped_from(folder).pixels[torch.tensor([2])].max() == 0
+    assert len(stores(cache)) == 3
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+def with_footer(content: bytes, **changes) -> bytes:
+    """The store with another footer, whose checksum is right."""
+    start = len(content) - pixel_store._TAIL.size
+    _, length, mark = pixel_store._TAIL.unpack(content[start:])
+    footer = json.dumps({**json.loads(content[start - length : start]), **changes}).encode()
+    digest = pixel_store.hashlib.sha256(footer).digest()
+    return content[: start - length] + footer + pixel_store._TAIL.pack(digest, len(footer), mark)
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 1
+    return bytes(changed)
+
+
+DAMAGE = {
+    "nothing in it": (lambda content: b"", "is incomplete"),
+    "only its beginning": (lambda content: content[:1000], "is incomplete"),
+    "last byte missing": (lambda content: content[:-1], "is incomplete"),
+    "last 48 bytes missing": (lambda content: content[:-48], "is incomplete"),
+    "pixels missing, end as it was": (lambda content: content[:5000] + content[6000:], "holds other images"),
+    "first byte": (lambda content: flipped(content, 0), "was altered: its checksum"),
+    "a byte in the middle": (lambda content: flipped(content, 40_000), "was altered: its checksum"),
+    "a byte of the footer": (lambda content: flipped(content, len(content) - 100), "was altered: its footer"),
+    "length of the footer": (lambda content: flipped(content, len(content) - 16), "was altered: its footer"),
+    "other version": (lambda content: with_footer(content, format_version=99), "has format 99, not"),
+    "store of other images": (lambda content: with_footer(content, name="another"), "holds other images"),
+    "other shape": (lambda content: with_footer(content, shape=[48, 6, SIZE, SIZE]), "holds other images"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_store_is_built_anew_and_that_is_said(split, cache, capsys, kind):
+    damage, reason = DAMAGE[kind]
+    expected = decode_split(split, SIZE, mapped=True).fingerprint
+    (file,) = stores(cache)
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    again = decode_split(split, SIZE, mapped=True)
+    assert again.fingerprint == expected == decode_split(split, SIZE).fingerprint
+    assert file.read_bytes() == content
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and reason in lines[0] and str(file) in lines[0]
+
+
+def test_full_disk_is_one_line_and_leaves_nothing_behind(split, cache):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes that a file may have
+    try:
+        with pytest.raises(BiasEnsembleError, match="could not be written .* set HF_DATASETS_CACHE"):
+            decode_split(split, SIZE, mapped=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not [file for file in cache.iterdir() if file.suffix != ".lock"]
+    assert decode_split(split, SIZE, mapped=True).fingerprint == decode_split(split, SIZE).fingerprint
+
+
+# Several processes ---------------------------------------------------------------------------------------------------
+
+
+def many_of_one(folder: Path, image_side: int, count: int) -> Path:
+    """A data set of one image, `count` times."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise).resize((image_side, image_side)), "JPEG")
+    columns = {"image": [{"bytes": content, "path": None}] * count, "label": [0, 1] * (count // 2)}
+    write_parquet(folder / "train.parquet", columns, Features({"image": datasets.Image(), "label": Value("int64")}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slow_folder(tmp_path_factory):
+    """300 images that take half a second or more to decode: three pieces are written."""
+    return many_of_one(tmp_path_factory.mktemp("slow"), 800, 300)
+
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from hf_biasensemble.data.loading import load_splits
+from hf_biasensemble.data.pixels import decode_split
+split = load_splits(sys.argv[1])["train"]
+print("ready", flush=True)
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.005)
+decoded = decode_split(split, 32, mapped=True)
+print(decoded.fingerprint, decoded.pixels.file.stat().st_ino, flush=True)
+"""
+
+
+def start(script: str, cache: Path, *words: str | Path) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(cache.parents[1])}
+    command = [sys.executable, "-c", script, *map(str, words)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_while_writing_then_built_by_the_next(slow_folder, cache, tmp_path):
+    process = start(BUILD, cache, slow_folder, tmp_path)
+    while not any(file.stat().st_size for file in cache.glob("*.unfinished")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not stores(cache) and list(cache.glob("*.unfinished"))
+    split = load_splits(str(slow_folder))["train"]
+    assert decode_split(split, 32, mapped=True).fingerprint == decode_split(split, 32).fingerprint
+    assert len(stores(cache)) == 1 and not list(cache.glob("*.unfinished"))
+
+
+def test_of_two_processes_at_once_one_builds_and_both_get_it(slow_folder, cache, tmp_path):
+    processes = [start(BUILD, cache, slow_folder, tmp_path / "go") for _ in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    (tmp_path / "go").touch()
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    lines = [out.splitlines() for out, _ in outputs]
+    expected = decode_split(load_splits(str(slow_folder))["train"], 32).fingerprint
+    assert lines[0][-1] == lines[1][-1] == f"{expected} {identity(stores(cache)[0])}"  # nobody built it again
+    assert sorted(len(line) for line in lines) == [1, 2]  # one waited, and says so
+    assert "waiting for another process" in max(lines, key=len)[0]
+    assert len(stores(cache)) == 1 and not list(cache.glob("*.unfinished"))
+
+
+def test_two_trainings_at_once_on_a_cold_cache_both_end_well(digits, cache, tmp_path):
+    script = "import sys; from hf_biasensemble.cli.main import run_command; sys.exit(run_command('train'))"
+    words = "--method erm --max_steps 3 --pixel_memory_limit 0 --use_cpu true --disable_tqdm true --eval_steps 3"
+    folders = [tmp_path / "first", tmp_path / "second"]
+    processes = [
+        start(script, cache, "--dataset_name", digits, "--output_dir", folder, *words.split()) for folder in folders
+    ]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(stores(cache)) == 3  # train, validation and test
+    first, second = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert first == second
+
+
+READ = """
+import resource, sys, torch
+from hf_biasensemble.data.loading import load_splits
+from hf_biasensemble.data.pixels import decode_split
+
+def megabytes():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+
+images = load_splits(sys.argv[1])["train"]
+decode_split(images, 4, mapped=True)
+before = megabytes()
+split = decode_split(images, int(sys.argv[2]), mapped=True)
+most = megabytes()
+for rows in torch.randperm(len(split)).split(16):
+    split.__getitems__(rows.tolist())
+    most = max(most, megabytes())
+split.fingerprint
+print(split.pixels.shape.numel() / 1e6, max(most, megabytes()) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_building_reading_and_hashing_a_store_does_not_need_its_size_in_memory(cache, tmp_path):
+    process = start(READ, cache, many_of_one(tmp_path / "data", 60, 900), 384)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    size, grown = map(float, output.split())
+    assert size > 390
+    assert grown < 200  # a piece being decoded, and the pages mapped before they are given back
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+def test_cache_lists_and_clears_all_but_what_is_being_written(digits, split, cache, capsys):
+    decode_split(split, SIZE, mapped=True, name="my digits")
+    (cache / "half.unfinished").write_bytes(b"12345")
+    load_splits(str(digits))  # leaves the tables that `datasets` made
+    (tables,) = (folder for folder in cache.parent.iterdir() if folder != cache)
+    assert run_command("cache", []) == 0
+    listed = capsys.readouterr().out
+    assert "my digits" in listed and "unfinished" in listed and str(digits) in listed
+    assert "3 entries" in listed
+    assert len(stores(cache)) == 1 and tables.exists()
+    with FileLock(cache / "half.lock"):
+        assert run_command("cache", ["--clear"]) == 0
+    assert "in use, left unfinished" in capsys.readouterr().out
+    assert not stores(cache) and not tables.exists() and (cache / "half.unfinished").exists()
+    assert run_command("cache", ["--clear"]) == 0
+    assert not (cache / "half.unfinished").exists()
+    assert len(load_splits(str(digits))["train"].labels) == 96
