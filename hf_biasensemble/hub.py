@@ -180,8 +180,8 @@ def _content(file: Path, repo_id: str) -> Path | bytes:
     """What is uploaded of a file: itself; of a card, the text with the repository's name in its examples."""
     if file.name != CARD_FILE:
         return file
-    card = file.read_text(encoding="utf-8").replace(f"local-dir:{REPOSITORY_PLACEHOLDER}", f"hf-hub:{repo_id}")
-    return card.replace(REPOSITORY_PLACEHOLDER, repo_id).encode()
+    card, place, name = file.read_bytes(), REPOSITORY_PLACEHOLDER.encode(), repo_id.encode()
+    return card.replace(b"local-dir:" + place, b"hf-hub:" + name).replace(place, name)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -81,8 +81,13 @@ def test_oracle_is_warned_of_and_marked(digits, tmp_path, capsys, caplog):
     [
         ("validation_ac_score", {"leave_out": ("bias_label", "is_conflicting")}, {}, "found no bias labels"),
         ("validation_ac_score", {"conflicting_share": 0.0}, {}, "found one kind only"),
-        ("validation_accuracy", {"num_validation": 0}, {}, "expected a validation split, found train, test"),
-        ("oracle_test", {"num_test": 0}, {}, "expected a test split, found train, validation"),
+        (
+            "validation_accuracy",
+            {"num_validation": 0},
+            {"validation_share": 0},
+            "expected a validation split, found train, test",
+        ),
+        ("oracle_test", {"num_test": 0}, {"test_share": 0}, "found train, validation"),
         ("validation_accuracy", {}, {"eval_strategy": "no"}, "found --eval_strategy no"),
     ],
 )

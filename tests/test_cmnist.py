@@ -24,9 +24,10 @@ from huggingface_hub import DatasetCard
 from PIL import Image, ImageDraw, ImageFont
 
 from hf_biasensemble.arguments import DataArguments
+from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.data.repository import SHARED
 from hf_biasensemble.data.severity import apportion, parse_severity
-from hf_biasensemble.run import load_image_splits
+from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "dataset_scripts" / "cmnist.py"
@@ -623,7 +624,10 @@ def test_push_to_hub_and_train_from_there(source, tmp_path):
         assert hub.repositories.keys() == {("dataset", "me/cmnist")} and hub.dataset("me/cmnist").files == {}
 
         assert client(*command, "me/cmnist").returncode == 0
-        assert hub.dataset("me/cmnist").files == all_bytes(tmp_path / "out")
+        files = all_bytes(tmp_path / "out")
+        assert REPOSITORY_PLACEHOLDER.encode() in files["README.md"]  # its example, until the place is known
+        files["README.md"] = files["README.md"].replace(REPOSITORY_PLACEHOLDER.encode(), b"me/cmnist")
+        assert hub.dataset("me/cmnist").files == files
         assert len(hub.dataset("me/cmnist").commits) == 2
 
         data = ["--dataset_name", "me/cmnist", "--dataset_config_name", "1pct", "--max_steps", "2", "--method", "erm"]

@@ -10,6 +10,7 @@ from test_run import METHODS, ROOT, finished, results, selection_inputs  # noqa:
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
 from hf_biasensemble.models.build import build_members
+from hf_biasensemble.run import image_transform
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
 PAGE = (ROOT / "docs" / "methods.md").read_text()
@@ -70,12 +71,14 @@ def test_logged_keys_of_a_method(finished, method):  # noqa: F811
 
 
 def test_logged_keys_of_the_members(digits, tmp_path):
-    model_args, selection_args, args, transform, splits = selection_inputs(
+    model_args, selection_args, args, splits = selection_inputs(
         digits, tmp_path, keep_member="best", member_eval_steps=4
     )
     members = build_members(model_args, splits["train"].class_names, 3, seed=0)
     evaluated = {"validation": splits["validation"]}
-    trainer = BiasEnsembleTrainer(members, args, transform, selection_args, splits["train"], evaluated)
+    trainer = BiasEnsembleTrainer(
+        members, args, image_transform(model_args), selection_args, splits["train"], evaluated
+    )
     trainer.train()
     keys = [key for key in logged_keys("members") if not key.startswith("{split}")]
     check_keys(trainer.state.log_history, keys)

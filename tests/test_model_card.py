@@ -37,7 +37,7 @@ RUNS: dict[str, tuple[str, tuple[str, ...], dict]] = {
     "no bias labels": ("lff_be", ("bias_label", "is_conflicting"), {}),
     "conflicts only": ("lff_be", ("bias_label",), {"checkpoint_choice": "validation_ac_score"}),
     "timm": ("erm", (), {"backbone": "test_resnet", "image_size": 32, "checkpoint_choice": "oracle_test"}),
-    "train only": ("erm", (), {}),
+    "train only": ("erm", (), {"validation_share": 0, "test_share": 0}),
 }
 COLUMNS = dict(
     zip(METRICS, ["All", "Bias-aligned", "Bias-conflicting", "Unbiased", "Worst group", "AC score"], strict=True)

@@ -232,7 +232,8 @@ def test_every_value_of_a_recipe_names_its_source(method, data):
 @pytest.mark.parametrize("data", ["bffhq", "bar"])
 def test_network_of_a_recipe_is_that_of_torchvision(data):
     settings = published("disent_be", data)
-    arguments = {field.name: settings[field.name] for field in dataclasses.fields(ModelArguments)}
+    names = {field.name for field in dataclasses.fields(ModelArguments)}
+    arguments = {name: value for name, value in settings.items() if name in names}
     model_args = ModelArguments(**arguments | {"pretrained": False})
     pair = build_trainable(model_args, CLASS_NAMES[data], "disent_be", seed=0)
     theirs = torchvision.models.resnet18().state_dict()

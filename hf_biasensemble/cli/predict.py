@@ -53,8 +53,9 @@ def main(argv: list[str] | None = None) -> int:
             writer.writeheader()
         for row in (first, *rows):
             stream.write(json.dumps(row, ensure_ascii=False) + "\n") if as_lines else writer.writerow(row)
-    for file, reason in unread.items():
-        print(f"not read: {file} ({reason})", file=sys.stderr)
+    for file in files:
+        if file in unread:
+            print(f"not read: {file} ({unread[file]})", file=sys.stderr)
     print(f"{len(files) - len(unread)} of {len(files)} images read", file=sys.stderr)
     return 1 if unread else 0
 

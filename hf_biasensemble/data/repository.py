@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
 
 ROWS_PER_GROUP = 1_000  # or fewer, where these would hold more bytes than the next line says
 BYTES_PER_GROUP = 64_000_000
@@ -232,7 +233,7 @@ class DatasetRepository:
 ```python
 from datasets import load_dataset
 
-data = load_dataset("path/or/hub-id/of/this/repository", "{configs[0]}")
+data = load_dataset("{REPOSITORY_PLACEHOLDER}", "{configs[0]}")
 ```
 
 Configs: {", ".join(f"`{name}`" for name in configs)}. Columns: {", ".join(f"`{name}`" for name in self.features)};
