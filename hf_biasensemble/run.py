@@ -193,9 +193,12 @@ def selection_settings(
     settings = {
         "batch_size": args.per_device_train_batch_size * args.world_size,
         **{name: getattr(args, name) for name in _MEMBER_OPTIONS},
-        **{name: value for name, value in asdict(selection_args).items() if name != "selection_dir"},
+        **asdict(selection_args),
         **asdict(model_args),
     }
+    settings.pop("selection_dir")
+    for name in ("learning_rate", "image_scale"):
+        settings[name] = settings.pop(f"member_{name}") or settings[name]
     return json.loads(json.dumps(settings, default=str))
 
 

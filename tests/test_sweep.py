@@ -82,6 +82,7 @@ def test_only_runs_whose_members_are_alike_share_a_selection(digits, tmp_path):
     shared = folder_for("lff_be")
     assert folder_for("disent_be") == shared
     assert folder_for("lff_be", max_steps=5, checkpoint_choice="oracle_test", loss_average_decay=0.5) == shared
+    assert folder_for("lff_be", learning_rate=0.5, member_learning_rate=SETTINGS["learning_rate"]) == shared
     others = [{"member_steps": 31}, {"learning_rate": 0.01}, {"image_size": 14}, {"weight_decay": 0.1}]
     folders = {folder_for("lff_be", **change) for change in others} | {folder_for("lff_be", seed=1)}
     assert shared not in folders and len(folders) == 5
