@@ -115,7 +115,7 @@ def sweep_figure(
         panel.grid(axis="x", color="#DDDDDD", linewidth=0.8)
         panel.tick_params(length=0, labelcolor=_GREY)
         panel.spines[["top", "right", "left"]].set_visible(False)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(methods) - 0.5, -0.5)
     marks = [panels[0].plot([], [], "o", color=COLORS[number % len(COLORS)])[0] for number in range(len(metrics))]
     figure.legend(marks, list(metrics.values()), loc="outside lower center", ncols=len(metrics), frameon=False)
     return _save(figure, file)
