@@ -195,6 +195,9 @@ class DebiasingArguments(TrainingArguments):
         "The choices behind published figures: members kept at the better of 1 and 501 updates, checkpoint_choice "
         "oracle_test. For comparison with such figures only.",
     )
+    compare_with: str | None = option(
+        None, "Folder of a finished run on the same data, such as ERM, whose accuracy the model card shows beside."
+    )
     overwrite_output_dir: bool = option(False, "Remove an earlier run in output_dir first.")
 
     per_device_train_batch_size: int = option(256, "Training batch size per process.")

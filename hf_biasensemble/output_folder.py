@@ -125,6 +125,7 @@ MAY_DIFFER_ON_RESUME = {
     "dataset_name",  # the fingerprint tells whether the data are the same
     "output_dir",
     "selection_dir",
+    "compare_with",
     "overwrite_output_dir",
     "pixel_memory_limit",
     "per_device_eval_batch_size",

@@ -37,7 +37,7 @@ def sweep(*args, **changes) -> int:
 def finished_sweep(digits, tmp_path_factory):
     """Two methods that share their selection, two seeds; not to be changed."""
     folder = tmp_path_factory.mktemp("sweep") / "out"
-    assert sweep(digits, folder, "lff lff_be disent_be", jobs=2) == 0
+    assert sweep(digits, folder, "lff lff_be disent_be erm", jobs=2) == 0
     return folder
 
 
@@ -54,13 +54,21 @@ def test_each_run_has_a_folder_and_the_tables_their_figures(finished_sweep):
     with open(finished_sweep / "cells.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["data"], row["method"], row["seed"]) for row in rows] == [
-        ("default", method, "0") for method in ("lff", "lff_be", "disent_be")
+        ("default", method, "0") for method in ("lff", "lff_be", "disent_be", "erm")
     ]
     for row in rows:
         folder = finished_sweep / "default" / row["method"] / "seed_0"
         assert yaml.safe_load((folder / "config.yaml").read_text())["method"] == row["method"]
         for metric in ("accuracy", "aligned_accuracy", "conflicting_accuracy"):
             assert float(row[metric]) == 100 * results(folder)[f"test_{metric}"]
+
+
+def test_cards_show_erm_beside(finished_sweep):
+    runs = finished_sweep / "default"
+    accuracy = 100 * results(runs / "erm" / "seed_0")["test_accuracy"]
+    row = f"| test, `erm` on the same data for comparison | {accuracy:.1f} |"
+    assert row in (runs / "lff_be" / "seed_0" / "README.md").read_text()
+    assert "for comparison" not in (runs / "erm" / "seed_0" / "README.md").read_text()
 
 
 def test_methods_share_a_selection_that_is_made_once(finished_sweep):
@@ -98,11 +106,11 @@ def test_sweep_killed_in_the_middle_ends_with_the_same_tables(copied, digits, ca
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in TABLES:
         (copied / name).unlink()
-    assert sweep(digits, copied, "lff lff_be disent_be") == 0
+    assert sweep(digits, copied, "lff lff_be disent_be erm") == 0
     assert tables(copied) == before
     assert content(copied / "default" / "lff_be") == untouched
     said = capsys.readouterr().out
-    assert "default lff_be seed 0: was finished before" in said and "3 of 3 runs finished" in said
+    assert "default lff_be seed 0: was finished before" in said and "4 of 4 runs finished" in said
 
 
 def test_failed_run_is_reported_and_the_others_go_on(copied, digits, capsys):
@@ -207,7 +215,7 @@ def test_data_without_bias_labels_has_a_table(tmp_path):
 @pytest.mark.slow
 def test_sweep_that_is_really_killed_ends_with_the_same_tables(finished_sweep, digits, tmp_path):
     folder = tmp_path / "out"
-    words = [sys.executable, "-m", "hf_biasensemble", *sweep_words(digits, folder, "lff lff_be disent_be")]
+    words = [sys.executable, "-m", "hf_biasensemble", *sweep_words(digits, folder, "lff lff_be disent_be erm")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for method, file in (("lff_be", "config.yaml"), ("disent_be", "checkpoint-5/trainer_state.json")):
         process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)

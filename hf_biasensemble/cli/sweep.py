@@ -38,7 +38,7 @@ from hf_biasensemble.output_folder import CONFIG_FILE, MAY_DIFFER_ON_RESUME, RES
 
 LOG_FILE = "train.log"
 _NOT_FOR_SWEEPS = (
-    *("method", "dataset_config_name", "seed", "selection_dir", "resume_from_checkpoint"),  # set for each run
+    *("method", "dataset_config_name", "seed", "selection_dir", "compare_with", "resume_from_checkpoint"),
     *("push_to_hub", "hub_model_id"),
 )
 _MAY_DIFFER = MAY_DIFFER_ON_RESUME - {"max_steps", "eval_strategy", "eval_steps"} | {"train_fingerprint"}
@@ -116,6 +116,8 @@ def make_plan(asked: argparse.Namespace, overrides: list[str], method: str, data
     words = ["--config", asked.config.replace("{method}", method)] if asked.config else []
     words += ["--method", method, "--seed", str(seed), "--output_dir", str(folder), "--disable_tqdm", "true"]
     words += [] if data == "default" else ["--dataset_config_name", data]
+    if "erm" in asked.methods and method != "erm":
+        words += ["--compare_with", str(folder.parents[1] / "erm" / folder.name)]
     words += overrides
     types = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
     data_args, model_args, selection_args, args = parse_arguments(types, words)
@@ -159,7 +161,8 @@ def run_all(plans: list[Plan], jobs: int) -> list[str]:
     """Runs what is not finished, `jobs` at a time; a run that fails does not keep the others. Gives the failures."""
     failures: dict[str, str] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(run_one, plan, jobs): plan for plan in plans}
+        in_order = sorted(plans, key=lambda plan: plan.method != "erm")  # first what others are compared with
+        running = {pool.submit(run_one, plan, jobs): plan for plan in in_order}
         try:
             for number, future in enumerate(as_completed(running), start=1):
                 plan, outcome = running[future], future.result()

@@ -51,7 +51,7 @@ _CHOICES = {
 _RECIPES = Path(__file__).parents[2] / "configs"  # in a checkout; an installed package has no recipes to follow
 _HOUSEKEEPING = {
     *(field.name for field in fields(DataArguments)),
-    *("output_dir", "overwrite_output_dir", "selection_dir", "use_cpu", "report_to"),
+    *("output_dir", "overwrite_output_dir", "selection_dir", "compare_with", "use_cpu", "report_to"),
     *("per_device_eval_batch_size", "dataloader_pin_memory", "remove_unused_columns", "logging_nan_inf_filter"),
     *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps"),
 }
@@ -100,7 +100,7 @@ def write_model_card(
         "choice": _CHOICES[choice],
         "published_step": results.get("published_step", state["global_step"]),
         "last_step": state["global_step"],
-        "accuracy_rows": _accuracy_rows(results, splits, known),
+        "accuracy_rows": _accuracy_rows(results, splits, known, _compared_with(settings)),
         "meanings": [_MEANINGS[metric] for metric in known],
         "bias_is_measured": len(known) > 1,
         "picture": PICTURE_FILE if picture else None,
@@ -151,16 +151,29 @@ def _evaluations(
 
 
 def _accuracy_rows(
-    results: Mapping[str, Any], splits: Mapping[str, ImageSplit], known: list[str]
+    results: Mapping[str, Any], splits: Mapping[str, ImageSplit], known: list[str], other: Mapping[str, Any]
 ) -> list[list[str]] | None:
     rows = [["split", *(_MEANINGS[metric][0] for metric in known)]]
-    names = {"": "{}", "last_step_": "{}, last step for comparison"}
-    for prefix, name in names.items():
+    shown = [(results, "", ""), (results, "last_step_", ", last step for comparison")]
+    if other:
+        shown.append((other, "", f", `{other['method']}` on the same data for comparison"))
+    for source, prefix, name in shown:
         for split in splits:
-            values = [results.get(f"{prefix}{split}_{metric}") for metric in known]
+            values = [source.get(f"{prefix}{split}_{metric}") for metric in known]
             if any(value is not None for value in values):
-                rows.append([name.format(split), *("–" if v is None else f"{100 * v:.1f}" for v in values)])
+                rows.append([f"{split}{name}", *("–" if v is None else f"{100 * v:.1f}" for v in values)])
     return rows if len(rows) > 1 else None
+
+
+def _compared_with(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Results and method of the run named by `compare_with`, if it is finished and saw the same images."""
+    folder = Path(settings["compare_with"] or "")
+    if not settings["compare_with"] or not (folder / RESULTS_FILE).exists():
+        return {}
+    theirs = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if theirs["train_fingerprint"] != settings["train_fingerprint"]:
+        return {}
+    return {"method": theirs["method"], **json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))}
 
 
 def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:
