@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from hf_biasensemble.arguments import (
     with_protocol,
 )
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
-from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.data.prepare import load_training_splits
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.files import written_whole
@@ -37,8 +36,10 @@ from hf_biasensemble.output_folder import (
     check_output_dir,
     check_same_run,
     checkpoint_to_resume,
+    remove_earlier_run,
     sole_writer,
 )
+from hf_biasensemble.reporting.audit import write_audit
 from hf_biasensemble.reporting.history import HistoryCallback
 from hf_biasensemble.reporting.model_card import write_model_card
 from hf_biasensemble.reporting.progress import ORACLE_MARK, NamedProgressCallback, results_table
@@ -75,9 +76,7 @@ def run(
         check_can_push(hub_model_id, args.hub_token)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(output_dir, args, checkpoint)
-    splits = load_image_splits(data_args, model_args.image_size)
-    if "train" not in splits:
-        raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
+    splits = load_training_splits(data_args, model_args.image_size)
     check_checkpoint_choice(args, splits)
     check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args)
@@ -86,12 +85,13 @@ def run(
         check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
     with sole_writer(output_dir) if args.should_save else nullcontext():
         if args.should_save:
-            for path in check_output_dir(output_dir, args, checkpoint):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_earlier_run(output_dir, args, checkpoint)
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
         results = train_and_publish(model_args, selection_args, args, splits, checkpoint)
+        if args.audit and args.should_save:
+            print(f"audit: {write_audit(output_dir, splits['train'], str(data_args.dataset_name))}", flush=True)
         if args.push_to_hub and args.should_save:
             print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
     return results
@@ -224,10 +224,12 @@ def make_selection(
     selection_args: SelectionArguments,
     args: DebiasingArguments,
     splits: dict[str, ImageSplit],
+    must_serve: bool = True,
 ) -> tuple[Selection, dict[str, Any]]:
     """The bias-amplified set: the one in `output_dir/selection` or in `selection_dir`, or else a new one.
 
-    One that is there but was made from something else is refused by name.
+    One that is there but was made from something else is refused by name. So is one that lacks a class, new or not,
+    unless `must_serve` is false: it cannot serve training, but can be looked at.
 
     Returns:
         The selection, and its summary with `selection_runtime`.
@@ -252,6 +254,8 @@ def make_selection(
                     f"{found / FILE_NAME} was made with other settings: {'; '.join(different)}; remove it or use "
                     f"another {'--output_dir' if found == folder else '--selection_dir'}"
                 )
+        if must_serve:
+            selection.check(splits["train"].class_names)
         if args.should_save:
             for place in {folder, shared} - {found}:
                 selection.save(place)
@@ -266,7 +270,7 @@ def train_members(
     splits: dict[str, ImageSplit],
     provenance: dict[str, Any],
 ) -> tuple[Selection, dict[str, Any]]:
-    """Trains the biased members and lets them vote; gives the selection, checked, and `selection_runtime`."""
+    """Trains the biased members and lets them vote; gives the selection and `selection_runtime`."""
     train = splits["train"]
     if selection_args.keep_member == "best" and "validation" not in splits:
         raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
@@ -294,7 +298,6 @@ def train_members(
     trained = trainer.train()
     trainer.check_finite()
     selection = trainer.select(provenance)
-    selection.check(train.class_names)
     return selection, {"selection_runtime": trained.metrics["train_runtime"]}
 
 
