@@ -91,7 +91,8 @@ def run(
             write_unreadable(splits, output_dir / DROPPED_FILE)
         results = train_and_publish(model_args, selection_args, args, splits, checkpoint)
         if args.audit and args.should_save:
-            print(f"audit: {write_audit(output_dir, splits['train'], str(data_args.dataset_name))}", flush=True)
+            name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
+            print(f"audit: {write_audit(output_dir, splits['train'], name, config_name)}", flush=True)
         if args.push_to_hub and args.should_save:
             print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
     return results

@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         selection, _ = make_selection(model_args, with_protocol(selection_args, args), args, splits, must_serve=False)
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)
-            page = write_audit(output_dir, splits["train"], str(data_args.dataset_name), audit_args.top_k)
+            name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
+            page = write_audit(output_dir, splits["train"], name, config_name, audit_args.top_k)
             suspected = int((~selection.is_selected).sum())
             print(f"{suspected:,} of {len(selection.index):,} training images suspected; audit: {page}", flush=True)
     return 0

@@ -9,6 +9,7 @@ import base64
 import io
 import math
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def write_audit(
     output_dir: str | Path,
     split: ImageSplit,
     dataset_name: str,
+    config_name: str | None = None,
     top_k: int = TOP_K,
     page_budget: int = PAGE_BUDGET,
 ) -> Path:
@@ -59,6 +61,7 @@ def write_audit(
         output_dir (`str` or `Path`): Folder of a run of training or of the audit.
         split (`ImageSplit`): The training split that the selection was made of; only the pixels shown are read.
         dataset_name (`str`): Hub id or path of the data; of a path, only the last part is shown.
+        config_name (`str`, *optional*): Configuration of the data, for the title.
         top_k (`int`, *optional*, defaults to 12): Most and least typical images shown of each class, at least 1.
         page_budget (`int`, *optional*, defaults to 14,000,000): Bytes of the page for images and their rows.
 
@@ -83,9 +86,10 @@ def write_audit(
         pyarrow.csv.write_csv(table, unfinished)
     with written_whole(parquet) as unfinished:
         pq.write_table(table, unfinished)
-    name = Path(dataset_name).expanduser()
+    local = Path(dataset_name).expanduser()
+    title = local.resolve().name if local.exists() else dataset_name
     variables = {
-        "title": name.resolve().name if name.exists() else dataset_name,
+        "title": f"{title}, {config_name}" if config_name else title,
         "list_files": [csv.name, parquet.name],
         **_figures(selection, split, order),
         "data": _page_data(selection, split, files, order, top_k, page_budget),
@@ -244,7 +248,7 @@ def _page_data(
 
     Half of the budget is for the classes; the most suspected images and possible label errors, in turn, fill the rest.
     """
-    extremes = _extremes(selection, order, top_k)
+    extremes = _extremes(selection, order, len(split.class_names), top_k)
     suspected = order[~selection.is_selected[order]].tolist()
     errors = possible_label_errors(selection, order).tolist()
     names = {"class_names": split.class_names, "bias_names": split.bias_names}
@@ -258,7 +262,9 @@ def _page_data(
             rows[position] = row
             used += size
     place = {position: number for number, position in enumerate(rows)}
-    shown = [[place[position] for position in some if position in place] for some in (suspected, errors, *extremes)]
+    # Only the start of each list, without gaps, though an image from further down may be shown elsewhere.
+    starts = [takewhile(place.__contains__, some) for some in (suspected, errors, *extremes)]
+    shown = [[place[position] for position in start] for start in starts]
     return {
         **names,
         "columns": list(_ROW_COLUMNS),
@@ -276,12 +282,12 @@ _ROW_COLUMNS = (
 )
 
 
-def _extremes(selection: Selection, order: np.ndarray, top_k: int) -> list[list[int]]:
+def _extremes(selection: Selection, order: np.ndarray, num_classes: int, top_k: int) -> list[list[int]]:
     """Positions of the most, then of the least typical images of each class in turn; no image is in both, unless it is
     the only one of its class."""
     by_class = order[np.argsort(selection.labels[order], kind="stable")]
     extremes = []
-    for own in np.split(by_class, np.cumsum(np.bincount(selection.labels))[:-1]):
+    for own in np.split(by_class, np.cumsum(np.bincount(selection.labels, minlength=num_classes))[:-1]):
         number = min(top_k, max(1, len(own) // 2))
         extremes += [own[::-1][:number].tolist(), own[:number].tolist()]
     return extremes

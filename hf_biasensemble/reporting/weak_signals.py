@@ -37,7 +37,7 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
         )
     if kept.mean() < FEWEST_KEPT:
         found.append(
-            f"The members are sure of only {kept.mean():.0%} of the images. Most of the rest is hard for them rather "
+            f"The members are sure of only {100 * kept.mean():.0f} % of the images. Most of the rest is hard for them rather "
             "than contradicting anything. More --member_steps, a higher --learning_rate or a lower "
             "--member_threshold may help; if not, there may be no easy shortcut in the data."
         )
@@ -48,7 +48,7 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
         if weak:
             more = f" and {len(weak) - _MOST_CLASSES_NAMED:,} more" if len(weak) > _MOST_CLASSES_NAMED else ""
             found.append(
-                f"The members are sure of less than {FEWEST_KEPT_OF_CLASS:.0%} of the images of "
+                f"The members are sure of less than {100 * FEWEST_KEPT_OF_CLASS:.0f} % of the images of "
                 f"{', '.join(weak[:_MOST_CLASSES_NAMED])}{more}. There, being suspected says little."
             )
     if selection.predicted_labels is not None and selection.agreeing_members is not None:
@@ -56,15 +56,14 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
         guessing = float(np.bincount(selection.labels).max() / total)
         if right - guessing < LEAST_BETTER_THAN_GUESSING * (1 - guessing):
             found.append(
-                f"The members are wrong too often: together they are right on {right:.0%} of the images, and always "
-                f"naming the most frequent class would be on {guessing:.0%}. They have learnt too little for their "
+                f"The members are wrong too often: together they are right on {100 * right:.0f} % of the images, and always "
+                f"naming the most frequent class would be on {100 * guessing:.0f} %. They have learnt too little for their "
                 "votes to mean anything; raise --member_steps or --learning_rate, or take another --backbone."
             )
-        # Members that all hold one class most probable: as many as hold so of any image at most.
         disagreement = float((selection.agreeing_members < _num_members(selection)).mean())
         if disagreement > MOST_DISAGREEMENT:
             found.append(
-                f"The members disagree: on {disagreement:.0%} of the images they do not all predict the same class. "
+                f"The members disagree: on {100 * disagreement:.0f} % of the images they do not all predict the same class. "
                 "What they learnt depends on their start more than on one easy rule in the data."
             )
     return found
