@@ -96,6 +96,11 @@ class Selection:
                 "members are not sure enough; lower --member_threshold or --member_agreement, or raise --member_steps"
             )
 
+    @property
+    def num_members(self) -> int:
+        """Members that voted; if `provenance` does not say, the most votes that any sample got."""
+        return self.provenance.get("num_members") or int(self.votes.max(initial=0))
+
     def mask(self, num_rows: int) -> np.ndarray:
         """bool (num_rows,): whether each row of the training split is in the bias-amplified set."""
         mask = np.zeros(num_rows, dtype=bool)

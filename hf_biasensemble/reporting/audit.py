@@ -199,18 +199,19 @@ def _figures(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict
     probability = np.bincount(selection.labels, selection.mean_probability, minlength=len(names))
     listed = np.argsort(kept / np.maximum(count, 1), kind="stable")[:_MOST_CLASSES_LISTED]
     bins, edges = np.histogram(selection.mean_probability, bins=_BINS, range=(0, 1))
-    num_members = selection.provenance.get("num_members", int(selection.votes.max(initial=0)))
-    votes = np.bincount(selection.votes, minlength=num_members + 1)
-    known = selection.predicted_labels is not None
-    agreeing = np.bincount(selection.agreeing_members, minlength=num_members + 1).tolist() if known else []
+    votes = np.bincount(selection.votes, minlength=selection.num_members + 1)
+    right_share, agreement = None, []
+    if selection.predicted_labels is not None and selection.agreeing_members is not None:
+        right_share = float(np.mean(selection.predicted_labels == selection.labels))
+        agreement = np.bincount(selection.agreeing_members, minlength=selection.num_members + 1).tolist()
     return {
         "class_names": names,
         "num_images": len(selection.index),
         "num_kept": int(kept.sum()),
-        "num_members": num_members,
+        "num_members": selection.num_members,
         "num_conflicting": None if selection.is_conflicting is None else int(selection.is_conflicting.sum()),
-        "right_share": float((selection.predicted_labels == selection.labels).mean()) if known else None,
-        "agreement": list(enumerate(agreeing))[1:],
+        "right_share": right_share,
+        "agreement": list(enumerate(agreement))[1:],
         "warnings": weak_signals(selection, names),
         "settings": {key: selection.provenance[key] for key in _SETTINGS if selection.provenance.get(key) is not None},
         "class_rows": [

@@ -26,8 +26,8 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
         selection (`Selection`): The votes. Without predictions (older tables) the last two cannot be told.
         class_names (`list[str]`): Names of the classes.
     """
-    kept = selection.is_selected
-    total, suspected = len(kept), int((~kept).sum())
+    kept, labels = selection.is_selected, selection.labels
+    total, suspected, kept_share = len(kept), int((~kept).sum()), kept.mean()
     found = []
     if suspected < FEWEST_SUSPECTED * total:
         found.append(
@@ -35,39 +35,38 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
             "the members learnt, or they know the exceptions by heart. Fewer --member_steps or a higher "
             "--member_threshold would tell."
         )
-    if kept.mean() < FEWEST_KEPT:
+    if kept_share < FEWEST_KEPT:
         found.append(
-            f"The members are sure of only {100 * kept.mean():.0f} % of the images. Most of the rest is hard for them rather "
-            "than contradicting anything. More --member_steps, a higher --learning_rate or a lower "
+            f"The members are sure of only {_percent(kept_share)} of the images. Most of the rest is hard for them "
+            "rather than contradicting anything. More --member_steps, a higher --learning_rate or a lower "
             "--member_threshold may help; if not, there may be no easy shortcut in the data."
         )
     else:
-        count = np.bincount(selection.labels, minlength=len(class_names))
-        share = np.bincount(selection.labels, kept, minlength=len(class_names)) / np.maximum(count, 1)
+        count = np.bincount(labels, minlength=len(class_names))
+        share = np.bincount(labels, kept, minlength=len(class_names)) / np.maximum(count, 1)
         weak = [class_names[number] for number in np.flatnonzero((share < FEWEST_KEPT_OF_CLASS) & (count > 0))]
         if weak:
             more = f" and {len(weak) - _MOST_CLASSES_NAMED:,} more" if len(weak) > _MOST_CLASSES_NAMED else ""
             found.append(
-                f"The members are sure of less than {100 * FEWEST_KEPT_OF_CLASS:.0f} % of the images of "
+                f"The members are sure of less than {_percent(FEWEST_KEPT_OF_CLASS)} of the images of "
                 f"{', '.join(weak[:_MOST_CLASSES_NAMED])}{more}. There, being suspected says little."
             )
     if selection.predicted_labels is not None and selection.agreeing_members is not None:
-        right = float((selection.predicted_labels == selection.labels).mean())
-        guessing = float(np.bincount(selection.labels).max() / total)
+        right, guessing = np.mean(selection.predicted_labels == labels), np.bincount(labels).max() / total
         if right - guessing < LEAST_BETTER_THAN_GUESSING * (1 - guessing):
             found.append(
-                f"The members are wrong too often: together they are right on {100 * right:.0f} % of the images, and always "
-                f"naming the most frequent class would be on {100 * guessing:.0f} %. They have learnt too little for their "
-                "votes to mean anything; raise --member_steps or --learning_rate, or take another --backbone."
+                f"The members are wrong too often: together they are right on {_percent(right)} of the images, and "
+                f"always naming the most frequent class would be on {_percent(guessing)}. They have learnt too little "
+                "for their votes to mean anything; raise --member_steps or --learning_rate or try another --backbone."
             )
-        disagreement = float((selection.agreeing_members < _num_members(selection)).mean())
+        disagreement = np.mean(selection.agreeing_members < selection.num_members)
         if disagreement > MOST_DISAGREEMENT:
             found.append(
-                f"The members disagree: on {100 * disagreement:.0f} % of the images they do not all predict the same class. "
-                "What they learnt depends on their start more than on one easy rule in the data."
+                f"The members disagree: on {_percent(disagreement)} of the images they do not all predict the same "
+                "class. What they learnt depends on their start more than on one easy rule in the data."
             )
     return found
 
 
-def _num_members(selection: Selection) -> int:
-    return selection.provenance.get("num_members") or int(np.max(selection.agreeing_members))
+def _percent(share: float | np.floating) -> str:
+    return f"{100 * share:.0f} %"
