@@ -235,7 +235,7 @@ def test_precision_and_recall_by_the_loop(audited, page):
     for k, row in zip(sizes, rows, strict=True):
         found = sum(conflicting[:k])
         assert row[1:] == [str(found), f"{100 * found / k:.1f} %", f"{100 * found / sum(conflicting):.1f} %"]
-    assert ("(all suspected)" in rows[sizes.index(suspected)][0]) and len([r for r in rows if "all" in r[0]]) == 1
+    assert [row[0] for row in rows if "number suspected" in row[0]] == [f"{suspected} (number suspected)"]
 
 
 def test_heat_map_by_the_loop(audited, page):

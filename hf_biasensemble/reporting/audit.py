@@ -172,7 +172,7 @@ def list_table(selection: Selection, split: ImageSplit, files: np.ndarray | None
 
 
 def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[str, Any]]:
-    """How many of the first k images of the list are bias-conflicting, for round k and for all suspected images.
+    """How many of the first k images of the list are bias-conflicting, for round k and for the number of suspected ones.
 
     Returns:
         `list[dict]`: `k`, `found`, `precision` and `recall`, each but the first two in [0, 1]; empty where that is
