@@ -1,6 +1,8 @@
 """The audit: numbers, lists and words of the page, against the selection that it shows."""
 
+import base64
 import csv
+import io
 import json
 import os
 from html.parser import HTMLParser
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from synthetic import CLASS_NAMES, FEATURES, coloured_digits, coloured_glyphs, png, write_parquet
 from test_run import SETTINGS, error_line, train
 
@@ -171,17 +174,16 @@ def test_rows_of_the_images_are_those_of_the_selection(audited, page, digits):
         assert (row["bias_label"], row["is_conflicting"]) == (images[at]["bias_label"], images[at]["is_conflicting"])
 
 
+def check_image(row: dict, expected: Image.Image) -> None:
+    with Image.open(io.BytesIO(base64.b64decode(row["image"]))) as shown:
+        difference = np.abs(np.asarray(shown, dtype=float) - np.asarray(expected, dtype=float))
+    assert difference.mean() < 12
+
+
 def test_images_on_the_page_are_those_of_the_rows(page, digits):
-    import base64
-    import io
-
-    from PIL import Image
-
     data = datasets.Dataset.from_parquet(str(digits / "train.parquet"))
     for row in page.rows[::5]:
-        with Image.open(io.BytesIO(base64.b64decode(row["image"]))) as shown:
-            difference = np.abs(np.asarray(shown, dtype=float) - np.asarray(data[row["index"]]["image"], dtype=float))
-        assert difference.mean() < 12
+        check_image(row, data[row["index"]]["image"])
 
 
 def test_views_hold_the_right_images_in_the_right_order(audited, page):
@@ -446,6 +448,8 @@ def test_all_training_images_are_looked_at_and_files_are_named(tmp_path):
     broken = files.index("bar/it's 08.png")
     assert {row["index"]: row["file"] for row in rows} == {n: f for n, f in enumerate(files) if n != broken}
     assert all(row["file"].startswith(f"{row['label']}/") for row in rows)
+    for row in Page(tmp_path / "out" / "audit.html").rows:
+        check_image(row, Image.open(data / row["file"]))
     assert "bar/it's 08.png" in (tmp_path / "out" / "dropped_images.csv").read_text()
 
 
@@ -463,16 +467,19 @@ def test_top_k_is_checked(digits, tmp_path, capsys):
     assert "--top_k: expected at least 1, found 0" in error_line(capsys)
 
 
-def test_audit_at_the_end_of_training(audited, digits, tmp_path, capsys):
+def test_audit_at_the_end_of_training(audited, digits, tmp_path):
     out = tmp_path / "run"
-    # The audit holds nothing out either: the digits have all three splits.
     assert train(digits, out, "lff_be", audit="true") == 0
     selection = (out / "selection" / "selection.parquet").read_bytes()
     assert (out / "audit.html").read_bytes() == (audited / "audit.html").read_bytes()
     assert selection == (audited / "selection" / "selection.parquet").read_bytes()
-    capsys.readouterr()
+    assert "`audit`" not in (out / "README.md").read_text()
     assert train(digits, out, "lff_be", overwrite_output_dir="true") == 0
     assert not list(out.glob("audit.*"))
+    before = (out / "model.safetensors").read_bytes()
+    assert train(digits, out, "lff_be", resume_from_checkpoint="true", audit="true") == 0
+    assert (out / "audit.html").read_bytes() == (audited / "audit.html").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == before
 
 
 def test_audit_of_a_method_without_selection_is_refused(digits, tmp_path, capsys):

@@ -143,12 +143,8 @@ def file_names(split: ImageSplit, dataset_name: str) -> np.ndarray | None:
 def list_table(selection: Selection, split: ImageSplit, files: np.ndarray | None, order: np.ndarray) -> pa.Table:
     """All samples, in the given order, with what is known of them; columns without content are left out."""
 
-    def named(numbers: np.ndarray | None, names: list[str] | None) -> pa.Array | None:
-        if numbers is None or names is None:
-            return None
-        return pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), pa.array(names, pa.string())).cast(
-            pa.string()
-        )
+    def named(numbers: np.ndarray | None, names: list[str] | None) -> np.ndarray | None:
+        return None if numbers is None or names is None else np.array(names, dtype=object)[numbers]
 
     is_error = np.zeros(len(order), dtype=bool)
     is_error[possible_label_errors(selection, order)] = True
@@ -172,7 +168,7 @@ def list_table(selection: Selection, split: ImageSplit, files: np.ndarray | None
 
 
 def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[str, Any]]:
-    """How many of the first k images of the list are bias-conflicting, for round k and for the number of suspected ones.
+    """How many of the first k images are bias-conflicting, for round k and for the number of suspected ones.
 
     Returns:
         `list[dict]`: `k`, `found`, `precision` and `recall`, each but the first two in [0, 1]; empty where that is
