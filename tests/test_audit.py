@@ -357,12 +357,15 @@ def test_the_page_is_one_file_that_asks_for_nothing(page):
 
 
 def test_page_is_below_20_mb_and_says_what_it_leaves_out(tmp_path):
-    selection = made(np.linspace(0.01, 0.6, 3000))
+    labels = np.arange(3000) % 2
+    predictions = agreed(np.where(np.arange(3000) < 2900, labels, 1 - labels), 3)
+    selection = made(np.linspace(0.01, 0.05, 3000), labels=labels, **predictions)
     page = page_of(tmp_path, selection, ["a", "b"], image_size=112)
     assert PAGE_BUDGET < page.size < 20_000_000  # noise does not compress: all of the budget is used
     shown = page.data["suspected"]["shown"]
     assert [page.rows[number]["index"] for number in shown] == list(range(len(shown)))
-    assert 1000 < len(shown) < 3000 == page.data["suspected"]["total"]
+    assert 1000 < len(shown) < 2900 and page.data["suspected"]["total"] == 3000
+    assert page.data["errors"]["total"] == len(page.data["errors"]["shown"]) == 100  # far down in the list, but shown
     assert f"{len(shown):,} of 3,000 suspected images are on this page" in page.text
     assert len(listed(tmp_path)) == 3000
 
@@ -370,11 +373,13 @@ def test_page_is_below_20_mb_and_says_what_it_leaves_out(tmp_path):
 def test_budget_of_a_page_with_many_classes(tmp_path):
     count = 12_000
     names = [f"class {number}" for number in range(3000)]
-    selection = made(np.linspace(0.01, 0.99, count), labels=np.arange(count) % 3000)
+    # The most suspected thousand are of one class, so that the others do not bring them along.
+    labels = np.where(np.arange(count) < 1000, 0, np.arange(count) % 3000)
+    selection = made(np.linspace(0.01, 0.99, count), labels=labels)
     page = page_of(tmp_path, selection, names, page_budget=1_000_000)
     assert page.size < 1_200_000
     assert len(page.data["typical"]) == len(page.data["least_typical"]) == 3000
-    assert len(page.data["suspected"]["shown"]) > 100 and page.data["typical"][0]
+    assert len(page.data["suspected"]["shown"]) > 100 and len(page.data["typical"][1]) > 0
     assert len(page.table("By class")) == 200
 
 
