@@ -5,6 +5,7 @@ Needs `pip install playwright` and Chromium, such as Debian's package `chromium`
 
 import csv
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,10 +29,17 @@ def file(tmp_path_factory):
     predictions = agreed(np.where(np.arange(400) < 20, (labels + 1) % 8, labels), 3)
     probability = np.r_[np.linspace(0.01, 0.8, SUSPECTED), np.linspace(0.95, 1, 400 - SUSPECTED)]
     selection = made(
-        probability, labels=labels, votes=np.where(probability > 0.9, 3, np.arange(400) % 2), **predictions
+        probability,
+        labels=labels,
+        bias_labels=labels[::-1],
+        votes=np.where(probability > 0.9, 3, np.arange(400) % 2),
+        **predictions,
     )
     selection.save(folder / "selection")
-    return write_audit(folder, split_of(selection, NAMES, image_size=16), "some/data")
+    split = replace(
+        split_of(selection, NAMES, image_size=16), bias_names=[f"attribute {number}" for number in range(8)]
+    )
+    return write_audit(folder, split, "some/data")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +146,7 @@ def test_marks_and_their_download(opened, tmp_path):
         ("0", NAMES[0], NAMES[1], "0"),
         ("9", NAMES[1], NAMES[2], "1"),
     ]
-    assert "bias_label" not in rows[0] and "image" not in rows[0]
+    assert rows[0]["bias_label"] == "attribute 7" and not {"image", "is_conflicting"} & rows[0].keys()
     assert float(rows[0]["mean_probability"]) == pytest.approx(0.01)
 
 
