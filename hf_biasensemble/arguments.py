@@ -199,6 +199,7 @@ class DebiasingArguments(TrainingArguments):
         None, "Folder of a finished run on the same data, such as ERM, whose accuracy the model card shows beside."
     )
     overwrite_output_dir: bool = option(False, "Remove an earlier run in output_dir first.")
+    audit: bool = option(False, "With BiasEnsemble: at the end, also a page that shows the suspected images.")
 
     per_device_train_batch_size: int = option(256, "Training batch size per process.")
     per_device_eval_batch_size: int = option(512, "Evaluation batch size per process.")
@@ -250,6 +251,8 @@ class DebiasingArguments(TrainingArguments):
         _require(self.checkpoint_choice in choices, "--checkpoint_choice", expected, self.checkpoint_choice)
         if self.published_protocol:
             self.checkpoint_choice = "oracle_test"
+        with_selection = f"a method with BiasEnsemble ({', '.join(name for name in METHODS if name.endswith('_be'))})"
+        _require(self.uses_selection or not self.audit, "--audit", with_selection, self.method)
         _require(self.hub_revision is None, "--hub_revision", "nothing: pushes go to main", self.hub_revision)
         super().__post_init__()
         self.label_names: list[str] = []

@@ -1,6 +1,7 @@
 """The folder of a run: what may be in it, who may write into it, and what a run may be resumed with."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ HISTORY_FILE = "history.csv"
 LOCK_FILE = ".lock"
 CARD_FILE = "README.md"
 PICTURE_FILE = "figures/accuracy.png"
+AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
 DROPPED_FILE = "dropped_images.csv"
 REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
 """Stands in the examples of a card for the place of the model, until it is pushed to one."""
@@ -28,7 +30,10 @@ _RUN_FILES = (
     *("trainer_state.json", "config.json", "model.safetensors", "selection"),
 )
 # Alone, these are worth no refusal.
-_FURTHER_FILES = (CONFIG_FILE, PICTURE_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py")
+_FURTHER_FILES = (
+    *(CONFIG_FILE, PICTURE_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py"),
+    *AUDIT_FILES,
+)
 
 
 @contextmanager
@@ -72,6 +77,12 @@ def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: P
             "--resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"
         )
     return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).is_file()]
+
+
+def remove_earlier_run(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None = None) -> None:
+    """Removes what [`check_output_dir`] names."""
+    for path in check_output_dir(output_dir, args, checkpoint):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
@@ -122,6 +133,7 @@ def check_same_run(output_dir: Path, settings: dict[str, Any]) -> None:
 
 
 MAY_DIFFER_ON_RESUME = {
+    "audit",
     "dataset_name",  # the fingerprint tells whether the data are the same
     "output_dir",
     "selection_dir",

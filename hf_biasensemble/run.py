@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,8 +36,10 @@ from hf_biasensemble.output_folder import (
     check_output_dir,
     check_same_run,
     checkpoint_to_resume,
+    remove_earlier_run,
     sole_writer,
 )
+from hf_biasensemble.reporting.audit import write_audit
 from hf_biasensemble.reporting.history import HistoryCallback
 from hf_biasensemble.reporting.model_card import write_model_card
 from hf_biasensemble.reporting.progress import ORACLE_MARK, NamedProgressCallback, results_table
@@ -75,9 +76,7 @@ def run(
         check_can_push(hub_model_id, args.hub_token)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(output_dir, args, checkpoint)
-    splits = load_image_splits(data_args, model_args.image_size)
-    if "train" not in splits:
-        raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
+    splits = load_training_splits(data_args, model_args.image_size)
     check_checkpoint_choice(args, splits)
     check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args)
@@ -86,15 +85,25 @@ def run(
         check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
     with sole_writer(output_dir) if args.should_save else nullcontext():
         if args.should_save:
-            for path in check_output_dir(output_dir, args, checkpoint):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_earlier_run(output_dir, args, checkpoint)
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
         results = train_and_publish(model_args, selection_args, args, splits, checkpoint)
+        if args.audit and args.should_save:
+            name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
+            print(f"audit: {write_audit(output_dir, splits['train'], name, config_name)}", flush=True)
         if args.push_to_hub and args.should_save:
             print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
     return results
+
+
+def load_training_splits(data_args: DataArguments, image_size: int) -> dict[str, ImageSplit]:
+    """[`load_image_splits`] of data that must have a training split."""
+    splits = load_image_splits(data_args, image_size)
+    if "train" not in splits:
+        raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
+    return splits
 
 
 def train_and_publish(
@@ -227,10 +236,12 @@ def make_selection(
     selection_args: SelectionArguments,
     args: DebiasingArguments,
     splits: dict[str, ImageSplit],
+    must_serve: bool = True,
 ) -> tuple[Selection, dict[str, Any]]:
     """The bias-amplified set: the one in `output_dir/selection` or in `selection_dir`, or else a new one.
 
-    One that is there but was made from something else is refused by name.
+    One that is there but was made from something else is refused by name. So is one that lacks a class, new or not,
+    unless `must_serve` is false: it cannot serve training, but can be looked at.
 
     Returns:
         The selection, and its summary with `selection_runtime`.
@@ -255,6 +266,8 @@ def make_selection(
                     f"{found / FILE_NAME} was made with other settings: {'; '.join(different)}; remove it or use "
                     f"another {'--output_dir' if found == folder else '--selection_dir'}"
                 )
+        if must_serve:
+            selection.check(splits["train"].class_names)
         if args.should_save:
             for place in {folder, shared} - {found}:
                 selection.save(place)
@@ -269,7 +282,7 @@ def train_members(
     splits: dict[str, ImageSplit],
     provenance: dict[str, Any],
 ) -> tuple[Selection, dict[str, Any]]:
-    """Trains the biased members and lets them vote; gives the selection, checked, and `selection_runtime`."""
+    """Trains the biased members and lets them vote; gives the selection and `selection_runtime`."""
     train = splits["train"]
     if selection_args.keep_member == "best" and "validation" not in splits:
         raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
@@ -297,7 +310,6 @@ def train_members(
     trained = trainer.train()
     trainer.check_finite()
     selection = trainer.select(provenance)
-    selection.check(train.class_names)
     return selection, {"selection_runtime": trained.metrics["train_runtime"]}
 
 

@@ -27,6 +27,10 @@ class Selection:
         is_selected: bool (N,), whether the sample is in the bias-amplified set D_A.
         provenance: What the selection depends on: data fingerprint, member settings, seed. Reused only when equal.
         bias_labels, is_conflicting: For measuring, where known.
+        predicted_labels: int64 (N,), class with the highest mean probability over the members. This and the two below
+            are `None` where the saved table is older than they are.
+        agreeing_members: int64 (N,), members that hold that class to be the most probable.
+        lowest_probability: float32 (N,), lowest probability that a member gives that class.
     """
 
     index: np.ndarray
@@ -37,6 +41,9 @@ class Selection:
     provenance: dict
     bias_labels: np.ndarray | None = None
     is_conflicting: np.ndarray | None = None
+    predicted_labels: np.ndarray | None = None
+    agreeing_members: np.ndarray | None = None
+    lowest_probability: np.ndarray | None = None
 
     @classmethod
     def from_votes(
@@ -49,6 +56,7 @@ class Selection:
         provenance: dict | None = None,
         bias_labels: np.ndarray | None = None,
         is_conflicting: np.ndarray | None = None,
+        **predictions: np.ndarray,
     ) -> "Selection":
         """Counts the votes (https://huggingface.co/papers/2205.14594, section on BiasEnsemble).
 
@@ -60,11 +68,21 @@ class Selection:
             agreement (`int`): Votes that put a sample into the bias-amplified set, 1 to M.
             provenance (`dict`, *optional*): What the probabilities depend on.
             bias_labels, is_conflicting (`np.ndarray` of shape (N,), *optional*): For measuring.
+            predictions (`np.ndarray` of shape (N,), *optional*): `predicted_labels`, `agreeing_members` and
+                `lowest_probability`.
         """
         votes = (probabilities > threshold).sum(axis=0)
         mean_probability = probabilities.mean(axis=0).astype(np.float32)
         return cls(
-            index, labels, votes, mean_probability, votes >= agreement, provenance or {}, bias_labels, is_conflicting
+            index,
+            labels,
+            votes,
+            mean_probability,
+            votes >= agreement,
+            provenance or {},
+            bias_labels,
+            is_conflicting,
+            **predictions,
         )
 
     def check(self, class_names: list[str]) -> None:
@@ -77,6 +95,11 @@ class Selection:
                 f"the bias-amplified set {what} ({kept.sum()} of {len(self.index)} samples kept): the "
                 "members are not sure enough; lower --member_threshold or --member_agreement, or raise --member_steps"
             )
+
+    @property
+    def num_members(self) -> int:
+        """Members that voted; if `provenance` does not say, the most votes that any sample got."""
+        return self.provenance.get("num_members") or int(self.votes.max(initial=0))
 
     def mask(self, num_rows: int) -> np.ndarray:
         """bool (num_rows,): whether each row of the training split is in the bias-amplified set."""
@@ -108,6 +131,9 @@ class Selection:
             "votes": self.votes,
             "mean_probability": self.mean_probability,
             "is_selected": self.is_selected,
+            "predicted_label": self.predicted_labels,
+            "agreeing_members": self.agreeing_members,
+            "lowest_probability": self.lowest_probability,
         }
         table = pa.table({name: pa.array(values) for name, values in columns.items() if values is not None})
         table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(self.provenance, sort_keys=True)})
@@ -137,6 +163,9 @@ class Selection:
                 provenance=provenance,
                 bias_labels=columns.get("bias_label"),
                 is_conflicting=columns.get("is_conflicting"),
+                predicted_labels=columns.get("predicted_label"),
+                agreeing_members=columns.get("agreeing_members"),
+                lowest_probability=columns.get("lowest_probability"),
             )
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise BiasEnsembleError(

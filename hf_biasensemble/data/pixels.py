@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -47,6 +48,7 @@ class ImageSplit(Dataset):
         is_conflicting: bool array (N,), or `None` where unknown.
         bias_names: Names of the bias labels, or `None` where unknown.
         unreadable: The images that are not in `rows` because they could not be read.
+        images: The undecoded images of all N rows, for the names of their files; `None` where there are none.
     """
 
     pixels: torch.Tensor | MappedPixels
@@ -57,6 +59,7 @@ class ImageSplit(Dataset):
     is_conflicting: np.ndarray | None = None
     bias_names: list[str] | None = None
     unreadable: list[UnreadableImage] = field(default_factory=list)
+    images: datasets.Dataset | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,6 +141,7 @@ def decode_split(
         is_conflicting=split.is_conflicting,
         bias_names=split.bias_names,
         unreadable=unreadable,
+        images=split.images,
     )
 
 

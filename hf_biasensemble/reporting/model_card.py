@@ -53,7 +53,7 @@ _HOUSEKEEPING = {
     *(field.name for field in fields(DataArguments)),
     *("output_dir", "overwrite_output_dir", "selection_dir", "compare_with", "use_cpu", "report_to"),
     *("per_device_eval_batch_size", "dataloader_pin_memory", "remove_unused_columns", "logging_nan_inf_filter"),
-    *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps"),
+    *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps", "audit"),
 }
 
 

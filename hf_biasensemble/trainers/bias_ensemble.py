@@ -80,9 +80,12 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def member_probabilities(self) -> np.ndarray:
-        """Probability (M, N) that each member gives the true class of each training sample, without augmentation."""
-        logits = self.predict_logits(self.split)
+    def member_probabilities(self, logits: torch.Tensor | None = None) -> np.ndarray:
+        """Probability (M, N) that each member gives the true class of each training sample, without augmentation.
+
+        Takes the members' logits (N, M, K), if they were computed already.
+        """
+        logits = self.predict_logits(self.split) if logits is None else logits
         labels = self.split.labels[self.split.rows, None].expand(-1, self.num_members)
         return true_class_probability(logits, labels).T.numpy()
 
@@ -94,14 +97,29 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         """
         if self.best_state:
             self.model.load_state_dict(self.best_state)
+        logits = self.predict_logits(self.split)
         return Selection.from_votes(
-            self.member_probabilities(),
+            self.member_probabilities(logits),
             index=self.split.rows.numpy(),
             threshold=self.selection_args.member_threshold,
             agreement=self.selection_args.member_agreement,
             provenance=provenance,
             **self.split.measured_by(),
+            **_predictions(logits),
         )
+
+
+def _predictions(logits: torch.Tensor) -> dict[str, np.ndarray]:
+    """What the members, by their logits (N, M, K), hold each sample to be, and how much they agree on it."""
+    probabilities = [member.float().softmax(dim=-1) for member in logits.unbind(1)]
+    predicted = torch.stack(probabilities).mean(dim=0).argmax(dim=-1)
+    agreeing = (logits.argmax(dim=-1) == predicted[:, None]).sum(dim=1)
+    probability = true_class_probability(logits, predicted[:, None].expand(-1, logits.shape[1]))
+    return {
+        "predicted_labels": predicted.numpy(),
+        "agreeing_members": agreeing.numpy(),
+        "lowest_probability": probability.amin(dim=1).numpy(),
+    }
 
 
 class _EvaluateAfter(TrainerCallback):

@@ -1,0 +1,71 @@
+"""Which training images contradict the shortcut: `hf-biasensemble audit --dataset_name DIR --output_dir OUT`.
+
+Trains the biased members of BiasEnsemble and nothing else, and writes OUT/audit.html, a page to look at, with the full
+list as OUT/audit.csv and OUT/audit.parquet. Takes the options of training; no bias labels are needed. All training
+images are looked at, unless validation images are asked for.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_biasensemble.arguments import (
+    DataArguments,
+    DebiasingArguments,
+    ModelArguments,
+    SelectionArguments,
+    option,
+    parse_arguments,
+    with_protocol,
+)
+from hf_biasensemble.errors import BiasEnsembleError
+
+
+@dataclass
+class AuditDataArguments(DataArguments):
+    """Which data, and where in it. Unlike training, the audit holds no images out unless told so."""
+
+    validation_share: float = option(0.0, "Share of train that becomes validation, if the data have none; 0: none.")
+    test_share: float = option(0.0, "Share of train that becomes test, if the data have none; 0: none.")
+
+
+@dataclass
+class AuditArguments:
+    """What to show."""
+
+    top_k: int = option(12, "Most and least typical images to show of each class.")
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise BiasEnsembleError(f"--top_k: expected at least 1, found {self.top_k}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Makes the selection, or takes the one that is there, and writes page and lists."""
+    data_args, model_args, selection_args, args, audit_args = parse_arguments(
+        [AuditDataArguments, ModelArguments, SelectionArguments, DebiasingArguments, AuditArguments],
+        argv,
+        description=__doc__,
+    )
+    from contextlib import nullcontext
+
+    from hf_biasensemble.data.pixels import write_unreadable
+    from hf_biasensemble.models.build import check_backbone
+    from hf_biasensemble.output_folder import DROPPED_FILE, remove_earlier_run, sole_writer
+    from hf_biasensemble.reporting.audit import write_audit
+    from hf_biasensemble.run import check_fingerprint, load_training_splits, make_selection
+
+    output_dir = Path(args.output_dir)
+    splits = load_training_splits(data_args, model_args.image_size)
+    check_backbone(model_args, args.per_device_train_batch_size)
+    check_fingerprint(splits["train"], data_args)
+    with sole_writer(output_dir) if args.should_save else nullcontext():
+        if args.should_save and args.overwrite_output_dir:
+            remove_earlier_run(output_dir, args)
+        selection, _ = make_selection(model_args, with_protocol(selection_args, args), args, splits, must_serve=False)
+        if args.should_save:
+            write_unreadable(splits, output_dir / DROPPED_FILE)
+            name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
+            page = write_audit(output_dir, splits["train"], name, config_name, audit_args.top_k)
+            suspected = int((~selection.is_selected).sum())
+            print(f"{suspected:,} of {len(selection.index):,} training images suspected; audit: {page}", flush=True)
+    return 0
