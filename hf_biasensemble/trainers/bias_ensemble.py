@@ -61,8 +61,8 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         logits = model(pixel_values=batch["pixel_values"])["logits"]
         labels = batch["labels"]
         labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, self.num_members)
-        losses = generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q).mean(dim=0)
-        return {f"member_{number}": loss for number, loss in enumerate(losses)}
+        losses = generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q)
+        return {f"member_{number}": loss for number, loss in enumerate(self.part.mean(losses))}
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
