@@ -31,6 +31,13 @@ def total(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def largest(value: torch.Tensor) -> torch.Tensor:
+    """The largest of the values of all processes."""
+    if num_processes() > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
+
+
 def mean_of_processes(values: torch.Tensor) -> torch.Tensor:
     """The mean of the values of all processes."""
     return values if num_processes() == 1 else total(values) / num_processes()

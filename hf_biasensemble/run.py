@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -21,6 +22,13 @@ from hf_biasensemble.arguments import (
     resolved,
     with_protocol,
 )
+from hf_biasensemble.checkpoints import (
+    UNFINISHED,
+    check_processes,
+    newest_readable,
+    one_line_if_not_written,
+    remove_checkpoints,
+)
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.data.transforms import ImageTransform
@@ -39,6 +47,7 @@ from hf_biasensemble.output_folder import (
     checkpoint_to_resume,
     sole_writer,
 )
+from hf_biasensemble.processes import warn_of_missing_processes
 from hf_biasensemble.reporting.history import HistoryCallback
 from hf_biasensemble.reporting.model_card import write_model_card
 from hf_biasensemble.reporting.progress import ORACLE_MARK, NamedProgressCallback, results_table
@@ -68,6 +77,7 @@ def run(
     Returns:
         `dict`: The content of `all_results.json`.
     """
+    warn_of_missing_processes(args.world_size)
     output_dir = Path(args.output_dir)
     selection_args = with_protocol(selection_args, args)
     hub_model_id = args.hub_model_id or output_dir.resolve().name
@@ -88,6 +98,7 @@ def run(
         if args.should_save:
             for path in check_output_dir(output_dir, args, checkpoint):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
@@ -126,11 +137,12 @@ def train_and_publish(
     results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}
     results |= trainer.publish()
     if trainer.is_world_process_zero():
-        save_classifier(trainer.published_model(), transform, output_dir)
-        trainer.save_state()
-        with written_whole(output_dir / RESULTS_FILE) as file:
-            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        write_model_card(output_dir, {"train": splits["train"], **evaluated}, args.world_size, args.hub_model_id)
+        with one_line_if_not_written(f"the results in {output_dir}"):
+            save_classifier(trainer.published_model(), transform, output_dir)
+            trainer.save_state()
+            with written_whole(output_dir / RESULTS_FILE) as file:
+                file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            write_model_card(output_dir, {"train": splits["train"], **evaluated}, args.world_size, args.hub_model_id)
         if evaluated:
             mark = f", {ORACLE_MARK}" if args.checkpoint_choice == "oracle_test" else ""
             print(results_table({args.method + mark: results}))
@@ -254,7 +266,9 @@ def make_selection(
                 )
         if args.should_save:
             for place in {folder, shared} - {found}:
-                selection.save(place)
+                with one_line_if_not_written(f"{place / FILE_NAME}"):
+                    selection.save(place)
+            remove_checkpoints(folder)  # of the members, no longer of use
         args.distributed_state.wait_for_everyone()
     return selection, {**selection.summary(), **runtime}
 
@@ -273,8 +287,11 @@ def train_members(
     changes: dict[str, Any] = {
         "output_dir": str(Path(args.output_dir) / "selection"),
         "eval_strategy": "no",
-        "save_strategy": "no",
+        "save_total_limit": 1,
     }
+    if args.save_strategy != "no":
+        every = args.save_steps if args.save_strategy == "steps" and args.save_steps >= 1 else math.inf
+        changes |= {"save_strategy": "steps", "save_steps": min(every, math.ceil(selection_args.member_steps / 5))}
     changes |= {"checkpoint_choice": "last", "published_protocol": False, "step_decay_steps": 0}
     changes |= {"augmentation": "none", "weight_average": 0.0}
     changes |= {"learning_rate": selection_args.member_learning_rate or args.learning_rate}
@@ -291,10 +308,18 @@ def train_members(
         callbacks=[NamedProgressCallback("BiasEnsemble members")],
     )
     use_own_progress(trainer)
-    trained = trainer.train()
+    checkpoint = newest_readable(Path(member_args.output_dir)) if args.resume_from_checkpoint else None
+    if checkpoint is not None:
+        check_processes(checkpoint, args.world_size)
+    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_finite()
     selection = trainer.select(provenance)
-    selection.check(train.class_names)
+    try:
+        selection.check(train.class_names)
+    except BiasEnsembleError:
+        if args.should_save:  # nobody can go on from these members
+            remove_checkpoints(Path(member_args.output_dir))
+        raise
     return selection, {"selection_runtime": trained.metrics["train_runtime"]}
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import shutil
+import signal
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,14 +18,17 @@ from transformers import PreTrainedModel, Trainer, TrainerControl
 from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written, publish, remove_older
 from hf_biasensemble.collectives import mean_of_processes, share_buffers
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform, random_affine
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
+from hf_biasensemble.processes import print_once
 from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
+from hf_biasensemble.trainers.stop_signal import StopSignal
 from hf_biasensemble.trainers.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
@@ -86,6 +91,9 @@ class DebiasingTrainer(Trainer):
             self.add_callback(self.weight_average)
         self.part: BatchPart | WholeBatch = WholeBatch()
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.stop_signal = StopSignal()
+        self.add_callback(self.stop_signal)
+        self._checkpoints_go_to: str | None = None
 
     # The method ------------------------------------------------------------------------------------------------------
 
@@ -140,6 +148,21 @@ class DebiasingTrainer(Trainer):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), factor)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trains; ends the process with 128 + the number of a signal, once a checkpoint is saved, if one came."""
+        try:
+            output = super().train(*args, **kwargs)
+        finally:
+            self.stop_signal.restore()
+        if self.stop_signal.received:
+            saved = "no checkpoint saved (--save_strategy no)"
+            if self.args.save_strategy != "no":
+                saved = f"checkpoint saved in {self.args.output_dir}; go on with --resume_from_checkpoint true"
+            name = signal.Signals(self.stop_signal.received).name
+            print_once(f"stopped by {name} after step {self.state.global_step}: {saved}")
+            raise SystemExit(128 + self.stop_signal.received)
+        return output
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -291,7 +314,28 @@ class DebiasingTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.check_finite()
-        super()._save_checkpoint(model, trial)
+        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        aside = final.parent / UNFINISHED
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._checkpoints_go_to = str(aside)
+        try:
+            with one_line_if_not_written(f"checkpoint {final}"):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        finally:
+            self._checkpoints_go_to = None
+        self.accelerator.wait_for_everyone()  # each process writes its random state
+        if self.args.should_save:
+            publish(aside / final.name, final)
+            remove_older(final, self.args.save_total_limit)
+            shutil.rmtree(aside)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._checkpoints_go_to or super()._get_output_dir(trial)
 
     def check_finite(self) -> None:
         """Raises `BiasEnsembleError` if a loss since the last log is not finite."""

@@ -17,6 +17,8 @@ from hf_biasensemble.objectives import generalized_cross_entropy, true_class_pro
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
+_BEST_ACCURACY = "best_accuracy"
+
 
 class BiasEnsembleTrainer(DebiasingTrainer):
     """Trains all members in one run and makes the selection from their votes.
@@ -79,6 +81,14 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def method_state(self) -> dict[str, torch.Tensor]:
+        weights = {name: value.contiguous() for name, value in self.best_state.items()}
+        return {_BEST_ACCURACY: self.best_accuracy, **weights}
+
+    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.best_accuracy = state[_BEST_ACCURACY]
+        self.best_state = {name: value for name, value in state.items() if name != _BEST_ACCURACY}
 
     def member_probabilities(self) -> np.ndarray:
         """Probability (M, N) that each member gives the true class of each training sample, without augmentation."""
