@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -59,6 +60,7 @@ class DebiasingTrainer(Trainer):
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     control: TrainerControl
+    _tr_loss: torch.Tensor
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class DebiasingTrainer(Trainer):
             return batches, num_items
         samples = [processes * rows if processes > 1 else len(batch["labels"]) for batch in batches]
         if processes > 1 and self.accelerator.gradient_state.end_of_dataloader:
-            samples[-1] = len(self.train_dataset) % samples[-1] or samples[-1]  # type: ignore[arg-type]
+            samples[-1] = len(self.train_dataset) % samples[-1] or samples[-1]
         for batch, num_samples in zip(batches, samples, strict=True):
             first = self.args.process_index * rows
             batch["part"] = BatchPart(first, num_samples, sum(samples), processes * len(batches))
@@ -198,7 +200,7 @@ class DebiasingTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        self.part = inputs.pop("part", WholeBatch())  # type: ignore[arg-type]
+        self.part = inputs.pop("part", WholeBatch())  # type: ignore[assignment]
         terms = self.training_terms(model, inputs)
         loss = torch.stack(list(terms.values())).sum()
         self._terms["loss"].append(loss.detach())
@@ -241,15 +243,17 @@ class DebiasingTrainer(Trainer):
 
     # Evaluation ------------------------------------------------------------------------------------------------------
 
-    def predict_logits(self, split: ImageSplit, model: nn.Module | None = None) -> torch.Tensor:
+    def predict_logits(
+        self, split: ImageSplit, model: nn.Module | None = None, full_precision: bool = False
+    ) -> torch.Tensor:
         """Logits (N, ...) of the published model, or of another, in the order of the split.
 
-        Each process does a part, and all get the whole.
+        Each process does a part, and all get the whole. In the precision of training, or in float32.
         """
         model = model or self.published_model()
         share_buffers(model)
         parts = torch.arange(len(split)).tensor_split(self.args.world_size)
-        with self.accelerator.autocast():
+        with nullcontext() if full_precision else self.accelerator.autocast():
             logits = predict_logits(
                 model,
                 split.select(parts[self.args.process_index]),

@@ -91,8 +91,13 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         self.best_state = {name: value for name, value in state.items() if name != _BEST_ACCURACY}
 
     def member_probabilities(self) -> np.ndarray:
-        """Probability (M, N) that each member gives the true class of each training sample, without augmentation."""
-        logits = self.predict_logits(self.split)
+        """Probability (M, N) that each member gives the true class of each training sample, without augmentation.
+
+        In float32 also where training was in another precision; the trainer is done with training after this.
+        """
+        # bfloat16 has no number between .9922 and .9961; the wrapper would compute in it whatever stands around it.
+        members = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        logits = self.predict_logits(self.split, members, full_precision=True)
         labels = self.split.labels[self.split.rows, None].expand(-1, self.num_members)
         return true_class_probability(logits, labels).T.numpy()
 
