@@ -177,7 +177,8 @@ class DebiasingTrainer(Trainer):
         if processes == 1 and self.args.gradient_accumulation_steps == 1:
             return batches, num_items
         samples = [processes * rows if processes > 1 else len(batch["labels"]) for batch in batches]
-        if processes > 1 and self.accelerator.gradient_state.end_of_dataloader:
+        ends_epoch = processes > 1 and self.accelerator.gradient_state.end_of_dataloader
+        if ends_epoch and not self.args.dataloader_drop_last:  # filled up by repeating samples
             samples[-1] = len(self.train_dataset) % samples[-1] or samples[-1]
         for batch, num_samples in zip(batches, samples, strict=True):
             first = self.args.process_index * rows

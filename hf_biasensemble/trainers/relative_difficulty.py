@@ -55,7 +55,7 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
             if args.conflicting_share:
                 drawn_from = mask[train_dataset.rows]
                 self.share_sampler = ConflictingShareSampler(drawn_from, args.conflicting_share, args.seed)
-                if args.augmentation == "none":
+                if args.augmentation == "none" and self.args.should_save:
                     logger.warning(
                         "warning: --conflicting_share without --augmentation: the few samples outside the "
                         "bias-amplified set come often and are learnt by heart; use --augmentation affine"
