@@ -1,5 +1,6 @@
 """Checkpoint folders: complete or not to be seen, which one to go on from, and which ones to keep."""
 
+import errno
 import json
 import logging
 import os
@@ -115,15 +116,18 @@ def one_line_if_not_written(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _of_torch_save(error):
+        if not _of_writing(error):
             raise
-        reason = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:200]
         raise BiasEnsembleError(
-            f"{what} could not be written ({reason[:200]}); free disk space, then go on with "
-            "--resume_from_checkpoint true. Complete checkpoints are unharmed"
+            f"{what} could not be written ({reason}); free disk space, then go on with --resume_from_checkpoint true. "
+            "Complete checkpoints are unharmed"
         ) from error
 
 
-def _of_torch_save(error: RuntimeError) -> bool:
-    """`torch.save` has no error of its own: a write that fails, and what its clean-up then finds."""
-    return "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
+def _of_writing(error: Exception) -> bool:
+    """safetensors passes the system's error on as text; `torch.save` says that a write failed, or what its clean-up
+    finds then."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+    return any(text in str(error) for text in ("os error", "PytorchStreamWriter failed writing", "unexpected pos"))

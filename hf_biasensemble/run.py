@@ -102,7 +102,8 @@ def run(
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
-        results = train_and_publish(model_args, selection_args, args, splits, checkpoint)
+        with one_line_if_not_written(f"the results in {output_dir}"):
+            results = train_and_publish(model_args, selection_args, args, splits, checkpoint)
         if args.push_to_hub and args.should_save:
             print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
     return results
@@ -137,12 +138,11 @@ def train_and_publish(
     results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}
     results |= trainer.publish()
     if trainer.is_world_process_zero():
-        with one_line_if_not_written(f"the results in {output_dir}"):
-            save_classifier(trainer.published_model(), transform, output_dir)
-            trainer.save_state()
-            with written_whole(output_dir / RESULTS_FILE) as file:
-                file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-            write_model_card(output_dir, {"train": splits["train"], **evaluated}, args.world_size, args.hub_model_id)
+        save_classifier(trainer.published_model(), transform, output_dir)
+        trainer.save_state()
+        with written_whole(output_dir / RESULTS_FILE) as file:
+            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_model_card(output_dir, {"train": splits["train"], **evaluated}, args.world_size, args.hub_model_id)
         if evaluated:
             mark = f", {ORACLE_MARK}" if args.checkpoint_choice == "oracle_test" else ""
             print(results_table({args.method + mark: results}))
@@ -266,8 +266,7 @@ def make_selection(
                 )
         if args.should_save:
             for place in {folder, shared} - {found}:
-                with one_line_if_not_written(f"{place / FILE_NAME}"):
-                    selection.save(place)
+                selection.save(place)
             remove_checkpoints(folder)  # of the members, no longer of use
         args.distributed_state.wait_for_everyone()
     return selection, {**selection.summary(), **runtime}

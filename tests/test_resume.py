@@ -199,17 +199,26 @@ def test_as_many_checkpoints_are_kept_as_asked(tmp_path, limit, kept):
     assert [_step(path) for path in checkpoints_in(tmp_path)] == kept
 
 
-def test_full_disk_is_one_line_and_costs_no_checkpoint(copy, undisturbed, digits, capsys):
+@pytest.mark.parametrize(
+    "fits, named",
+    [
+        (None, "results"),  # the history of the evaluation that comes first
+        ("trainer_state.json", "checkpoint-40"),  # not model.safetensors
+        ("model.safetensors", "checkpoint-40"),  # not optimizer.pt
+    ],
+)
+def test_full_disk_is_one_line_and_costs_no_checkpoint(copy, undisturbed, digits, capsys, fits, named):
     killed_after(copy, 20)
+    limit = (copy / "checkpoint-20" / fits).stat().st_size + 20_000 if fits else 100
     before = {path: path.read_bytes() for path in (copy / "checkpoint-20").iterdir()}
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))  # less than the optimiser needs
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
     try:
         assert resume(digits, copy, save_total_limit=1) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "checkpoint-40 could not be written" in lines[0]
+    assert len(lines) == 1 and named in lines[0] and "could not be written" in lines[0]
     assert {path: path.read_bytes() for path in (copy / "checkpoint-20").iterdir()} == before
     assert [path.name for path in checkpoints_in(copy)] == ["checkpoint-20"]
     assert not (copy / ".unfinished").exists()
