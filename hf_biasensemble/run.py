@@ -94,7 +94,8 @@ def run(
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
     if args.resume_from_checkpoint:
         check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
-    with sole_writer(output_dir) if args.should_save else nullcontext():
+    owner = sole_writer(output_dir) if args.should_save else nullcontext()
+    with owner, one_line_if_not_written(f"the results in {output_dir}"):
         if args.should_save:
             for path in check_output_dir(output_dir, args, checkpoint):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -102,8 +103,7 @@ def run(
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
-        with one_line_if_not_written(f"the results in {output_dir}"):
-            results = train_and_publish(model_args, selection_args, args, splits, checkpoint)
+        results = train_and_publish(model_args, selection_args, args, splits, checkpoint)
         if args.push_to_hub and args.should_save:
             print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
     return results

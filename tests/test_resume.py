@@ -202,7 +202,7 @@ def test_as_many_checkpoints_are_kept_as_asked(tmp_path, limit, kept):
 @pytest.mark.parametrize(
     "fits, named",
     [
-        (None, "results"),  # the history of the evaluation that comes first
+        (None, "results"),  # nothing at all
         ("trainer_state.json", "checkpoint-40"),  # not model.safetensors
         ("model.safetensors", "checkpoint-40"),  # not optimizer.pt
     ],
