@@ -3,6 +3,8 @@
 Shapes: B samples in the batch, K classes. Per-sample values are float32 whatever the precision of the logits.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
@@ -37,8 +39,10 @@ def true_class_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.
     return logits.float().softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of the values (B,) where the mask (B,) holds; 0 where it holds nowhere."""
+def masked_mean(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean of the values (B,) where the mask (B,) holds, or of all; 0 where it holds nowhere."""
+    if mask is None:
+        return values.mean(dim=0)
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
@@ -52,7 +56,11 @@ def relative_difficulty(biased: torch.Tensor, debiased: torch.Tensor, epsilon: f
 
 
 def biased_objective(
-    logits: torch.Tensor, labels: torch.Tensor, in_amplified_set: torch.Tensor | None, q: float
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    in_amplified_set: torch.Tensor | None,
+    q: float,
+    mean: Callable[..., torch.Tensor] = masked_mean,
 ) -> torch.Tensor:
     """What the biased model minimises.
 
@@ -64,10 +72,11 @@ def biased_objective(
         labels (`torch.Tensor` of shape (B,)): True classes.
         in_amplified_set (`torch.Tensor` of shape (B,), *optional*): Whether each sample is in the bias-amplified set.
         q (`float`): Exponent of the generalized cross entropy.
+        mean (`Callable`, *optional*, defaults to [`masked_mean`]): Takes values (B,) and, maybe, a mask (B,).
     """
     if in_amplified_set is None:
-        return generalized_cross_entropy(logits, labels, q).mean()
-    return masked_mean(cross_entropy(logits, labels), in_amplified_set)
+        return mean(generalized_cross_entropy(logits, labels, q))
+    return mean(cross_entropy(logits, labels), in_amplified_set)
 
 
 def importance_weights(

@@ -1,6 +1,5 @@
 """The folder of a run: what may be in it, who may write into it, and what a run may be resumed with."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
+from hf_biasensemble.checkpoints import check_processes, newest_readable, problem_of
 from hf_biasensemble.errors import BiasEnsembleError, differences
 
 if TYPE_CHECKING:
@@ -95,27 +95,23 @@ def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     output_dir = Path(args.output_dir).resolve()
     if asked.lower() != "true":
         checkpoint = Path(asked).expanduser().resolve()
-        if not _is_complete(checkpoint):
+        problem = problem_of(checkpoint) if checkpoint.is_dir() else "no such folder"
+        if problem:
             raise BiasEnsembleError(
                 f"--resume_from_checkpoint {asked}: expected true or the folder of a complete checkpoint, found "
-                f"{'an incomplete one' if checkpoint.is_dir() else 'no such folder'}"
+                f"otherwise ({problem})"
             )
+        check_processes(checkpoint, args.world_size)
         return checkpoint
     if not (output_dir / CONFIG_FILE).exists():
         raise BiasEnsembleError(
             f"--resume_from_checkpoint true: expected a run in {args.output_dir}, found no {CONFIG_FILE} there; "
             "check --output_dir or leave the option out"
         )
-    complete = [path for path in output_dir.glob("checkpoint-*") if _is_complete(path)]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether the Trainer came to write the last file of a checkpoint."""
-    try:
-        return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return False
+    newest = newest_readable(output_dir)
+    if newest is not None:
+        check_processes(newest, args.world_size)
+    return newest
 
 
 def check_same_run(output_dir: Path, settings: dict[str, Any]) -> None:

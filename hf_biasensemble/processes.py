@@ -1,9 +1,45 @@
-"""Which of several processes this is, before any of them was set up."""
+"""Which of several processes this is, before any of them was set up, and whether all that were asked for are there."""
 
+import logging
 import os
+
+logger = logging.getLogger(__name__)
 
 
 def print_once(line: str) -> None:
     """Prints a line from the first process of a launch only."""
     if os.environ.get("RANK", "0") == "0":
         print(line, flush=True)
+
+
+def warn_of_missing_processes(started: int) -> None:
+    """Warns if `accelerate launch` was asked for several processes and, as it does without a GPU, started one."""
+    import psutil  # type: ignore[import-untyped] # accelerate needs it as well
+
+    if started > 1:
+        return
+    try:
+        parent = psutil.Process().parent()
+        words = parent.cmdline() if parent else []
+    except psutil.Error:
+        return
+    asked = _processes_asked_for(words)
+    if asked > 1:
+        logger.warning(
+            "warning: accelerate launch was asked for %d processes and started one; without GPUs use "
+            "torchrun --nproc_per_node %d",
+            asked,
+            asked,
+        )
+
+
+def _processes_asked_for(words: list[str]) -> int:
+    """The number in the command line of `accelerate launch`; 1 for any other."""
+    if "launch" not in words or not any("accelerate" in word for word in words[: words.index("launch")]):
+        return 1
+    for place, word in enumerate(words):
+        name, _, value = word.replace("-", "_").partition("=")
+        if name == "__num_processes":
+            value = value or next(iter(words[place + 1 : place + 2]), "")
+            return int(value) if value.isdecimal() else 1
+    return 1

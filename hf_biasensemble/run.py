@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +21,13 @@ from hf_biasensemble.arguments import (
     SelectionArguments,
     resolved,
     with_protocol,
+)
+from hf_biasensemble.checkpoints import (
+    UNFINISHED,
+    check_processes,
+    newest_readable,
+    one_line_if_not_written,
+    remove_checkpoints,
 )
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
 from hf_biasensemble.data.prepare import load_image_splits
@@ -39,6 +48,7 @@ from hf_biasensemble.output_folder import (
     remove_earlier_run,
     sole_writer,
 )
+from hf_biasensemble.processes import warn_of_missing_processes
 from hf_biasensemble.reporting.audit import write_audit
 from hf_biasensemble.reporting.history import HistoryCallback
 from hf_biasensemble.reporting.model_card import write_model_card
@@ -69,6 +79,7 @@ def run(
     Returns:
         `dict`: The content of `all_results.json`.
     """
+    warn_of_missing_processes(args.world_size)
     output_dir = Path(args.output_dir)
     selection_args = with_protocol(selection_args, args)
     hub_model_id = args.hub_model_id or output_dir.resolve().name
@@ -83,9 +94,11 @@ def run(
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
     if args.resume_from_checkpoint:
         check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
-    with sole_writer(output_dir) if args.should_save else nullcontext():
+    owner = sole_writer(output_dir) if args.should_save else nullcontext()
+    with owner, one_line_if_not_written(f"the results in {output_dir}"):
         if args.should_save:
             remove_earlier_run(output_dir, args, checkpoint)
+            shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
@@ -267,10 +280,16 @@ def make_selection(
                     f"another {'--output_dir' if found == folder else '--selection_dir'}"
                 )
         if must_serve:
-            selection.check(splits["train"].class_names)
+            try:
+                selection.check(splits["train"].class_names)
+            except BiasEnsembleError:
+                if args.should_save:  # nobody can go on from these members
+                    remove_checkpoints(folder)
+                raise
         if args.should_save:
             for place in {folder, shared} - {found}:
                 selection.save(place)
+            remove_checkpoints(folder)  # of the members, no longer of use
         args.distributed_state.wait_for_everyone()
     return selection, {**selection.summary(), **runtime}
 
@@ -289,8 +308,11 @@ def train_members(
     changes: dict[str, Any] = {
         "output_dir": str(Path(args.output_dir) / "selection"),
         "eval_strategy": "no",
-        "save_strategy": "no",
+        "save_total_limit": 1,
     }
+    if args.save_strategy != "no":
+        every = args.save_steps if args.save_strategy == "steps" and args.save_steps >= 1 else math.inf
+        changes |= {"save_strategy": "steps", "save_steps": min(every, math.ceil(selection_args.member_steps / 5))}
     changes |= {"checkpoint_choice": "last", "published_protocol": False, "step_decay_steps": 0}
     changes |= {"augmentation": "none", "weight_average": 0.0}
     changes |= {"learning_rate": selection_args.member_learning_rate or args.learning_rate}
@@ -307,7 +329,10 @@ def train_members(
         callbacks=[NamedProgressCallback("BiasEnsemble members")],
     )
     use_own_progress(trainer)
-    trained = trainer.train()
+    checkpoint = newest_readable(Path(member_args.output_dir)) if args.resume_from_checkpoint else None
+    if checkpoint is not None:
+        check_processes(checkpoint, args.world_size)
+    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_finite()
     selection = trainer.select(provenance)
     return selection, {"selection_runtime": trained.metrics["train_runtime"]}

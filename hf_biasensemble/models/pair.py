@@ -7,6 +7,7 @@ a checkpoint holds the whole, the published model is `pair.debiased`.
 import torch
 from torch import nn
 
+from hf_biasensemble.collectives import gather_rows
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 
 
@@ -62,8 +63,8 @@ class DisentangledPair(nn.Module):
 
         `biased_pixel_values` (B, C, H, W) is what E_b sees, if not the same.
 
-        With a `swap_permutation` (B,), the bias features are also permuted within the batch, which adds
-        `swapped_logits` and `swapped_biased_logits`.
+        With a `swap_permutation` (B,), the bias features are also permuted, which adds `swapped_logits` and
+        `swapped_biased_logits`. It holds places in the batch of all processes, which is theirs one after another.
         """
         if not self.training:
             return {"logits": self.debiased(pixel_values).logits}
@@ -72,7 +73,7 @@ class DisentangledPair(nn.Module):
         intrinsic, bias = intrinsic(pixel_values), bias(seen)
         logits = self._heads(intrinsic, bias)
         if swap_permutation is not None:
-            swapped = self._heads(intrinsic, bias[swap_permutation])
+            swapped = self._heads(intrinsic, gather_rows(bias)[swap_permutation])
             logits |= {f"swapped_{name}": value for name, value in swapped.items()}
         return logits
 

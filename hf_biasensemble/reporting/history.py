@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from hf_biasensemble.files import written_whole
+from hf_biasensemble.metrics.accuracy import METRICS
 
 
 class HistoryCallback(TrainerCallback):
@@ -30,12 +31,24 @@ class HistoryCallback(TrainerCallback):
             for entry in state.log_history
             if any(_is_metric(key) for key in entry)
         ]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+        # In a fixed order: what a resumed run remembers is in that of the alphabet.
+        columns = sorted({key for row in rows for key in row}, key=_place)
         with written_whole(self.file) as file, open(file, "w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 
 
+def _place(column: str) -> tuple[int, int]:
+    if column == "step":
+        return -1, 0
+    prefix = next(prefix for prefix in _PREFIXES if column.startswith(prefix))
+    metric = column.removeprefix(prefix)
+    return _PREFIXES.index(prefix), METRICS.index(metric) if metric in METRICS else len(METRICS)
+
+
+_PREFIXES = ("validation_", "test_", "raw_validation_", "raw_test_")
+
+
 def _is_metric(key: str) -> bool:
-    return key.startswith(("validation_", "test_", "raw_"))
+    return key.startswith(_PREFIXES)

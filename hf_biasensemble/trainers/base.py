@@ -2,7 +2,11 @@
 
 import logging
 import math
+import shutil
+import signal
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,14 +16,20 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerControl
+from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written, publish, remove_older
+from hf_biasensemble.collectives import mean_of_processes, share_buffers
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform, random_affine
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
+from hf_biasensemble.processes import print_once
+from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
+from hf_biasensemble.trainers.stop_signal import StopSignal
 from hf_biasensemble.trainers.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
@@ -50,6 +60,7 @@ class DebiasingTrainer(Trainer):
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     control: TrainerControl
+    _tr_loss: torch.Tensor
 
     def __init__(
         self,
@@ -63,10 +74,12 @@ class DebiasingTrainer(Trainer):
         if train_dataset is not None:
             _settle_last_batch(model, args, len(train_dataset))  # type: ignore[arg-type]
         # The Trainer would push the pair while it trains, and write the token into `training_args.bin`.
-        no_push: dict[str, Any] = {"push_to_hub": False, "hub_token": None}
+        settled: dict[str, Any] = {"push_to_hub": False, "hub_token": None}
+        # No forward pass leaves parameters out, and looking for them costs time.
+        settled["ddp_find_unused_parameters"] = bool(args.ddp_find_unused_parameters)
         super().__init__(
             model=model,
-            args=replace(args, **no_push),
+            args=replace(args, **settled),
             data_collator=_ready_batch,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -78,12 +91,16 @@ class DebiasingTrainer(Trainer):
         if args.weight_average and train_dataset is not None:
             self.weight_average = WeightAverage(self.classifier(), args.weight_average)
             self.add_callback(self.weight_average)
+        self.part: BatchPart | WholeBatch = WholeBatch()
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.stop_signal = StopSignal()
+        self.add_callback(self.stop_signal)
+        self._checkpoints_go_to: str | None = None
 
     # The method ------------------------------------------------------------------------------------------------------
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The terms whose sum is minimised, by name.
+        """The terms whose sum is minimised, by name; means over samples are `self.part.mean`.
 
         Args:
             model (`nn.Module`): The model as wrapped for training; call it once.
@@ -134,6 +151,40 @@ class DebiasingTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trains; ends the process with 128 + the number of a signal, once a checkpoint is saved, if one came."""
+        try:
+            output = super().train(*args, **kwargs)
+        finally:
+            self.stop_signal.restore()
+        if self.stop_signal.received:
+            saved = "no checkpoint saved (--save_strategy no)"
+            if self.args.save_strategy != "no":
+                saved = f"checkpoint saved in {self.args.output_dir}; go on with --resume_from_checkpoint true"
+            name = signal.Signals(self.stop_signal.received).name
+            print_once(f"stopped by {name} after step {self.state.global_step}: {saved}")
+            raise SystemExit(128 + self.stop_signal.received)
+        return output
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """The batches of one optimisation step; each says which part of the step it is, unless it is the whole."""
+        if self.state.global_step >= self.state.max_steps:  # resumed where the training ended: no further step
+            return [], None
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        processes, rows = self.args.world_size, self.args.train_batch_size
+        if processes == 1 and self.args.gradient_accumulation_steps == 1:
+            return batches, num_items
+        samples = [processes * rows if processes > 1 else len(batch["labels"]) for batch in batches]
+        ends_epoch = processes > 1 and self.accelerator.gradient_state.end_of_dataloader
+        if ends_epoch and not self.args.dataloader_drop_last:  # filled up by repeating samples
+            samples[-1] = len(self.train_dataset) % samples[-1] or samples[-1]
+        for batch, num_samples in zip(batches, samples, strict=True):
+            first = self.args.process_index * rows
+            batch["part"] = BatchPart(first, num_samples, sum(samples), processes * len(batches))
+        return batches, num_items
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch = super()._prepare_inputs(inputs)
         pixels = self.transform.crop_and_flip(batch["pixel_values"])
@@ -150,6 +201,7 @@ class DebiasingTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
+        self.part = inputs.pop("part", WholeBatch())  # type: ignore[assignment]
         terms = self.training_terms(model, inputs)
         loss = torch.stack(list(terms.values())).sum()
         self._terms["loss"].append(loss.detach())
@@ -165,18 +217,23 @@ class DebiasingTrainer(Trainer):
 
     def _drain_terms(self) -> dict[str, float]:
         """Means of the recorded terms; a loss that is not finite ends the run before anything more is saved."""
-        recorded = {name: torch.stack(values) for name, values in self._terms.items()}
+        recorded = {name: mean_of_processes(torch.stack(values)) for name, values in self._terms.items()}
         self._terms.clear()
         if "loss" in recorded:
             bad = (~torch.isfinite(recorded["loss"])).nonzero()
             if len(bad):
-                step = self.state.global_step - len(recorded["loss"]) + int(bad[0]) + 1
+                batches_since = len(recorded["loss"]) - 1 - int(bad[0])
+                step = self.state.global_step - batches_since // self.args.gradient_accumulation_steps
                 raise BiasEnsembleError(
                     f"the loss is {float(recorded['loss'][bad[0]])} at step {step} (learning rate "
                     f"{self._get_learning_rate():g}): expected a finite number; lower --learning_rate. Checkpoints "
                     "before that step are unharmed"
                 )
         return {name: float(values.mean()) for name, values in recorded.items()}
+
+    def _finalize_training(self, *args: Any) -> TrainOutput:
+        self._tr_loss = mean_of_processes(self._tr_loss)  # since the last log; until then the Trainer has done so
+        return super()._finalize_training(*args)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: float | None = None) -> float | None:
         # The Trainer would compute the norm of all gradients at every step, just to log it.
@@ -187,15 +244,19 @@ class DebiasingTrainer(Trainer):
 
     # Evaluation ------------------------------------------------------------------------------------------------------
 
-    def predict_logits(self, split: ImageSplit, model: nn.Module | None = None) -> torch.Tensor:
+    def predict_logits(
+        self, split: ImageSplit, model: nn.Module | None = None, full_precision: bool = False
+    ) -> torch.Tensor:
         """Logits (N, ...) of the published model, or of another, in the order of the split.
 
-        Each process does a part, and all get the whole.
+        Each process does a part, and all get the whole. In the precision of training, or in float32.
         """
+        model = model or self.published_model()
+        share_buffers(model)
         parts = torch.arange(len(split)).tensor_split(self.args.world_size)
-        with self.accelerator.autocast():
+        with nullcontext() if full_precision else self.accelerator.autocast():
             logits = predict_logits(
-                model or self.published_model(),
+                model,
                 split.select(parts[self.args.process_index]),
                 self.transform,
                 self.args.eval_batch_size,
@@ -258,12 +319,33 @@ class DebiasingTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.check_finite()
-        super()._save_checkpoint(model, trial)
+        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        aside = final.parent / UNFINISHED
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._checkpoints_go_to = str(aside)
+        try:
+            with one_line_if_not_written(f"checkpoint {final}"):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        finally:
+            self._checkpoints_go_to = None
+        self.accelerator.wait_for_everyone()  # each process writes its random state
+        if self.args.should_save:
+            publish(aside / final.name, final)
+            remove_older(final, self.args.save_total_limit)
+            shutil.rmtree(aside)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._checkpoints_go_to or super()._get_output_dir(trial)
 
     def check_finite(self) -> None:
         """Raises `BiasEnsembleError` if a loss since the last log is not finite."""
         losses = self._terms.get("loss")
-        if losses and not math.isfinite(float(torch.stack(losses).sum())):
+        if losses and not math.isfinite(float(mean_of_processes(torch.stack(losses).sum()))):
             self._drain_terms()
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -17,6 +17,8 @@ from hf_biasensemble.objectives import generalized_cross_entropy, true_class_pro
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
+_BEST_ACCURACY = "best_accuracy"
+
 
 class BiasEnsembleTrainer(DebiasingTrainer):
     """Trains all members in one run and makes the selection from their votes.
@@ -61,8 +63,8 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         logits = model(pixel_values=batch["pixel_values"])["logits"]
         labels = batch["labels"]
         labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, self.num_members)
-        losses = generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q).mean(dim=0)
-        return {f"member_{number}": loss for number, loss in enumerate(losses)}
+        losses = generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q)
+        return {f"member_{number}": loss for number, loss in enumerate(self.part.mean(losses))}
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -80,12 +82,29 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def method_state(self) -> dict[str, torch.Tensor]:
+        weights = {name: value.contiguous() for name, value in self.best_state.items()}
+        return {_BEST_ACCURACY: self.best_accuracy, **weights}
+
+    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.best_accuracy = state[_BEST_ACCURACY]
+        self.best_state = {name: value for name, value in state.items() if name != _BEST_ACCURACY}
+
+    def member_logits(self) -> torch.Tensor:
+        """Logits (N, M, K) of each member for each training sample, without augmentation.
+
+        In float32 also where training was in another precision; the trainer is done with training after this.
+        """
+        # bfloat16 has no number between .9922 and .9961; the wrapper would compute in it whatever stands around it.
+        members = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return self.predict_logits(self.split, members, full_precision=True)
+
     def member_probabilities(self, logits: torch.Tensor | None = None) -> np.ndarray:
-        """Probability (M, N) that each member gives the true class of each training sample, without augmentation.
+        """Probability (M, N) that each member gives the true class of each training sample.
 
         Takes the members' logits (N, M, K), if they were computed already.
         """
-        logits = self.predict_logits(self.split) if logits is None else logits
+        logits = self.member_logits() if logits is None else logits
         labels = self.split.labels[self.split.rows, None].expand(-1, self.num_members)
         return true_class_probability(logits, labels).T.numpy()
 
@@ -97,7 +116,7 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         """
         if self.best_state:
             self.model.load_state_dict(self.best_state)
-        logits = self.predict_logits(self.split)
+        logits = self.member_logits()
         return Selection.from_votes(
             self.member_probabilities(logits),
             index=self.split.rows.numpy(),

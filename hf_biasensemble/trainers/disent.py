@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_biasensemble.collectives import gather_rows
 from hf_biasensemble.objectives import cross_entropy
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyTrainer
 
@@ -36,10 +37,11 @@ class DisentTrainer(RelativeDifficultyTrainer):
             )
 
     def swap_permutation(self, batch_size: int) -> torch.Tensor | None:
-        """Permutation (B,) of the bias features, from torch's global generator; `None` before the swap starts."""
+        """For each row here (B,), the place in the batch of all processes that its bias features come from: a random
+        permutation from torch's global generator; `None` before the swap starts."""
         if self.state.global_step <= self.args.in_steps("swap_start_step"):
             return None
-        return torch.randperm(batch_size).to(self.args.device)
+        return self.part.permutation(batch_size, self.args.device)
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         labels, index = batch["labels"], batch["index"]
@@ -54,14 +56,15 @@ class DisentTrainer(RelativeDifficultyTrainer):
         importance = self.importance(index)
         biased_term = self.biased_term(outputs["biased_logits"], labels, self.in_amplified_set(index))
         terms = {
-            "debiased": (importance * weight * debiased_loss).mean(),
+            "debiased": self.part.mean(importance * weight * debiased_loss),
             "biased": self.args.lambda_dis * biased_term,
         }
         if permutation is not None:
             swapped_loss = cross_entropy(outputs["swapped_logits"], labels)
+            labels, index = gather_rows(labels)[permutation], gather_rows(index)[permutation]
             swapped_biased_term = self.biased_term(
-                outputs["swapped_biased_logits"], labels[permutation], self.in_amplified_set(index[permutation])
+                outputs["swapped_biased_logits"], labels, self.in_amplified_set(index)
             )
-            terms["swapped_debiased"] = self.args.lambda_swap * (importance * weight * swapped_loss).mean()
+            terms["swapped_debiased"] = self.args.lambda_swap * self.part.mean(importance * weight * swapped_loss)
             terms["swapped_biased"] = self.args.lambda_swap * self.args.lambda_swap_bias * swapped_biased_term
         return terms

@@ -12,4 +12,4 @@ class ErmTrainer(DebiasingTrainer):
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         logits = model(pixel_values=batch["pixel_values"])["logits"]
-        return {"classification": cross_entropy(logits, batch["labels"]).mean()}
+        return {"classification": self.part.mean(cross_entropy(logits, batch["labels"]))}

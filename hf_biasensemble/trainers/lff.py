@@ -23,5 +23,5 @@ class LffTrainer(RelativeDifficultyTrainer):
         weight = self.weigh(index, biased_loss, debiased_loss)
         return {
             "biased": self.biased_term(outputs["biased_logits"], labels, self.in_amplified_set(index)),
-            "debiased": (self.importance(index) * weight * debiased_loss).mean(),
+            "debiased": self.part.mean(self.importance(index) * weight * debiased_loss),
         }

@@ -1,6 +1,8 @@
 """What LfF and DisEnt share: samples weighted by how much harder the biased model finds them."""
 
 import logging
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.collectives import total
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.sampling import ConflictingShareSampler
 from hf_biasensemble.data.transforms import ImageTransform
@@ -52,15 +55,30 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
             if args.conflicting_share:
                 drawn_from = mask[train_dataset.rows]
                 self.share_sampler = ConflictingShareSampler(drawn_from, args.conflicting_share, args.seed)
-                if args.augmentation == "none":
+                if args.augmentation == "none" and self.args.should_save:
                     logger.warning(
                         "warning: --conflicting_share without --augmentation: the few samples outside the "
                         "bias-amplified set come often and are learnt by heart; use --augmentation affine"
                     )
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """Also counts the samples of the bias-amplified set in the step, where several batches share it."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        shared = [batch for batch in batches if "part" in batch]
+        if self.amplified_set is not None and shared:
+            own = [batch["index"][: batch["part"].own_samples(len(batch["index"]))] for batch in shared]
+            count = total(self.amplified_set[torch.cat(own)].sum())
+            for batch in shared:
+                batch["part"] = replace(batch["part"], step_amplified=count)
+        return batches, num_items
+
     def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
-        """Takes per-sample losses (B,) into the moving averages; gives the weights (B,) of the debiased model."""
-        self.sample_losses.update(index, torch.stack([biased_loss, debiased_loss], dim=1))
+        """Takes per-sample losses (B,) of all processes into the moving averages; gives the weights (B,) of the
+        debiased model. Each process holds all averages, and updates them alike."""
+        losses = torch.stack([biased_loss, debiased_loss], dim=1).detach()
+        self.sample_losses.update(self.part.gather(index), self.part.gather(losses))
         biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
         return relative_difficulty(biased, debiased)
 
@@ -82,7 +100,8 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
         self, logits: torch.Tensor, labels: torch.Tensor, in_amplified_set: torch.Tensor | None
     ) -> torch.Tensor:
         """What the biased model minimises on logits (B, K): see [`~objectives.biased_objective`]."""
-        return biased_objective(logits, labels, in_amplified_set, self.args.generalized_cross_entropy_q)
+        q = self.args.generalized_cross_entropy_q
+        return biased_objective(logits, labels, in_amplified_set, q, self.part.mean)
 
     def method_state(self) -> dict[str, torch.Tensor]:
         return self.sample_losses.state_dict()

@@ -1,0 +1,64 @@
+"""SIGTERM and SIGINT while training: the step is finished, a checkpoint saved, and the process ends."""
+
+import signal
+import threading
+import time
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from hf_biasensemble.collectives import largest, num_processes
+
+STEPS_BETWEEN_AGREEMENTS = 8
+"""Several processes ask each other every so many steps, because asking makes each wait for its device."""
+
+
+class StopSignal(TrainerCallback):
+    """Ends training after the step in which one of the processes was told to end.
+
+    A signal that comes five seconds or more after the first ends the process at once.
+
+    Attributes:
+        received (`int`): Number of the signal that ended the training; 0 if none did.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._told = 0
+        self._told_at = 0.0
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if num_processes() == 1:
+            told = self._told
+        elif state.global_step % STEPS_BETWEEN_AGREEMENTS == 0:
+            told = int(largest(torch.tensor(self._told, device=args.device)))
+        else:
+            told = 0
+        if told:
+            self.received = told
+            control.should_save = control.should_save or args.save_strategy != "no"
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Puts back what the process did on these signals before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        unheard = self._told if self._before and not self.received else 0
+        self._before = {}
+        if unheard:  # it came after the last agreement
+            signal.raise_signal(unheard)
+
+    def _hear(self, number: int, frame: object) -> None:
+        if self._told and time.monotonic() - self._told_at > 5:
+            raise SystemExit(128 + number)
+        if not self._told:
+            self._told, self._told_at = number, time.monotonic()

@@ -1,0 +1,20 @@
+"""The train command, in which the second process fails in the middle of the training."""
+
+import sys
+
+from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.trainers.lff import LffTrainer
+
+
+class FailingLffTrainer(LffTrainer):
+    def training_terms(self, model, batch):
+        if self.args.process_index == 1 and self.state.global_step == 8:
+            raise MemoryError("the second process has had enough")
+        return super().training_terms(model, batch)
+
+
+if __name__ == "__main__":
+    import hf_biasensemble.run
+
+    hf_biasensemble.run.TRAINERS["lff"] = FailingLffTrainer
+    sys.exit(run_command("train"))

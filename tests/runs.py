@@ -1,0 +1,86 @@
+"""Runs of the real train command on the tiny data set: in this process, or in several under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from hf_biasensemble.cli.main import run_command
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {
+    "max_steps": 12,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 0.003,
+    "eval_steps": 4,
+    "save_steps": 5,
+    "save_total_limit": 10,
+    "logging_steps": 1,
+    "swap_start_step": 3,
+    "num_members": 3,
+    "member_steps": 30,
+    "member_threshold": 0.9,
+    "member_agreement": 2,
+    "use_cpu": "true",
+    "disable_tqdm": "true",
+}
+
+
+def words(data: Path, output_dir: Path, method: str, **changes: object) -> list[str]:
+    settings = {"dataset_name": data, "output_dir": output_dir, "method": method, **SETTINGS, **changes}
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def train(data: Path, output_dir: Path, method: str, **changes: object) -> int:
+    return run_command("train", words(data, output_dir, method, **changes))
+
+
+def launch(processes: int, *arguments: object, script: Path = ROOT / "train.py") -> subprocess.CompletedProcess:
+    """Runs a script under torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [*torchrun, str(script), *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def train_one_after_another(file: str) -> None:
+    """The train commands in a JSON file, in this process."""
+    for command in json.loads(Path(file).read_text()):
+        assert run_command("train", command) == 0, command
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def distance(ours: Path, theirs: Path) -> float:
+    """Largest difference between two files of tensors."""
+    one, other = load_file(ours), load_file(theirs)
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def logged(folder: Path) -> list[dict]:
+    """What was logged at the steps, without what tells the time."""
+    entries = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in entries if "train_runtime" not in entry]
+
+
+def largest_log_difference(ours: Path, theirs: Path) -> float:
+    """Of all values logged at the same step; the keys must be the same."""
+    one, other = logged(ours), logged(theirs)
+    assert [entry.keys() for entry in one] == [entry.keys() for entry in other]
+    assert any("loss_debiased" in entry or "loss_classification" in entry for entry in one)
+    pairs = zip(one, other, strict=True)
+    return max(abs(entry[name] - again[name]) for entry, again in pairs for name in entry)
+
+
+if __name__ == "__main__":
+    train_one_after_another(sys.argv[1])

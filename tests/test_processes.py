@@ -1,0 +1,174 @@
+"""Several processes, and accumulated batches, give the run that one process gives with one batch."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from runs import ROOT, distance, largest_log_difference, launch, train, weights, words
+from safetensors.torch import load_file
+from synthetic import coloured_digits
+
+# 97 images: batches of 24 leave one over, so an epoch ends with a batch that processes must fill up.
+CASES: dict[str, dict] = {
+    "disent_be": {"method": "disent_be", "dataloader_drop_last": "false"},
+    "drawn": {
+        "method": "lff_be",
+        "conflicting_share": 0.25,
+        "keep_member": "best",
+        "member_eval_steps": 29,
+        "share_batches": "true",
+        "checkpoint_choice": "validation_accuracy",
+    },
+    "lff": {"method": "lff", "dataloader_drop_last": "false", "weight_average": 0.9},
+    "erm": {"method": "erm", "dataloader_drop_last": "false", "logging_steps": 5},
+}
+GLOBAL_BATCH = 24
+
+
+@pytest.fixture(scope="module")
+def odd_digits(tmp_path_factory):
+    return coloured_digits(tmp_path_factory.mktemp("odd"), num_train=97, num_validation=33, num_test=50)
+
+
+@pytest.fixture(scope="module")
+def by_processes(odd_digits, tmp_path_factory):
+    """Folder of each case, trained by so many processes; each number of them is started once."""
+    folder = tmp_path_factory.mktemp("processes")
+
+    def settings(processes: int, name: str) -> dict:
+        # Adam divides gradients by their size, rounding errors as well, unless epsilon is above these.
+        return {"per_device_train_batch_size": GLOBAL_BATCH // processes, "adam_epsilon": 1e-4, **CASES[name]}
+
+    for name in CASES:
+        assert train(odd_digits, folder / f"{name}_1", **settings(1, name)) == 0
+    for processes in (2, 3):
+        file = folder / f"commands_{processes}.json"
+        commands = [words(odd_digits, folder / f"{name}_{processes}", **settings(processes, name)) for name in CASES]
+        file.write_text(json.dumps(commands))
+        started = launch(processes, file, script=ROOT / "tests" / "runs.py")
+        assert started.returncode == 0, started.stderr[-3000:]
+        (folder / f"output_{processes}").write_text(started.stdout + started.stderr)
+    return folder
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_processes_give_the_run_of_one(by_processes, name, processes):
+    one, several = by_processes / f"{name}_1", by_processes / f"{name}_{processes}"
+    assert distance(one / "model.safetensors", several / "model.safetensors") < 1e-5
+    assert largest_log_difference(one, several) < 1e-5
+    for step in (5, 10, 12):
+        for file in sorted((one / f"checkpoint-{step}").glob("*.safetensors")):
+            assert distance(file, several / file.parent.name / file.name) < 1e-5, file
+    results = [json.loads((folder / "all_results.json").read_text()) for folder in (one, several)]
+    assert results[0]["train_loss"] == pytest.approx(results[1]["train_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("name", ["disent_be", "drawn"])
+def test_selections_are_equal(by_processes, name, processes):
+    one, several = (
+        pq.read_table(by_processes / f"{name}_{count}" / "selection" / "selection.parquet") for count in (1, processes)
+    )
+    assert one["votes"].equals(several["votes"])
+    assert one["is_selected"].equals(several["is_selected"])
+    assert 0 < sum(one["is_selected"].to_pylist()) < 97
+
+
+def test_tables_hold_each_sample_once(by_processes):
+    """Samples that fill the last batch up are in no table before their turn."""
+    tables = load_file(by_processes / "disent_be_3" / "checkpoint-5" / "sample_losses.safetensors")
+    assert int(tables["seen"].sum()) == 97  # five steps: one epoch
+    assert (tables["averages"][tables["seen"]] > 0).all()
+
+
+def test_warnings_and_progress_are_printed_once(by_processes):
+    output = (by_processes / "output_3").read_text()
+    assert output.count("warning: --conflicting_share without --augmentation") == 1
+    assert output.count("Training erm, step 12: ") == 1
+
+
+def test_another_number_of_processes_is_refused(by_processes, odd_digits, capsys):
+    folder = by_processes / "lff_2"
+    before = weights(folder)
+    changes = {**CASES["lff"], "per_device_train_batch_size": 12, "adam_epsilon": 1e-4}
+    assert train(odd_digits, folder, **changes, resume_from_checkpoint="true") == 2
+    assert "expected a checkpoint of 1 process, found one of 2" in capsys.readouterr().err
+    assert weights(folder) == before
+
+
+def test_failing_process_ends_all_and_the_last_checkpoint_goes_on(by_processes, odd_digits, tmp_path):
+    settings = {**CASES["lff"], "per_device_train_batch_size": 12, "adam_epsilon": 1e-4}
+    command = words(odd_digits, tmp_path / "out", **settings)
+    began = time.monotonic()
+    failed = launch(2, *command, script=ROOT / "tests" / "failing_process.py")
+    assert failed.returncode != 0
+    assert time.monotonic() - began < 60
+    assert "MemoryError: the second process has had enough" in failed.stderr
+    assert not (tmp_path / "out" / "all_results.json").exists()
+    resumed = launch(2, *command, "--resume_from_checkpoint", "true")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert weights(tmp_path / "out") == weights(by_processes / "lff_2")
+    assert (tmp_path / "out" / "history.csv").read_bytes() == (by_processes / "lff_2" / "history.csv").read_bytes()
+
+
+def test_launcher_that_starts_fewer_processes_than_asked(odd_digits, tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+    command = words(odd_digits, tmp_path / "out", "erm", max_steps=1)
+    done = subprocess.run(
+        [*launcher, str(ROOT / "train.py"), *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("asked for 2 processes and started one") == 1
+
+
+# Accumulated batches -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def accumulated(odd_digits, tmp_path_factory):
+    """The same step as one batch of 24 and as three of 8."""
+    folder = tmp_path_factory.mktemp("accumulated")
+    for method in ("erm", "lff_be"):
+        for name, count in (("whole", 1), ("parts", 3)):
+            settings = {"per_device_train_batch_size": 24 // count, "gradient_accumulation_steps": count}
+            settings |= {"adam_epsilon": 1e-4, "max_steps": 8, "save_steps": 1}
+            assert train(odd_digits, folder / f"{method}_{name}", method, **settings) == 0
+    return folder
+
+
+def test_accumulated_batches_give_the_step_of_one_batch(accumulated: Path):
+    whole, parts = accumulated / "erm_whole", accumulated / "erm_parts"
+    assert distance(whole / "model.safetensors", parts / "model.safetensors") < 1e-5
+    assert largest_log_difference(whole, parts) < 1e-5
+
+
+def test_mean_over_the_amplified_set_is_that_of_the_whole_step(accumulated: Path):
+    """The biased model depends on nothing else, so it is the same although the parts hold unequal numbers of it."""
+    one, other = (load_file(accumulated / f"lff_be_{n}/checkpoint-8/model.safetensors") for n in ("whole", "parts"))
+    biased = [name for name in one if name.startswith("biased.")]
+    assert biased and max(float((one[name] - other[name]).abs().max()) for name in biased) < 1e-5
+
+
+def test_table_takes_in_the_parts_of_a_step_one_after_another(accumulated: Path):
+    """With the same first values as one batch; the weights of the first part do not know the later ones."""
+    files = [
+        accumulated / f"lff_be_{name}" / "checkpoint-1" / "sample_losses.safetensors" for name in ("whole", "parts")
+    ]
+    assert distance(*files) < 1e-5
+    assert distance(*(file.with_name("model.safetensors") for file in files)) > 1e-4
+
+
+def test_step_of_a_loss_that_is_not_finite_counts_steps_not_parts(odd_digits, tmp_path, capsys):
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 3, "learning_rate": 1e30}
+    assert train(odd_digits, tmp_path / "out", "erm", **settings) == 2
+    assert "at step 2 " in capsys.readouterr().err
