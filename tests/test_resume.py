@@ -133,9 +133,11 @@ def test_training_outside_the_main_thread_leaves_signals_alone(digits, tmp_path)
 
 def test_run_killed_after_its_last_checkpoint_makes_no_further_step(copy, undisturbed, digits, monkeypatch):
     killed_after(copy, 50)
+    (copy / ".unfinished" / "checkpoint-50").mkdir(parents=True)
     steps = Steps(monkeypatch, DisentTrainer)
     assert resume(digits, copy) == 0
     assert steps.made == 0
+    assert not (copy / ".unfinished").exists()
     assert_same(copy, undisturbed)
 
 
