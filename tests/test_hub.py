@@ -380,6 +380,7 @@ PREDICT = """
 """
 
 
+@pytest.mark.slow
 def test_faults_while_a_model_is_downloaded(trained, hub, client):
     hub.repositories["model", "me/mine"] = Repository("me/mine")
     hub.model("me/mine").commit("new", pushed_of(trained / "timm", "me/mine"))

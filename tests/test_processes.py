@@ -117,6 +117,7 @@ def test_failing_process_ends_all_and_the_last_checkpoint_goes_on(by_processes, 
     assert (tmp_path / "out" / "history.csv").read_bytes() == (by_processes / "lff_2" / "history.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_launcher_that_starts_fewer_processes_than_asked(odd_digits, tmp_path):
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
     command = words(odd_digits, tmp_path / "out", "erm", max_steps=1)
