@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.processes import is_first
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def newest_readable(folder: Path) -> Path | None:
         problem = problem_of(checkpoint)
         if problem is None:
             return checkpoint
-        if os.environ.get("RANK", "0") == "0":
+        if is_first():
             logger.warning("warning: %s is left out: %s", checkpoint, problem)
     return None
 

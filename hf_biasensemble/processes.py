@@ -6,9 +6,14 @@ import os
 logger = logging.getLogger(__name__)
 
 
+def is_first() -> bool:
+    """Whether this is the first process of a launch, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def print_once(line: str) -> None:
     """Prints a line from the first process of a launch only."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         print(line, flush=True)
 
 
