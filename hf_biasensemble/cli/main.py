@@ -1,6 +1,7 @@
 """`hf-biasensemble COMMAND ...`: each command is a small module with a `main(argv) -> int`."""
 
 import importlib
+import os
 import sys
 
 from hf_biasensemble.errors import BiasEnsembleError
@@ -21,6 +22,8 @@ COMMANDS = {
 
 def run_command(module: str, argv: list[str] | None = None) -> int:
     """Calls the command and turns mistakes of the user into one line and exit status 2."""
+    # Large tensors in large pages (Linux): batches of 224 pixels are normalised several times faster. Before torch.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         return importlib.import_module(f"hf_biasensemble.cli.{module}").main(argv)
     except BiasEnsembleError as error:
