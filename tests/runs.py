@@ -40,14 +40,24 @@ def train(data: Path, output_dir: Path, method: str, **changes: object) -> int:
 
 def launch(processes: int, *arguments: object, script: Path = ROOT / "train.py") -> subprocess.CompletedProcess:
     """Runs a script under torchrun."""
+    with start(processes, *arguments, script=script) as started:
+        try:
+            stdout, stderr = started.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            raise
+    return subprocess.CompletedProcess(started.args, started.returncode, stdout, stderr)
+
+
+def start(processes: int, *arguments: object, script: Path = ROOT / "train.py") -> subprocess.Popen:
+    """Starts a script under torchrun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.run(
-        [*torchrun, str(script), *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = [*torchrun, str(script), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def train_one_after_another(file: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from runs import ROOT, distance, largest_log_difference, launch, train, weights, words
+from runs import ROOT, distance, largest_log_difference, launch, start, train, weights, words
 from safetensors.torch import load_file
 from synthetic import coloured_digits
 
@@ -115,6 +115,28 @@ def test_failing_process_ends_all_and_the_last_checkpoint_goes_on(by_processes, 
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert weights(tmp_path / "out") == weights(by_processes / "lff_2")
     assert (tmp_path / "out" / "history.csv").read_bytes() == (by_processes / "lff_2" / "history.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_processes_told_to_end_save_together_and_go_on(odd_digits, tmp_path):
+    """A cluster sends SIGTERM to the launcher, which passes it on to all processes."""
+    settings = {"method": "lff", "per_device_train_batch_size": 12, "max_steps": 600, "save_steps": 1000}
+    settings |= {"eval_steps": 50, "logging_steps": 50}
+    assert launch(2, *words(odd_digits, tmp_path / "undisturbed", **settings)).returncode == 0
+    command = words(odd_digits, tmp_path / "out", **settings)
+    with start(2, *command) as told:
+        for line in told.stdout:
+            if "step 100: " in line:
+                break
+        told.terminate()
+        told.communicate(timeout=60)
+    assert told.returncode != 0
+    checkpoints = list((tmp_path / "out").glob("checkpoint-*"))
+    assert len(checkpoints) == 1 and 100 <= int(checkpoints[0].name.split("-")[1]) < 600
+    assert not (tmp_path / "out" / "all_results.json").exists()
+    resumed = launch(2, *command, "--resume_from_checkpoint", "true")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert weights(tmp_path / "out") == weights(tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
