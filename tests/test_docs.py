@@ -1,12 +1,14 @@
 """Every shell command and Python block of README.md and docs/ runs, or says why not.
 
-A block that is not run has a comment before it: `<!-- not run: why -->`. Its command lines are checked all the same.
+A block that is not run here has a comment before it: `<!-- not run: why -->` or `<!-- run by tests/test_of_it.py -->`. Its
+command lines are parsed all the same.
 """
 
 import argparse
 import ast
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +19,17 @@ from synthetic import coloured_digits
 from test_published_commands import SEVERITIES, write_card
 from transformers import HfArgumentParser
 
+import hf_biasensemble.arguments as arguments
+import hf_biasensemble.run as run
 from hf_biasensemble.cli.main import COMMANDS, run_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 NO_COMMANDS = ("bibtex", "math", "text")
 BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n+)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- (?P<reason>(?:not run: |run by )[^\n]+) -->\n+)?"
+    r"^```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -49,7 +55,8 @@ def blocks_of(page: str) -> list[Block]:
         for match in BLOCK.finditer(text)
     ]
     assert len(re.findall("^ *```", text, re.MULTILINE)) == 2 * len(blocks), f"{page}: a block is not closed"
-    assert text.count("<!-- not run") == len([block for block in blocks if block.reason]), f"{page}: no block follows"
+    marks = re.findall("<!-- (?:not run|run by)", text)
+    assert len(marks) == len([block for block in blocks if block.reason]), f"{page}: a mark that no block follows"
     return blocks
 
 
@@ -62,7 +69,9 @@ def test_every_block_is_of_a_known_kind():
     assert {block.language for block in BLOCKS} <= {"bash", "python", *NO_COMMANDS, ""}
     for block in BLOCKS:
         if not block.language:
-            assert not re.search(r"^(\$|python|hf-|pip|make) ", block.code, re.MULTILINE), f"{block}: name its language"
+            assert not re.search(r"^(\$|python|hf-|pip|make) ", block.code, re.MULTILINE), (
+                f"{block}: name its language"
+            )
 
 
 # Command lines -------------------------------------------------------------------------------------------------------
@@ -105,6 +114,18 @@ def check_other_command(words: list[str]) -> None:
         raise AssertionError(f"{shlex.join(words)}: no command that can be checked here; mark the block as not run")
 
 
+FEW_STEPS = "--max_steps 2 --member_steps 2 --member_threshold 0 --use_cpu true --disable_tqdm true".split()
+FEWER_RUNS = {"--seeds": ["0"], "--dataset_config_names": ["1pct"]}
+
+
+def shortened(words: list[str], argv: list[str]) -> list[str]:
+    """The arguments of a command, with which training is a matter of seconds and a sweep has one seed."""
+    if not {"train.py", "sweep", "audit"} & set(words):
+        return argv
+    fewer = [word for option, values in FEWER_RUNS.items() if option in argv for word in (option, *values)]
+    return [*argv, *FEW_STEPS, *fewer]
+
+
 class Parsed(Exception):
     """The command line was taken."""
 
@@ -131,10 +152,32 @@ def test_command_lines_are_taken_by_the_real_parsers(block, parsing_only, monkey
             continue
         main, argv = command
         try:
-            status = main(argv)
+            status = main(shortened(words, argv))
         except Parsed:
             continue
         pytest.fail(f"{block}: {shlex.join(words)}: exit status {status}, {capsys.readouterr().err}")
+
+
+SCRIPT_CALLS = re.findall(
+    r"`((?:\w+)\.py --source[^`]+)`", (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("call", SCRIPT_CALLS)
+def test_data_set_scripts_take_the_options_of_the_table(call, parsing_only):
+    script, *words = shlex.split(call)
+    with pytest.raises(Parsed):
+        load_script(script.removesuffix(".py")).main([*words, "--output_dir", "data"])
+
+
+def test_table_of_data_sets_names_every_script():
+    assert {call.split(".")[0] for call in SCRIPT_CALLS} == {file.stem for file in SCRIPTS.glob("*.py")}
+
+
+def test_tests_that_run_a_block_exist():
+    named = [file for block in BLOCKS if block.reason for file in re.findall(r"tests/\w+\.py", block.reason)]
+    assert len(named) > 5
+    assert [file for file in named if not (ROOT / file).is_file()] == []
 
 
 def test_commands_in_the_text_exist():
@@ -144,10 +187,36 @@ def test_commands_in_the_text_exist():
     assert named <= COMMANDS.keys()
 
 
-# Running them --------------------------------------------------------------------------------------------------------
+# Messages ------------------------------------------------------------------------------------------------------------
 
-FEW_STEPS = "--max_steps 2 --member_steps 2 --member_threshold 0 --use_cpu true --disable_tqdm true".split()
-FEWER_RUNS = {"--seeds": ["0"], "--dataset_config_names": ["1pct"]}
+
+def texts_in_code() -> list[str]:
+    """Every string of the code; a value that is put in is one character."""
+    texts = []
+    for file in [*(ROOT / "hf_biasensemble").rglob("*.py"), *SCRIPTS.glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(re.sub(r"%[sd]", "\0", node.value))
+    return texts
+
+
+def test_messages_of_the_page_on_errors_are_those_of_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    assert len(messages) > 45
+    texts = texts_in_code()
+    for message in messages:
+        pieces = message.split("…")
+        assert sum(map(len, pieces)) >= 15, message
+        pattern = re.compile(".*".join(map(re.escape, pieces)), re.DOTALL)
+        assert any(pattern.search(text) for text in texts), message
+
+
+# Running them --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +239,14 @@ def workplace(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def place(workplace, tmp_path, monkeypatch):
+    """A workplace of the test's own, as the current folder."""
+    shutil.copytree(workplace, tmp_path / "place", symlinks=True)
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
 def write_class_folders(parquet: Path, folder: Path) -> None:
     """The images of a split as files, in a folder for each class."""
     import datasets
@@ -183,8 +260,12 @@ def write_class_folders(parquet: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in PYTHON if not block.reason}))
-def test_python_blocks_run_one_after_another(page, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
+def test_python_blocks_run_one_after_another(page, place, monkeypatch):
+    (place / "outputs").mkdir()
+    (place / "outputs" / "small").symlink_to(place / "me" / "mine")
+    (place / "data" / "small").symlink_to(place / "data" / "cmnist" / "1pct")
+    monkeypatch.setattr(arguments, "METHODS", arguments.METHODS)  # what a page adds does not stay
+    monkeypatch.setattr(run, "TRAINERS", dict(run.TRAINERS))
     namespace: dict = {}
     for block in PYTHON:
         if block.page == page and not block.reason:
@@ -199,16 +280,12 @@ def test_python_blocks_that_are_not_run_are_python(block):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({block.page for block in SHELL if not block.reason}))
-def test_shell_blocks_run_one_after_another(page, workplace, monkeypatch, capsys):
-    """Training commands make two steps, and sweeps one seed."""
-    monkeypatch.chdir(workplace)
+def test_shell_blocks_run_one_after_another(page, place, capsys):
+    """Training commands make two steps in one process, and sweeps one seed."""
     for block in SHELL:
         for words in command_lines(block) if block.page == page and not block.reason else ():
             command = command_of(words)
             if command is None:
                 continue  # make and pip: checked above
             main, argv = command
-            if {"train.py", "sweep", "audit"} & set(words):
-                fewer = [word for option, values in FEWER_RUNS.items() if option in argv for word in (option, *values)]
-                argv = [*argv, *FEW_STEPS, *fewer]
-            assert main(argv) == 0, f"{block}: {shlex.join(words)}: {capsys.readouterr().err}"
+            assert main(shortened(words, argv)) == 0, f"{block}: {shlex.join(words)}: {capsys.readouterr().err}"
