@@ -1,7 +1,7 @@
 """Every shell command and Python block of README.md and docs/ runs, or says why not.
 
-A block that is not run here has a comment before it: `<!-- not run: why -->` or `<!-- run by tests/test_of_it.py -->`. Its
-command lines are parsed all the same.
+A block that is not run here has a comment before it, `<!-- not run: why -->` or `<!-- run by tests/test_of_it.py -->`.
+Its command lines are parsed all the same.
 """
 
 import argparse
@@ -133,13 +133,16 @@ class Parsed(Exception):
 @pytest.fixture
 def parsing_only(monkeypatch):
     """Commands that end when their own parser has taken the whole command line."""
-    for parser, name in ((HfArgumentParser, "parse_args_into_dataclasses"), (argparse.ArgumentParser, "parse_args")):
 
-        def parse_and_end(*args, parse=getattr(parser, name), **kwargs):
+    def ending(parse):
+        def parse_and_end(*args, **kwargs):
             parse(*args, **kwargs)
             raise Parsed
 
-        monkeypatch.setattr(parser, name, parse_and_end)
+        return parse_and_end
+
+    for parser, name in ((HfArgumentParser, "parse_args_into_dataclasses"), (argparse.ArgumentParser, "parse_args")):
+        monkeypatch.setattr(parser, name, ending(getattr(parser, name)))
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
@@ -221,7 +224,7 @@ def test_messages_of_the_page_on_errors_are_those_of_the_code():
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder like the root of the repository, with small data and a finished model under the names that pages use."""
+    """A folder like the root of the repository, with small data and a model under the names that the pages use."""
     folder = tmp_path_factory.mktemp("workplace")
     for name in ("configs", "dataset_scripts", "examples", "benchmarks", "train.py", "test.py"):
         (folder / name).symlink_to(ROOT / name)
