@@ -37,7 +37,7 @@ style: $(INSTALLED)  ## mend style where that can be done automatically
 	@$(BIN)/ruff format .
 
 docs: $(INSTALLED)  ## build the documentation in site/; a warning is an error
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 build: $(INSTALLED)  ## make sdist and wheel in dist/
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check build

@@ -25,8 +25,8 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """Refuses a page that would load something from another site."""
-    found = LOADED.search(output)
+    """Refuses a page that would load something from another site, or that has a formula left."""
+    found = LOADED.search(output) or re.search('class="arithmatex".*', output)
     if found:
-        raise PluginError(f"{page.file.src_uri}: expected a page that loads nothing from elsewhere, found {found[0]}")
+        raise PluginError(f"{page.file.src_uri}: expected a page that needs nothing from elsewhere, found {found[0]}")
     return output

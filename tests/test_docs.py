@@ -69,7 +69,7 @@ def test_every_block_is_of_a_known_kind():
     assert {block.language for block in BLOCKS} <= {"bash", "python", *NO_COMMANDS, ""}
     for block in BLOCKS:
         if not block.language:
-            assert not re.search(r"^(\$|python|hf-|pip|make) ", block.code, re.MULTILINE), (
+            assert not re.search(r"^(\$|python|hf-biasensemble|pip|make) ", block.code, re.MULTILINE), (
                 f"{block}: name its language"
             )
 
@@ -103,6 +103,11 @@ def command_of(words: list[str]) -> tuple[Callable[[list[str]], int], list[str]]
     return None
 
 
+def trains(words: list[str]) -> bool:
+    """Whether a command takes the options of training."""
+    return bool({"train.py", "sweep", "audit"} & set(words))
+
+
 def check_other_command(words: list[str]) -> None:
     """Refuses a line that names something that is not there."""
     if words[0] == "make":
@@ -112,18 +117,6 @@ def check_other_command(words: list[str]) -> None:
         assert words[2] == "." or re.search(rf"^{extra[1]} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     else:
         raise AssertionError(f"{shlex.join(words)}: no command that can be checked here; mark the block as not run")
-
-
-FEW_STEPS = "--max_steps 2 --member_steps 2 --member_threshold 0 --use_cpu true --disable_tqdm true".split()
-FEWER_RUNS = {"--seeds": ["0"], "--dataset_config_names": ["1pct"]}
-
-
-def shortened(words: list[str], argv: list[str]) -> list[str]:
-    """The arguments of a command, with which training is a matter of seconds and a sweep has one seed."""
-    if not {"train.py", "sweep", "audit"} & set(words):
-        return argv
-    fewer = [word for option, values in FEWER_RUNS.items() if option in argv for word in (option, *values)]
-    return [*argv, *FEW_STEPS, *fewer]
 
 
 class Parsed(Exception):
@@ -155,7 +148,7 @@ def test_command_lines_are_taken_by_the_real_parsers(block, parsing_only, monkey
             continue
         main, argv = command
         try:
-            status = main(shortened(words, argv))
+            status = main([*argv, "--use_cpu", "true"] if trains(words) else argv)
         except Parsed:
             continue
         pytest.fail(f"{block}: {shlex.join(words)}: exit status {status}, {capsys.readouterr().err}")
@@ -220,6 +213,18 @@ def test_messages_of_the_page_on_errors_are_those_of_the_code():
 
 
 # Running them --------------------------------------------------------------------------------------------------------
+
+
+FEW_STEPS = "--max_steps 2 --member_steps 2 --member_threshold 0 --use_cpu true --disable_tqdm true".split()
+FEWER_RUNS = {"--seeds": ["0"], "--dataset_config_names": ["1pct"]}
+
+
+def shortened(words: list[str], argv: list[str]) -> list[str]:
+    """The arguments of a command, with which training is a matter of seconds and a sweep has one seed."""
+    if not trains(words):
+        return argv
+    fewer = [word for option, values in FEWER_RUNS.items() if option in argv for word in (option, *values)]
+    return [*argv, *FEW_STEPS, *fewer]
 
 
 @pytest.fixture(scope="module")
