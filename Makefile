@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow quality style build
+.PHONY: help install quickstart test test-slow quality style docs build
 
 help:  ## list the goals
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -35,6 +35,9 @@ quality: $(INSTALLED)  ## check style and types
 style: $(INSTALLED)  ## mend style where that can be done automatically
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(INSTALLED)  ## build the documentation in site/; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 build: $(INSTALLED)  ## make sdist and wheel in dist/
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check build

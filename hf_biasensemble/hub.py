@@ -134,7 +134,8 @@ def push_folder(
         replaced (`Sequence[str]`, *optional*): Patterns of the files that belong to such a push: those in the
             repository that are not pushed anew are removed, except the card. By default none.
         repo_type (`str`, *optional*, defaults to `"model"`): `"model"` or `"dataset"`.
-        private, token: See [`push_model`].
+        private (`bool`, *optional*, defaults to `False`): See [`push_model`].
+        token (`str`, *optional*): See [`push_model`].
 
     Returns:
         `str`: Address of the commit.

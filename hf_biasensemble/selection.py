@@ -67,7 +67,8 @@ class Selection:
             threshold (`float`): A member votes for a sample above this probability, in [0, 1).
             agreement (`int`): Votes that put a sample into the bias-amplified set, 1 to M.
             provenance (`dict`, *optional*): What the probabilities depend on.
-            bias_labels, is_conflicting (`np.ndarray` of shape (N,), *optional*): For measuring.
+            bias_labels (`np.ndarray` of shape (N,), *optional*): For measuring.
+            is_conflicting (`np.ndarray` of shape (N,), *optional*): For measuring.
             predictions (`np.ndarray` of shape (N,), *optional*): `predicted_labels`, `agreeing_members` and
                 `lowest_probability`.
         """

@@ -167,13 +167,16 @@ def _weights_in_file(file: str, model: DebiasedImageClassifier) -> dict[str, tor
 
 
 def build_trainable(model_args: ModelArguments, class_names: list[str], method: str, seed: int) -> nn.Module:
-    """What the method trains. The debiased model starts from the same weights whatever the method."""
+    """What the method trains: a pair for LfF and DisEnt, else the classifier alone.
+
+    The debiased model starts from the same weights whatever the method.
+    """
     num_encoders = 2 if method.startswith("disent") else 1
     config = classifier_config(model_args, class_names, num_encoders)
     debiased = build_classifier(
         config, model_args.pretrained, derived_seed(seed, "debiased model"), model_args.pretrained_weights
     )
-    if method == "erm":
+    if not method.startswith(("lff", "disent")):
         return debiased
     if num_encoders == 2:
         head = debiased.classifier

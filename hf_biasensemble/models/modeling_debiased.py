@@ -14,7 +14,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 class DebiasedImageClassifierConfig(PreTrainedConfig):
     """Configuration of [`DebiasedImageClassifier`].
 
-    Args:
+    Attributes:
         backbone (`str`, *optional*, defaults to `"mlp"`):
             `"mlp"` (the Coloured MNIST network of the paper) or the name of any timm model with pooled features.
         backbone_args (`dict`, *optional*):

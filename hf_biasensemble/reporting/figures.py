@@ -138,7 +138,8 @@ def digit_panel(
         predictions (`Mapping[str, np.ndarray]`): Predicted classes (N,) of two models, by the name to show.
         class_names (`Sequence[str]`): Names of the classes.
         file (`str` or `Path`): Image to write (.png, .svg, .pdf).
-        columns, rows (`int`, *optional*, default to 8 and 3): Size of the grid at most.
+        columns (`int`, *optional*, defaults to 8): Images side by side, at most.
+        rows (`int`, *optional*, defaults to 3): Rows of images, at most.
 
     Returns:
         `Path`: `file`.

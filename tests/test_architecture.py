@@ -1,0 +1,77 @@
+"""The rooms import each other in the order of the table in docs/architecture.md, and import the libraries it names."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hf_biasensemble"
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def table_of_rooms() -> list[tuple[list[str], set[str]]]:
+    """Each row of the table, lowest first: its files and folders, and the libraries that it may import."""
+    table = re.search(r"^\| room \| what it is for \| libraries \|\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    assert table
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
+    return [(re.findall(r"`([^`]+)`", rooms), set(re.findall(r"\w+", libraries))) for rooms, _, libraries in rows]
+
+
+ROOMS = table_of_rooms()
+MODULES = sorted({path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")} - {"__init__.py"})
+
+
+def is_in(file: str, rooms: list[str]) -> bool:
+    """Whether a file of the package is one of the rooms, or in one of them."""
+    return bool({file, f"{file.split('/')[0]}/"} & set(rooms))
+
+
+def row_of(file: str) -> int:
+    """Which row of the table a file of the package belongs to."""
+    rows = [number for number, (rooms, _) in enumerate(ROOMS) if is_in(file, rooms)]
+    assert rows, f"{file} is in no room of docs/architecture.md"
+    return rows[0]
+
+
+def imports_of(file: str) -> set[str]:
+    """Dotted names that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports by a relative name"
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def files_of(names: set[str]) -> set[str]:
+    """The files of the package among imported names."""
+    paths = {name.partition(".")[2].replace(".", "/") for name in names if name.startswith(f"{PACKAGE.name}.")}
+    return {f"{path}{ending}" for path in paths for ending in (".py", "/__init__.py")} & set(MODULES)
+
+
+@pytest.mark.parametrize("file", MODULES)
+def test_imports_go_one_way(file):
+    above = {name for name in files_of(imports_of(file)) if row_of(name) > row_of(file)}
+    assert not above, f"{file} imports from rooms below its own row of the table: {', '.join(sorted(above))}"
+
+
+@pytest.mark.parametrize("rooms, libraries", ROOMS, ids=[rooms[0] for rooms, _ in ROOMS])
+def test_libraries_are_those_of_the_table(rooms, libraries):
+    imported = {name.split(".")[0] for file in MODULES if is_in(file, rooms) for name in imports_of(file)}
+    assert imported - {*sys.stdlib_module_names, PACKAGE.name} == libraries
+
+
+def test_only_run_imports_a_trainer():
+    importing = {file for file in MODULES if any(name.startswith("trainers/") for name in files_of(imports_of(file)))}
+    assert {file for file in importing if not file.startswith("trainers/")} == {"run.py"}
+
+
+def test_every_room_of_the_table_is_there():
+    rooms = [room for named, _ in ROOMS for room in named]
+    assert len(rooms) > 15
+    assert [room for room in rooms if not (PACKAGE / room).exists()] == []
