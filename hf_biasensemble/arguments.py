@@ -174,8 +174,8 @@ class DebiasingArguments(TrainingArguments):
     )
     augmentation: str = option(
         "none",
-        "none, or affine: the debiased model sees training images turned, zoomed and shifted at random; the biased "
-        "model and the members do not.",
+        "none, or affine: training images are turned, zoomed and shifted at random, after crop and flip; not for the "
+        "members.",
     )
     weight_average: float = option(
         0.0, "Publish a moving average of the weights with this decay, for instance 0.999; 0: the weights themselves."

@@ -185,6 +185,14 @@ def test_each_image_has_its_own_draw_and_colours_stay():
     torch.testing.assert_close(random_affine(image, 0.0, 0.0, 0.0), image, atol=0.01, rtol=0)
 
 
+def test_both_networks_see_the_augmented_images(digits, tmp_path):
+    for augmentation in ("none", "affine"):
+        assert train(digits, tmp_path / augmentation, "lff", max_steps=1, save_steps=1, augmentation=augmentation) == 0
+    one, other = (load_file(tmp_path / name / "checkpoint-1" / "model.safetensors") for name in ("none", "affine"))
+    for network in ("biased.", "debiased."):
+        assert any(not one[name].equal(other[name]) for name in one if name.startswith(network)), network
+
+
 def test_members_see_no_augmentation(digits, tmp_path):
     assert train(digits, tmp_path / "plain", "lff_be", max_steps=2) == 0
     assert train(digits, tmp_path / "augmented", "lff_be", max_steps=2, **ALL) == 0

@@ -24,17 +24,11 @@ class BiasedDebiasedPair(nn.Module):
         self.biased = biased
         self.debiased = debiased
 
-    def forward(
-        self, pixel_values: torch.Tensor, biased_pixel_values: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Logits (B, K): `logits` of f_D and, while training, `biased_logits` of f_B.
-
-        `biased_pixel_values` (B, C, H, W) is what f_B sees, if not the same.
-        """
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits (B, K): `logits` of f_D and, while training, `biased_logits` of f_B."""
         logits = {"logits": self.debiased(pixel_values).logits}
         if self.training:
-            seen = pixel_values if biased_pixel_values is None else biased_pixel_values
-            logits["biased_logits"] = self.biased(seen).logits
+            logits["biased_logits"] = self.biased(pixel_values).logits
         return logits
 
 
@@ -56,12 +50,9 @@ class DisentangledPair(nn.Module):
     def forward(
         self,
         pixel_values: torch.Tensor,
-        biased_pixel_values: torch.Tensor | None = None,
         swap_permutation: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Logits (B, K): `logits` of C_i and, while training, `biased_logits` of C_b.
-
-        `biased_pixel_values` (B, C, H, W) is what E_b sees, if not the same.
 
         With a `swap_permutation` (B,), the bias features are also permuted, which adds `swapped_logits` and
         `swapped_biased_logits`. It holds places in the batch of all processes, which is theirs one after another.
@@ -69,8 +60,7 @@ class DisentangledPair(nn.Module):
         if not self.training:
             return {"logits": self.debiased(pixel_values).logits}
         intrinsic, bias = self.debiased.encoders()
-        seen = pixel_values if biased_pixel_values is None else biased_pixel_values
-        intrinsic, bias = intrinsic(pixel_values), bias(seen)
+        intrinsic, bias = intrinsic(pixel_values), bias(pixel_values)
         logits = self._heads(intrinsic, bias)
         if swap_permutation is not None:
             swapped = self._heads(intrinsic, gather_rows(bias)[swap_permutation])

@@ -188,11 +188,9 @@ class DebiasingTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch = super()._prepare_inputs(inputs)
         pixels = self.transform.crop_and_flip(batch["pixel_values"])
-        batch = {**batch, "pixel_values": self.transform.normalise(pixels)}
         if self.args.augmentation == "affine":
-            batch["plain_pixel_values"] = batch["pixel_values"]
-            batch["pixel_values"] = self.transform.normalise(random_affine(pixels))
-        return batch
+            pixels = random_affine(pixels)
+        return {**batch, "pixel_values": self.transform.normalise(pixels)}
 
     def compute_loss(
         self,

@@ -46,11 +46,7 @@ class DisentTrainer(RelativeDifficultyTrainer):
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         labels, index = batch["labels"], batch["index"]
         permutation = self.swap_permutation(len(labels))
-        outputs = model(
-            pixel_values=batch["pixel_values"],
-            biased_pixel_values=batch.get("plain_pixel_values"),
-            swap_permutation=permutation,
-        )
+        outputs = model(pixel_values=batch["pixel_values"], swap_permutation=permutation)
         debiased_loss = cross_entropy(outputs["logits"], labels)
         weight = self.weigh(index, cross_entropy(outputs["biased_logits"], labels), debiased_loss)
         importance = self.importance(index)

@@ -17,7 +17,7 @@ class LffTrainer(RelativeDifficultyTrainer):
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         labels, index = batch["labels"], batch["index"]
-        outputs = model(pixel_values=batch["pixel_values"], biased_pixel_values=batch.get("plain_pixel_values"))
+        outputs = model(pixel_values=batch["pixel_values"])
         biased_loss = cross_entropy(outputs["biased_logits"], labels)
         debiased_loss = cross_entropy(outputs["logits"], labels)
         weight = self.weigh(index, biased_loss, debiased_loss)
