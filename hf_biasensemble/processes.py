@@ -19,7 +19,7 @@ def print_once(line: str) -> None:
 
 def warn_of_missing_processes(started: int) -> None:
     """Warns if `accelerate launch` was asked for several processes and, as it does without a GPU, started one."""
-    import psutil  # type: ignore[import-untyped] # accelerate needs it as well
+    import psutil  # type: ignore[import-untyped]
 
     if started > 1:
         return

@@ -1,16 +1,21 @@
-"""Runs of the real train command on the tiny data set: in this process, or in several under torchrun."""
+"""Runs of the real train command on the tiny data set, in this process or in several under torchrun, and what they
+leave behind."""
 
+import csv
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from hf_biasensemble.cli.main import run_command
 
 ROOT = Path(__file__).parents[1]
+METHODS = ["erm", "lff", "disent", "lff_be", "disent_be"]
+# 96 training images in batches of 16: six steps an epoch, so that step 5 is inside the first one.
 SETTINGS = {
     "max_steps": 12,
     "per_device_train_batch_size": 16,
@@ -18,8 +23,8 @@ SETTINGS = {
     "eval_steps": 4,
     "save_steps": 5,
     "save_total_limit": 10,
-    "logging_steps": 1,
-    "swap_start_step": 3,
+    "logging_steps": 3,
+    "swap_start_step": 7,
     "num_members": 3,
     "member_steps": 30,
     "member_threshold": 0.9,
@@ -29,12 +34,12 @@ SETTINGS = {
 }
 
 
-def words(data: Path, output_dir: Path, method: str, **changes: object) -> list[str]:
+def words(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> list[str]:
     settings = {"dataset_name": data, "output_dir": output_dir, "method": method, **SETTINGS, **changes}
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
-def train(data: Path, output_dir: Path, method: str, **changes: object) -> int:
+def train(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> int:
     return run_command("train", words(data, output_dir, method, **changes))
 
 
@@ -66,8 +71,28 @@ def train_one_after_another(file: str) -> None:
         assert run_command("train", command) == 0, command
 
 
+def error_line(capsys: pytest.CaptureFixture) -> str:
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, lines
+    return errors[0]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "history.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def distance(ours: Path, theirs: Path) -> float:

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from runs import SETTINGS, error_line, train
 from synthetic import CLASS_NAMES, FEATURES, coloured_digits, coloured_glyphs, png, write_parquet
-from test_run import SETTINGS, error_line, train
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.pixels import ImageSplit

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_run import METHODS, content, error_line, train
+from runs import METHODS, content, error_line, train
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError

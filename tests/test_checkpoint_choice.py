@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 import yaml
+from runs import error_line, history, results, train, weights
 from safetensors.torch import load_file
 from synthetic import coloured_digits
-from test_run import error_line, history, results, train, weights
 
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
 

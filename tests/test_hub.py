@@ -12,9 +12,9 @@ import datasets
 import pytest
 import torch
 from hub_server import TOKEN, HubServer, Repository
+from runs import error_line, train, words
 from safetensors.torch import load_file
 from synthetic import CLASS_NAMES
-from test_run import error_line, train, words
 
 from hf_biasensemble import hub as hub_module
 from hf_biasensemble.arguments import (

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
+from runs import history, results, train, weights
 from safetensors.torch import load_file
-from test_run import history, results, train, weights
 from torch.utils.data import BatchSampler
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as torchvision_functional

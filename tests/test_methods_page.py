@@ -6,7 +6,8 @@ import re
 
 import pytest
 import yaml
-from test_run import METHODS, ROOT, finished, results, selection_inputs  # noqa: F401
+from runs import METHODS, ROOT, results
+from test_run import finished, selection_inputs  # noqa: F401
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
 from hf_biasensemble.models.build import build_members

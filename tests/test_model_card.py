@@ -19,8 +19,8 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
+from runs import METHODS, error_line, results, train, weights
 from synthetic import CLASS_NAMES, coloured_digits
-from test_run import METHODS, error_line, results, train, weights
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import error_line, train
 from synthetic import CLASS_NAMES, png_header_only
-from test_run import error_line, train
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from runs import error_line, train, weights
 from safetensors.torch import load_file, save_file
-from test_run import error_line, train, weights
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError

@@ -42,7 +42,8 @@ def by_processes(odd_digits, tmp_path_factory):
 
     def settings(processes: int, name: str) -> dict:
         # Adam divides gradients by their size, rounding errors as well, unless epsilon is above these.
-        return {"per_device_train_batch_size": GLOBAL_BATCH // processes, "adam_epsilon": 1e-4, **CASES[name]}
+        changes = {"adam_epsilon": 1e-4, "logging_steps": 1, "swap_start_step": 3, **CASES[name]}
+        return {"per_device_train_batch_size": GLOBAL_BATCH // processes, **changes}
 
     for name in CASES:
         assert train(odd_digits, folder / f"{name}_1", **settings(1, name)) == 0

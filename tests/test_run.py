@@ -1,6 +1,5 @@
 """Whole runs of the commands on a tiny data set: what they leave behind, and what they refuse."""
 
-import csv
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from runs import METHODS, ROOT, SETTINGS, content, error_line, history, results, train, weights, words
 from safetensors.torch import load_file
 from synthetic import CLASS_NAMES, coloured_digits
 
@@ -32,59 +32,7 @@ from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.run import image_transform, make_selection
 from hf_biasensemble.selection import Selection
 
-ROOT = Path(__file__).parents[1]
-METHODS = ["erm", "lff", "disent", "lff_be", "disent_be"]
-# 96 training images in batches of 16: six steps an epoch, so that step 5 is inside the first one.
-SETTINGS = {
-    "max_steps": 12,
-    "per_device_train_batch_size": 16,
-    "learning_rate": 0.003,
-    "eval_steps": 4,
-    "save_steps": 5,
-    "save_total_limit": 10,
-    "logging_steps": 3,
-    "swap_start_step": 7,
-    "num_members": 3,
-    "member_steps": 30,
-    "member_threshold": 0.9,
-    "member_agreement": 2,
-    "use_cpu": "true",
-    "disable_tqdm": "true",
-}
 METRICS = ["accuracy", "aligned_accuracy", "conflicting_accuracy", "unbiased_accuracy", "worst_group_accuracy"]
-
-
-def words(data: Path, output_dir: Path, method: str = "erm", **changes) -> list[str]:
-    settings = {"dataset_name": data, "output_dir": output_dir, "method": method, **SETTINGS, **changes}
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-
-
-def train(data: Path, output_dir: Path, method: str = "erm", **changes) -> int:
-    return run_command("train", words(data, output_dir, method, **changes))
-
-
-def error_line(capsys) -> str:
-    lines = capsys.readouterr().err.splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1, lines
-    return errors[0]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "all_results.json").read_text())
-
-
-def history(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "history.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from test_run import SETTINGS, content, error_line, results
+from runs import SETTINGS, content, error_line, results
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.cli.sweep import _parse, make_plan
