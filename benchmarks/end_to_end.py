@@ -47,7 +47,7 @@ def command(data: list[str], output_dir: Path, options: Options) -> dict[str, fl
         "member_steps": options.few(MEMBER_STEPS, 20),
         "eval_steps": options.few(EVERY, 10),
         "keep_member": "last",
-        "member_threshold": 0.1 if options.quick else 0.99,
+        "member_threshold": 0 if options.quick else 0.99,
         "use_cpu": "true",
         "disable_tqdm": "true",
     }

@@ -126,7 +126,8 @@ def markdown(rows: list[Row], conditions: dict) -> str:
         median, low, high = statistics.median(row.values), min(row.values), max(row.values)
         ratio = ""
         if row.ratio is not None:
-            ratio = f"{row.ratio:.2f} x {row.reference} ({min(row.ratios):.2f} to {max(row.ratios):.2f})"
+            times, low_times, high_times = map(_short, (row.ratio, min(row.ratios), max(row.ratios)))
+            ratio = f"{times} x {row.reference} ({low_times} to {high_times})"
         value = f"{_short(median)} {row.unit} ({_short(low)} to {_short(high)})"
         lines.append(f"| {row.figure} | {row.contender} | {value} | {ratio} |")
     described = ", ".join(f"{name} {value}" for name, value in conditions.items())
