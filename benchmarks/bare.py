@@ -72,7 +72,7 @@ def mlp_encoder() -> nn.Module:
 def resnet18_encoder() -> nn.Module:
     """Pooled features, 512 of them."""
     network = resnet18()
-    network.fc = nn.Identity()  # type: ignore[assignment]
+    network.fc = nn.Identity()
     return network
 
 
@@ -161,7 +161,7 @@ def disent_be(batches: Iterable[Batch], backbone: str, labels: torch.Tensor, amp
     for images, target, index in batches:
         features, bias_features = intrinsic(images), bias(images)
         place = torch.randperm(len(target))
-        terms = []
+        terms: list[torch.Tensor] = []
         for other, its_target, its_index in (
             (bias_features, target, index),
             (bias_features[place], target[place], index[place]),

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -59,7 +59,7 @@ class Figure:
 
     name: str
     unit: str
-    contenders: dict[str, Callable[[], float | dict[str, float]]]
+    contenders: Mapping[str, Callable[[], float | dict[str, float]]]
     reference: str | None = None
     repeats: int = 5
     warm_ups: int = 1

@@ -44,14 +44,15 @@ def random_split(samples: int, image_size: int = 28) -> ImageSplit:
 def load_splits(words: list[str]) -> dict[str, ImageSplit]:
     """The splits of the data set that `Options.coloured_mnist` names."""
     named = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
-    return load_image_splits(DataArguments(**named), image_size=28)
+    return load_image_splits(DataArguments(**named), image_size=28)  # type: ignore[arg-type]
 
 
 def write_files(split: ImageSplit, folder: Path, count: int) -> list[Path]:
     """The first images of a split as PNG files."""
     folder.mkdir()
     files = []
-    for number, image in enumerate(split.pixels[:count].permute(0, 2, 3, 1).numpy()):
+    pixels = split.pixels.index_select(0, torch.arange(min(count, len(split.pixels))))
+    for number, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
         files.append(folder / f"{number:06}.png")
         Image.fromarray(image).save(files[-1])
     return files

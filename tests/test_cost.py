@@ -22,7 +22,6 @@ from hf_biasensemble.sample_losses import SampleLosses
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks.measuring import Figure, markdown, measure
 from benchmarks.trainers import Setting, random_split, trainer
 
 STEPS = 8
@@ -165,22 +164,3 @@ def test_each_image_is_decoded_once_whatever_is_done_with_it(digits, tmp_path, m
     for name in ("mapped", "again"):
         assert train(digits, tmp_path / name, "erm", pixel_memory_limit=0) == 0
         assert sum(decoded) == sum(sizes)  # the second run takes them from the first one's store
-
-
-def test_contenders_take_turns_and_a_ratio_is_one_of_medians():
-    turns: list[str] = []
-    values = {"slow": iter([100.0, 4.0, 6.0, 50.0]), "fast": iter([100.0, 2.0, 1.0, 3.0])}
-
-    def contender(name: str):
-        def work() -> float:
-            turns.append(name)
-            return next(values[name])
-
-        return work
-
-    figure = Figure("it", "s", {name: contender(name) for name in values}, reference="slow")
-    slow, fast = measure(figure, repeats=3)
-    assert turns == ["slow", "fast", "fast", "slow", "slow", "fast", "fast", "slow"]
-    assert slow.values == [4.0, 6.0, 50.0] and fast.values == [2.0, 1.0, 3.0]  # the warm-up does not count
-    assert fast.ratio == 2 / 6 and fast.ratios == [0.5, 1 / 6, 3 / 50] and slow.ratio is None
-    assert "| it | fast | 2 s (1 to 3) | 0.333 x slow (0.06 to 0.5) |" in markdown([slow, fast], {})
