@@ -42,7 +42,8 @@ def figures(options: Options) -> Iterator[Figure]:
 
         def work() -> None:
             table.update(index, losses)
-            relative_difficulty(*table.scaled(index).unbind(dim=1))
+            biased, debiased = table.scaled(index).unbind(dim=1)
+            relative_difficulty(biased, debiased)
 
         return work
 
@@ -53,18 +54,24 @@ def figures(options: Options) -> Iterator[Figure]:
         }
         yield Figure(f"update and weights, {name}", "us", contenders, reference)
 
-    labels = torch.randint(10, (options.few(55_000, 1000),))
-    ours, whole = SampleLosses(labels, 10), LossTables(labels)
+    for samples in (55_000, 1_000_000):
+        labels = torch.randint(10, (options.few(samples, 1000),))
+        table = SampleLosses(labels, 10)
+        contenders = {
+            "looking through all": _looking_through_all(labels, arithmetic, options),
+            "library": lambda table=table: _microseconds(lambda: table_work(table), arithmetic, options),
+        }
+        yield Figure(f"update and weights, {samples:,} samples", "us", contenders, "looking through all")
 
-    def whole_work() -> Callable[[], object]:
+
+def _looking_through_all(labels: torch.Tensor, between: Callable[[], None], options: Options) -> Callable[[], float]:
+    whole = LossTables(labels)
+
+    def work() -> Callable[[], object]:
         index, losses = torch.randint(len(labels), (BATCH,)), torch.rand(2, BATCH)
         return lambda: whole.weights(index, labels[index], losses)
 
-    contenders = {
-        "looking through all": lambda: _microseconds(whole_work, arithmetic, options),
-        "library": lambda: _microseconds(lambda: table_work(ours), arithmetic, options),
-    }
-    yield Figure("update and weights, 55,000 samples", "us", contenders, "looking through all")
+    return lambda: _microseconds(work, between, options)
 
 
 def _microseconds(prepare: Callable[[], Callable[[], object]], between: Callable[[], None], options: Options) -> float:

@@ -66,7 +66,8 @@ class SampleLosses:
 
     def scaled(self, index: torch.Tensor) -> torch.Tensor:
         """The averages of these samples (B, G), each divided by the largest of its class: in [0, 1]."""
-        return (self._maximum.get(index) / (self._maximum.of_classes(self.labels.index_select(0, index)) + self.epsilon)).T
+        largest = self._maximum.of_classes(self.labels.index_select(0, index))
+        return (self._maximum.get(index) / (largest + self.epsilon)).T
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """What a checkpoint must hold: `averages` (N, G) and `seen` (N,)."""
