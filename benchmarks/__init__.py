@@ -1,1 +1,4 @@
-"""Timings, each a ratio of medians from interleaved repeats inside one run."""
+"""Measurements of speed and memory, each a ratio of medians from interleaved repeats inside one run.
+
+`python -m benchmarks NAME` runs one of them; `docs/performance.md` says what each is for and what came out.
+"""

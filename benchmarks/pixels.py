@@ -1,24 +1,20 @@
-"""Images per second from the pixel store against decoding each image anew, and what the store needs in memory.
+"""Images of 224 pixels from the pixel store against decoding each image anew, and what the store needs in memory.
 
-    python -m benchmarks.pixels [--images FOLDER] [--count 768] [--repeats 5] [--workers 2]
-
-The contenders take turns, so that a machine whose speed drifts slows all of them. Without a folder of image files,
-JPEG files of 500 x 375 pixels are made. All yield normalised, cropped and mirrored float batches of 64 at 224 pixels:
+Without a folder of image files, JPEG files of 500 x 375 pixels are made. All contenders yield normalised, cropped and
+mirrored float batches of 64:
 
 - per sample: a `DataLoader` whose workers open files with PIL and apply torchvision's transforms, one image at a time;
-- cold: the store is built in an empty cache, by itself and with the first epoch of batches from it;
-- warm: the store is there, mapped from its file; opening it, with its check, is timed by itself.
+- building: the store is built in an empty cache, by itself and with the first epoch of batches from it;
+- opening: the store is there; it is opened, with its check;
+- epoch: of batches from the open store, which is mapped from its file.
 """
 
-import argparse
 import gc
 import os
 import shutil
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import datasets
 import numpy as np
@@ -27,13 +23,32 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.measuring import Figure, Options, seconds
 from hf_biasensemble.data.loading import LabelledSplit
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.transforms import ImageTransform
 
-SIZE, PADDING, BATCH = 224, 16, 64
+SIZE, PADDING, BATCH, WORKERS, COUNT = 224, 16, 64, 2, 768
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRANSFORM = ImageTransform(MEAN, STD, crop_padding=PADDING, horizontal_flip=True)
+
+
+def figures(options: Options) -> Iterator[Figure]:
+    """Images per second, small batches from memory, and memory."""
+    count = options.few(COUNT, 64)
+    with TemporaryDirectory() as folder:
+        if options.images:
+            found = sorted(file for file in options.images.rglob("*") if file.suffix.lower() in (".jpg", ".png"))
+            files = (found * (count // len(found) + 1))[:count]
+        else:
+            files = made_images(Path(folder), count)
+        before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, f"{folder}/cache"
+        try:
+            yield throughput(files, Path(folder) / "cache")
+            yield small_batches(options)
+            yield memory(files)
+        finally:
+            datasets.config.HF_DATASETS_CACHE = before
 
 
 class FileImages(Dataset):
@@ -77,112 +92,85 @@ def labelled(files: list[Path]) -> LabelledSplit:
     return LabelledSplit(images, np.zeros(len(files), dtype=np.int64), ["all"], None, None)
 
 
-def batches(split: ImageSplit) -> None:
+def throughput(files: list[Path], cache: Path) -> Figure:
+    """Images per second of the contenders; the store is in the cache."""
+    split = labelled(files)
+
+    def per_sample() -> float:
+        return seconds(lambda: [None for _ in DataLoader(FileImages(files), BATCH, shuffle=True, num_workers=WORKERS)])
+
+    def opened() -> ImageSplit:
+        return decode_split(split, SIZE, workers=WORKERS, mapped=True)
+
+    def building() -> float:
+        shutil.rmtree(cache, ignore_errors=True)
+        return seconds(opened)
+
+    def epoch(transform: bool = True) -> float:
+        store = opened()
+        return seconds(lambda: batches(store, transform))
+
+    contenders = {
+        "per sample": per_sample,
+        "building": building,
+        "building and an epoch": lambda: building() + epoch(),
+        "opening": lambda: seconds(opened) if opened() else 0.0,
+        "epoch": epoch,
+        "epoch, as uint8": lambda: epoch(transform=False),
+    }
+    rates = {name: lambda work=work: len(files) / work() for name, work in contenders.items()}
+    return Figure(f"{len(files)} images of {SIZE} px", "images/s", rates, reference="per sample")
+
+
+def small_batches(options: Options) -> Figure:
+    """Milliseconds of a batch of 256 images of 28 pixels, from memory."""
+    samples = options.few(55_000, 600)
+    pixels = torch.randint(256, (samples, 3, 28, 28), dtype=torch.uint8)
+    split = ImageSplit(pixels, torch.zeros(samples, dtype=torch.int64), ["all"], torch.arange(samples))
+    plain = ImageTransform(MEAN, STD)
+
+    def fetch(transform: bool) -> float:
+        positions = torch.randperm(samples).split(256)[:200]
+
+        def work() -> None:
+            for rows in positions:
+                batch = split.__getitems__(rows.tolist())["pixel_values"]
+                if transform:
+                    plain(batch, training=True)
+
+        return 1000 * seconds(work) / len(positions)
+
+    contenders = {"fetched": lambda: fetch(False), "fetched and normalised": lambda: fetch(True)}
+    return Figure("256 images of 28 px", "ms", contenders)
+
+
+def memory(files: list[Path]) -> Figure:
+    """Megabytes by which the process grows while it builds a store and reads it twice in random order."""
+
+    def grown() -> dict[str, float]:
+        images = labelled(files * 2)
+        gc.collect()
+        before = resident()
+        split = decode_split(images, SIZE, mapped=True)
+        built = most = resident()
+        for _ in range(2):
+            for rows in torch.randperm(len(split)).split(BATCH):
+                split.__getitems__(rows.tolist())
+                most = max(most, resident())
+        size = split.pixels.shape.numel() / 1e6
+        return {"size": size, "growth while building": built - before, "most growth": most - before}
+
+    return Figure("memory of a mapped store", "MB", {"store": grown}, repeats=1, warm_ups=0)
+
+
+def batches(split: ImageSplit, transform: bool = True) -> None:
     """One epoch of training batches in a random order."""
     for rows in torch.randperm(len(split)).split(BATCH):
-        TRANSFORM(split.__getitems__(rows.tolist())["pixel_values"], training=True)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+        pixels = split.__getitems__(rows.tolist())["pixel_values"]
+        if transform:
+            TRANSFORM(pixels, training=True)
 
 
 def resident() -> float:
     """Megabytes of this process in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def summary(values: list[float], form: str = ".2f") -> str:
-    return f"median {statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
-
-
-def throughput(files: list[Path], workers: int, repeats: int) -> None:
-    """Prints images per second of the contenders, and their ratios."""
-    split = labelled(files)
-    took: dict[str, list[float]] = {
-        name: [] for name in ("per sample", "cold", "cold and an epoch", "open", "warm", "warm, no transform")
-    }
-
-    def per_sample() -> None:
-        for _ in DataLoader(FileImages(files), BATCH, shuffle=True, num_workers=workers):
-            pass
-
-    for _ in range(repeats + 1):  # the first is a warm-up
-        shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
-        took["per sample"].append(seconds(per_sample))
-        took["cold"].append(seconds(lambda: decode_split(split, SIZE, workers=workers, mapped=True)))
-        took["open"].append(seconds(lambda: decode_split(split, SIZE, mapped=True)))
-        mapped = decode_split(split, SIZE, mapped=True)
-        took["warm"].append(seconds(lambda store=mapped: batches(store)))
-        took["cold and an epoch"].append(took["cold"][-1] + took["warm"][-1])
-        order = torch.randperm(len(files)).split(BATCH)
-        took["warm, no transform"].append(
-            seconds(lambda store=mapped, order=order: [store.__getitems__(rows.tolist()) for rows in order])
-        )
-    for name, values in took.items():
-        print(f"{name:20} images/s: {summary([len(files) / value for value in values[1:]], '.0f')}")
-    for name in ("cold", "cold and an epoch", "warm", "warm, no transform"):
-        ratios = [before / now for before, now in zip(took["per sample"][1:], took[name][1:], strict=True)]
-        print(f"{name + ' / per sample':31}: {summary(ratios)}")
-
-
-def small_batches(repeats: int) -> None:
-    """Prints the milliseconds of a batch of 256 images of 28 pixels, from memory."""
-    pixels = torch.randint(256, (55_000, 3, 28, 28), dtype=torch.uint8)
-    split = ImageSplit(pixels, torch.zeros(55_000, dtype=torch.int64), ["all"], torch.arange(55_000))
-    positions = torch.randperm(55_000).split(256)[:200]
-    plain = ImageTransform(MEAN, STD)
-
-    def fetch(transform: bool) -> None:
-        for rows in positions:
-            batch = split.__getitems__(rows.tolist())["pixel_values"]
-            if transform:
-                plain(batch, training=True)
-
-    for name, transform in (("fetched", False), ("fetched and normalised", True)):
-        fetch(transform)
-        values = [1e3 * seconds(lambda transform=transform: fetch(transform)) / 200 for _ in range(repeats)]
-        print(f"256 images of 28 pixels {name}: {summary(values, '.3f')} ms")
-
-
-def memory(files: list[Path], times: int) -> None:
-    """Prints how the process grows while it reads a store that is `times` as large as the limit."""
-    images = labelled(files * 2)
-    gc.collect()
-    before = resident()
-    split = decode_split(images, SIZE, mapped=True)
-    size = split.pixels.shape.numel() / 1e6
-    built = resident()
-    most = built
-    for _ in range(2):
-        for rows in torch.randperm(len(split)).split(BATCH):
-            split.__getitems__(rows.tolist())
-            most = max(most, resident())
-    print(f"mapped store of {size:.0f} MB ({times} times a limit of {size / times:.0f} MB): the process grew by")
-    print(f"  {built - before:.0f} MB while it was built, {most - before:.0f} MB at most in two epochs")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--images", type=Path, help="folder of image files; made ones by default")
-    parser.add_argument("--count", type=int, default=768)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        datasets.config.HF_DATASETS_CACHE = f"{folder}/cache"
-        if options.images:
-            found = sorted(file for file in options.images.rglob("*") if file.suffix.lower() in (".jpg", ".png"))
-            files = (found * (options.count // len(found) + 1))[: options.count]
-        else:
-            files = made_images(Path(folder), options.count)
-        throughput(files, options.workers, options.repeats)
-        small_batches(options.repeats)
-        memory(files, times=4)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.count} images, batch {BATCH}")
-
-
-if __name__ == "__main__":
-    main()

@@ -24,7 +24,7 @@ def predict_logits(model: nn.Module, split: ImageSplit, transform: ImageTransfor
     was_training = model.training
     model.eval()
     logits = [
-        model(pixel_values=transform(split.pixels[rows].to(device), training=False))["logits"].float()
+        model(pixel_values=transform(split.pixels.index_select(0, rows).to(device), training=False))["logits"].float()
         for rows in split.rows.split(batch_size)
     ]
     model.train(was_training)

@@ -34,8 +34,8 @@ class SampleLosses:
         self.labels = labels
         self.decay = decay
         self.epsilon = epsilon
-        self.seen = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
-        self._last_place = torch.zeros(len(labels), dtype=torch.int32, device=labels.device)
+        # Where in its last batch each sample stood; -1 if it has not been in one.
+        self._last_place = torch.full((len(labels),), -1, dtype=torch.int32, device=labels.device)
         self._maximum = _ClassMaximum(labels, num_classes, num_networks)
 
     def update(self, index: torch.Tensor, losses: torch.Tensor) -> None:
@@ -48,20 +48,26 @@ class SampleLosses:
             index (`torch.Tensor` of shape (B,), int64): Which training samples these are, in [0, N).
             losses (`torch.Tensor` of shape (B, G)): Their losses, one column per network.
         """
+        seen = self._last_place.index_select(0, index) >= 0
         place = torch.arange(len(index), dtype=torch.int32, device=index.device)
         self._last_place.scatter_reduce_(0, index, place, "amax", include_self=False)
-        losses = losses.detach().float()[self._last_place[index]]
-        decay = self.decay * self.seen[index, None]
+        losses = losses.detach().float()[self._last_place.index_select(0, index)].T
+        decay = self.decay * seen
         self._maximum.set(index, self.decay * self._maximum.get(index) + (1 - decay) * losses)
-        self.seen[index] = True
+
+    @property
+    def seen(self) -> torch.Tensor:
+        """Whether each sample (N,) has been in a batch."""
+        return self._last_place >= 0
 
     def averages(self) -> torch.Tensor:
         """The averages of all samples (N, G); 0 for those not seen yet."""
-        return self._maximum.get(torch.arange(len(self.labels), device=self.labels.device))
+        return self._maximum.get(torch.arange(len(self.labels), device=self.labels.device)).T.contiguous()
 
     def scaled(self, index: torch.Tensor) -> torch.Tensor:
         """The averages of these samples (B, G), each divided by the largest of its class: in [0, 1]."""
-        return self._maximum.get(index) / (self._maximum.of_classes(self.labels[index]) + self.epsilon)
+        largest = self._maximum.of_classes(self.labels.index_select(0, index))
+        return (self._maximum.get(index) / (largest + self.epsilon)).T
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """What a checkpoint must hold: `averages` (N, G) and `seen` (N,)."""
@@ -74,21 +80,20 @@ class SampleLosses:
                 f"expected averages of shape {tuple(self.averages().shape)}, found {tuple(state['averages'].shape)}: "
                 "the state belongs to another training set"
             )
-        everything = torch.arange(len(self.labels), device=self.labels.device)
-        self.seen.copy_(state["seen"])
-        self._maximum.set(everything, state["averages"].to(self.labels.device))
+        self._last_place.copy_(state["seen"].int() - 1)
+        self._maximum.set_all(state["averages"].to(self.labels.device).T)
 
 
 class _ClassMaximum:
-    """Values (N, G) with the largest of each class at hand.
+    """Values (G, N) of G networks, with the largest of each class at hand.
 
     The samples of a class stand together in blocks of `width` leaves; the level above holds the maximum of each block,
     again in blocks, up to a last level with one value per class. Padding leaves are 0, which no loss is below.
     """
 
-    width = 32
+    width = 128  # two levels up to 16,384 samples a class, three up to two million
 
-    def __init__(self, labels: torch.Tensor, num_classes: int, num_columns: int):
+    def __init__(self, labels: torch.Tensor, num_classes: int, num_rows: int):
         device = labels.device
         counts = torch.bincount(labels, minlength=num_classes)
         first_of_class = counts.cumsum(0) - counts
@@ -96,12 +101,12 @@ class _ClassMaximum:
         rank = torch.empty_like(labels)
         rank[by_class] = torch.arange(len(labels), device=device) - first_of_class[labels[by_class]]
 
-        self.levels: list[torch.Tensor] = []  # (blocks, width, G) each, leaves first
+        self.levels: list[torch.Tensor] = []  # (G, blocks, width) each, leaves first; at last (G, K, 1)
         self.parents: list[torch.Tensor] = []  # (blocks,): where the maximum of each block stands in the level above
         nodes = counts.clamp(min=1)
         blocks, first_block, self.leaf = self._layout(nodes, labels, rank)
         while True:
-            self.levels.append(torch.zeros(int(blocks.sum()), self.width, num_columns, device=device))
+            self.levels.append(torch.zeros(num_rows, int(blocks.sum()), self.width, device=device))
             class_of_block = torch.repeat_interleave(torch.arange(num_classes, device=device), blocks)
             rank_of_block = torch.arange(len(class_of_block), device=device) - first_block[class_of_block]
             if int(blocks.max()) == 1:
@@ -109,7 +114,7 @@ class _ClassMaximum:
                 break
             blocks, first_block, parents = self._layout(blocks, class_of_block, rank_of_block)
             self.parents.append(parents)
-        self.class_maximum = torch.zeros(num_classes, num_columns, device=device)
+        self.levels.append(torch.zeros(num_rows, num_classes, 1, device=device))
 
     def _layout(
         self, nodes: torch.Tensor, classes: torch.Tensor, rank: torch.Tensor
@@ -119,17 +124,29 @@ class _ClassMaximum:
         first_block = blocks.cumsum(0) - blocks
         return blocks, first_block, first_block[classes] * self.width + rank
 
+    def _flat(self, level: int) -> torch.Tensor:
+        return self.levels[level].flatten(1)
+
     def get(self, index: torch.Tensor) -> torch.Tensor:
-        return self.levels[0].flatten(0, 1)[self.leaf[index]]
+        """Values (G, B) of the samples (B,)."""
+        return self._flat(0).index_select(1, self.leaf.index_select(0, index))
 
     def of_classes(self, classes: torch.Tensor) -> torch.Tensor:
-        return self.class_maximum[classes]
+        """Largest values (G, B) of the classes (B,)."""
+        return self._flat(-1).index_select(1, classes)
 
     def set(self, index: torch.Tensor, values: torch.Tensor) -> None:
-        place = self.leaf[index]
-        self.levels[0].view(-1, values.shape[1])[place] = values
-        above = [*self.levels[1:], self.class_maximum]
-        for level, parent, upper in zip(self.levels, self.parents, above, strict=True):
+        """Sets the values (G, B) of the samples (B,), and what follows from them on the way up."""
+        place = self.leaf.index_select(0, index)
+        self._flat(0).index_copy_(1, place, values)
+        for number, parent in enumerate(self.parents):
             block = place // self.width
-            place = parent[block]
-            upper.view(-1, values.shape[1])[place] = level.index_select(0, block).amax(dim=1)
+            place = parent.index_select(0, block)
+            largest = self.levels[number].index_select(1, block).amax(dim=2)
+            self._flat(number + 1).index_copy_(1, place, largest)
+
+    def set_all(self, values: torch.Tensor) -> None:
+        """Sets the values (G, N) of all samples."""
+        self._flat(0)[:, self.leaf] = values
+        for number, parent in enumerate(self.parents):
+            self._flat(number + 1)[:, parent] = self.levels[number].amax(dim=2)

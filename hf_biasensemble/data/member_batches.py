@@ -39,7 +39,7 @@ class MemberBatches(Dataset):
 
     def __getitems__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
         chosen = self.order[:, torch.as_tensor(positions)].T
-        batch = self.split.__getitems__(chosen.flatten().tolist())
+        batch = self.split.__getitems__(chosen.flatten())
         return {
             "pixel_values": batch["pixel_values"].unflatten(0, chosen.shape),
             "labels": batch["labels"].unflatten(0, chosen.shape),

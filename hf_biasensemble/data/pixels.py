@@ -64,7 +64,7 @@ class ImageSplit(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, positions: Sequence[int] | torch.Tensor) -> dict[str, torch.Tensor]:
         index = self.rows[torch.as_tensor(positions)]
         return {"pixel_values": self.pixels.index_select(0, index), "labels": self.labels[index], "index": index}
 

@@ -1,0 +1,107 @@
+"""The library's trainers, built as `train.py` builds them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.models.build import build_members, build_trainable
+from hf_biasensemble.run import TRAINERS, image_transform, use_own_progress
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.trainers.base import DebiasingTrainer
+from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
+
+CLASS_NAMES = [str(number) for number in range(10)]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network and its data."""
+
+    backbone: str = "mlp"
+    image_size: int = 28
+    batch_size: int = 256
+    image_scale: float = 255.0  # the second division by 255 of the published recipe
+
+    def model_args(self) -> ModelArguments:
+        return ModelArguments(backbone=self.backbone, image_size=self.image_size, image_scale=self.image_scale)
+
+
+def random_split(samples: int, image_size: int = 28) -> ImageSplit:
+    """Random images of random classes."""
+    pixels = torch.randint(256, (samples, 3, image_size, image_size), dtype=torch.uint8)
+    return ImageSplit(pixels, torch.randint(10, (samples,)), CLASS_NAMES, torch.arange(samples))
+
+
+def load_splits(words: list[str]) -> dict[str, ImageSplit]:
+    """The splits of the data set that `Options.coloured_mnist` names."""
+    named = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    return load_image_splits(DataArguments(**named), image_size=28)  # type: ignore[arg-type]
+
+
+def write_files(split: ImageSplit, folder: Path, count: int) -> list[Path]:
+    """The first images of a split as PNG files."""
+    folder.mkdir()
+    files = []
+    pixels = split.pixels.index_select(0, torch.arange(min(count, len(split.pixels))))
+    for number, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+        files.append(folder / f"{number:06}.png")
+        Image.fromarray(image).save(files[-1])
+    return files
+
+
+def amplified_set(samples: int) -> torch.Tensor:
+    """A bias-amplified set that leaves out one sample of fifty."""
+    return torch.arange(samples) % 50 != 0
+
+
+@contextmanager
+def trainer(
+    method: str, split: ImageSplit, setting: Setting, steps: int, num_members: int = 5, share_batches: bool = False
+) -> Iterator[DebiasingTrainer]:
+    """A trainer of a method, or of `members`, that neither evaluates nor saves."""
+    model_args = setting.model_args()
+    with TemporaryDirectory() as folder:
+        args = DebiasingArguments(
+            output_dir=folder,
+            method="lff_be" if method == "members" else method,
+            max_steps=steps,
+            per_device_train_batch_size=setting.batch_size,
+            learning_rate=0.01,
+            swap_start_step=0,
+            eval_strategy="no",
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        transform = image_transform(model_args)
+        built: DebiasingTrainer
+        if method == "members":
+            networks = build_members(model_args, CLASS_NAMES, num_members, seed=0)
+            selection_args = SelectionArguments(
+                num_members=num_members, member_agreement=1, share_batches=share_batches
+            )
+            built = BiasEnsembleTrainer(networks, args, transform, selection_args, train_dataset=split)
+        else:
+            flags = amplified_set(len(split)).numpy()
+            labels = split.labels.numpy()
+            selection = Selection(np.arange(len(split)), labels, flags, flags, flags, {})
+            extra = {} if method == "erm" else {"selection": selection}
+            model = build_trainable(model_args, CLASS_NAMES, method, seed=0)
+            built = TRAINERS[method](model, args, transform, train_dataset=split, **extra)  # type: ignore[arg-type]
+        use_own_progress(built)
+        yield built
+
+
+def seconds_per_step(method: str, split: ImageSplit, setting: Setting, steps: int) -> float:
+    """Of the steps alone, as the trainer itself reports it."""
+    with trainer(method, split, setting, steps) as built:
+        return built.train().metrics["train_runtime"] / steps
