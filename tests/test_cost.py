@@ -8,9 +8,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from runs import train
+from synthetic import coloured_digits
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
@@ -145,7 +147,8 @@ def test_evaluation_costs_a_few_operators_per_batch_and_one_pass_of_the_network(
     assert two["index_select"] == 2 and not two["index"]  # of whole images, which takes a twentieth of the time
 
 
-def test_each_image_is_decoded_once_whatever_is_done_with_it(digits, tmp_path, monkeypatch):
+def test_each_image_is_decoded_once_whatever_is_done_with_it(tmp_path, monkeypatch):
+    digits = coloured_digits(tmp_path / "digits", seed=77)  # of which no other test has left a store
     decoded: list[int] = []
     decode = decoding.decode_image
 
@@ -154,8 +157,6 @@ def test_each_image_is_decoded_once_whatever_is_done_with_it(digits, tmp_path, m
         return decode(record, image_size)
 
     monkeypatch.setattr(decoding, "decode_image", watched)
-    import datasets
-
     splits = datasets.load_dataset("parquet", data_dir=str(digits)).cast_column("image", datasets.Image(decode=False))
     sizes = [len(image["bytes"]) for split in splits.values() for image in split["image"]]
     assert train(digits, tmp_path / "first", "lff_be") == 0  # members, votes, 12 steps, 3 evaluations
