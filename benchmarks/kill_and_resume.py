@@ -162,7 +162,8 @@ def trial(data: Path, folder: Path, processes: int, moment: Moment, expected: di
                 moment = generator.choice(moments(generator))
                 continue
         if run.process.wait() != 0:
-            return {"kills": kills, "different": [f"failed: {run.text().strip().splitlines()[-1]}"]}
+            print(run.text()[-6000:], file=sys.stderr)
+            return {"kills": kills, "different": ["failed, see above"]}
         break
     different = [name for name, content in expected.items() if (folder / name).read_bytes() != content]
     leftovers = [*folder.rglob(".unfinished"), *folder.glob("selection/checkpoint-*")]
