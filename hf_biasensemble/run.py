@@ -30,7 +30,7 @@ from hf_biasensemble.checkpoints import (
     remove_checkpoints,
 )
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
-from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.data.prepare import load_training_splits
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.files import written_whole
@@ -109,14 +109,6 @@ def run(
         if args.push_to_hub and args.should_save:
             print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
     return results
-
-
-def load_training_splits(data_args: DataArguments, image_size: int) -> dict[str, ImageSplit]:
-    """[`load_image_splits`] of data that must have a training split."""
-    splits = load_image_splits(data_args, image_size)
-    if "train" not in splits:
-        raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
-    return splits
 
 
 def train_and_publish(

@@ -49,10 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     from contextlib import nullcontext
 
     from hf_biasensemble.data.pixels import write_unreadable
+    from hf_biasensemble.data.prepare import load_training_splits
     from hf_biasensemble.models.build import check_backbone
     from hf_biasensemble.output_folder import DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.reporting.audit import write_audit
-    from hf_biasensemble.run import check_fingerprint, load_training_splits, make_selection
+    from hf_biasensemble.run import check_fingerprint, make_selection
 
     output_dir = Path(args.output_dir)
     splits = load_training_splits(data_args, model_args.image_size)

@@ -27,6 +27,14 @@ def load_image_splits(data_args: DataArguments, image_size: int) -> dict[str, Im
     return hold_out(splits, data_args.validation_share, data_args.test_share, data_args.split_seed)
 
 
+def load_training_splits(data_args: DataArguments, image_size: int) -> dict[str, ImageSplit]:
+    """[`load_image_splits`] of data that must have a training split."""
+    splits = load_image_splits(data_args, image_size)
+    if "train" not in splits:
+        raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
+    return splits
+
+
 def load_labelled_splits(data_args: DataArguments) -> dict[str, LabelledSplit]:
     """[`load_splits`] with the columns of the arguments."""
     columns = ColumnNames(
