@@ -24,11 +24,11 @@ from synthetic import CLASS_NAMES, coloured_digits
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.reporting.figures import run_curves
 from hf_biasensemble.reporting.model_card import REPOSITORY_PLACEHOLDER, write_model_card
-from hf_biasensemble.run import load_image_splits
 
 ROOT = Path(__file__).parents[1]
 # The method, what is left out of the data, and further settings.

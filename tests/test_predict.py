@@ -13,8 +13,8 @@ from synthetic import CLASS_NAMES, png_header_only
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.models.export import load_classifier
-from hf_biasensemble.run import load_image_splits
 
 
 @pytest.fixture(scope="module")
