@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -72,10 +74,10 @@ class Run:
 
     def kill(self) -> None:
         """SIGKILL to every process of the run: those that torchrun starts are in sessions of their own."""
-        import psutil
-
         try:
-            family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+            launcher = psutil.Process(self.process.pid)
+            launcher.suspend()  # so that it starts no further process while they are counted
+            family = [launcher, *launcher.children(recursive=True)]
         except psutil.NoSuchProcess:
             return
         for process in family:
@@ -83,12 +85,21 @@ class Run:
                 process.send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:
                 pass
-        psutil.wait_procs(family, timeout=10)
         self.process.wait()
+        while any(_runs(process) for process in family):
+            time.sleep(0.01)
 
     def text(self) -> str:
         self.output.seek(0)
         return self.output.read()
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process may still write; one that has died and that nobody has asked about may not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @dataclass

@@ -15,7 +15,13 @@ from synthetic import coloured_digits
 
 # 97 images: batches of 24 leave one over, so an epoch ends with a batch that processes must fill up.
 CASES: dict[str, dict] = {
-    "disent_be": {"method": "disent_be", "dataloader_drop_last": "false"},
+    "disent_be": {
+        "method": "disent_be",
+        "dataloader_drop_last": "false",
+        "crop_padding": 1,
+        "horizontal_flip": "true",
+        "member_steps": 60,
+    },
     "drawn": {
         "method": "lff_be",
         "conflicting_share": 0.25,
@@ -24,7 +30,7 @@ CASES: dict[str, dict] = {
         "share_batches": "true",
         "checkpoint_choice": "validation_accuracy",
     },
-    "lff": {"method": "lff", "dataloader_drop_last": "false", "weight_average": 0.9},
+    "lff": {"method": "lff", "dataloader_drop_last": "false", "weight_average": 0.9, "augmentation": "affine"},
     "erm": {"method": "erm", "dataloader_drop_last": "false", "logging_steps": 5},
 }
 GLOBAL_BATCH = 24

@@ -1,10 +1,19 @@
 """What happens to a whole uint8 batch on the device: augmentation while training, then normalisation."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
+
+Draw = Callable[[Callable[[int], torch.Tensor], int], torch.Tensor]
+"""`draw(make, B)`: what `make(S)` drew for S samples (dimension 1), of it the B that are asked for."""
+
+
+def draw_for_these(make: Callable[[int], torch.Tensor], count: int) -> torch.Tensor:
+    """Draws for the images at hand and no others."""
+    return make(count)
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,11 @@ class ImageTransform:
         """Transforms a batch; each image has its own random draw from torch's global generator."""
         return self.normalise(self.crop_and_flip(pixels) if training else pixels)
 
-    def crop_and_flip(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The random part, on uint8 images (..., C, H, W)."""
+    def crop_and_flip(self, pixels: torch.Tensor, draw: Draw = draw_for_these) -> torch.Tensor:
+        """The random part, on uint8 images (B, ..., C, H, W)."""
         if not (self.crop_padding or self.horizontal_flip):
             return pixels
-        images = pixels.flatten(0, -4)
-        return random_crop_and_flip(images, self.crop_padding, self.horizontal_flip).view(pixels.shape)
+        return random_crop_and_flip(pixels, self.crop_padding, self.horizontal_flip, draw)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """The part that a published model's processor repeats, on images (..., C, H, W) in [0, 255]."""
@@ -42,21 +50,26 @@ class ImageTransform:
         return values.div_(values.new_tensor(self.image_std).view(-1, 1, 1))
 
 
-def random_crop_and_flip(images: torch.Tensor, padding: int, flip: bool) -> torch.Tensor:
-    """Each image (B, C, H, W) shifted by up to `padding` pixels, black where nothing was, and perhaps mirrored.
+def random_crop_and_flip(images: torch.Tensor, padding: int, flip: bool, draw: Draw = draw_for_these) -> torch.Tensor:
+    """Each image (B, ..., C, H, W) shifted by up to `padding` pixels, black where nothing was, and perhaps mirrored.
 
     The same as torchvision's `RandomCrop((H, W), padding)` and `RandomHorizontalFlip()` on each image by itself.
     """
-    count, device = len(images), images.device
-    top, left = torch.randint(2 * padding + 1, (2, count, 1), device=device)
-    mirrored = torch.rand(count, 1, device=device) < 0.5 if flip else torch.zeros_like(top, dtype=torch.bool)
+    (samples, *each), device = images.shape[:-3], images.device
+    shape, images = images.shape, images.flatten(0, -4)
+    count = len(images)
+    offsets = draw(lambda number: torch.randint(2 * padding + 1, (2, number, *each), device=device), samples)
+    top, left = offsets.view(2, count, 1)
+    mirrored = torch.zeros_like(top, dtype=torch.bool)
+    if flip:
+        mirrored = draw(lambda number: torch.rand(1, number, *each, device=device), samples).view(count, 1) < 0.5
     # On a processor, pieces that stay in its cache take a third of the time.
     piece = max(1, 2**19 // images[0].numel()) if device.type == "cpu" else count
     moved = torch.empty_like(images)
     for start in range(0, count, piece):
         part = slice(start, start + piece)
         moved[part] = _crop_and_flip(images[part], top[part], left[part], mirrored[part], padding)
-    return moved
+    return moved.view(shape)
 
 
 def _crop_and_flip(
@@ -80,7 +93,11 @@ def _crop_and_flip(
 
 
 def random_affine(
-    images: torch.Tensor, degrees: float = 15.0, zoom: float = 0.1, shift: float = 2 / 28
+    images: torch.Tensor,
+    degrees: float = 15.0,
+    zoom: float = 0.1,
+    shift: float = 2 / 28,
+    draw: Draw = draw_for_these,
 ) -> torch.Tensor:
     """Turns, zooms and shifts each image by its own draw, around its centre; colours stay, black comes in.
 
@@ -89,12 +106,13 @@ def random_affine(
         degrees (`float`, *optional*, defaults to 15): Rotation at most, either way.
         zoom (`float`, *optional*, defaults to 0.1): Change of size at most, either way, as a share.
         shift (`float`, *optional*, defaults to 2 / 28): Shift at most, in each direction, as a share of the side.
+        draw (`Draw`, *optional*): For which samples random numbers are drawn; by default for these.
 
     Returns:
         `torch.Tensor` of shape (B, C, H, W), float, bilinear.
     """
     count, _, height, width = images.shape
-    draws = torch.rand(4, count, device=images.device) * 2 - 1
+    draws = draw(lambda number: torch.rand(4, number, device=images.device), count) * 2 - 1
     angle = draws[0] * math.radians(degrees)
     size = 1 + draws[1] * zoom
     cosine, sine = angle.cos() / size, angle.sin() / size

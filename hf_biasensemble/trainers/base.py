@@ -187,9 +187,10 @@ class DebiasingTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch = super()._prepare_inputs(inputs)
-        pixels = self.transform.crop_and_flip(batch["pixel_values"])
+        draw = batch.get("part", WholeBatch()).draw
+        pixels = self.transform.crop_and_flip(batch["pixel_values"], draw)
         if self.args.augmentation == "affine":
-            pixels = random_affine(pixels)
+            pixels = random_affine(pixels, draw=draw)
         return {**batch, "pixel_values": self.transform.normalise(pixels)}
 
     def compute_loss(

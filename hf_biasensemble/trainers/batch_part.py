@@ -5,6 +5,7 @@ one batch that holds all samples, a mean is the part's own sum, divided by the c
 by the number of parts.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,15 @@ class BatchPart:
         """The samples (S, ...) of all processes, without repetitions."""
         return gather_rows(rows)[: self.num_samples]
 
+    def draw(self, make: Callable[[int], torch.Tensor], num_rows: int) -> torch.Tensor:
+        """The rows here (..., B, ...) of what `make` draws for the samples of all processes (..., S, ...).
+
+        The random states of the processes are alike, so each sample gets what one process would draw for it.
+        """
+        drawn = make(self.num_samples)
+        places = self.first + torch.arange(num_rows, device=drawn.device)
+        return drawn.index_select(1, places % self.num_samples)
+
     def permutation(self, num_rows: int, device: torch.device) -> torch.Tensor:
         """Where the rows here (B,) get their features from: places in the batch of all processes, whose samples are
         permuted among themselves, as the first process draws it."""
@@ -70,6 +80,10 @@ class WholeBatch:
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows."""
         return rows
+
+    def draw(self, make: Callable[[int], torch.Tensor], num_rows: int) -> torch.Tensor:
+        """What `make` draws for the rows."""
+        return make(num_rows)
 
     def permutation(self, num_rows: int, device: torch.device) -> torch.Tensor:
         """A random permutation (B,) of the rows."""
