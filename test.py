@@ -2,7 +2,7 @@
 
 import sys
 
-from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.cli.main import run_process
 
 if __name__ == "__main__":
-    sys.exit(run_command("test"))
+    sys.exit(run_process("test"))

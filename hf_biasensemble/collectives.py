@@ -50,6 +50,16 @@ def from_first(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def leave() -> None:
+    """Ends what this process tells the others with, once all went well and before Python ends.
+
+    A thread of the process group that is still there when Python ends may abort the process (PyTorch's issue 190489);
+    the launcher then stops the other processes, the first of which may still be writing.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def share_buffers(model: nn.Module) -> None:
     """Gives all processes the first one's buffers (BatchNorm's statistics), which are the ones that are saved."""
     for buffer in model.buffers():

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.collectives import leave
 
 ROOT = Path(__file__).parents[1]
 METHODS = ["erm", "lff", "disent", "lff_be", "disent_be"]
@@ -69,6 +70,7 @@ def train_one_after_another(file: str) -> None:
     """The train commands in a JSON file, in this process."""
     for command in json.loads(Path(file).read_text()):
         assert run_command("train", command) == 0, command
+    leave()
 
 
 def error_line(capsys: pytest.CaptureFixture) -> str:

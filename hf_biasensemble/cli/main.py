@@ -31,6 +31,16 @@ def run_command(module: str, argv: list[str] | None = None) -> int:
         return 2
 
 
+def run_process(module: str, argv: list[str] | None = None) -> int:
+    """[`run_command`] as all that this process does; one of several then leaves the others in order."""
+    status = run_command(module, argv)
+    if status == 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:  # set by the launcher
+        from hf_biasensemble.collectives import leave
+
+        leave()
+    return status
+
+
 def main() -> int:
     """Entry point of the console script."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
@@ -38,4 +48,4 @@ def main() -> int:
         asked = len(sys.argv) > 1 and sys.argv[1] in ("-h", "--help")
         print(f"usage: hf-biasensemble COMMAND [options]\n\n{listed}", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    return run_command(sys.argv[1].replace("-", "_"), sys.argv[2:])
+    return run_process(sys.argv[1].replace("-", "_"), sys.argv[2:])
