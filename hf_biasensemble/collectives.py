@@ -53,8 +53,8 @@ def from_first(values: torch.Tensor) -> torch.Tensor:
 def leave() -> None:
     """Ends what this process tells the others with, once all went well and before Python ends.
 
-    A thread of the process group that is still there when Python ends may abort the process (PyTorch's issue 190489);
-    the launcher then stops the other processes, the first of which may still be writing.
+    Where a thread of gloo is still there then, it may let go of its last tensor too late, which aborts the process
+    (PyTorch's issue 190489); the launcher stops the other processes, the first of which may still be writing.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
