@@ -1,4 +1,4 @@
-"""The train command as `train.py` starts it; prints how many threads of the process group are left when Python ends."""
+"""The train command as `train.py` starts it; prints how many threads of its process group are left in the end."""
 
 import atexit
 import runpy
