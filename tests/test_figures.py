@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.reporting.figures import accuracy_curves, digit_panel
+from hf_biasensemble.reporting.figures.curves import accuracy_curves, digit_panel
 
 HEADER = "step,test_accuracy,test_aligned_accuracy,test_conflicting_accuracy,test_unbiased_accuracy"
 
