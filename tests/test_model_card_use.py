@@ -1,4 +1,4 @@
-"""What the card of a run is used for: its examples run, its command makes the model again, and it goes with its run."""
+"""What the card of a run is for: its examples run, its command makes the model again, and it goes with its run."""
 
 import os
 import re
@@ -18,7 +18,6 @@ from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.models.export import load_classifier
-from hf_biasensemble.output_folder import FIGURE_FILES
 from hf_biasensemble.reporting.model_card import REPOSITORY_PLACEHOLDER
 
 finished = cards.finished

@@ -46,7 +46,5 @@ def write_run_figures(
     if test is not None and predictions is not None and (groups := test.groups()):
         names, attribute = groups
         labels = test.measured_by()["labels"]
-        drawn.append(
-            group_heat_map(predictions, labels, attribute, test.class_names, names, folder / GROUPS_FIGURE)
-        )
+        drawn.append(group_heat_map(predictions, labels, attribute, test.class_names, names, folder / GROUPS_FIGURE))
     return [file for file in drawn if file]

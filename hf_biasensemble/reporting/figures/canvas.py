@@ -1,4 +1,4 @@
-"""What all pictures have in common: size, colours, axes, names, files. matplotlib is imported only when one is drawn."""
+"""What all pictures have in common: size, colours, axes, names, files. matplotlib is imported when one is drawn."""
 
 import warnings
 from pathlib import Path

@@ -81,9 +81,7 @@ def run_curves(history: str | Path, file: str | Path) -> Path | None:
     """
     metrics = {"accuracy": "All", **_GROUPS}
     splits = ("validation", "test")
-    panels = {
-        split.capitalize(): {f"{split}_{metric}": name for metric, name in metrics.items()} for split in splits
-    }
+    panels = {split.capitalize(): {f"{split}_{metric}": name for metric, name in metrics.items()} for split in splits}
     return _group_panels(history, file, panels, "accuracy (%)", percent=True)
 
 

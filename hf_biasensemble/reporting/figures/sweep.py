@@ -43,4 +43,3 @@ def sweep_figure(
     marks = [panels[0].plot([], [], "o", color=COLORS[number % len(COLORS)])[0] for number in range(len(metrics))]
     figure.legend(marks, list(metrics.values()), loc="outside lower center", ncols=len(metrics), frameon=False)
     return save(figure, file)
-
