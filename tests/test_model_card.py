@@ -25,6 +25,15 @@ from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.reporting.model_card import REPOSITORY_PLACEHOLDER, write_model_card
 
 finished = cards.finished
+_OF_ALL, _OF_WEIGHTED = ["accuracy", "groups"], ["accuracy", "groups", "relative_difficulty"]
+_OF_SELECTED = ["accuracy", "groups", "selection", "relative_difficulty"]
+PICTURES = {
+    **dict.fromkeys(("erm", "timm"), _OF_ALL),
+    **dict.fromkeys(("lff", "disent"), _OF_WEIGHTED),
+    **dict.fromkeys(("lff_be", "disent_be", "conflicts only"), _OF_SELECTED),
+    "no bias labels": ["accuracy", "selection", "relative_difficulty"],
+    "train only": [],
+}
 ROOT = Path(__file__).parents[1]
 COLUMNS = dict(
     zip(METRICS, ["All", "Bias-aligned", "Bias-conflicting", "Unbiased", "Worst group", "AC score"], strict=True)
@@ -172,11 +181,13 @@ def test_the_card_renders(finished, name):
     body = card(output_dir).split("\n---\n", 1)[1]
     html = MarkdownIt("commonmark").enable("table").render(body)
     assert html.count("<table>") == (3 if name == "train only" else 4)
-    assert html.count('<img src="figures/accuracy.png"') == (name != "train only")
+    assert re.findall(r'<img src="figures/(\w+).png"', html) == PICTURES[name]
     assert "|---" not in html and "```" not in html and "](" not in html
     assert html.count("<h1>") == 1 and html.count("<h2>") == body.count("\n## ") >= 6
     for file in re.findall(r'<img src="(.*?)"', html):
         assert Image.open(output_dir / file).size[0] > 600
+    drawn = {f"{name}.png" for name in PICTURES[name]}
+    assert {file.name for file in output_dir.glob("figures/*")} == drawn
 
 
 def test_a_run_without_bias_labels_says_so(finished):

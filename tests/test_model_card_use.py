@@ -18,6 +18,7 @@ from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.models.export import load_classifier
+from hf_biasensemble.output_folder import FIGURE_FILES
 from hf_biasensemble.reporting.model_card import REPOSITORY_PLACEHOLDER
 
 finished = cards.finished
@@ -77,8 +78,21 @@ def test_a_readme_that_is_already_there_is_not_lost(finished, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"] and card(tmp_path) == "mine"
 
 
-def test_an_earlier_card_goes_with_its_run(finished, tmp_path):
-    data, output_dir = finished("erm")
-    folder = shutil.copytree(output_dir, tmp_path / "erm")
+def test_an_earlier_card_goes_with_its_run_and_all_its_pictures(finished, tmp_path):
+    data, output_dir = finished("lff_be")
+    folder = shutil.copytree(output_dir, tmp_path / "lff_be")
+    shutil.copy(folder / "figures" / "groups.png", folder / "figures" / "evidence.png")
+    (folder / "figures" / "mine.png").write_bytes(b"")
+    assert {f"figures/{file.name}" for file in (folder / "figures").iterdir()} == {*FIGURE_FILES, "figures/mine.png"}
     assert train(data, folder, "lff_be", member_threshold=0.999999, member_steps=1, overwrite_output_dir="true") != 0
-    assert not (folder / "README.md").exists() and not (folder / "figures" / "accuracy.png").exists()
+    assert not (folder / "README.md").exists()
+    assert [file.name for file in (folder / "figures").iterdir()] == ["mine.png"]
+
+
+def test_a_finished_run_that_is_resumed_has_no_pictures_of_before(finished, tmp_path):
+    data, _ = finished("erm")
+    assert train(data, tmp_path / "out", "lff", max_steps=4) == 0
+    evidence = tmp_path / "out" / "figures" / "evidence.png"
+    shutil.copy(tmp_path / "out" / "figures" / "groups.png", evidence)
+    assert train(data, tmp_path / "out", "lff", max_steps=8, resume_from_checkpoint="true") == 0
+    assert not evidence.exists() and (tmp_path / "out" / "figures" / "groups.png").exists()
