@@ -111,7 +111,7 @@ def test_difficulty_curves_have_a_panel_for_each_measure_and_a_line_for_each_gro
     header = "{},{}".format(DIFFICULTY.format("aligned_"), DIFFICULTY.format("conflicting_").removeprefix("step,"))
     both = history(tmp_path, "both", ["100,.4,.1,.2,.8,.9,.2", "200,.3,.1,.1,.9,.9,.1"], header)
     text = text_of(difficulty_curves, both, tmp_path / "both.svg")
-    assert {"Relative difficulty", "Loss of the biased model", "Loss of the debiased model"} <= set(text)
+    assert {"Relative difficulty", "Biased model&#x27;s loss", "Debiased model&#x27;s loss"} <= set(text)
     assert {"Bias-aligned", "Bias-conflicting"} <= set(text) and "All" not in text
     file = difficulty_curves(both, tmp_path / "both.png")
     assert colour_pixels(file, ORANGE) > 500 and colour_pixels(file, BLUE) > 500

@@ -26,12 +26,12 @@ GROUP_LOOKS = {
 """Colour and marker of each group, the same in every picture."""
 
 
-def new_figure(width: float, height: float, row_gap: float = 0.04) -> "Figure":
+def new_figure(width: float, height: float, row_gap: float = 0.04, column_gap: float = 0.04) -> "Figure":
     """A figure (inches) for files only: it never opens a window or touches the state of pyplot."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(h_pad=row_gap))
+    return Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(h_pad=row_gap, w_pad=column_gap))
 
 
 def tidy(panel: "Axes", title: str = "", grid: str = "y") -> None:

@@ -28,7 +28,7 @@ _GROUPS = {
     "unbiased_accuracy": "Unbiased",
 }
 _DIFFICULTIES = dict(
-    zip(DIFFICULTIES, ("Relative difficulty", "Loss of the biased model", "Loss of the debiased model"), strict=True)
+    zip(DIFFICULTIES, ("Relative difficulty", "Biased model's loss", "Debiased model's loss"), strict=True)
 )
 
 Curve = tuple[list[int], list[float]]
@@ -144,7 +144,7 @@ def _step_panels(
     """Panels by title, side by side, with named lines over the steps, by colour and marker of the name; shares are
     drawn as percentages or as they are. A panel without lines is left out."""
     panels = {title: curves for title, curves in panels.items() if curves}
-    figure = new_figure(2.6 * len(panels) + 1.6, 3.1)
+    figure = new_figure(2.6 * len(panels) + 1.6, 3.1, column_gap=0.1)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     scale = 100 if percent else 1
     for panel, (title, curves) in zip(axes, panels.items(), strict=True):

@@ -44,21 +44,21 @@ def group_heat_map(
     numbers[tuple(groups.T)] = counts
 
     few = max(shape) <= 12
-    cell, size = (0.62, 10) if few else (0.36, 7)
-    figure = new_figure(max(cell * shape[1] + 2.4, 4.8), cell * shape[0] + 1.6)
+    width, height, size = (0.62, 0.5, 10) if few else (0.36, 0.3, 7)
+    figure = new_figure(max(width * shape[1] + 2.4, 4.8), height * shape[0] + 1.6)
     panel = figure.subplots()
     panel.set_facecolor(PALE)
     picture = panel.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         text, color = "–", GREY
         if numbers[row, column]:
-            text, color = f"{100 * share:.0f}", "white" if share < 0.55 else "black"
+            text, color = f"{100 * share:.0f}", "white" if share < 0.45 else "black"
             if few:
                 count = f"{numbers[row, column]:,}"
-                panel.text(column, row + 0.3, count, ha="center", va="center", color=color, fontsize=6.5)
-        panel.text(column, row - 0.08 * few, text, ha="center", va="center", color=color, fontsize=size)
+                panel.text(column, row + 0.28, count, ha="center", va="center", color=color, fontsize=6.5)
+        panel.text(column, row - 0.1 * few, text, ha="center", va="center", color=color, fontsize=size)
     names = [plain(name, 16) for name in attribute_names]
-    turned = max(map(len, names)) > 6
+    turned = (max(map(len, names)) + 1) * size * 0.0072 > (figure.get_figwidth() - 1.8) / shape[1]  # inches
     panel.set_xticks(
         range(shape[1]), names, rotation=45 if turned else 0, ha="right" if turned else "center", fontsize=size
     )
@@ -71,8 +71,7 @@ def group_heat_map(
     panel.tick_params(which="minor", length=0)
     panel.set_xlabel("bias attribute", color=GREY)
     panel.set_ylabel("class", color=GREY)
-    number = ", with the number of images" if few else ""
-    panel.set_title(f"Accuracy (%) by group{number}", fontsize=12, loc="left")
+    panel.set_title("Accuracy (%) and images by group" if few else "Accuracy (%) by group", fontsize=12, loc="left")
     bar = figure.colorbar(picture, ax=panel, ticks=[0, 0.5, 1], shrink=0.7)
     bar.ax.set_yticklabels(["0", "50", "100"], color=GREY)
     bar.outline.set_visible(False)

@@ -44,6 +44,9 @@ def selection_histogram(selection: Selection, file: str | Path) -> Path:
     by_probability.set_xlabel("mean over the members", color=GREY)
     by_probability.set_ylabel("training images", color=GREY)
     by_probability.set_yscale("log")
+    by_probability.yaxis.set_major_formatter("{x:,.0f}")
+    for panel in (by_probability, by_votes):
+        panel.minorticks_off()
     by_probability.set_ylim(bottom=0.7)  # so that a single image is seen
     by_probability.set_xlim(0, 1)
     tidy(by_votes, "Votes")
