@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hf_biasensemble.files import written_whole
 
@@ -34,7 +34,7 @@ def new_figure(width: float, height: float, row_gap: float = 0.04, column_gap: f
     return Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(h_pad=row_gap, w_pad=column_gap))
 
 
-def tidy(panel: "Axes", title: str = "", grid: str = "y") -> None:
+def tidy(panel: "Axes", title: str = "", grid: Literal["x", "y"] = "y") -> None:
     """Title to the left, quiet ticks and grid lines, no box."""
     panel.set_title(title, fontsize=12, loc="left")
     panel.grid(axis=grid, color=PALE, linewidth=0.8)
