@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import error_line, train
+from runs import error_line, words
 from synthetic import CLASS_NAMES, coloured_digits
 
 from hf_biasensemble.arguments import DataArguments
@@ -25,7 +25,7 @@ RUNS: dict[str, tuple[str, dict]] = {
     "erm": ("erm", {"max_steps": 40}),
     "lff": ("lff", {"max_steps": 120}),
     "disent": ("disent", {}),
-    "timm": ("erm", {"backbone": "test_resnet", "image_size": 32}),
+    "timm": ("erm", {"backbone": "test_resnet", "image_size": 32, "image_mean": "0.4 0.5 0.6"}),
 }
 
 
@@ -34,7 +34,8 @@ def models(digits, tmp_path_factory):
     """Folder with a folder for each of the runs; not to be changed."""
     folder = tmp_path_factory.mktemp("models")
     for name, (method, changes) in RUNS.items():
-        assert train(digits, folder / name, method, save_strategy="no", eval_strategy="no", **changes) == 0
+        lines = words(digits, folder / name, method, save_strategy="no", eval_strategy="no", **changes)
+        assert run_command("train", [word for line in lines for word in line.split(" ")]) == 0
     return folder
 
 

@@ -17,11 +17,14 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
 from runs import METHODS, results
-from synthetic import CLASS_NAMES
+from synthetic import CLASS_NAMES, COLOUR_NAMES
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import METRICS
+from hf_biasensemble.models.export import load_classifier
+from hf_biasensemble.reporting.figures.groups import group_heat_map
 from hf_biasensemble.reporting.model_card import REPOSITORY_PLACEHOLDER, write_model_card
 
 finished = cards.finished
@@ -188,6 +191,22 @@ def test_the_card_renders(finished, name):
         assert Image.open(output_dir / file).size[0] > 600
     drawn = {f"{name}.png" for name in PICTURES[name]}
     assert {file.name for file in output_dir.glob("figures/*")} == drawn
+
+
+@pytest.mark.parametrize("name", ["lff", "conflicts only", "timm"])
+def test_picture_of_the_groups_is_of_the_published_model(finished, tmp_path, name):
+    data, output_dir = finished(name)
+    model, transform, size = load_classifier(str(output_dir))
+    test = load_image_splits(DataArguments(dataset_name=str(data)), size)["test"]
+    predictions = predict_logits(model, test, transform, 64).argmax(dim=-1).numpy()
+    columns = test.measured_by()
+    attribute, names = columns["bias_labels"], COLOUR_NAMES
+    if name == "conflicts only":
+        attribute, names = columns["is_conflicting"], ["bias-aligned", "bias-conflicting"]
+    again = group_heat_map(predictions, columns["labels"], attribute, CLASS_NAMES, names, tmp_path / "groups.png")
+    assert again.read_bytes() == (output_dir / "figures" / "groups.png").read_bytes()
+    if name == "timm":  # the published step is not the last
+        assert results(output_dir)["published_step"] < 12
 
 
 def test_a_run_without_bias_labels_says_so(finished):
