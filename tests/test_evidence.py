@@ -17,6 +17,7 @@ from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.models.export import load_classifier
+from hf_biasensemble.reporting.figures.panels import Explained, classes_in_turn, evidence_panel
 
 pytest.importorskip("captum")
 from hf_biasensemble.reporting.evidence import integrated_gradients  # noqa: E402
@@ -93,6 +94,29 @@ def test_images_are_conflicting_ones_that_only_the_model_gets_right(models, digi
     truth = [word for word in written if word in CLASS_NAMES]
     assert [name for _, name in said[5:]] == truth and len(truth) == 5
     assert len(set(truth)) == len(set(labels[expected]))  # the classes take turns
+
+
+def test_one_model_alone_shows_conflicting_images_that_it_gets_right(models, digits, tmp_path):
+    """Of a validation split that is cut out of the training split, so that its rows are not its positions."""
+    (tmp_path / "data").mkdir()
+    shutil.copy(digits / "test.parquet", tmp_path / "data" / "train.parquet")
+    cut = {"dataset_name": str(tmp_path / "data"), "validation_share": 0.5, "test_share": 0.0}
+    file = tmp_path / "evidence.png"
+    assert explain(model=models / "lff", split="validation", output_file=file, num_images=20, **cut) == 0
+    model, transform, size = load_classifier(str(models / "lff"))
+    split = load_image_splits(DataArguments(**cut), size)["validation"]
+    measured = split.measured_by()
+    predicted = predict_logits(model, split, transform, 64).argmax(dim=-1).numpy()
+    right = predicted == measured["labels"]
+    expected = np.flatnonzero(right & measured["is_conflicting"])
+    assert 0 < len(expected) < min(20, right.sum())
+    expected = classes_in_turn(expected, measured["labels"])
+    images, labels = split.pixels[split.rows[expected]].numpy(), measured["labels"][expected]
+    attributions = integrated_gradients(model, transform, split, expected, predicted[expected])
+    title = f"{len(expected)} of {measured['is_conflicting'].sum()} bias-conflicting images: lff right"
+    explained = {"lff": Explained(predicted[expected], attributions)}
+    again = evidence_panel(images, labels, explained, CLASS_NAMES, title, tmp_path / "again.png")
+    assert again.read_bytes() == file.read_bytes()
 
 
 def test_picture_goes_into_the_folder_of_the_model(models, digits, tmp_path):
