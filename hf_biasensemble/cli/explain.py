@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(explain_args.model)
     file = explain_args.output_file or (folder if folder.is_dir() else Path()) / EVIDENCE_FIGURE
     names = [name for name in (explain_args.compare_with, explain_args.model) if name]
-    shown = [Path(name).name for name in names]
+    shown = [Path(name).resolve().name for name in names]
     if len(set(shown)) < len(names):
         shown = names
     classifiers: dict[str, Classifier] = {}
