@@ -78,6 +78,18 @@ def test_digit_panel_shows_only_mended_mistakes(tmp_path):
     assert colour_pixels(file, (0, 255, 0)) == colour_pixels(file, (0, 0, 255)) == 0
 
 
+def test_digit_panel_with_long_names_has_room_for_them(tmp_path, recwarn):
+    images, labels = np.zeros((20, 3, 8, 8), dtype=np.uint8), np.arange(20) % 2
+    names = ("ERM", "LfF+BE recommended")
+    predictions = dict(zip(names, (1 - labels, labels), strict=True))
+    long = digit_panel(images, labels, predictions, ["no", "yes"], tmp_path / "long.png")
+    short = digit_panel(
+        images, labels, dict(zip("AB", predictions.values(), strict=True)), ["no", "yes"], tmp_path / "short.png"
+    )
+    assert not [str(warning.message) for warning in recwarn]
+    assert Image.open(long).size[0] > Image.open(short).size[0]
+
+
 def test_digit_panel_without_such_images_is_refused(tmp_path):
     right = np.array([0, 1])
     with pytest.raises(BiasEnsembleError, match="found none"):
@@ -174,7 +186,7 @@ def test_names_of_the_data_are_drawn_as_they_are(tmp_path, name, recwarn):
     shown = " ".join(name.split())
     assert shown in [word.replace("\\$", "$") for word in text] or not name
     assert group_heat_map(PREDICTIONS, LABELS, ATTRIBUTE, [name, "dog"], ["red", "blue"], tmp_path / "m.png")
-    assert not recwarn.list
+    assert not [str(warning.message) for warning in recwarn]
 
 
 # The votes -----------------------------------------------------------------------------------------------------------

@@ -57,7 +57,8 @@ def digit_panel(
         raise BiasEnsembleError(f"expected images that {first} gets wrong and {second} right, found none")
     shown = classes_in_turn(candidates, truth)[: columns * rows]
     rows = -(-len(shown) // columns)
-    figure = new_figure(1.12 * columns, 1.65 * rows + 0.4, row_gap=0.1)
+    longest = max(len(name) for name in predictions) + max(map(len, class_names)) + 2
+    figure = new_figure(max(1.12, 0.092 * longest) * columns, 1.65 * rows + 0.4, row_gap=0.1)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for cell in cells:
         cell.axis("off")
