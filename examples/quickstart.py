@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     hide_library_noise()
 
     from hf_biasensemble.cli import train
-    from hf_biasensemble.reporting.figures import accuracy_curves
+    from hf_biasensemble.reporting.figures.curves import accuracy_curves
     from hf_biasensemble.reporting.progress import results_table
 
     sys.path.insert(0, str(ROOT / "dataset_scripts"))
@@ -102,7 +102,7 @@ def draw_mended_mistakes() -> None:
     from hf_biasensemble.arguments import DataArguments
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.models.export import load_classifier
-    from hf_biasensemble.reporting.figures import digit_panel
+    from hf_biasensemble.reporting.figures.panels import digit_panel
 
     predictions: dict[str, Any] = {}
     for name in ("ERM", "LfF+BE recommended"):

@@ -31,6 +31,15 @@ def predict_logits(model: nn.Module, split: ImageSplit, transform: ImageTransfor
     return torch.cat(logits)
 
 
+def check_classes(model: PreTrainedModel, split: ImageSplit) -> None:
+    """Raises `BiasEnsembleError` if the model's classes are not those of the data."""
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    if names != split.class_names:
+        raise BiasEnsembleError(
+            f"expected a model of the classes {', '.join(split.class_names)}, found {', '.join(names)}"
+        )
+
+
 def evaluate_classifier(
     model: PreTrainedModel, split: ImageSplit, transform: ImageTransform, batch_size: int = 512
 ) -> dict[str, float]:
@@ -39,10 +48,6 @@ def evaluate_classifier(
     Raises:
         `BiasEnsembleError`: If the model's classes are not those of the data.
     """
-    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    if names != split.class_names:
-        raise BiasEnsembleError(
-            f"expected a model of the classes {', '.join(split.class_names)}, found {', '.join(names)}"
-        )
+    check_classes(model, split)
     predictions = predict_logits(model, split, transform, batch_size).argmax(dim=-1)
     return bias_accuracy(predictions.cpu().numpy(), **split.measured_by())

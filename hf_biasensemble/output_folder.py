@@ -20,7 +20,12 @@ RESULTS_FILE = "all_results.json"
 HISTORY_FILE = "history.csv"
 LOCK_FILE = ".lock"
 CARD_FILE = "README.md"
-PICTURE_FILE = "figures/accuracy.png"
+ACCURACY_FIGURE = "figures/accuracy.png"
+GROUPS_FIGURE = "figures/groups.png"
+DIFFICULTY_FIGURE = "figures/relative_difficulty.png"
+SELECTION_FIGURE = "figures/selection.png"
+EVIDENCE_FIGURE = "figures/evidence.png"
+FIGURE_FILES = (ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE, EVIDENCE_FIGURE)
 AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
 DROPPED_FILE = "dropped_images.csv"
 REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
@@ -31,7 +36,8 @@ _RUN_FILES = (
 )
 # Alone, these are worth no refusal.
 _FURTHER_FILES = (
-    *(CONFIG_FILE, PICTURE_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py"),
+    *(CONFIG_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py"),
+    *FIGURE_FILES,
     *AUDIT_FILES,
 )
 

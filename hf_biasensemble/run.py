@@ -53,6 +53,7 @@ from hf_biasensemble.reporting.audit import write_audit
 from hf_biasensemble.reporting.history import HistoryCallback
 from hf_biasensemble.reporting.model_card import write_model_card
 from hf_biasensemble.reporting.progress import ORACLE_MARK, NamedProgressCallback, results_table
+from hf_biasensemble.reporting.run_figures import write_run_figures
 from hf_biasensemble.selection import FILE_NAME, Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
@@ -139,11 +140,16 @@ def train_and_publish(
     trainer.check_finite()
     results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}
     results |= trainer.publish()
+    test = evaluated.get("test")
+    predictions = None
+    if test and test.groups():
+        predictions = trainer.predict_logits(test).argmax(dim=-1).numpy()
     if trainer.is_world_process_zero():
         save_classifier(trainer.published_model(), transform, output_dir)
         trainer.save_state()
         with written_whole(output_dir / RESULTS_FILE) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_run_figures(output_dir, selection, test, predictions)
         write_model_card(output_dir, {"train": splits["train"], **evaluated}, args.world_size, args.hub_model_id)
         if evaluated:
             mark = f", {ORACLE_MARK}" if args.checkpoint_choice == "oracle_test" else ""

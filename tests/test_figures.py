@@ -1,11 +1,22 @@
 """The pictures are drawn from the right numbers, and wrong input is refused in one line."""
 
+import html
+import re
+from collections import Counter
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.reporting.figures import accuracy_curves, digit_panel
+from hf_biasensemble.reporting.figures.canvas import GROUP_LOOKS
+from hf_biasensemble.reporting.figures.curves import accuracy_curves, difficulty_curves, run_curves
+from hf_biasensemble.reporting.figures.groups import group_heat_map
+from hf_biasensemble.reporting.figures.panels import digit_panel
+from hf_biasensemble.reporting.figures.selection import selection_histogram
+from hf_biasensemble.selection import Selection
 
 HEADER = "step,test_accuracy,test_aligned_accuracy,test_conflicting_accuracy,test_unbiased_accuracy"
 
@@ -67,6 +78,18 @@ def test_digit_panel_shows_only_mended_mistakes(tmp_path):
     assert colour_pixels(file, (0, 255, 0)) == colour_pixels(file, (0, 0, 255)) == 0
 
 
+def test_digit_panel_with_long_names_has_room_for_them(tmp_path, recwarn):
+    images, labels = np.zeros((20, 3, 8, 8), dtype=np.uint8), np.arange(20) % 2
+    names = ("ERM", "LfF+BE recommended")
+    predictions = dict(zip(names, (1 - labels, labels), strict=True))
+    long = digit_panel(images, labels, predictions, ["no", "yes"], tmp_path / "long.png")
+    short = digit_panel(
+        images, labels, dict(zip("AB", predictions.values(), strict=True)), ["no", "yes"], tmp_path / "short.png"
+    )
+    assert not [str(warning.message) for warning in recwarn]
+    assert Image.open(long).size[0] > Image.open(short).size[0]
+
+
 def test_digit_panel_without_such_images_is_refused(tmp_path):
     right = np.array([0, 1])
     with pytest.raises(BiasEnsembleError, match="found none"):
@@ -75,3 +98,133 @@ def test_digit_panel_without_such_images_is_refused(tmp_path):
         )
     with pytest.raises(BiasEnsembleError, match="two models"):
         digit_panel(np.zeros((2, 3, 8, 8), np.uint8), right, {"A": right}, ["no", "yes"], tmp_path / "p.png")
+
+
+# Curves of one run ---------------------------------------------------------------------------------------------------
+
+
+def test_curves_of_a_run_have_a_line_for_each_group_and_none_without_evaluations(tmp_path):
+    file = tmp_path / "history.csv"
+    assert run_curves(file, tmp_path / "no.png") is None
+    file.write_text("step,test_accuracy\n")
+    assert run_curves(file, tmp_path / "no.png") is None
+    file.write_text("step,test_accuracy,test_conflicting_accuracy\n100,.5,.2\n200,.6,.3\n")
+    one = run_curves(file, tmp_path / "one.png")
+    file.write_text("step,test_accuracy,validation_accuracy\n100,.5,.6\n")
+    two = run_curves(file, tmp_path / "two.png")
+    assert Image.open(two).size[0] > Image.open(one).size[0] and not (tmp_path / "no.png").exists()
+    assert colour_pixels(one, ORANGE) > 500 and colour_pixels(one, BLUE) == 0
+    assert colour_pixels(two, ORANGE) == colour_pixels(two, BLUE) == 0
+
+
+DIFFICULTY = "step,train_{0}relative_difficulty,train_{0}biased_loss,train_{0}debiased_loss"
+
+
+def test_difficulty_curves_have_a_panel_for_each_measure_and_a_line_for_each_group(tmp_path):
+    header = "{},{}".format(DIFFICULTY.format("aligned_"), DIFFICULTY.format("conflicting_").removeprefix("step,"))
+    both = history(tmp_path, "both", ["100,.4,.1,.2,.8,.9,.2", "200,.3,.1,.1,.9,.9,.1"], header)
+    text = text_of(difficulty_curves, both, tmp_path / "both.svg")
+    assert {"Relative difficulty", "Biased model's loss", "Debiased model's loss"} <= set(text)
+    assert {"Bias-aligned", "Bias-conflicting"} <= set(text) and "All" not in text
+    file = difficulty_curves(both, tmp_path / "both.png")
+    assert colour_pixels(file, ORANGE) > 500 and colour_pixels(file, BLUE) > 500
+    alone = history(tmp_path, "alone", ["100,.4,.1,.2"], DIFFICULTY.format(""))
+    text = text_of(difficulty_curves, alone, tmp_path / "alone.svg")
+    assert "All" in text and "Bias-aligned" not in text
+
+
+def test_difficulty_curves_of_a_run_that_has_no_such_thing(tmp_path):
+    assert difficulty_curves(history(tmp_path, "erm", ["100,.2,.9,.1,.2"]), tmp_path / "no.png") is None
+    assert difficulty_curves(tmp_path / "missing.csv", tmp_path / "no.png") is None
+    assert not (tmp_path / "no.png").exists()
+
+
+# Accuracy by group ---------------------------------------------------------------------------------------------------
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1])
+ATTRIBUTE = np.array([0, 0, 0, 1, 1, 1, 1])
+PREDICTIONS = np.array([0, 0, 1, 1, 1, 1, 1])  # 2 of 3, 0 of 1, 3 of 3, and none of class 1 with attribute 0
+
+
+def texts(file: Path) -> list[str]:
+    return [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", file.read_text())]
+
+
+def text_of(draw, *args, **kwargs) -> list[str]:
+    """What is written in a picture that is drawn as .svg, with text as text."""
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        return texts(draw(*args, **kwargs))
+
+
+def test_heat_map_has_the_number_of_each_group_and_a_dash_for_an_empty_one(tmp_path):
+    names = (["cat", "dog"], ["red", "blue"])
+    text = text_of(group_heat_map, PREDICTIONS, LABELS, ATTRIBUTE, *names, tmp_path / "map.svg")
+    cells = [word for word in text if re.fullmatch(r"\d+|–", word)]
+    scale, counts = ["0", "50", "100"], ["3", "1", "3"]
+    assert Counter(cells) == Counter(["67", "0", "100", "–", *counts, *scale])
+    assert {"cat", "dog", "red", "blue", "class", "bias attribute"} <= set(text)
+    pixels = np.asarray(Image.open(group_heat_map(PREDICTIONS, LABELS, ATTRIBUTE, *names, tmp_path / "map.png")))
+    dark, light, pale = ((0, 34, 78), (254, 232, 56), (0xDD, 0xDD, 0xDD))  # cividis at 0 and 1, and no group
+    for colour in (dark, light, pale):
+        assert (np.abs(pixels[..., :3].astype(int) - colour).sum(axis=2) < 6).sum() > 2000, colour
+
+
+def test_heat_map_of_many_groups_and_of_too_many(tmp_path):
+    names = [f"a class with a name that is long, number {n}" for n in range(41)]
+    labels = np.arange(40)
+    file = group_heat_map(labels, labels, labels, names[:40], names[:40], tmp_path / "40.png")
+    width, height = Image.open(file).size
+    assert 1500 < width < 4000 and 1500 < height < 4000
+    assert group_heat_map(labels, labels, labels, names, names[:2], tmp_path / "41.png") is None
+    assert group_heat_map(labels, labels, labels, names[:2], names, tmp_path / "41.png") is None
+    assert not (tmp_path / "41.png").exists()
+
+
+@pytest.mark.parametrize("name", ["$x$ and $\\frac$", "a\nb", "<b>&", "斑马", ""])
+def test_names_of_the_data_are_drawn_as_they_are(tmp_path, name, recwarn):
+    text = text_of(group_heat_map, PREDICTIONS, LABELS, ATTRIBUTE, [name, "dog"], ["red", "blue"], tmp_path / "m.svg")
+    shown = " ".join(name.split())
+    assert shown in [word.replace("\\$", "$") for word in text] or not name
+    assert group_heat_map(PREDICTIONS, LABELS, ATTRIBUTE, [name, "dog"], ["red", "blue"], tmp_path / "m.png")
+    assert not [str(warning.message) for warning in recwarn]
+
+
+# The votes -----------------------------------------------------------------------------------------------------------
+
+
+def selection(is_conflicting: np.ndarray | None) -> Selection:
+    """Of 100 images with all votes, 9 with one, and 10 with none, of which the latter are bias-conflicting."""
+    probabilities = np.repeat([[1.0], [0.52], [0.02]], [100, 9, 10], axis=0).T.repeat(3, axis=0)
+    probabilities[0, 100:109] = 1.0
+    index = np.arange(119)
+    return Selection.from_votes(
+        probabilities, index, index % 2, 0.99, 2, {"num_members": 3}, is_conflicting=is_conflicting
+    )
+
+
+def bars(file: Path, colour: str) -> list[float | None]:
+    """Where the bars of one colour end, upwards, from left to right; `None` for those of height 0."""
+    ends: list[float | None] = []
+    for path, style in re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', file.read_text()):
+        if f"fill: {colour.lower()}" in style:
+            heights = [-float(y) for y in re.findall(r"[-\d.]+ ([-\d.]+)", path)]
+            ends.append(max(heights) if np.ptp(heights) else None)
+    return ends[:-1]  # the last is in the legend
+
+
+def test_histogram_counts_bias_aligned_and_bias_conflicting_images_apart(tmp_path):
+    file = selection_histogram(selection(np.arange(119) >= 109), tmp_path / "votes.svg")
+    aligned, conflicting = (bars(file, GROUP_LOOKS[name][0]) for name in ("Bias-aligned", "Bias-conflicting"))
+    places = [[number for number, end in enumerate(ends) if end is not None] for ends in (aligned, conflicting)]
+    assert places == [[13, 19, 20 + 1, 20 + 3], [0, 20 + 0]]  # twenty shares of probability, and 0 to 3 votes
+    nine, hundred, ten = aligned[13], aligned[19], conflicting[0]
+    assert [nine, hundred, ten] == pytest.approx([aligned[21], aligned[23], conflicting[20]])
+    assert (hundred - ten) / (hundred - nine) == pytest.approx(1 / (2 - np.log10(9)), rel=1e-3)
+
+
+def test_histogram_without_bias_labels_has_one_kind_of_bars_and_the_line_of_the_kept(tmp_path):
+    text = text_of(selection_histogram, selection(None), tmp_path / "votes.svg")
+    assert "All images" in text and "kept: right of the line" in text
+    assert not [word for word in text if word.startswith("Bias")]
+    file = selection_histogram(selection(None), tmp_path / "votes.png")
+    assert colour_pixels(file, ORANGE) == colour_pixels(file, BLUE) == 0

@@ -209,6 +209,7 @@ def finished(trained, tmp_path):
 PUSHED = {
     *("config.json", "model.safetensors", "modeling_debiased.py", "README.md", "all_results.json", "config.yaml"),
     *("history.csv", "figures/accuracy.png", "figures/curves.png", ".eval_results/results.yaml"),
+    *("figures/groups.png", "figures/relative_difficulty.png", "figures/selection.png"),
 }
 
 

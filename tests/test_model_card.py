@@ -1,67 +1,47 @@
-"""The card of a run: every number is that of `all_results.json`, and every example runs."""
+"""The card of a run: every number is that of `all_results.json`, and every picture that there is stands in it."""
 
 import dataclasses
 import json
-import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
+import cards
 import datasets
 import numpy as np
 import pytest
-import torch
 import yaml
+from cards import RUNS, card
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
-from runs import METHODS, error_line, results, train, weights
-from synthetic import CLASS_NAMES, coloured_digits
+from runs import METHODS, results
+from synthetic import CLASS_NAMES, COLOUR_NAMES
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.models.export import load_classifier
-from hf_biasensemble.reporting.figures import run_curves
+from hf_biasensemble.reporting.figures.groups import group_heat_map
 from hf_biasensemble.reporting.model_card import REPOSITORY_PLACEHOLDER, write_model_card
 
-ROOT = Path(__file__).parents[1]
-# The method, what is left out of the data, and further settings.
-RUNS: dict[str, tuple[str, tuple[str, ...], dict]] = {
-    **{method: (method, (), {}) for method in METHODS},
-    "no bias labels": ("lff_be", ("bias_label", "is_conflicting"), {}),
-    "conflicts only": ("lff_be", ("bias_label",), {"checkpoint_choice": "validation_ac_score"}),
-    "timm": ("erm", (), {"backbone": "test_resnet", "image_size": 32, "checkpoint_choice": "oracle_test"}),
-    "train only": ("erm", (), {"validation_share": 0, "test_share": 0}),
+finished = cards.finished
+_OF_ALL, _OF_WEIGHTED = ["accuracy", "groups"], ["accuracy", "groups", "relative_difficulty"]
+_OF_SELECTED = ["accuracy", "groups", "selection", "relative_difficulty"]
+PICTURES = {
+    **dict.fromkeys(("erm", "timm"), _OF_ALL),
+    **dict.fromkeys(("lff", "disent"), _OF_WEIGHTED),
+    **dict.fromkeys(("lff_be", "disent_be", "conflicts only"), _OF_SELECTED),
+    "no bias labels": ["accuracy", "selection", "relative_difficulty"],
+    "train only": [],
 }
+ROOT = Path(__file__).parents[1]
 COLUMNS = dict(
     zip(METRICS, ["All", "Bias-aligned", "Bias-conflicting", "Unbiased", "Worst group", "AC score"], strict=True)
 )
 ORACLE = "oracle, chosen on the test set"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Folder of the data and folder of a finished run on it, by name, made once; not to be changed."""
-    folder = tmp_path_factory.mktemp("cards")
-
-    def finished(name: str) -> tuple[Path, Path]:
-        method, leave_out, changes = RUNS[name]
-        data, output_dir = folder / "-".join(("data", *leave_out, name[:5])), folder / name
-        if not output_dir.exists():
-            coloured_digits(data, leave_out=leave_out)
-            if name == "train only":
-                (data / "validation.parquet").unlink()
-                (data / "test.parquet").unlink()
-            assert train(data, output_dir, method, save_strategy="no", **changes) == 0
-        return data, output_dir
-
-    return finished
 
 
 @pytest.fixture
@@ -80,10 +60,6 @@ def written_again(finished, tmp_path):
         return write_model_card(folder, loaded, **options).read_text()
 
     return written_again
-
-
-def card(output_dir: Path) -> str:
-    return (output_dir / "README.md").read_text()
 
 
 def tables(text: str) -> list[list[dict[str, str]]]:
@@ -208,11 +184,29 @@ def test_the_card_renders(finished, name):
     body = card(output_dir).split("\n---\n", 1)[1]
     html = MarkdownIt("commonmark").enable("table").render(body)
     assert html.count("<table>") == (3 if name == "train only" else 4)
-    assert html.count('<img src="figures/accuracy.png"') == (name != "train only")
+    assert re.findall(r'<img src="figures/(\w+).png"', html) == PICTURES[name]
     assert "|---" not in html and "```" not in html and "](" not in html
     assert html.count("<h1>") == 1 and html.count("<h2>") == body.count("\n## ") >= 6
     for file in re.findall(r'<img src="(.*?)"', html):
         assert Image.open(output_dir / file).size[0] > 600
+    drawn = {f"{name}.png" for name in PICTURES[name]}
+    assert {file.name for file in output_dir.glob("figures/*")} == drawn
+
+
+@pytest.mark.parametrize("name", ["lff", "conflicts only", "timm"])
+def test_picture_of_the_groups_is_of_the_published_model(finished, tmp_path, name):
+    data, output_dir = finished(name)
+    model, transform, size = load_classifier(str(output_dir))
+    test = load_image_splits(DataArguments(dataset_name=str(data)), size)["test"]
+    predictions = predict_logits(model, test, transform, 64).argmax(dim=-1).numpy()
+    columns = test.measured_by()
+    attribute, names = columns["bias_labels"], COLOUR_NAMES
+    if name == "conflicts only":
+        attribute, names = columns["is_conflicting"], ["bias-aligned", "bias-conflicting"]
+    again = group_heat_map(predictions, columns["labels"], attribute, CLASS_NAMES, names, tmp_path / "groups.png")
+    assert again.read_bytes() == (output_dir / "figures" / "groups.png").read_bytes()
+    if name == "timm":  # the published step is not the last
+        assert results(output_dir)["published_step"] < 12
 
 
 def test_a_run_without_bias_labels_says_so(finished):
@@ -346,83 +340,3 @@ def test_examples_name_the_repository_where_it_is_known(written_again, hub_id, p
     text = written_again("timm", hub_id=hub_id)
     assert f'model="{place}"' in text and "# mine" in text
     assert (f'"hf-hub:{place}"' in text) == (place == hub_id)
-
-
-# Examples ------------------------------------------------------------------------------------------------------------
-
-NEEDED = {"lff_be": 2, "disent_be": 2, "timm": 3}
-
-
-def test_examples_run_without_the_library_and_classify_alike(finished, tmp_path):
-    scripts, expected = ["import sys", "sys.modules['hf_biasensemble'] = None  # cannot be imported"], []
-    for name, count in NEEDED.items():
-        data, output_dir = finished(name)
-        model, transform, size = load_classifier(str(output_dir))
-        pixels = load_image_splits(DataArguments(dataset_name=str(data)), size)["test"].pixels
-        with torch.inference_mode():
-            predicted = model(pixel_values=transform(pixels, training=False)).logits.argmax(-1).tolist()
-        row = (
-            next(row for row, label in enumerate(predicted) if label != predicted[0]) if len(set(predicted)) > 1 else 0
-        )
-        datasets.load_dataset(str(data), split="test")[row]["image"].save(tmp_path / f"{name}.png")
-        examples = re.findall(r"```python\n(.*?)```", card(output_dir), re.DOTALL)
-        assert len(examples) == count
-        scripts += [
-            example.replace(REPOSITORY_PLACEHOLDER, str(output_dir)).replace("image.png", f"{name}.png")
-            for example in examples
-        ]
-        label = CLASS_NAMES[predicted[row]]
-        expected += [label, label, str(predicted[row])][:count]
-    environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home"), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-I", "-c", "\n".join(scripts)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    printed = [re.sub(r"^\[\{'label': '(\w+)'.*", r"\1", line) for line in done.stdout.splitlines()]
-    assert printed == expected
-
-
-def test_the_command_makes_the_same_model_again(finished, tmp_path, monkeypatch):
-    data, output_dir = finished("lff_be")
-    command = re.search(r"```bash\n(.*?)\n```", card(output_dir), re.DOTALL)[1]
-    launcher, script, *words = shlex.split(command.replace(f"path/to/{data.name}", str(data)))
-    assert (launcher, script) == ("python", "train.py")
-    shutil.copy(output_dir / "config.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert run_command("train", [*words, "--disable_tqdm", "true"]) == 0
-    assert weights(tmp_path / "outputs" / "again") == weights(output_dir)
-
-
-# Files ---------------------------------------------------------------------------------------------------------------
-
-
-def test_a_readme_that_is_already_there_is_not_lost(finished, tmp_path, capsys):
-    data, _ = finished("erm")
-    (tmp_path / "README.md").write_text("mine")
-    assert train(data, tmp_path, "erm") == 2
-    assert "README.md" in error_line(capsys)
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"] and card(tmp_path) == "mine"
-
-
-def test_an_earlier_card_goes_with_its_run(finished, tmp_path):
-    data, output_dir = finished("erm")
-    folder = shutil.copytree(output_dir, tmp_path / "erm")
-    assert train(data, folder, "lff_be", member_threshold=0.999999, member_steps=1, overwrite_output_dir="true") != 0
-    assert not (folder / "README.md").exists() and not (folder / "figures" / "accuracy.png").exists()
-
-
-def test_curves_have_a_line_for_each_group_and_none_without_evaluations(tmp_path):
-    file = tmp_path / "history.csv"
-    assert run_curves(file, tmp_path / "no.png") is None
-    file.write_text("step,test_accuracy\n")
-    assert run_curves(file, tmp_path / "no.png") is None
-    file.write_text("step,test_accuracy,test_conflicting_accuracy\n100,.5,.2\n200,.6,.3\n")
-    one = Image.open(run_curves(file, tmp_path / "one.png")).convert("RGB")
-    file.write_text("step,test_accuracy,validation_accuracy\n100,.5,.6\n")
-    two = Image.open(run_curves(file, tmp_path / "two.png")).convert("RGB")
-    assert two.size[0] > one.size[0] and not (tmp_path / "no.png").exists()
-    orange, blue = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)
-    counts = [
-        int((np.abs(np.asarray(image).astype(int) - colour).sum(axis=2) < 30).sum())
-        for image, colour in ((one, orange), (one, blue), (two, orange), (two, blue))
-    ]
-    assert counts[0] > 500 and counts[1] > 500 and counts[2] > 50 and counts[3] == 0

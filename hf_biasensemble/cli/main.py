@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a debiased classifier",
     "test": "accuracy by group of a saved classifier",
     "audit": "a page that shows which training images contradict the shortcut",
+    "explain": "what a saved classifier looks at in odd images",
     "sweep": "compare methods over data sets and seeds",
     "import-reference": "turn a checkpoint of the authors' code into a saved classifier",
     "predict": "labels and probabilities for images of your own",

@@ -82,6 +82,17 @@ class ImageSplit(Dataset):
         }
         return {name: None if column is None else column[rows] for name, column in columns.items()}
 
+    def groups(self) -> tuple[list[str], np.ndarray] | None:
+        """Names of the values of the bias attribute, and which of them each of the split's samples (R,) has: its bias
+        label or, where that is unknown, bias-aligned (0) or bias-conflicting (1). `None` where nothing is known."""
+        columns = self.measured_by()
+        if columns["bias_labels"] is not None:
+            bias_labels = columns["bias_labels"]
+            return self.bias_names or [str(number) for number in range(bias_labels.max() + 1)], bias_labels
+        if columns["is_conflicting"] is not None:
+            return ["bias-aligned", "bias-conflicting"], columns["is_conflicting"].astype(np.int64)
+        return None
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the decoded images, labels and rows: equal exactly for equal data."""

@@ -48,13 +48,30 @@ def bias_accuracy(
                 metrics[f"{name}_accuracy"] = float(correct[group].mean())
     attribute = bias_labels if bias_labels is not None else is_conflicting
     if attribute is not None:
-        attribute = np.asarray(attribute).astype(np.int64)
-        cells = np.asarray(labels).astype(np.int64) * (np.ptp(attribute) + 1) + attribute
-        _, cell = np.unique(cells, return_inverse=True)
-        accuracy_of_cell = np.bincount(cell, weights=correct) / np.bincount(cell)
-        metrics["unbiased_accuracy"] = float(accuracy_of_cell.mean())
-        metrics["worst_group_accuracy"] = float(accuracy_of_cell.min())
+        _, accuracy, _ = accuracy_by_group(predictions, labels, attribute)
+        metrics["unbiased_accuracy"] = float(accuracy.mean())
+        metrics["worst_group_accuracy"] = float(accuracy.min())
     if "aligned_accuracy" in metrics and "conflicting_accuracy" in metrics:
         aligned, conflict = metrics["aligned_accuracy"], metrics["conflicting_accuracy"]
         metrics["ac_score"] = 2 * aligned * conflict / (aligned + conflict) if aligned + conflict else 0.0
     return metrics
+
+
+def accuracy_by_group(
+    predictions: np.ndarray, labels: np.ndarray, attribute: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often the predictions are right in each group of label and bias attribute that has samples.
+
+    Args:
+        predictions (`np.ndarray` of shape (N,)): Predicted classes.
+        labels (`np.ndarray` of shape (N,)): True classes.
+        attribute (`np.ndarray` of shape (N,)): Bias label of each sample, or whether it is bias-conflicting.
+
+    Returns:
+        Label and attribute (G, 2) of the groups, accuracy (G,) and number of samples (G,).
+    """
+    labels, attribute = np.asarray(labels).astype(np.int64), np.asarray(attribute).astype(np.int64)
+    lowest, width = attribute.min(), np.ptp(attribute) + 1
+    cells, cell, counts = np.unique(labels * width + attribute - lowest, return_inverse=True, return_counts=True)
+    accuracy = np.bincount(cell, weights=np.asarray(predictions) == labels) / counts
+    return np.stack([cells // width, cells % width + lowest], axis=1), accuracy, counts

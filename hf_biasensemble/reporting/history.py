@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.metrics.accuracy import METRICS
+from hf_biasensemble.metrics.difficulty import DIFFICULTY_METRICS
 
 
 class HistoryCallback(TrainerCallback):
@@ -26,29 +27,18 @@ class HistoryCallback(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        rows = [
-            {"step": entry["step"], **{key: value for key, value in entry.items() if _is_metric(key)}}
-            for entry in state.log_history
-            if any(_is_metric(key) for key in entry)
-        ]
+        rows = [{name: entry[name] for name in _COLUMNS if name in entry} for entry in state.log_history]
+        rows = [row for row in rows if len(row) > 1]  # each has the step
         # In a fixed order: what a resumed run remembers is in that of the alphabet.
-        columns = sorted({key for row in rows for key in row}, key=_place)
+        columns = [name for name in _COLUMNS if any(name in row for row in rows)]
         with written_whole(self.file) as file, open(file, "w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 
 
-def _place(column: str) -> tuple[int, int]:
-    if column == "step":
-        return -1, 0
-    prefix = next(prefix for prefix in _PREFIXES if column.startswith(prefix))
-    metric = column.removeprefix(prefix)
-    return _PREFIXES.index(prefix), METRICS.index(metric) if metric in METRICS else len(METRICS)
-
-
-_PREFIXES = ("validation_", "test_", "raw_validation_", "raw_test_")
-
-
-def _is_metric(key: str) -> bool:
-    return key.startswith(_PREFIXES)
+_COLUMNS = (
+    "step",
+    *(f"{split}_{metric}" for split in ("validation", "test", "raw_validation", "raw_test") for metric in METRICS),
+    *(f"train_{metric}" for metric in DIFFICULTY_METRICS),
+)

@@ -19,12 +19,10 @@ from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.output_folder import (
     CARD_FILE,
     CONFIG_FILE,
-    HISTORY_FILE,
-    PICTURE_FILE,
+    FIGURE_FILES,
     REPOSITORY_PLACEHOLDER,
     RESULTS_FILE,
 )
-from hf_biasensemble.reporting.figures import run_curves
 from hf_biasensemble.reporting.progress import ORACLE_MARK
 
 _MOST_CLASSES_TO_COUNT = 50
@@ -60,9 +58,9 @@ _HOUSEKEEPING = {
 def write_model_card(
     output_dir: str | Path, splits: Mapping[str, ImageSplit], num_processes: int = 1, hub_id: str | None = None
 ) -> Path:
-    """Writes `README.md` and, if there were evaluations, `figures/accuracy.png` into the folder of a finished run.
+    """Writes `README.md` into the folder of a finished run, with the pictures that are in its `figures/`.
 
-    Every number comes from the files that the run left there: `all_results.json`, `config.yaml`, `history.csv`.
+    Every number comes from the files that the run left there: `all_results.json`, `config.yaml`, `trainer_state.json`.
 
     Args:
         output_dir (`str` or `Path`): Folder of the run.
@@ -83,7 +81,6 @@ def write_model_card(
     is_on_hub = "/" in (hub_id or "")  # a name without its owner is not enough to load from
     is_timm = "auto_map" not in config
     known = [metric for metric in METRICS if any(f"{split}_{metric}" in results for split in splits)]
-    picture = run_curves(folder / HISTORY_FILE, folder / PICTURE_FILE)
     choice = results.get("checkpoint_choice", "last")
     method = settings["method"]
     variables = {
@@ -103,7 +100,7 @@ def write_model_card(
         "accuracy_rows": _accuracy_rows(results, splits, known, _compared_with(settings)),
         "meanings": [_MEANINGS[metric] for metric in known],
         "bias_is_measured": len(known) > 1,
-        "picture": PICTURE_FILE if picture else None,
+        "figures": {Path(name).stem: name for name in FIGURE_FILES if (folder / name).is_file()},
         "dataset": _dataset(settings),
         "dataset_is_on_hub": _is_on_hub(settings),
         "dataset_config": settings["dataset_config_name"],

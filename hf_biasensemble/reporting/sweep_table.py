@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.output_folder import HISTORY_FILE, RESULTS_FILE
-from hf_biasensemble.reporting.figures import sweep_figure
+from hf_biasensemble.reporting.figures.sweep import sweep_figure
 from hf_biasensemble.reporting.progress import ORACLE_MARK
 
 _NAMES = {

@@ -26,6 +26,7 @@ from hf_biasensemble.data.transforms import ImageTransform, random_affine
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
+from hf_biasensemble.metrics.difficulty import DIFFICULTIES
 from hf_biasensemble.processes import print_once
 from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
@@ -114,6 +115,10 @@ class DebiasingTrainer(Trainer):
 
     def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
         """Restores what [`~DebiasingTrainer.method_state`] gave."""
+
+    def training_measures(self) -> dict[str, float]:
+        """What an evaluation says of the training samples, by key; part of its log like the accuracy of the splits."""
+        return {}
 
     def classifier(self) -> PreTrainedModel:
         """The classifier in what is trained."""
@@ -254,12 +259,8 @@ class DebiasingTrainer(Trainer):
         share_buffers(model)
         parts = torch.arange(len(split)).tensor_split(self.args.world_size)
         with nullcontext() if full_precision else self.accelerator.autocast():
-            logits = predict_logits(
-                model,
-                split.select(parts[self.args.process_index]),
-                self.transform,
-                self.args.eval_batch_size,
-            )
+            own = split.select(parts[self.args.process_index])
+            logits = predict_logits(model, own, self.transform, self.args.eval_batch_size)
         if self.args.world_size == 1:
             return logits.cpu()
         gathered = self.accelerator.gather(self.accelerator.pad_across_processes(logits, dim=0)).cpu()
@@ -274,9 +275,10 @@ class DebiasingTrainer(Trainer):
     ) -> dict[str, float]:
         """Accuracy by group of each split, under the keys `{split}_{metric}` of [`bias_accuracy`].
 
-        Where the weights are averaged, `raw_{split}_{metric}` says the same of the weights of this very step.
+        Where the weights are averaged, `raw_{split}_{metric}` says the same of the weights of this very step. What
+        [`~DebiasingTrainer.training_measures`] adds stands beside them.
         """
-        metrics: dict[str, float] = {}
+        metrics = self.training_measures()
         models = {"": self.published_model()}
         if self.weight_average:
             models["raw_"] = self.classifier()
@@ -309,7 +311,7 @@ class DebiasingTrainer(Trainer):
     def _evaluation_at(self, step: int) -> dict[str, float]:
         """The logged evaluation of a step; empty if there was none."""
         for entry in reversed(self.state.log_history):
-            metrics = {key: value for key, value in entry.items() if key.endswith(METRICS)}
+            metrics = {key: value for key, value in entry.items() if key.endswith((*METRICS, *DIFFICULTIES))}
             if metrics and entry["step"] == step:
                 return metrics
         return {}

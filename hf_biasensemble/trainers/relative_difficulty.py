@@ -14,6 +14,7 @@ from hf_biasensemble.collectives import total
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.sampling import ConflictingShareSampler
 from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.metrics.difficulty import mean_difficulty
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.objectives import biased_objective, importance_weights, relative_difficulty
 from hf_biasensemble.sample_losses import SampleLosses
@@ -81,6 +82,20 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
         self.sample_losses.update(self.part.gather(index), self.part.gather(losses))
         biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
         return relative_difficulty(biased, debiased)
+
+    def training_measures(self) -> dict[str, float]:
+        """Means of relative difficulty and scaled losses over the training samples seen so far, by bias-aligned and
+        bias-conflicting where that is known: `train_{key}` for each key of [`mean_difficulty`]. Only measures."""
+        index = self.sample_losses.seen.nonzero().flatten()
+        biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
+        values = {
+            "relative_difficulty": relative_difficulty(biased, debiased).cpu().numpy(),
+            "biased_loss": biased.cpu().numpy(),
+            "debiased_loss": debiased.cpu().numpy(),
+        }
+        conflicting = self.train_dataset.is_conflicting
+        groups = None if conflicting is None else conflicting[index.cpu().numpy()]
+        return {f"train_{key}": value for key, value in mean_difficulty(values, groups).items()}
 
     def importance(self, index: torch.Tensor) -> torch.Tensor | float:
         """Factors (B,) of the debiased model's losses that make up for the share that is drawn on purpose."""

@@ -1,0 +1,59 @@
+"""What all pictures have in common: size, colours, axes, names, files. matplotlib is imported when one is drawn."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hf_biasensemble.files import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The colour-blind-safe palette of Okabe and Ito, without its yellow, which is too pale for lines on white.
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^v"  # besides the colour
+GREY = "#555555"
+PALE = "#DDDDDD"
+
+ALIGNED, CONFLICTING = "Bias-aligned", "Bias-conflicting"
+GROUP_LOOKS = {
+    "All": (COLORS[6], MARKERS[4]),
+    ALIGNED: (COLORS[1], MARKERS[1]),
+    CONFLICTING: (COLORS[0], MARKERS[0]),
+    "Unbiased": (COLORS[2], MARKERS[2]),
+}
+"""Colour and marker of each group, the same in every picture."""
+
+
+def new_figure(width: float, height: float, row_gap: float = 0.04, column_gap: float = 0.04) -> "Figure":
+    """A figure (inches) for files only: it never opens a window or touches the state of pyplot."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(h_pad=row_gap, w_pad=column_gap))
+
+
+def tidy(panel: "Axes", title: str = "", grid: Literal["x", "y"] = "y") -> None:
+    """Title to the left, quiet ticks and grid lines, no box."""
+    panel.set_title(title, fontsize=12, loc="left")
+    panel.grid(axis=grid, color=PALE, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(length=0, labelcolor=GREY)
+    panel.spines[["top", "right", "left"]].set_visible(False)
+
+
+def plain(name: str, longest: int = 24) -> str:
+    """A name of the data as text of one line: cut to `longest` characters, and no formula even with dollar signs."""
+    name = " ".join(name.split())
+    name = name if len(name) <= longest else name[: longest - 1] + "…"
+    return name.replace("$", r"\$")
+
+
+def save(figure: "Figure", file: str | Path) -> Path:
+    """Writes the picture in the format that the name ends in (.png, .svg, .pdf)."""
+    file = Path(file)
+    with written_whole(file) as unfinished, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+        figure.savefig(unfinished, format=file.suffix[1:])
+    return file

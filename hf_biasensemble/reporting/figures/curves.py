@@ -1,0 +1,164 @@
+"""Pictures of what changes over the training steps, from the `history.csv` of runs."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.metrics.difficulty import DIFFICULTIES
+from hf_biasensemble.reporting.figures.canvas import (
+    ALIGNED,
+    COLORS,
+    CONFLICTING,
+    GREY,
+    GROUP_LOOKS,
+    MARKERS,
+    new_figure,
+    save,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_GROUPS = {
+    "aligned_accuracy": ALIGNED,
+    "conflicting_accuracy": CONFLICTING,
+    "unbiased_accuracy": "Unbiased",
+}
+_DIFFICULTIES = dict(
+    zip(DIFFICULTIES, ("Relative difficulty", "Biased model's loss", "Debiased model's loss"), strict=True)
+)
+
+Curve = tuple[list[int], list[float]]
+"""Steps, and values at them."""
+
+
+def accuracy_curves(histories: Mapping[str, str | Path], file: str | Path, split: str = "test") -> Path:
+    """Draws aligned, conflicting and unbiased accuracy over the steps, one panel each and one line per run.
+
+    Args:
+        histories (`Mapping[str, str | Path]`): The `history.csv` of each run, by the name to show.
+        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
+        split (`str`, *optional*, defaults to `"test"`): Whose accuracy.
+
+    Returns:
+        `Path`: `file`. A panel that no run has values for is left out.
+
+    Raises:
+        `BiasEnsembleError`: If there are no runs, a history cannot be read, or it has no such accuracy.
+    """
+    columns = {f"{split}_{metric}": name for metric, name in _GROUPS.items()}
+    runs = {name: _read_history(history, columns) for name, history in histories.items()}
+    if not runs:
+        raise BiasEnsembleError("expected at least one run to draw, found none")
+    for name, curves in runs.items():
+        if not curves:
+            raise BiasEnsembleError(
+                f"expected {split} accuracy by group in {histories[name]}, found none; is the bias of {split} known?"
+            )
+    panels = {
+        group: {name: curves[column] for name, curves in runs.items() if column in curves}
+        for column, group in columns.items()
+    }
+    looks = {name: (COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(runs)}
+    return save(_step_panels(panels, looks, f"{split} accuracy (%)", percent=True), file)
+
+
+def run_curves(history: str | Path, file: str | Path) -> Path | None:
+    """Draws the accuracy of one run over its steps, a panel for each split and a line for each group.
+
+    Args:
+        history (`str` or `Path`): The run's `history.csv`.
+        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
+
+    Returns:
+        `Path`: `file`, or `None` if the run was never evaluated; nothing is written then.
+
+    Raises:
+        `BiasEnsembleError`: If the history cannot be read.
+    """
+    metrics = {"accuracy": "All", **_GROUPS}
+    splits = ("validation", "test")
+    panels = {split.capitalize(): {f"{split}_{metric}": name for metric, name in metrics.items()} for split in splits}
+    return _group_panels(history, file, panels, "accuracy (%)", percent=True)
+
+
+def difficulty_curves(history: str | Path, file: str | Path) -> Path | None:
+    """Draws how hard the training images are for the two networks over the steps: the mean relative difficulty, which
+    is what the debiased model's samples are weighted with, and the mean scaled losses that it comes from.
+
+    Args:
+        history (`str` or `Path`): The `history.csv` of a run of LfF or DisEnt.
+        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
+
+    Returns:
+        `Path`: `file`, or `None` if the run logged nothing of the kind; nothing is written then. A line for each of
+        aligned and conflicting images, or one for all where that is unknown.
+
+    Raises:
+        `BiasEnsembleError`: If the history cannot be read.
+    """
+    groups = {"": "All", "aligned_": ALIGNED, "conflicting_": CONFLICTING}
+    panels = {
+        title: {f"train_{group}{metric}": name for group, name in groups.items()}
+        for metric, title in _DIFFICULTIES.items()
+    }
+    return _group_panels(history, file, panels, "mean over the training images seen")
+
+
+def _group_panels(
+    history: str | Path, file: str | Path, panels: Mapping[str, Mapping[str, str]], ylabel: str, percent: bool = False
+) -> Path | None:
+    """Panels by title, each with the columns of one history to draw and the group that each is of."""
+    if not Path(history).exists():
+        return None
+    curves = _read_history(history, [column for columns in panels.values() for column in columns])
+    known = {
+        title: {group: curves[column] for column, group in columns.items() if column in curves}
+        for title, columns in panels.items()
+    }
+    return save(_step_panels(known, GROUP_LOOKS, ylabel, percent), file) if curves else None
+
+
+def _read_history(file: str | Path, columns: Iterable[str]) -> dict[str, Curve]:
+    """Steps and values of each of the columns that the history has."""
+    curves: dict[str, Curve] = {}
+    try:
+        with open(file, newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                for column in columns:
+                    if value := row.get(column):
+                        steps, values = curves.setdefault(column, ([], []))
+                        steps.append(int(row["step"]))
+                        values.append(float(value))
+    except (OSError, KeyError, ValueError) as error:
+        raise BiasEnsembleError(f"expected a history of evaluations in {file}, could not read it ({error})") from error
+    return curves
+
+
+def _step_panels(
+    panels: Mapping[str, Mapping[str, Curve]], looks: Mapping[str, tuple[str, str]], ylabel: str, percent: bool
+) -> "Figure":
+    """Panels by title, side by side, with named lines over the steps, by colour and marker of the name; shares are
+    drawn as percentages or as they are. A panel without lines is left out."""
+    panels = {title: curves for title, curves in panels.items() if curves}
+    figure = new_figure(2.6 * len(panels) + 1.6, 3.1, column_gap=0.1)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    scale = 100 if percent else 1
+    for panel, (title, curves) in zip(axes, panels.items(), strict=True):
+        for name, (steps, values) in curves.items():
+            color, marker = looks[name]
+            shown = [scale * value for value in values]
+            panel.plot(steps, shown, color=color, linewidth=2, marker=marker, markersize=3.5, label=name)
+        tidy(panel, title)
+        panel.set_xlabel("step", color=GREY)
+        panel.set_xlim(left=0)
+        panel.locator_params(axis="x", nbins=4, integer=True)
+        panel.set_ylim(0, 1.02 * scale)
+    axes[0].set_ylabel(ylabel, color=GREY)
+    lines = {line.get_label(): line for panel in axes for line in panel.get_lines()}
+    ordered = [name for name in looks if name in lines]
+    figure.legend([lines[name] for name in ordered], ordered, loc="outside right center", frameon=False, fontsize=11)
+    return figure
