@@ -22,6 +22,7 @@ LOCK_FILE = ".lock"
 CARD_FILE = "README.md"
 PICTURE_FILE = "figures/accuracy.png"
 AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
+AUDIT_IMAGES = "audit_images"
 DROPPED_FILE = "dropped_images.csv"
 REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
 """Stands in the examples of a card for the place of the model, until it is pushed to one."""
@@ -33,6 +34,7 @@ _RUN_FILES = (
 _FURTHER_FILES = (
     *(CONFIG_FILE, PICTURE_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py"),
     *AUDIT_FILES,
+    AUDIT_IMAGES,
 )
 
 
@@ -76,7 +78,7 @@ def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: P
             f"--output_dir {output_dir} holds another run ({found[0].name}); continue it with "
             "--resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"
         )
-    return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).is_file()]
+    return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).exists()]
 
 
 def remove_earlier_run(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None = None) -> None:
