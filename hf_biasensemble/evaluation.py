@@ -23,8 +23,7 @@ def predict_logits(model: nn.Module, split: ImageSplit, transform: ImageTransfor
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    # One tensor from the start: small ones kept between the batches would split the memory that each batch takes and
-    # gives back, so that the process grows by a batch at every batch.
+    # One tensor from the start: joined at the end, the logits would be there twice.
     logits = torch.empty(0)
     for number, rows in enumerate(split.rows.split(batch_size)):
         pixels = split.pixels.index_select(0, rows).to(device)

@@ -68,7 +68,7 @@ class Page(HTMLParser):
             self.scripts[-1] += text
         elif inside != "style":
             self.words.append(text)
-            if inside == "caption":
+            if "caption" in self._open:
                 self._caption += text
             elif "td" in self._open or "th" in self._open:
                 self._rows[-1][-1] += text
