@@ -43,6 +43,14 @@ def test_names_with_html_are_shown_as_text(tmp_path):
     assert "<script>alert" not in raw and "<b>bold" not in raw and raw.count("</script>") == 2
 
 
+def test_names_in_warnings_are_text(tmp_path):
+    probability = np.r_[np.full(85, 0.8), np.full(915, 0.99)]
+    selection = made(probability, labels=(np.arange(1000) >= 100).astype(int))
+    page = page_of(tmp_path, selection, [f"{HOSTILE} <b>--x</b>", "other"])
+    assert f"images of {HOSTILE} <b>--x</b>. There" in page.text
+    assert [tag for tag, _ in page.tags if tag in ("script", "b")] == ["script", "script"]
+
+
 # Size ----------------------------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,24 @@
 """What the votes of the members take in memory: nothing that grows with the images but a few numbers of each."""
 
+import numpy as np
+import torch
 from test_cost import Operators
 
 from benchmarks.trainers import Setting, random_split, trainer
 from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.run import image_transform
 from hf_biasensemble.trainers import bias_ensemble
+
+
+def test_votes_of_many_blocks_are_those_of_one(monkeypatch):
+    split = random_split(2_000, 4).select(torch.randperm(2_000)[:1_500])
+    with trainer("members", split, Setting(image_size=4), 1, num_members=3) as built:
+        at_once = built.member_votes()
+        monkeypatch.setattr(bias_ensemble, "_LOGITS_AT_ONCE", 1)  # a batch at a time
+        in_blocks = built.member_votes()
+    assert at_once.keys() == in_blocks.keys() and at_once["probabilities"].shape == (1_500, 3)
+    for name, values in at_once.items():
+        assert np.array_equal(values, in_blocks[name]), name
 
 
 def test_votes_of_more_images_need_no_larger_tensor(monkeypatch):
