@@ -16,6 +16,7 @@ from test_hub import client, hub, only_error, push  # noqa: F401
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.repository import save_card
 from hf_biasensemble.output_folder import AUDIT_IMAGES, REPOSITORY_PLACEHOLDER
 from hf_biasensemble.reporting.audit_images import write_suspected_images
 
@@ -121,6 +122,12 @@ def test_card_warns_where_the_page_does_and_shows_names_as_text(tmp_path):
     assert "| &lt;script&gt;alert(1)&lt;/script&gt; | 5 | 20 |" in text and "| a \\| b | 5 | 20 |" in text
     assert HOSTILE not in text
     assert folder is not None and {row["label"] for row in rows_of(folder)} == {0, 1}
+
+
+@pytest.mark.parametrize("count, size", [(999, "n<1K"), (1_000, "1K<n<10K"), (25_000, "10K<n<100K")])
+def test_size_on_the_card(tmp_path, count, size):
+    save_card(tmp_path, "title", "text", count, [])
+    assert f"size_categories: {size}\n" in (tmp_path / "README.md").read_text()
 
 
 def test_no_suspected_image_no_data_set(tmp_path):
