@@ -23,12 +23,16 @@ def predict_logits(model: nn.Module, split: ImageSplit, transform: ImageTransfor
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    logits = [
-        model(pixel_values=transform(split.pixels.index_select(0, rows).to(device), training=False))["logits"].float()
-        for rows in split.rows.split(batch_size)
-    ]
+    # One tensor from the start: joined at the end, the logits would be there twice.
+    logits = torch.empty(0)
+    for number, rows in enumerate(split.rows.split(batch_size)):
+        pixels = split.pixels.index_select(0, rows).to(device)
+        found = model(pixel_values=transform(pixels, training=False))["logits"]
+        if number == 0:
+            logits = found.new_empty((len(split), *found.shape[1:]), dtype=torch.float32)
+        logits[number * batch_size :][: len(rows)] = found
     model.train(was_training)
-    return torch.cat(logits)
+    return logits
 
 
 def check_classes(model: PreTrainedModel, split: ImageSplit) -> None:

@@ -27,6 +27,7 @@ SELECTION_FIGURE = "figures/selection.png"
 EVIDENCE_FIGURE = "figures/evidence.png"
 FIGURE_FILES = (ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE, EVIDENCE_FIGURE)
 AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
+AUDIT_IMAGES = "audit_images"
 DROPPED_FILE = "dropped_images.csv"
 REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
 """Stands in the examples of a card for the place of the model, until it is pushed to one."""
@@ -39,6 +40,7 @@ _FURTHER_FILES = (
     *(CONFIG_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py"),
     *FIGURE_FILES,
     *AUDIT_FILES,
+    AUDIT_IMAGES,
 )
 
 
@@ -82,7 +84,7 @@ def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: P
             f"--output_dir {output_dir} holds another run ({found[0].name}); continue it with "
             "--resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"
         )
-    return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).is_file()]
+    return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).exists()]
 
 
 def remove_earlier_run(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None = None) -> None:

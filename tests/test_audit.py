@@ -1,90 +1,23 @@
-"""The audit: numbers, lists and words of the page, against the selection that it shows."""
+"""The audit: numbers and lists of the page, against the selection that it shows, and the command."""
 
-import base64
 import csv
-import io
-import json
 import os
-from html.parser import HTMLParser
-from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
+from audits import Page, audit, check_image, listed, made, split_of
 from PIL import Image
-from runs import SETTINGS, error_line, train
+from runs import error_line, train
 from synthetic import CLASS_NAMES, FEATURES, coloured_digits, coloured_glyphs, png, write_parquet
 
-from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.reporting.audit import PAGE_BUDGET, possible_label_errors, suspicion_order, write_audit
-from hf_biasensemble.reporting.weak_signals import weak_signals
+from hf_biasensemble.reporting.audit import possible_label_errors, suspicion_order, write_audit
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.bias_ensemble import _predictions
 
-HOSTILE = "<script>alert(1)</script>"
 BIAS_COLUMNS = {"bias_label", "is_conflicting"}
-
-
-def audit(data: Path, output_dir: Path, **changes) -> int:
-    settings = {"dataset_name": data, "output_dir": output_dir, **SETTINGS, **changes}
-    return run_command("audit", [word for name, value in settings.items() for word in (f"--{name}", str(value))])
-
-
-class Page(HTMLParser):
-    """The page as a browser would take it apart: its tags, its tables by caption, its text, and the data block."""
-
-    def __init__(self, file: Path):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self.words: list[str] = []
-        self.scripts: list[str] = []
-        self._open: list[str] = []
-        self._rows: list[list[str]] = []
-        self._caption = ""
-        self.size = file.stat().st_size
-        self.feed(file.read_text(encoding="utf-8"))
-        self.close()
-        self.text = " ".join(" ".join(self.words).split())
-        self.data = json.loads(self.scripts[0])
-        self.rows = [dict(zip(self.data["columns"], row, strict=True)) for row in self.data["rows"]]
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "link", "br", "img", "input"):
-            self._open.append(tag)
-        if tag == "table":
-            self._rows, self._caption = [], ""
-        elif tag == "tr":
-            self._rows.append([])
-        elif tag in ("th", "td"):
-            self._rows[-1].append("")
-        elif tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-        if tag == "table":
-            self.tables[self._caption] = self._rows
-
-    def handle_data(self, text):
-        inside = self._open[-1] if self._open else ""
-        if inside == "script":
-            self.scripts[-1] += text
-        elif inside != "style":
-            self.words.append(text)
-            if inside == "caption":
-                self._caption += text
-            elif "td" in self._open or "th" in self._open:
-                self._rows[-1][-1] += text
-
-    def table(self, start: str) -> list[list[str]]:
-        """The rows below the header of the one table whose caption begins so, without empty cells."""
-        (rows,) = [rows for caption, rows in self.tables.items() if caption.strip().startswith(start)]
-        return [[cell.strip() for cell in row if cell.strip()] for row in rows[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -98,35 +31,6 @@ def audited(digits, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(audited):
     return Page(audited / "audit.html")
-
-
-def listed(folder: Path) -> list[dict]:
-    return pq.read_table(folder / "audit.parquet").to_pylist()
-
-
-def made(probability, selected=None, labels=None, **changes) -> Selection:
-    """A selection of samples in two classes."""
-    probability = np.asarray(probability, dtype=np.float32)
-    selected = probability > 0.9 if selected is None else np.asarray(selected)
-    content = {
-        "index": np.arange(len(probability)),
-        "labels": np.arange(len(probability)) % 2 if labels is None else np.asarray(labels),
-        "votes": 3 * selected.astype(int),
-        "mean_probability": probability,
-        "is_selected": selected,
-        "provenance": {"num_members": 3},
-    }
-    return Selection(**(content | changes))
-
-
-def split_of(selection: Selection, class_names: list[str], image_size: int = 8) -> ImageSplit:
-    pixels = torch.randint(0, 256, (len(selection.index), 3, image_size, image_size), dtype=torch.uint8)
-    return ImageSplit(pixels, torch.from_numpy(selection.labels), class_names, torch.from_numpy(selection.index))
-
-
-def page_of(folder: Path, selection: Selection, class_names: list[str], image_size: int = 8, **options) -> Page:
-    selection.save(folder / "selection")
-    return Page(write_audit(folder, split_of(selection, class_names, image_size), "some/data", **options))
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
@@ -172,12 +76,6 @@ def test_rows_of_the_images_are_those_of_the_selection(audited, page, digits):
         assert row["predicted_label"] == selection.predicted_labels[at]
         assert row["agreeing_members"] == selection.agreeing_members[at]
         assert (row["bias_label"], row["is_conflicting"]) == (images[at]["bias_label"], images[at]["is_conflicting"])
-
-
-def check_image(row: dict, expected: Image.Image) -> None:
-    with Image.open(io.BytesIO(base64.b64decode(row["image"]))) as shown:
-        difference = np.abs(np.asarray(shown, dtype=float) - np.asarray(expected, dtype=float))
-    assert difference.mean() < 12
 
 
 def test_images_on_the_page_are_those_of_the_rows(page, digits):
@@ -309,38 +207,6 @@ def test_bias_labels_of_other_attributes_only_group(tmp_path):
     assert "is not known" in page.text and not [name for name in page.tables if "first k" in name]
 
 
-# What comes from the data stays text ---------------------------------------------------------------------------------
-
-
-def test_names_with_html_are_shown_as_text(tmp_path):
-    names = [HOSTILE, "<!--<script>", "a & b \"c\" 'd'", "</title><img src=x onerror=alert(1)>"]
-    features = datasets.Features(FEATURES | {"label": datasets.ClassLabel(names=names)})
-    features["bias_label"] = datasets.ClassLabel(names=names)
-    columns = coloured_glyphs(96, 0.1, seed=0)
-    file = 'it\'s "quoted", <b>bold</b> & {{ 7 * 6 }}.png'
-    for image in columns["image"]:
-        image["path"] = file
-    data = tmp_path / 'data <i>"of" mine'
-    write_parquet(data / "train.parquet", columns, features)
-    assert audit(data, tmp_path / "out") == 0
-    page = Page(tmp_path / "out" / "audit.html")
-    assert [attributes for tag, attributes in page.tags if tag == "script"] == [
-        {"type": "application/json", "id": "data"},
-        {},
-    ]
-    assert not {"img", "b", "i"} & {tag for tag, _ in page.tags}
-    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert page.data["class_names"] == page.data["bias_names"] == names
-    assert {row["file"] for row in page.rows} == {file}
-    assert [row[0] for row in page.table("By class")] == names
-    assert page.text.count('Audit of data <i>"of" mine') == 2
-    with open(tmp_path / "out" / "audit.csv", newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    assert {row["file"] for row in rows} == {file} and {row["label"] for row in rows} == set(names)
-    raw = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
-    assert "<script>alert" not in raw and "<b>bold" not in raw and raw.count("</script>") == 2
-
-
 def test_the_page_is_one_file_that_asks_for_nothing(page):
     loading = [
         value
@@ -351,43 +217,6 @@ def test_the_page_is_one_file_that_asks_for_nothing(page):
     assert loading == ["data:,"]
     policy = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy and policy[0].startswith("default-src 'none'; img-src data:;")
-
-
-# Size ----------------------------------------------------------------------------------------------------------------
-
-
-def test_page_is_below_20_mb_and_says_what_it_leaves_out(tmp_path):
-    labels = np.arange(3000) % 2
-    predictions = agreed(np.where(np.arange(3000) < 2900, labels, 1 - labels), 3)
-    selection = made(np.linspace(0.01, 0.05, 3000), labels=labels, **predictions)
-    page = page_of(tmp_path, selection, ["a", "b"], image_size=112)
-    assert PAGE_BUDGET < page.size < 20_000_000  # noise does not compress: all of the budget is used
-    shown = page.data["suspected"]["shown"]
-    assert [page.rows[number]["index"] for number in shown] == list(range(len(shown)))
-    assert 800 < len(shown) < 2900 and page.data["suspected"]["total"] == 3000
-    assert page.data["errors"]["total"] == len(page.data["errors"]["shown"]) == 100  # far down in the list, but shown
-    assert f"{len(shown):,} of 3,000 suspected images are on this page" in page.text
-    assert len(listed(tmp_path)) == 3000
-
-
-def test_budget_of_a_page_with_many_classes(tmp_path):
-    count = 12_000
-    names = [f"class {number}" for number in range(3000)]
-    # The most suspected thousand are of one class, so that the others do not bring them along.
-    labels = np.where(np.arange(count) < 1000, 0, np.arange(count) % 3000)
-    selection = made(np.linspace(0.01, 0.99, count), labels=labels)
-    page = page_of(tmp_path, selection, names, page_budget=1_000_000)
-    assert page.size < 1_200_000
-    assert len(page.data["typical"]) == len(page.data["least_typical"]) == 3000
-    assert len(page.data["suspected"]["shown"]) > 100 and len(page.data["typical"][1]) > 0
-    assert len(page.table("By class")) == 200
-
-
-def test_classes_of_few_images(tmp_path):
-    selection = made([0.1, 0.2, 0.95], labels=[0, 1, 1])
-    page = page_of(tmp_path, selection, ["a", "b", "none"])
-    assert [[page.rows[n]["index"] for n in numbers] for numbers in page.data["typical"]] == [[0], [2], []]
-    assert [[page.rows[n]["index"] for n in numbers] for numbers in page.data["least_typical"]] == [[0], [1], []]
 
 
 def test_pixels_mapped_from_a_file_give_the_same_page(audited, digits, tmp_path):
@@ -491,64 +320,3 @@ def test_audit_of_a_method_without_selection_is_refused(digits, tmp_path, capsys
     assert train(digits, tmp_path / "run", "lff", audit="true") == 2
     assert "--audit: expected a method with BiasEnsemble (lff_be, disent_be), found lff" in error_line(capsys)
     assert not (tmp_path / "run").exists()
-
-
-# When not to trust it ------------------------------------------------------------------------------------------------
-
-
-def agreed(predicted, agreeing) -> dict:
-    predicted = np.asarray(predicted)
-    return {
-        "predicted_labels": predicted,
-        "agreeing_members": np.broadcast_to(agreeing, predicted.shape).copy(),
-        "lowest_probability": np.full(len(predicted), 0.9, dtype=np.float32),
-    }
-
-
-SOUND = np.r_[np.full(20, 0.1), np.full(980, 0.99)]
-LABELS = np.arange(1000) % 2
-
-
-def test_a_strong_signal_is_not_warned_of(tmp_path):
-    predicted = np.where(SOUND > 0.5, LABELS, 1 - LABELS)
-    selection = made(SOUND, **agreed(predicted, 3))
-    assert weak_signals(selection, ["a", "b"]) == []
-    assert "Can the list be trusted?" in page_of(tmp_path, selection, ["a", "b"]).text
-
-
-WEAK = {
-    "all right": (made(np.full(1000, 0.99), **agreed(LABELS, 3)), "Hardly any image is suspected: 0 of 1,000"),
-    "unsure": (
-        made(np.r_[np.full(600, 0.8), np.full(400, 0.99)], **agreed(LABELS, 3)),
-        "sure of only 40 % of the images",
-    ),
-    "unsure of a class": (
-        made(np.r_[np.full(85, 0.8), np.full(915, 0.99)], labels=(np.arange(1000) >= 100).astype(int)),
-        "sure of less than 20 % of the images of a.",
-    ),
-    "all wrong": (
-        made(SOUND, **agreed(np.where(np.arange(1000) < 600, LABELS, 1 - LABELS), 3)),
-        "together they are right on 60 % of the images, and always naming the most frequent class would be on 50 %",
-    ),
-    "disagreement": (
-        made(SOUND, **agreed(LABELS, np.where(np.arange(1000) < 300, 2, 3))),
-        "on 30 % of the images they do not all predict the same class",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WEAK)
-def test_each_weak_signal_is_warned_of_alone(case, tmp_path):
-    selection, words = WEAK[case]
-    (warning,) = weak_signals(selection, ["a", "b"])
-    assert words in warning
-    page = page_of(tmp_path, selection, ["a", "b"])
-    assert "Do not rely on this list" in page.text and words in page.text
-
-
-def test_many_unsure_classes_are_not_all_named():
-    names = [f"class {number}" for number in range(30)]
-    probability = np.r_[np.full(20, 0.5), np.full(980, 0.99)]
-    labels = np.r_[np.arange(20), np.resize(np.arange(20, 30), 980)]
-    (warning,) = weak_signals(made(probability, labels=labels), names)
-    assert "of class 0, class 1, " in warning and "class 9 and 10 more." in warning

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_audit import HOSTILE, agreed, made, split_of
+from audits import HOSTILE, agreed, made, split_of
 
 from hf_biasensemble.reporting.audit import write_audit
 

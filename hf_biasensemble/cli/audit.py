@@ -1,8 +1,9 @@
 """Which training images contradict the shortcut: `hf-biasensemble audit --dataset_name DIR --output_dir OUT`.
 
 Trains the biased members of BiasEnsemble and nothing else, and writes OUT/audit.html, a page to look at, with the full
-list as OUT/audit.csv and OUT/audit.parquet. Takes the options of training; no bias labels are needed. All training
-images are looked at, unless validation images are asked for.
+list as OUT/audit.csv and OUT/audit.parquet. With --save_images true also the suspected images as a data set,
+OUT/audit_images, which `hf-biasensemble push OUT REPO --audit` uploads. Takes the options of training; no bias labels
+are needed. All training images are looked at, unless validation images are asked for.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class AuditArguments:
     """What to show."""
 
     top_k: int = option(12, "Most and least typical images to show of each class.")
+    save_images: bool = option(False, "Also write the suspected images as a data set, which push --audit uploads.")
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -46,13 +48,20 @@ def main(argv: list[str] | None = None) -> int:
         argv,
         description=__doc__,
     )
+    if args.push_to_hub:
+        raise BiasEnsembleError(
+            "--push_to_hub: expected a push once the page was looked at; audit with --save_images true, then: "
+            f"hf-biasensemble push {args.output_dir} REPO --audit"
+        )
+    import shutil
     from contextlib import nullcontext
 
     from hf_biasensemble.data.pixels import write_unreadable
     from hf_biasensemble.data.prepare import load_training_splits
     from hf_biasensemble.models.build import check_backbone
-    from hf_biasensemble.output_folder import DROPPED_FILE, remove_earlier_run, sole_writer
+    from hf_biasensemble.output_folder import AUDIT_IMAGES, DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.reporting.audit import write_audit
+    from hf_biasensemble.reporting.audit_images import write_suspected_images
     from hf_biasensemble.run import check_fingerprint, make_selection
 
     output_dir = Path(args.output_dir)
@@ -66,7 +75,11 @@ def main(argv: list[str] | None = None) -> int:
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
+            # Images of an earlier audit need not be those of this list.
+            shutil.rmtree(output_dir / AUDIT_IMAGES, ignore_errors=True)
             page = write_audit(output_dir, splits["train"], name, config_name, audit_args.top_k)
             suspected = int((~selection.is_selected).sum())
             print(f"{suspected:,} of {len(selection.index):,} training images suspected; audit: {page}", flush=True)
+            if audit_args.save_images and suspected:
+                print(f"images: {write_suspected_images(output_dir, splits['train'], name, config_name)}", flush=True)
     return 0

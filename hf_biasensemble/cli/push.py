@@ -1,4 +1,7 @@
-"""Upload a finished output folder to the Hub: `hf-biasensemble push OUT REPO`."""
+"""Upload a finished output folder to the Hub: `hf-biasensemble push OUT REPO`.
+
+The model of a run of training or, with --audit, the suspected images of an audit as a data set.
+"""
 
 from pathlib import Path
 
@@ -8,13 +11,21 @@ from hf_biasensemble.cli.parser import CommandParser
 def main(argv: list[str] | None = None) -> int:
     """Pushes in one commit and prints its address."""
     parser = CommandParser("push", __doc__)
-    parser.add_argument("folder", type=Path, metavar="OUT", help="output folder of a finished run")
-    parser.add_argument("repo_id", metavar="REPO", help="model repository, such as me/my-model; made if missing")
+    parser.add_argument("folder", type=Path, metavar="OUT", help="output folder of a finished run or audit")
+    parser.add_argument("repo_id", metavar="REPO", help="repository, such as me/my-model; made if missing")
     parser.add_argument("--private", action="store_true", help="make the repository private")
-    parser.add_argument("--with_selection", action="store_true", help="also the bias-amplified set")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--with_selection", action="store_true", help="also the bias-amplified set")
+    what.add_argument(
+        "--audit", action="store_true", help="the suspected images of an audit, as a data set (not the model)"
+    )
     parser.add_argument("--commit_message", help="title of the commit")
     options = vars(parser.parse_args(argv))
-    from hf_biasensemble.hub import push_model
+    from hf_biasensemble.hub import push_model, push_suspected_images
 
-    print(f"pushed: {push_model(**options)}")
+    if options.pop("audit"):
+        del options["with_selection"]
+        print(f"pushed: {push_suspected_images(**options)}")
+    else:
+        print(f"pushed: {push_model(**options)}")
     return 0

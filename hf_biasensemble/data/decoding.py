@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -87,6 +88,12 @@ def decode_image(record: dict | None, image_size: int) -> np.ndarray:
         if rgb.size != (image_size, image_size):
             rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
         return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def encoded_image(record: dict | None) -> bytes | None:
+    """The content of a record's file, from the record or from the disk; `None` where there is none."""
+    content, path = (record or {}).get("bytes"), (record or {}).get("path")
+    return Path(path).read_bytes() if content is None and path else content
 
 
 def open_image(record: dict | None) -> Image.Image:

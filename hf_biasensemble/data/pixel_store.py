@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from PIL import features
 
 from hf_biasensemble.data.cache import pixel_folder
-from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, decode_rows
+from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, decode_rows, encoded_image
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 
@@ -241,9 +241,8 @@ def _name_of(images: datasets.Dataset, image_size: int) -> str:
 
 
 def _hash_of_file(record: dict | None) -> bytes:
-    content, path = (record or {}).get("bytes"), (record or {}).get("path")
     try:
-        content = Path(path).read_bytes() if content is None and path else content
+        content = encoded_image(record)
     except OSError as error:
         return type(error).__name__.ljust(32).encode()
     return hashlib.sha256(content).digest() if content is not None else b"null".ljust(32)

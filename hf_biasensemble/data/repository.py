@@ -11,16 +11,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
+from hf_biasensemble.output_folder import CARD_FILE, REPOSITORY_PLACEHOLDER
+
+if TYPE_CHECKING:
+    import datasets
 
 ROWS_PER_GROUP = 1_000  # or fewer, where these would hold more bytes than the next line says
 BYTES_PER_GROUP = 64_000_000
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
 SHEET_COLUMNS = 8  # images per class in each block of the contact sheet
 SHARED = "shared"  # folder of the splits that belong to all configs
 Samples = dict[tuple[int, bool], list[bytes]]  # encoded images by (label, is_conflicting)
@@ -158,9 +162,6 @@ class DatasetRepository:
                 shape (N,), N > 0.
             config: Config the split belongs to. By default all configs share it.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         labels, conflicting = columns["label"], columns["is_conflicting"]
         counts = self._counts[config, split] = np.zeros((len(self.class_names), 2), dtype=np.int64)
         np.add.at(counts, (labels, conflicting.astype(int)), 1)
@@ -168,23 +169,17 @@ class DatasetRepository:
             cells = self._cells[config, split] = np.zeros((len(self.bias_names), len(self.class_names)), np.int64)
             np.add.at(cells, (columns["bias_label"], labels), 1)
         samples: Samples = {}
+
+        def sampled() -> Iterator[bytes]:
+            for image, label, conflict in zip(images, labels, conflicting, strict=True):
+                cell = samples.setdefault((int(label), bool(conflict)), [])
+                if len(cell) < SHEET_COLUMNS:
+                    cell.append(image)
+                yield image
+
         path = self.folder / config / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(exist_ok=True)
-        schema, start = self.features.arrow_schema, 0
-        with pq.ParquetWriter(path, schema, write_page_index=True) as writer:
-            for group in _groups(images):
-                rows = slice(start, start + len(group))
-                for image, label, conflict in zip(group, labels[rows], conflicting[rows], strict=True):
-                    cell = samples.setdefault((int(label), bool(conflict)), [])
-                    if len(cell) < SHEET_COLUMNS:
-                        cell.append(image)
-                data: dict[str, Any] = {name: column[rows] for name, column in columns.items()}
-                data["image"] = [{"bytes": image, "path": None} for image in group]
-                data["index"] = np.arange(start, start + len(group))
-                writer.write_table(pa.Table.from_pydict(data, schema=schema))
-                start += len(group)
-        if start != len(labels):
-            raise ValueError(f"{len(labels)} labels, but {start} images")
+        write_images(path, self.features, sampled(), {**columns, "index": np.arange(len(labels))})
         total = int(conflicting.sum())
         if split == "train" and total > self._sheet[0]:  # the sheet shows the config with most conflicting images
             self._sheet = (total, config, samples)
@@ -203,22 +198,12 @@ class DatasetRepository:
             tags: Tags besides those of every repository of this kind (default: none).
             metadata: More fields of the card's YAML block, such as `license`.
         """
-        from huggingface_hub import DatasetCard, DatasetCardData
-
         configs = list(dict.fromkeys(config for config, _ in self._counts if config != SHARED))
         entries: list[dict[str, Any]] = []
         for name in configs:
             splits = [(split, config) for config, split in self._counts if config in (name, SHARED)]
             files = [{"split": split, "path": f"{config}/{split}-*.parquet"} for split, config in splits]
             entries.append({"config_name": name} | ({} if entries else {"default": True}) | {"data_files": files})
-        digits = len(str(sum(counts.sum() for counts in self._counts.values())))
-        metadata |= {
-            "pretty_name": title,
-            "task_categories": ["image-classification"],
-            "size_categories": ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")[max(digits - 3, 0)],
-            "tags": ["debiasing", "dataset-bias", "spurious-correlation", "hf_biasensemble", *tags],
-            "configs": entries,
-        }
         _, shown, samples = self._sheet
         contact_sheet(samples, self.class_names, f"Training images of {shown}").save(self.folder / "contact_sheet.png")
         source = ", `file_name` where the image was found" if "file_name" in self.features else ""
@@ -256,8 +241,8 @@ Made by this command:
 {command}
 ```
 """
-        card = f"---\n{DatasetCardData(**metadata).to_yaml()}\n---\n\n{text}"
-        DatasetCard(card, ignore_metadata_errors=False).save(self.folder / "README.md")
+        count = int(sum(counts.sum() for counts in self._counts.values()))
+        save_card(self.folder, title, text, count, entries, tags, **metadata)
 
     def _count_table(self) -> str:
         header = ["config", "split", "images", "bias-aligned", "bias-conflicting", *self.class_names]
@@ -267,7 +252,7 @@ Made by this command:
             total, name = aligned + conflicting, "all" if config == SHARED else config
             cells = [f"{conflicting:,} ({conflicting / total:.2%})", *(f"{a:,} + {c:,}" for a, c in counts.tolist())]
             lines.append([name, split, f"{total:,}", f"{aligned:,}", *cells])
-        return _markdown_table(lines)
+        return markdown_table(lines)
 
     def _cell_table(self) -> str:
         if not self._cells:
@@ -278,10 +263,66 @@ Made by this command:
             for bias_name, counts in zip(self.bias_names, cells.tolist(), strict=True):
                 lines.append([name, split, bias_name, *(f"{count:,}" for count in counts)])
         summary = "<summary>Images of every class with every bias label</summary>"
-        return f"\n<details>{summary}\n\n{_markdown_table(lines)}\n\n</details>\n"
+        return f"\n<details>{summary}\n\n{markdown_table(lines)}\n\n</details>\n"
 
 
-def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+def write_images(
+    file: Path, features: "datasets.Features", images: Iterable[bytes], columns: Mapping[str, Any]
+) -> None:
+    """Write a Parquet file of images in row groups of bounded size.
+
+    Args:
+        file: In an existing folder.
+        features: `image` and those of the columns.
+        images: Encoded images in row order. Read once: a generator keeps memory low.
+        columns: The other columns, arrays of as many rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, start = features.arrow_schema, 0
+    with pq.ParquetWriter(file, schema, write_page_index=True) as writer:
+        for group in _groups(images):
+            data: dict[str, Any] = {name: column[start : start + len(group)] for name, column in columns.items()}
+            data["image"] = [{"bytes": image, "path": None} for image in group]
+            writer.write_table(pa.Table.from_pydict(data, schema=schema))
+            start += len(group)
+
+
+def save_card(
+    folder: Path,
+    title: str,
+    text: str,
+    count: int,
+    configs: Sequence[Mapping[str, Any]],
+    tags: Sequence[str] = (),
+    **metadata: Any,
+) -> None:
+    """Write `README.md` of a data set repository of ours.
+
+    Args:
+        folder: Existing folder of the repository.
+        title: `pretty_name`.
+        text: The card below its YAML block, in Markdown.
+        count: Images in all splits.
+        configs: Entries that say which file belongs to which split.
+        tags: Tags besides those of every repository of this kind (default: none).
+        metadata: More fields of the YAML block, such as `license`.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    metadata |= {
+        "pretty_name": title,
+        "task_categories": ["image-classification"],
+        "size_categories": SIZES[max(len(str(count)) - 3, 0)],
+        "tags": ["debiasing", "dataset-bias", "spurious-correlation", "hf_biasensemble", *tags],
+        "configs": [dict(entry) for entry in configs],
+    }
+    card = f"---\n{DatasetCardData(**metadata).to_yaml()}\n---\n\n{text}"
+    DatasetCard(card, ignore_metadata_errors=False).save(folder / CARD_FILE)
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

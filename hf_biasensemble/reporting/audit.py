@@ -86,10 +86,8 @@ def write_audit(
         pyarrow.csv.write_csv(table, unfinished)
     with written_whole(parquet) as unfinished:
         pq.write_table(table, unfinished)
-    local = Path(dataset_name).expanduser()
-    title = local.resolve().name if local.exists() else dataset_name
     variables = {
-        "title": f"{title}, {config_name}" if config_name else title,
+        "title": audit_title(dataset_name, config_name),
         "list_files": [csv.name, parquet.name],
         **_figures(selection, split, order),
         "data": _page_data(selection, split, files, order, top_k, page_budget),
@@ -110,6 +108,18 @@ def write_audit(
     return page
 
 
+def audit_title(dataset_name: str, config_name: str | None) -> str:
+    """What the data are called: of a path, only its last part."""
+    local = Path(dataset_name).expanduser()
+    title = local.resolve().name if local.exists() else dataset_name
+    return f"{title}, {config_name}" if config_name else title
+
+
+def used_settings(selection: Selection) -> dict[str, Any]:
+    """The settings of the members that are told with the list, as far as the selection knows them."""
+    return {key: selection.provenance[key] for key in _SETTINGS if selection.provenance.get(key) is not None}
+
+
 def suspicion_order(selection: Selection) -> np.ndarray:
     """Positions (N,) of the samples, the lowest mean probability first; of equal ones, that with fewer votes."""
     return np.lexsort((selection.index, selection.votes, selection.mean_probability))
@@ -127,14 +137,15 @@ def possible_label_errors(selection: Selection, order: np.ndarray) -> np.ndarray
 
 
 def file_names(split: ImageSplit, dataset_name: str) -> np.ndarray | None:
-    """Names (N,) of the files of the split's samples, below the data set's folder where they are there; `None` where
-    the data give none, and instead of the array if that is everywhere."""
+    """Names (N,) of the files of the split's samples, below the folder of the data set, or of its table, where they
+    are there; `None` where the data give none, and instead of the array if that is everywhere."""
     if split.images is None:
         return None
     # Flattened, so that the images themselves are not read.
     names = split.images.flatten().select_columns(["image.path"])[:]["image.path"]
     names = [names[row] for row in split.rows.tolist()]
-    folder = Path(dataset_name).expanduser()
+    local = Path(dataset_name).expanduser()
+    folder = local.parent if local.is_file() else local
     for base in (f"{folder}/", f"{folder.resolve()}/"):
         names = [name and name.removeprefix(base) for name in names]
     return np.array(names, dtype=object) if any(names) else None
@@ -209,7 +220,7 @@ def _figures(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict
         "right_share": right_share,
         "agreement": list(enumerate(agreement))[1:],
         "warnings": weak_signals(selection, names),
-        "settings": {key: selection.provenance[key] for key in _SETTINGS if selection.provenance.get(key) is not None},
+        "settings": used_settings(selection),
         "class_rows": [
             (names[n], int(count[n]), int(kept[n]), float(probability[n] / max(count[n], 1))) for n in sorted(listed)
         ],

@@ -18,6 +18,7 @@ from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
 _BEST_ACCURACY = "best_accuracy"
+_LOGITS_AT_ONCE = 1 << 20  # of all members and classes
 
 
 class BiasEnsembleTrainer(DebiasingTrainer):
@@ -90,23 +91,34 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         self.best_accuracy = state[_BEST_ACCURACY]
         self.best_state = {name: value for name, value in state.items() if name != _BEST_ACCURACY}
 
-    def member_logits(self) -> torch.Tensor:
-        """Logits (N, M, K) of each member for each training sample, without augmentation.
+    def member_votes(self) -> dict[str, np.ndarray]:
+        """What the trained members say of each training sample, without augmentation.
 
         In float32 also where training was in another precision; the trainer is done with training after this.
+
+        Returns:
+            `dict[str, np.ndarray]`: `probabilities` (N, M), that each member gives the true class, and
+            `predicted_labels`, `agreeing_members` and `lowest_probability` (N,) as in [`Selection`].
         """
         # bfloat16 has no number between .9922 and .9961; the wrapper would compute in it whatever stands around it.
         members = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        return self.predict_logits(self.split, members, full_precision=True)
+        # Whole batches, but not the logits of all samples at once: of 1,000 classes these are larger than the images.
+        batch = self.args.eval_batch_size * self.args.world_size
+        batches = max(1, _LOGITS_AT_ONCE // (self.num_members * len(self.split.class_names) * batch))
+        found = []
+        for positions in torch.arange(len(self.split)).split(batches * batch):
+            part = self.split.select(positions)
+            logits = self.predict_logits(part, members, full_precision=True)
+            labels = part.labels[part.rows, None].expand(-1, self.num_members)
+            found.append({"probabilities": true_class_probability(logits, labels).numpy(), **_predictions(logits)})
+        return {name: np.concatenate([some[name] for some in found]) for name in found[0]}
 
-    def member_probabilities(self, logits: torch.Tensor | None = None) -> np.ndarray:
+    def member_probabilities(self, votes: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Probability (M, N) that each member gives the true class of each training sample.
 
-        Takes the members' logits (N, M, K), if they were computed already.
+        Takes what [`~BiasEnsembleTrainer.member_votes`] gave, if the members have voted already.
         """
-        logits = self.member_logits() if logits is None else logits
-        labels = self.split.labels[self.split.rows, None].expand(-1, self.num_members)
-        return true_class_probability(logits, labels).T.numpy()
+        return (votes or self.member_votes())["probabilities"].T
 
     def select(self, provenance: dict | None = None) -> Selection:
         """The bias-amplified set by the votes of the trained members.
@@ -116,15 +128,15 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         """
         if self.best_state:
             self.model.load_state_dict(self.best_state)
-        logits = self.member_logits()
+        votes = self.member_votes()
         return Selection.from_votes(
-            self.member_probabilities(logits),
+            self.member_probabilities(votes),
             index=self.split.rows.numpy(),
             threshold=self.selection_args.member_threshold,
             agreement=self.selection_args.member_agreement,
             provenance=provenance,
             **self.split.measured_by(),
-            **_predictions(logits),
+            **{name: values for name, values in votes.items() if name != "probabilities"},
         )
 
 
