@@ -1,9 +1,11 @@
-"""Every test runs offline, on the processor, with a fixed seed and caches of its own."""
+"""Every test runs offline, on the processor, with a fixed seed and caches of its own; what several files of tests
+need is made once."""
 
 import gc
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 _CACHE = tempfile.mkdtemp(prefix="hf_biasensemble_tests_")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -37,6 +39,67 @@ def digits(tmp_path_factory):
     from synthetic import coloured_digits
 
     return coloured_digits(tmp_path_factory.mktemp("digits"))
+
+
+# Runs that are over --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def finished(digits, tmp_path_factory):
+    """Folder of a finished run of each method, made once; not to be changed."""
+    from runs import train
+
+    folders: dict[str, Path] = {}
+
+    def finished(method: str) -> Path:
+        if method not in folders:
+            folders[method] = tmp_path_factory.mktemp("finished") / method
+            assert train(digits, folders[method], method) == 0
+        return folders[method]
+
+    return finished
+
+
+@pytest.fixture
+def copy_of(finished, tmp_path):
+    """A copy of a finished run, to be changed at will."""
+
+    def copy_of(method: str) -> Path:
+        return shutil.copytree(finished(method), tmp_path / "copy")
+
+    return copy_of
+
+
+@pytest.fixture(scope="session")
+def published(digits, tmp_path_factory):
+    """Folder of a run of each kind of model, `images/` with the test images as PNG files, and `{kind}.npy` with what
+    the trained networks say of them; not to be changed."""
+    import datasets
+    import numpy as np
+    from runs import run_command, trained_logits, words
+
+    kinds = {
+        "mlp": ("lff_be", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7], "image_scale": 2.0}),
+        "timm": (
+            "lff",
+            {
+                "backbone": "test_resnet",
+                "image_size": 32,
+                "image_mean": [0.4, 0.5, 0.6],
+                "image_std": [0.2, 0.3, 0.4],
+            },
+        ),
+        "disent": ("disent", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}),
+    }
+    folder = tmp_path_factory.mktemp("published")
+    (folder / "images").mkdir()
+    for number, image in enumerate(datasets.load_dataset(str(digits), split="test")["image"]):
+        image.save(folder / "images" / f"{number:02}.png")
+    for kind, (method, changes) in kinds.items():
+        given = words(digits, folder / kind, method, **changes)
+        assert run_command("train", given) == 0
+        np.save(folder / f"{kind}.npy", trained_logits(folder / kind, given).numpy())
+    return folder
 
 
 def pytest_unconfigure():
