@@ -102,5 +102,48 @@ def published(digits, tmp_path_factory):
     return folder
 
 
+# A Hub ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A Hub of the test's own. Afterwards the token is in no file that was written or uploaded."""
+    from hub_server import TOKEN, HubServer
+
+    with HubServer() as hub:
+        yield hub
+    contents = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for repository in hub.repositories.values():
+        contents |= {name: content for commit in repository.commits for name, content in commit.files.items()}
+    assert [name for name, content in contents.items() if TOKEN.encode() in content] == []
+
+
+@pytest.fixture
+def client(hub, tmp_path):
+    """Runs Python in a process that knows the Hub. It never shows the token."""
+    from fresh_python import fresh_python
+    from hub_server import TOKEN
+
+    def client(*words: str | Path, isolated: bool = False, **variables: str):
+        done = fresh_python(*words, cwd=tmp_path, isolated=isolated, **hub.environment() | variables)
+        assert TOKEN not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return client
+
+
+@pytest.fixture
+def push(client):
+    """The push command."""
+
+    def push(*words: str | Path, **variables: str):
+        done = client("-m", "hf_biasensemble", "push", *words, **variables)
+        assert "Warning" not in done.stderr
+        return done
+
+    return push
+
+
 def pytest_unconfigure():
     shutil.rmtree(_CACHE, ignore_errors=True)

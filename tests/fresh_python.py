@@ -47,3 +47,10 @@ def fresh_python(
     return subprocess.run(
         command, cwd=cwd, env=environment(cwd, **variables), capture_output=True, text=True, timeout=300
     )
+
+
+def only_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a command which failed has printed as its error."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(errors) == 1, done.stderr
+    return errors[0]

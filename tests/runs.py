@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
 from hf_biasensemble.run import image_transform
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +49,10 @@ SETTINGS = {
     "member_agreement": 2,
     "use_cpu": "true",
     "disable_tqdm": "true",
+}
+PUSHED = {
+    *("config.json", "model.safetensors", "modeling_debiased.py", "README.md", "all_results.json", "config.yaml"),
+    *("history.csv", "figures/accuracy.png", "figures/curves.png", ".eval_results/results.yaml"),
 }
 
 
@@ -151,6 +157,19 @@ def trained_logits(folder: Path, given: list[str]) -> torch.Tensor:
     pixels = load_image_splits(data_args, model_args.image_size)["test"].pixels
     with torch.inference_mode():
         return network(image_transform(model_args)(pixels, training=False)).logits
+
+
+def trained_probabilities(published: Path, kind: str) -> list[dict[str, float]]:
+    """Probability of each class for each test image, by the trained network of this kind of model."""
+    probabilities = torch.from_numpy(np.load(published / f"{kind}.npy")).softmax(dim=-1)
+    return [dict(zip(CLASS_NAMES, row, strict=True)) for row in probabilities.tolist()]
+
+
+def pushed_of(folder: Path, repo_id: str) -> dict[str, bytes]:
+    """What a push must leave in a repository: the files, with the repository's name in the card's examples."""
+    files = {name: (folder / name).read_bytes() for name in PUSHED if (folder / name).is_file()}
+    card = files["README.md"].decode().replace(f"local-dir:{REPOSITORY_PLACEHOLDER}", f"hf-hub:{repo_id}")
+    return files | {"README.md": card.replace(REPOSITORY_PLACEHOLDER, repo_id).encode()}
 
 
 def distance(ours: Path, theirs: Path) -> float:
