@@ -102,6 +102,50 @@ def published(digits, tmp_path_factory):
     return folder
 
 
+# Coloured MNIST ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """Grey images (2200, 28, 28) and labels of different digits."""
+    import numpy as np
+    from mnist_files import real_or_drawn_digits
+
+    images, labels = real_or_drawn_digits()
+    assert len(np.unique(images, axis=0)) == len(images)  # or the tests of disjoint splits would mean nothing
+    return images, labels
+
+
+@pytest.fixture(scope="session")
+def mnist_folder(mnist, tmp_path_factory):
+    """The digits as Parquet files, a training and a test split."""
+    from mnist_files import TRAIN, write_source
+
+    images, labels = mnist
+    splits = {"train": (images[:TRAIN], labels[:TRAIN]), "test": (images[TRAIN:], labels[TRAIN:])}
+    return write_source(tmp_path_factory.mktemp("mnist"), splits)
+
+
+@pytest.fixture(scope="session")
+def coloured_mnist(mnist_folder, tmp_path_factory):
+    """The repository with all defaults; not to be changed."""
+    from mnist_files import build
+
+    folder = tmp_path_factory.mktemp("coloured") / "cmnist"
+    assert build(mnist_folder, folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exact_mnist(mnist_folder, tmp_path_factory):
+    """Without colour noise, half of the images bias-conflicting, each training digit three times; not to be changed."""
+    from mnist_files import build
+
+    folder = tmp_path_factory.mktemp("exact") / "cmnist"
+    assert build(mnist_folder, folder, "--severities", "50pct", "--color_std", "0", "--copies", "3") == 0
+    return folder
+
+
 # A Hub ---------------------------------------------------------------------------------------------------------------
 
 
