@@ -138,12 +138,31 @@ def coloured_mnist(mnist_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exact_mnist(mnist_folder, tmp_path_factory):
-    """Without colour noise, half of the images bias-conflicting, each training digit three times; not to be changed."""
+    """No colour noise, half of the images bias-conflicting, each training digit three times; not to be changed."""
     from mnist_files import build
 
     folder = tmp_path_factory.mktemp("exact") / "cmnist"
     assert build(mnist_folder, folder, "--severities", "50pct", "--color_std", "0", "--copies", "3") == 0
     return folder
+
+
+# Checkpoints of the authors' code ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def reference_checkpoint(tmp_path_factory):
+    """Folder of a checkpoint of each method and data set, made once; not to be changed."""
+    from reference_files import write_checkpoint
+
+    folders: dict[tuple[str, str], Path] = {}
+
+    def reference_checkpoint(method: str, dataset: str) -> Path:
+        if (method, dataset) not in folders:
+            folder = tmp_path_factory.mktemp("reference") / f"{method}_{dataset}"
+            folders[method, dataset] = write_checkpoint(folder, method, dataset)
+        return folders[method, dataset]
+
+    return reference_checkpoint
 
 
 # A Hub ---------------------------------------------------------------------------------------------------------------

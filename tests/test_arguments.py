@@ -283,3 +283,29 @@ def test_every_option_has_help():
     for kind in TYPES[:3]:
         for field in dataclasses.fields(kind):
             assert field.metadata["help"].endswith("."), field.name
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"validation_share": 1.0}, "--validation_share: expected in"),
+        ({"test_share": -0.1}, "--test_share: expected in"),
+        ({"validation_share": 0.5, "test_share": 0.5}, "below 1 together"),
+        ({"split_seed": -1}, "--split_seed: expected 0 or more"),
+        ({"pixel_memory_limit": "much"}, "--pixel_memory_limit: expected bytes, such as 4GB"),
+        ({"pixel_memory_limit": "4iB"}, "--pixel_memory_limit: expected bytes, such as 4GB"),
+    ],
+)
+def test_data_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(BiasEnsembleError, match=message):
+        DataArguments(dataset_name="x", **changes)
+
+
+@pytest.mark.parametrize(
+    "text, size", [("0", 0), ("123", 123), ("4GB", 4 * 10**9), ("1.5 kb", 1500), ("2MiB", 2 * 2**20), ("1g", 10**9)]
+)
+def test_memory_sizes_are_read_with_their_units(text, size):
+    assert DataArguments(dataset_name="x", pixel_memory_limit=text).pixel_memory_bytes() == size
