@@ -33,7 +33,7 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
 
 
 def fresh_python(
-    *words: str | Path, cwd: Path, isolated: bool = False, **variables: str
+    *words: str | Path, cwd: Path, isolated: bool = False, timeout: float | None = 300, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs an interpreter to its end.
 
@@ -41,11 +41,12 @@ def fresh_python(
         words: A script, or `-c` and code, and what is given to it.
         cwd: The folder it is in, and keeps its caches in.
         isolated: Leave the folder and `PYTHONPATH` out of where modules are looked for.
+        timeout: Seconds after which it has failed.
         variables: Of the environment.
     """
     command = [sys.executable, *(["-I"] if isolated else []), *map(str, words)]
     return subprocess.run(
-        command, cwd=cwd, env=environment(cwd, **variables), capture_output=True, text=True, timeout=300
+        command, cwd=cwd, env=environment(cwd, **variables), capture_output=True, text=True, timeout=timeout
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from datasets import Features, Value
 from filelock import FileLock
+from fresh_python import environment
 from PIL import Image
 from synthetic import encoded, png, write_parquet
 from torch.utils.data import DataLoader
@@ -28,7 +29,6 @@ from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.errors import BiasEnsembleError
 
-ROOT = Path(__file__).parents[1]
 SIZE = 16
 
 
@@ -257,9 +257,9 @@ print(decoded.fingerprint, decoded.pixels.file.stat().st_ino, flush=True)
 
 
 def start(script: str, cache: Path, *words: str | Path) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(cache.parents[1])}
+    variables = environment(cache.parents[1], HF_DATASETS_CACHE=str(cache.parents[1]))
     command = [sys.executable, "-c", script, *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_killed_while_writing_then_built_by_the_next(slow_folder, cache, tmp_path):
