@@ -217,7 +217,7 @@ def test_the_folder_decides_for_bar_whose_names_carry_no_bias_label(tmp_path):
         (["--source", "hub"], ["--source", "'hub'"]),
     ],
 )
-def test_wrong_options(tmp_path, capsys, monkeypatch, options, words):
+def test_wrong_options_are_an_error_of_one_line(tmp_path, capsys, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     assert scripts["bffhq"].main([*options, "--output_dir", str(tmp_path / "out")]) == 2
     check_error(capsys, "bffhq", *words)

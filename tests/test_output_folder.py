@@ -36,7 +36,7 @@ def test_overwriting_loses_nothing_when_the_new_run_cannot_start(copy_of, digits
     assert content(folder) == before
 
 
-def test_output_folder_that_is_a_file(digits, tmp_path, capsys):
+def test_output_folder_that_is_a_file_is_refused_and_kept(digits, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert train(digits, tmp_path / "out") == 2
     assert "expected a folder, found a file" in error_line(capsys)

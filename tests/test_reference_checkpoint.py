@@ -23,7 +23,7 @@ def refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_folder_and_file_in_its_place(reference_checkpoint, tmp_path, capsys):
+def test_missing_folder_and_file_in_its_place_are_named(reference_checkpoint, tmp_path, capsys):
     refused(capsys, tmp_path, tmp_path / "nowhere", "nowhere", "no such folder")
     file = reference_checkpoint("lff", "cmnist") / FILES["debiased"]
     refused(capsys, tmp_path, file, "found a file; name the folder")
@@ -47,7 +47,7 @@ def test_lff_needs_only_the_file_asked_for(reference_checkpoint, tmp_path, capsy
 
 @pytest.mark.parametrize("old_format", [False, True])
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
-def test_truncated_file(reference_checkpoint, tmp_path, capsys, share, old_format):
+def test_truncated_file_is_refused(reference_checkpoint, tmp_path, capsys, share, old_format):
     options = {"_use_new_zipfile_serialization": not old_format}
     folder = rewritten(reference_checkpoint("lff", "cmnist"), tmp_path / "in", lambda content: None, **options)
     whole = (folder / "best_model_d.th").read_bytes()
@@ -93,7 +93,7 @@ def test_code_in_a_file_is_never_run(tmp_path, capsys, file_format):
         ({"steps": 1, "state_dict": {"fc.weight": "text"}}, "found a dict of steps, state_dict"),
     ],
 )
-def test_file_without_a_state_dict(tmp_path, capsys, content, found):
+def test_file_without_a_state_dict_is_refused(tmp_path, capsys, content, found):
     (tmp_path / "in").mkdir()
     torch.save(content, tmp_path / "in" / "best_model_d.th")
     refused(capsys, tmp_path, tmp_path / "in", "expected a dict with steps, state_dict", found, "save_best")
@@ -121,7 +121,7 @@ def test_other_method_is_recognised_by_its_head(reference_checkpoint, tmp_path, 
         ("bffhq", "bar", ["6 classes on 512", "found weights (2, 512)", "--dataset bffhq or dogs_and_cats"]),
     ],
 )
-def test_other_data_set(reference_checkpoint, tmp_path, capsys, written, asked, parts):
+def test_other_data_set_is_recognised_by_its_network(reference_checkpoint, tmp_path, capsys, written, asked, parts):
     refused(capsys, tmp_path, reference_checkpoint("lff", written), *parts, dataset=asked)
 
 
@@ -131,7 +131,7 @@ def network_file(folder: Path, network: torch.nn.Module) -> Path:
     return folder
 
 
-def test_other_widths(tmp_path, capsys):
+def test_other_widths_are_named(tmp_path, capsys):
     folder = network_file(tmp_path / "hidden", Mlp("lff", 10, hidden=64))
     refused(capsys, tmp_path, folder, "expected feature.0.weight of shape (100, 2352)", "found (64, 2352)")
     network = ResNet("lff", 6)
@@ -157,7 +157,7 @@ def test_missing_and_unknown_weights_are_named(reference_checkpoint, tmp_path, c
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("which", FILES)
-def test_weights_that_are_not_finite(reference_checkpoint, tmp_path, capsys, value, which):
+def test_weights_that_are_not_finite_are_refused(reference_checkpoint, tmp_path, capsys, value, which):
     def change(state):
         state["feature.4.weight"][3, 5] = value
         return state
@@ -167,7 +167,7 @@ def test_weights_that_are_not_finite(reference_checkpoint, tmp_path, capsys, val
 
 
 @pytest.mark.parametrize("dtype", ["int64", "complex64", "bool"])
-def test_weights_that_are_no_floating_point_numbers(reference_checkpoint, tmp_path, capsys, dtype):
+def test_weights_that_are_no_floating_point_numbers_are_refused(reference_checkpoint, tmp_path, capsys, dtype):
     def change(state):
         return {name: value.to(getattr(torch, dtype)) for name, value in state.items()}
 

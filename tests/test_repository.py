@@ -36,7 +36,7 @@ def test_row_groups_are_bounded_in_bytes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_as_many_images_as_labels(tmp_path, count):
+def test_as_many_images_as_labels_are_needed(tmp_path, count):
     images = [synthetic.png(np.zeros((4, 4), np.uint8))] * count
     with pytest.raises(ValueError):
         repository.DatasetRepository(tmp_path, ["a", "b"]).write_split("train", images, columns(4))

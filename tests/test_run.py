@@ -148,25 +148,30 @@ def test_loss_that_is_not_finite_is_seen_without_checkpoints_or_logs(digits, tmp
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    "changes, epochs",
+    [
+        ({"per_device_train_batch_size": 1000, "max_steps": 2}, 2),  # fewer images than a batch: an epoch is one step
+        (
+            {"per_device_train_batch_size": 19, "dataloader_drop_last": "false", "max_steps": 7},
+            1 + 1 / 6,  # five batches of 19 and one of 1 are an epoch
+        ),
+    ],
+    ids=["fewer than a batch", "last batch of one"],
+)
 @pytest.mark.parametrize("method", METHODS)
-def test_fewer_samples_than_a_batch(digits, tmp_path, method):
-    assert train(digits, tmp_path / "out", method, per_device_train_batch_size=1000, max_steps=2) == 0
-    assert results(tmp_path / "out")["train_loss"] > 0
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_last_batch_of_one(digits, tmp_path, method):
-    changes = {"per_device_train_batch_size": 19, "dataloader_drop_last": "false", "max_steps": 7}
+def test_every_image_is_trained_on_whatever_the_size_of_a_batch(digits, tmp_path, method, changes, epochs):
     assert train(digits, tmp_path / "out", method, **changes) == 0
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
-    assert state["epoch"] == pytest.approx(1 + 1 / 6)  # five batches of 19 and one of 1 are an epoch
+    assert state["epoch"] == pytest.approx(epochs)
+    assert results(tmp_path / "out")["train_loss"] > 0
     if method != "erm":
-        seen = load_file(tmp_path / "out" / "checkpoint-7" / "sample_losses.safetensors")["seen"]
-        assert bool(seen.all())
+        last = tmp_path / "out" / f"checkpoint-{changes['max_steps']}"
+        assert bool(load_file(last / "sample_losses.safetensors")["seen"].all())
 
 
 @pytest.mark.parametrize("method", ["erm", "lff_be"])
-def test_data_without_bias_labels(finished, tmp_path, method):
+def test_data_without_bias_labels_give_the_same_model_and_no_bias_metrics(finished, tmp_path, method):
     data = coloured_digits(tmp_path / "data", leave_out=["bias_label", "is_conflicting"])
     assert train(data, tmp_path / "out", method) == 0
     assert weights(tmp_path / "out") == weights(finished(method))
@@ -179,14 +184,14 @@ def test_data_without_bias_labels(finished, tmp_path, method):
     assert header == "step,validation_accuracy,test_accuracy"
 
 
-def test_data_without_validation_and_test(digits, tmp_path):
+def test_data_without_validation_and_test_train_and_have_no_metrics(digits, tmp_path):
     data = datasets.load_dataset(str(digits))
     datasets.DatasetDict({"train": data["train"]}).save_to_disk(tmp_path / "data")
     assert train(tmp_path / "data", tmp_path / "out", "lff_be", validation_share=0, test_share=0) == 0
     assert not [name for name in results(tmp_path / "out") if name.startswith(("validation", "test"))]
 
 
-def test_data_without_a_training_split(digits, tmp_path, capsys):
+def test_data_without_a_training_split_are_refused(digits, tmp_path, capsys):
     data = datasets.load_dataset(str(digits))
     datasets.DatasetDict({"test": data["test"]}).save_to_disk(tmp_path / "data")
     assert train(tmp_path / "data", tmp_path / "out") == 2
@@ -194,27 +199,28 @@ def test_data_without_a_training_split(digits, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_other_training_data_than_asked_for(digits, tmp_path, capsys):
+def test_other_training_data_than_asked_for_are_refused(digits, tmp_path, capsys):
     assert train(digits, tmp_path / "out", train_fingerprint="abc") == 2
     assert "--train_fingerprint: expected training data abc" in error_line(capsys)
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_backbone(digits, tmp_path, capsys):
+def test_unknown_backbone_is_refused(digits, tmp_path, capsys):
     assert train(digits, tmp_path / "out", backbone="resnett18") == 2
     assert "--backbone resnett18" in error_line(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 # The scripts and the shipped recipes ---------------------------------------------------------------------------------
 
 
-def test_help_of_the_training_script(tmp_path):
+def test_help_of_the_training_script_names_its_options(tmp_path):
     done = fresh_python(ROOT / "train.py", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "--member_threshold" in done.stdout and "--config" in done.stdout
 
 
-def test_exit_status_and_message_of_a_mistake(tmp_path):
+def test_mistake_is_one_line_and_exit_status_2(tmp_path):
     done = fresh_python(ROOT / "train.py", "--dataset_name", "nowhere/at/all", "--output_dir", "out", cwd=tmp_path)
     assert "nowhere/at/all not found" in only_error(done)
     assert "Traceback" not in done.stderr

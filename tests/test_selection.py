@@ -172,7 +172,7 @@ def test_empty_selection_names_the_settings_to_relax(digits, tmp_path, capsys):
     assert train(digits, tmp_path / "out", "lff_be", max_steps=1) == 0
 
 
-def test_best_members_and_shared_batches(digits, tmp_path):
+def test_best_members_with_shared_batches_still_find_the_aligned_images(digits, tmp_path):
     changes = {
         "keep_member": "best",
         "member_eval_steps": 7,
