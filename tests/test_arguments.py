@@ -302,10 +302,3 @@ def test_every_option_has_help():
 def test_data_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(BiasEnsembleError, match=message):
         DataArguments(dataset_name="x", **changes)
-
-
-@pytest.mark.parametrize(
-    "text, size", [("0", 0), ("123", 123), ("4GB", 4 * 10**9), ("1.5 kb", 1500), ("2MiB", 2 * 2**20), ("1g", 10**9)]
-)
-def test_memory_sizes_are_read_with_their_units(text, size):
-    assert DataArguments(dataset_name="x", pixel_memory_limit=text).pixel_memory_bytes() == size
