@@ -18,6 +18,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.sizes import size_in_bytes
 
 METHODS = ("erm", "lff", "disent", "lff_be", "disent_be")
 CHECKPOINT_CHOICES = {
@@ -66,11 +67,7 @@ class DataArguments:
 
     def pixel_memory_bytes(self) -> int:
         """`pixel_memory_limit` as a number of bytes."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", str(self.pixel_memory_limit).strip().lower())
-        if not match or match[3] > match[2]:
-            _require(False, "--pixel_memory_limit", "bytes, such as 4GB, 500MB or 0", self.pixel_memory_limit)
-        number, unit, binary = match.groups()  # type: ignore[union-attr]
-        return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " "))
+        return size_in_bytes(str(self.pixel_memory_limit), "--pixel_memory_limit")
 
 
 @dataclass

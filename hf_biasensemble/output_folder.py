@@ -57,8 +57,7 @@ def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = F
         `BiasEnsembleError`: If it is a file, or if another process writes there and `wait` is false.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise BiasEnsembleError(f"{option} {folder}: expected a folder, found a file")
+    check_no_file(folder, option)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE)
     try:
@@ -72,19 +71,35 @@ def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = F
         yield
 
 
+def check_no_file(folder: Path, option: str = "--output_dir") -> None:
+    """Refuses a file where a folder is to be."""
+    if folder.exists() and not folder.is_dir():
+        raise BiasEnsembleError(f"{option} {folder}: expected a folder, found a file; name another")
+
+
+def results_in(folder: Path) -> list[Path]:
+    """What a run has left in the folder that is worth keeping: its model, checkpoints, selection, results, card."""
+    named = [folder / name for name in _RUN_FILES] + sorted(folder.glob("checkpoint-*"))
+    return [path for path in named if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+
+
+def written_in(folder: Path) -> list[Path]:
+    """All that a run has left in the folder, what is worth keeping first."""
+    return results_in(folder) + [folder / name for name in _FURTHER_FILES if (folder / name).exists()]
+
+
 def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None) -> list[Path]:
     """Refuses to touch the results of another run unless told so; gives the files to remove once all else is well."""
     resumes_here = args.resume_from_checkpoint and (checkpoint is None or checkpoint.parent == output_dir.resolve())
     if not output_dir.exists() or resumes_here:
         return []
-    found = [output_dir / name for name in _RUN_FILES] + sorted(output_dir.glob("checkpoint-*"))
-    found = [path for path in found if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    found = results_in(output_dir)
     if found and not args.overwrite_output_dir:
         raise BiasEnsembleError(
             f"--output_dir {output_dir} holds another run ({found[0].name}); continue it with "
             "--resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"
         )
-    return found + [output_dir / name for name in _FURTHER_FILES if (output_dir / name).exists()]
+    return written_in(output_dir)
 
 
 def remove_earlier_run(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None = None) -> None:

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 from pathlib import Path
 
+import datasets
 import numpy as np
 import synthetic
 from PIL import Image
@@ -127,6 +128,12 @@ NAMES = {
 def run(name, source, out, *options, by="--source_dir"):
     authors = [] if name == "waterbirds" or "--source" in options else ["--source", "authors"]
     return scripts[name].main([*authors, by, str(source), "--output_dir", str(out), *options])
+
+
+def opened(folder, config, tmp_path):
+    """Plain `load_dataset`, images left encoded; the cache is this test's own."""
+    data = datasets.load_dataset(str(folder), config, cache_dir=str(tmp_path / "cache"))
+    return {split: rows.cast_column("image", datasets.Image(decode=False)) for split, rows in data.items()}
 
 
 def all_bytes(folder):

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import nn
 from torchvision import models, transforms
 
+from hf_biasensemble.cli.main import run_command
+
 NUM_CLASSES = {"cmnist": 10, "bffhq": 2, "dogs_and_cats": 2, "bar": 6}
 FILES = {"debiased": "best_model_d.th", "biased": "best_model_b.th"}
 STEP = 500
@@ -103,3 +105,29 @@ def expected_logits(
     if method == "lff":
         return pair[which].head(pair[which].features(batch))
     return pair[which].head(torch.cat([pair["debiased"].features(batch), pair["biased"].features(batch)], dim=1))
+
+
+def rewritten(folder: Path, target: Path, change, which: tuple[str, ...] = tuple(FILES), **options) -> Path:
+    """A copy of the folder in which `change(content)` was made to the files of `which`."""
+    target.mkdir()
+    for name, file in FILES.items():
+        content = torch.load(folder / file, weights_only=True)
+        if name in which:
+            content = change(content) or content
+        torch.save(content, target / file, **options)
+    return target
+
+
+def with_weights(change):
+    """A change of each tensor, or of the dict of tensors."""
+
+    def changed(content: dict) -> None:
+        content["state_dict"] = change(content["state_dict"])
+
+    return changed
+
+
+def import_reference(folder: Path, output_dir: Path, method: str = "lff", dataset: str = "cmnist", *more: str) -> int:
+    """The command; gives its exit status."""
+    words = ["--checkpoint_dir", folder, "--method", method, "--dataset", dataset, "--output_dir", output_dir, *more]
+    return run_command("import_reference", [str(word) for word in words])

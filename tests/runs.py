@@ -4,17 +4,35 @@ leave behind."""
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
+from synthetic import CLASS_NAMES
 
+from hf_biasensemble.arguments import (
+    DataArguments,
+    DebiasingArguments,
+    ModelArguments,
+    SelectionArguments,
+    parse_arguments,
+)
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.collectives import leave
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.models.build import classifier_config
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
+from hf_biasensemble.run import image_transform
 
 ROOT = Path(__file__).parents[1]
+ARGUMENTS = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
 METHODS = ["erm", "lff", "disent", "lff_be", "disent_be"]
 # 96 training images in batches of 16: six steps an epoch, so that step 5 is inside the first one.
 SETTINGS = {
@@ -33,11 +51,18 @@ SETTINGS = {
     "use_cpu": "true",
     "disable_tqdm": "true",
 }
+PUSHED = {
+    *("config.json", "model.safetensors", "modeling_debiased.py", "README.md", "all_results.json", "config.yaml"),
+    *("history.csv", "figures/accuracy.png", "figures/curves.png", ".eval_results/results.yaml"),
+    *("figures/groups.png", "figures/relative_difficulty.png", "figures/selection.png"),
+}
 
 
 def words(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> list[str]:
+    """What is given to the train command; a list is a setting of several values."""
     settings = {"dataset_name": data, "output_dir": output_dir, "method": method, **SETTINGS, **changes}
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    given = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
+    return [str(word) for name, values in given.items() for word in (f"--{name}", *values)]
 
 
 def train(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> int:
@@ -73,6 +98,28 @@ def train_one_after_another(file: str) -> None:
     leave()
 
 
+def selection_inputs(
+    data: Path, output_dir: Path, **changes: object
+) -> tuple[ModelArguments, SelectionArguments, DebiasingArguments, dict[str, ImageSplit]]:
+    """What `make_selection` is called with in a run."""
+    data_args, model_args, selection_args, args = parse_arguments(
+        ARGUMENTS, words(data, output_dir, "lff_be", **changes)
+    )
+    return model_args, selection_args, args, load_image_splits(data_args, 28)
+
+
+def killed_after(folder: Path, step: int) -> None:
+    """Leaves what a run has written until then."""
+    for path in folder.iterdir():
+        if path.name not in ("config.yaml", "selection", "history.csv") and not 0 < step_of(path) <= step:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def step_of(path: Path) -> int:
+    """Of a checkpoint; 0 for any other file."""
+    return int(path.name.split("-")[1]) if path.name.startswith("checkpoint-") else 0
+
+
 def error_line(capsys: pytest.CaptureFixture) -> str:
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
@@ -95,6 +142,37 @@ def results(folder: Path) -> dict:
 def history(folder: Path) -> list[dict[str, str]]:
     with open(folder / "history.csv", newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def trained_logits(folder: Path, given: list[str]) -> torch.Tensor:
+    """Logits of the test images, by the weights in the last checkpoint and through the training pipeline.
+
+    Args:
+        folder: Of a finished run of any method but ERM.
+        given: What the train command was given.
+    """
+    data_args, model_args, _, args = parse_arguments(ARGUMENTS, given)
+    config = classifier_config(model_args, CLASS_NAMES, 2 if args.method.startswith("disent") else 1)
+    network = DebiasedImageClassifier(config).eval()
+    checkpoint = load_file(folder / "checkpoint-12" / "model.safetensors")
+    debiased = {name: value for name, value in checkpoint.items() if name.startswith("debiased.")}
+    network.load_state_dict({name.removeprefix("debiased."): value for name, value in debiased.items()})
+    pixels = load_image_splits(data_args, model_args.image_size)["test"].pixels
+    with torch.inference_mode():
+        return network(image_transform(model_args)(pixels, training=False)).logits
+
+
+def trained_probabilities(published: Path, kind: str) -> list[dict[str, float]]:
+    """Probability of each class for each test image, by the trained network of this kind of model."""
+    probabilities = torch.from_numpy(np.load(published / f"{kind}.npy")).softmax(dim=-1)
+    return [dict(zip(CLASS_NAMES, row, strict=True)) for row in probabilities.tolist()]
+
+
+def pushed_of(folder: Path, repo_id: str) -> dict[str, bytes]:
+    """What a push must leave in a repository: the files, with the repository's name in the card's examples."""
+    files = {name: (folder / name).read_bytes() for name in PUSHED if (folder / name).is_file()}
+    card = files["README.md"].decode().replace(f"local-dir:{REPOSITORY_PLACEHOLDER}", f"hf-hub:{repo_id}")
+    return files | {"README.md": card.replace(REPOSITORY_PLACEHOLDER, repo_id).encode()}
 
 
 def distance(ours: Path, theirs: Path) -> float:

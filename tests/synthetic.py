@@ -15,6 +15,7 @@ CLASS_NAMES = ["bar", "pole", "cross", "square"]
 COLOUR_NAMES = ["red", "green", "blue", "yellow"]
 COLOURS = np.array([(230, 60, 50), (50, 210, 70), (60, 90, 240), (235, 220, 60)])
 SIZE = 28
+GREY = {"ant": 40, "owl": 200}
 
 
 def glyph(label: int, generator: np.random.Generator) -> np.ndarray:
@@ -124,3 +125,18 @@ def write_parquet(
     file.parent.mkdir(parents=True, exist_ok=True)
     datasets.Dataset.from_dict(kept, features=features).to_parquet(file)
     return file
+
+
+def photo(file: Path, grey: int) -> Path:
+    """A file of one grey, 4 x 4 pixels."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(png(np.full((4, 4, 3), grey, dtype=np.uint8)))
+    return file
+
+
+def class_folders(folder: Path, names: dict[str, int] = GREY, file: str = "{}.png") -> Path:
+    """Two photos in a folder of each class."""
+    for name, grey in names.items():
+        for number in range(2):
+            photo(folder / name / file.format(number), grey + number)
+    return folder

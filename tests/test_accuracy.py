@@ -2,26 +2,14 @@
 
 import numpy as np
 import pytest
+from worked_out import BIAS_LABELS, EXPECTED, LABELS, PREDICTIONS
 
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
-
-# label, bias label, prediction; cells (0,0): 2 of 3, (0,1): 0 of 1, (1,1): 2 of 2, (1,0): 1 of 2
-TABLE = np.array([(0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1), (1, 1, 1), (1, 0, 1), (1, 0, 0)])
-LABELS, BIAS_LABELS, PREDICTIONS = TABLE.T
 
 
 def test_all_metrics_of_a_hand_computed_table():
     metrics = bias_accuracy(PREDICTIONS, LABELS, BIAS_LABELS, LABELS != BIAS_LABELS)
-    assert metrics == pytest.approx(
-        {
-            "accuracy": 5 / 8,
-            "aligned_accuracy": 4 / 5,
-            "conflicting_accuracy": 1 / 3,
-            "unbiased_accuracy": (2 / 3 + 0 + 1 + 1 / 2) / 4,
-            "worst_group_accuracy": 0.0,
-            "ac_score": 2 * (4 / 5) * (1 / 3) / (4 / 5 + 1 / 3),
-        }
-    )
+    assert metrics == pytest.approx(EXPECTED)
     assert set(metrics) == set(METRICS)
     assert all(type(value) is float for value in metrics.values())
 

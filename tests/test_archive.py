@@ -7,9 +7,6 @@ import zipfile
 import pytest
 from image_trees import TOP, TREES, all_bytes, bffhq_tree, check_error, run
 
-from hf_biasensemble.data.archive import parse_size
-from hf_biasensemble.errors import BiasEnsembleError
-
 
 @pytest.fixture
 def bffhq(tmp_path):
@@ -99,7 +96,7 @@ def patched(archive, name, offset, value):
         (lambda a: a.write_bytes(a.read_bytes()[:-200]), [], ["could not read", "zip"]),
         (lambda a: a.write_bytes(b"Rar!"), [], ["could not read", "zip"]),
         (lambda a: None, ["--max_unpacked_size", "much"], ["--max_unpacked_size", "'much'"]),
-        (lambda a: None, ["--max_unpacked_size", "0"], ["--max_unpacked_size", "'0'"]),
+        (lambda a: None, ["--max_unpacked_size", "0"], ["at most 0 bytes", "--max_unpacked_size"]),
     ],
 )
 def test_a_bomb_or_broken_archive_leaves_nothing(bffhq, tmp_path, capsys, damage, options, words):
@@ -129,10 +126,3 @@ def test_what_a_killed_run_left_is_removed(bffhq, tmp_path):
     archive = zipped(bffhq, tmp_path / "bffhq.zip", "bffhq")
     assert run("bffhq", archive, tmp_path / "out", by="--archive") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bffhq", "bffhq.zip", "out"]
-
-
-def test_sizes():
-    assert [parse_size(text) for text in ("20GB", "1.5 mb", "12", "3kB")] == [20 * 10**9, 1_500_000, 12, 3000]
-    for text in ("", "GB", "1XB", "-1GB", "1e9"):
-        with pytest.raises(BiasEnsembleError, match="--max_unpacked_size"):
-            parse_size(text)

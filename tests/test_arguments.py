@@ -185,7 +185,7 @@ def test_value_out_of_range_names_option_expectation_and_value(error_of, option,
 
 
 @pytest.mark.parametrize("values", ["[1, 2]", "[1, 2, 3, 4]", "0.5"])
-def test_wrong_number_of_channels(error_of, values):
+def test_wrong_number_of_channels_is_refused(error_of, values):
     assert "--image_mean: expected three numbers" in error_of(f"image_mean: {values}")
 
 
@@ -224,16 +224,16 @@ def test_what_has_no_default_must_be_given(missing):
 
 
 @pytest.mark.parametrize("text", ["- a\n- b", "just words", "", "3"])
-def test_file_that_is_no_mapping(error_of, tmp_path, text):
+def test_file_that_is_no_mapping_is_refused(error_of, tmp_path, text):
     assert f"--config {tmp_path / 'settings.yaml'}: expected lines `option: value`" in error_of(text)
 
 
-def test_file_that_is_no_yaml(error_of, tmp_path):
+def test_file_that_is_no_yaml_is_refused(error_of, tmp_path):
     assert f"--config {tmp_path / 'settings.yaml'} could not be read" in error_of("a: [1")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "binary"])
-def test_file_that_cannot_be_read(tmp_path, kind):
+def test_file_that_cannot_be_read_is_named(tmp_path, kind):
     file = tmp_path / "it"
     if kind == "folder":
         file.mkdir()
@@ -283,3 +283,22 @@ def test_every_option_has_help():
     for kind in TYPES[:3]:
         for field in dataclasses.fields(kind):
             assert field.metadata["help"].endswith("."), field.name
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"validation_share": 1.0}, "--validation_share: expected in"),
+        ({"test_share": -0.1}, "--test_share: expected in"),
+        ({"validation_share": 0.5, "test_share": 0.5}, "below 1 together"),
+        ({"split_seed": -1}, "--split_seed: expected 0 or more"),
+        ({"pixel_memory_limit": "much"}, "--pixel_memory_limit: expected bytes, such as 4GB"),
+        ({"pixel_memory_limit": "4iB"}, "--pixel_memory_limit: expected bytes, such as 4GB"),
+    ],
+)
+def test_data_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(BiasEnsembleError, match=message):
+        DataArguments(dataset_name="x", **changes)

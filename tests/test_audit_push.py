@@ -1,6 +1,7 @@
 """The suspected images of an audit as a data set: on disk, on a Hub on loopback, and opened again."""
 
 import shutil
+import textwrap
 from pathlib import Path
 
 import datasets
@@ -9,10 +10,10 @@ import pytest
 import torch
 import yaml
 from audits import HOSTILE, agreed, audit, listed, made
+from fresh_python import only_error
 from PIL import Image
 from runs import content, error_line, train
 from synthetic import CLASS_NAMES, FEATURES, coloured_glyphs, png
-from test_hub import client, hub, only_error, push  # noqa: F401
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.pixels import ImageSplit
@@ -188,7 +189,7 @@ def test_images_of_an_earlier_list_do_not_stay(audited, digits, tmp_path):
 # On the Hub ----------------------------------------------------------------------------------------------------------
 
 
-def test_push_in_one_commit_and_load_again(audited, hub, client, push, tmp_path):  # noqa: F811
+def test_push_in_one_commit_and_load_again(audited, hub, client, push, tmp_path):
     done = push(audited, "me/suspected", "--audit", "--private")
     assert done.returncode == 0 and "pushed: " in done.stdout
     repository = hub.dataset("me/suspected")
@@ -203,12 +204,12 @@ def test_push_in_one_commit_and_load_again(audited, hub, client, push, tmp_path)
         data = datasets.load_dataset("me/suspected", split="train")
         data.cast_column("image", datasets.Image(decode=False)).save_to_disk(sys.argv[1])
     """
-    assert client(code, tmp_path / "loaded").returncode == 0
+    assert client("-c", textwrap.dedent(code), tmp_path / "loaded").returncode == 0
     shutil.copytree(audited / AUDIT_IMAGES, tmp_path / "copy")
     assert list(datasets.load_from_disk(str(tmp_path / "loaded"))) == rows_of(tmp_path / "copy")
 
 
-def test_files_of_an_earlier_push_do_not_stay_and_others_do(audited, hub, push, tmp_path):  # noqa: F811
+def test_files_of_an_earlier_push_do_not_stay_and_others_do(audited, hub, push, tmp_path):
     shutil.copytree(audited, tmp_path / "out")
     (tmp_path / "out" / AUDIT_IMAGES / "notes.txt").write_text("mine")
     assert push(tmp_path / "out", "suspected", "--audit", "--commit_message", "Seed 0").returncode == 0
@@ -220,7 +221,7 @@ def test_files_of_an_earlier_push_do_not_stay_and_others_do(audited, hub, push, 
     assert repository.files.keys() == NAMES | {"LICENSE"}
 
 
-def test_push_that_fails_names_the_command_that_repeats_it(audited, hub, push):  # noqa: F811
+def test_push_that_fails_names_the_command_that_repeats_it(audited, hub, push):
     hub.fail("POST .*/commit/", times=50, status=403)
     error = only_error(push(audited, "me/suspected", "--audit"))
     assert error.endswith(

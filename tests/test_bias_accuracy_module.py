@@ -2,31 +2,20 @@
 
 import doctest
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
 import torch
+from fresh_python import fresh_python
+from worked_out import BIAS_LABELS, EXPECTED, LABELS, PREDICTIONS
 
 import hf_biasensemble
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
 
 FOLDER = Path(hf_biasensemble.__file__).parent / "metrics" / "bias_accuracy"
-# label, bias label, prediction; cells (0,0): 2 of 3, (0,1): 0 of 1, (1,1): 2 of 2, (1,0): 1 of 2
-TABLE = np.array([(0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1), (1, 1, 1), (1, 0, 1), (1, 0, 0)])
-LABELS, BIAS_LABELS, PREDICTIONS = TABLE.T
 ALL = {"bias_labels": BIAS_LABELS, "is_conflicting": LABELS != BIAS_LABELS}
-EXPECTED = {
-    "accuracy": 5 / 8,
-    "aligned_accuracy": 4 / 5,
-    "conflicting_accuracy": 1 / 3,
-    "unbiased_accuracy": (2 / 3 + 0 + 1 + 1 / 2) / 4,
-    "worst_group_accuracy": 0.0,
-    "ac_score": 2 * (4 / 5) * (1 / 3) / (4 / 5 + 1 / 3),
-}
 
 
 @pytest.fixture
@@ -140,8 +129,7 @@ def test_examples_in_the_docstring(module):
 
 def test_example_of_the_card_runs_in_a_new_interpreter(tmp_path):
     example = re.search(r"```python\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)[1]
-    command = [sys.executable, "-c", example + "print(results)"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = fresh_python("-c", example + "print(results)", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("{'accuracy': 0.75, 'aligned_accuracy': 1.0, 'conflicting_accuracy': 0.0,")
 

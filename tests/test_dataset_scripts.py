@@ -1,9 +1,6 @@
 """The scripts for data sets that come as image files, on small trees of real images in their authors' layouts."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -11,17 +8,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import synthetic
+from fresh_python import fresh_python
 from image_trees import (
     ACTIONS,
     NAMES,
     SCRIPTS,
     TOP,
     TREES,
-    Tree,
     all_bytes,
     bar_tree,
     bffhq_tree,
     check_error,
+    opened,
     run,
     scripts,
     waterbirds_tree,
@@ -47,24 +45,6 @@ def built(tmp_path_factory):
 def bffhq(tmp_path):
     """A fresh tree to damage; `out` beside it is the output folder."""
     return bffhq_tree(tmp_path / "bffhq").root
-
-
-@pytest.fixture(scope="module")
-def alinlab(tmp_path_factory):
-    root = tmp_path_factory.mktemp("alinlab") / "BAR"
-    tree = Tree(root)
-    for label, action in enumerate(ACTIONS):
-        for number in range(20 + label):
-            tree.add(f"train/{action}_{number}.jpg", [], label, None, False)
-        for number in range(50, 58):
-            tree.add(f"test/{action}_{number}.jpg", [], label, None, True)
-    return root
-
-
-def opened(folder, config, tmp_path):
-    """Plain `load_dataset`, images left encoded; the cache is this test's own."""
-    data = datasets.load_dataset(str(folder), config, cache_dir=str(tmp_path / "cache"))
-    return {split: rows.cast_column("image", datasets.Image(decode=False)) for split, rows in data.items()}
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -163,99 +143,6 @@ def test_hidden_files_are_passed_over(bffhq, built, tmp_path):
     assert all_bytes(tmp_path / "out") == all_bytes(built["bffhq"][1])
 
 
-# --- BAR from its public source -------------------------------------------------------------------------------------
-
-
-def mix(alinlab, out, *options):
-    assert run("bar", alinlab, out, "--source", "alinlab", *options) == 0
-    return {path.relative_to(out).as_posix().split("-")[0]: pq.read_table(path) for path in out.glob("*/*.parquet")}
-
-
-def file_names(table):
-    return table["file_name"].to_pylist()
-
-
-def test_public_bar_is_mixed_to_the_stated_shares(alinlab, tmp_path):
-    tables = mix(alinlab, tmp_path / "out", "--severities", "5pct", "10pct", "--validation_share", "0.2")
-    everything = sorted(path.relative_to(alinlab).as_posix() for path in alinlab.rglob("*.jpg"))
-    assert len(everything) == 135 + 48
-    for config, share in (("5pct", 0.05), ("10pct", 0.1)):
-        names = [file_names(tables[f"{config}/{split}"]) for split in ("train", "validation", "test")]
-        assert sorted(sum(names, [])) == everything  # each image once: none lost, none in two splits
-        for split, aligned in (("train", 108), ("validation", 27)):  # 135 bias-aligned images, a fifth held out
-            table = tables[f"{config}/{split}"]
-            conflicting = np.array(table["is_conflicting"])
-            assert np.sum(~conflicting) == aligned and conflicting.sum() == round(aligned * share / (1 - share))
-            assert [name.startswith("test/") for name in file_names(table)] == conflicting.tolist()
-        labels = np.array(tables[f"{config}/train"]["label"])
-        moved = np.array(tables[f"{config}/train"]["is_conflicting"])
-        assert np.ptp(np.bincount(labels[moved], minlength=6)) <= 1
-        assert all(tables[f"{config}/test"]["is_conflicting"].to_pylist())
-        for table in (tables[f"{config}/{split}"] for split in ("train", "validation", "test")):
-            for row in table.to_pylist():
-                assert row["image"]["bytes"] == (alinlab / row["file_name"]).read_bytes()
-                assert row["file_name"].split("/")[1].startswith(f"{ACTIONS[row['label']]}_")
-    held_out = [
-        [n for n in file_names(tables[f"{c}/validation"]) if n.startswith("train/")] for c in ("5pct", "10pct")
-    ]
-    assert held_out[0] == held_out[1]
-    data = opened(tmp_path / "out", "10pct", tmp_path)
-    assert data["test"].features["label"].names == ACTIONS and "bias_label" not in data["test"].features
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "This is not the authors' split" in card and "--validation_share 0.2 --seed 0" in card
-
-
-def test_public_bar_follows_its_seed(alinlab, tmp_path):
-    options = ("--severities", "10pct", "--seed")
-    first, again = (mix(alinlab, tmp_path / out, *options, "3") for out in ("first", "again"))
-    assert all_bytes(tmp_path / "first") == all_bytes(tmp_path / "again")
-    other = mix(alinlab, tmp_path / "other", *options, "4")
-    for split in ("train", "validation", "test"):
-        assert sorted(file_names(first[f"10pct/{split}"])) != sorted(file_names(other[f"10pct/{split}"]))
-        assert len(first[f"10pct/{split}"]) == len(other[f"10pct/{split}"])
-    held_out = [[n for n in file_names(t["10pct/validation"]) if n.startswith("train/")] for t in (first, other)]
-    assert held_out[0] != held_out[1]
-    more = mix(alinlab, tmp_path / "more", "--severities", "5pct", "10pct", "--seed", "3")
-    assert all(more[name].equals(table) for name, table in again.items())  # no config depends on the others
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--severities", "0.1pct"], ["at least one", "0.1pct", "121"]),
-        (["--severities", "30pct"], ["more than", "30pct", "found 8", "lower severity"]),
-        (["--severities", "27pct"], ["more than 8", "27pct (train)", "found 8"]),  # none would be left to test with
-        (["--severities", "one"], ["'one'", "<number>pct"]),
-        (["--validation_share", "0"], ["--validation_share", "found 0"]),
-        (["--validation_share", "0.7"], ["--validation_share", "0.7"]),
-        (["--validation_share", "nan"], ["--validation_share", "nan"]),
-        (["--validation_share", "0.01"], ["--validation_share", "none of climbing"]),
-        (["--seed", "-1"], ["--seed", "-1"]),
-    ],
-)
-def test_public_bar_refuses_what_cannot_be_mixed(alinlab, tmp_path, capsys, options, words):
-    assert run("bar", alinlab, tmp_path / "out", "--source", "alinlab", *options) == 2
-    check_error(capsys, "bar", *words)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda root: (root / "train" / "climbing.jpg").touch(), ["climbing.jpg", "<class>_<number>"]),
-        (lambda root: (root / "train" / "sailing_3.jpg").touch(), ["sailing_3.jpg", "pole vaulting"]),
-        (lambda root: [file.unlink() for file in root.glob("test/pole*")], ["every class", "pole vaulting", "test"]),
-        (lambda root: shutil.rmtree(root / "test"), ["train/ and test/", "no folder test"]),
-    ],
-)
-def test_public_bar_refuses_other_trees(alinlab, tmp_path, capsys, damage, words):
-    shutil.copytree(alinlab, tmp_path / "BAR")
-    damage(tmp_path / "BAR")
-    assert run("bar", tmp_path / "BAR", tmp_path / "out", "--source", "alinlab") == 2
-    check_error(capsys, "bar", *words)
-    assert [path.name for path in tmp_path.iterdir()] == ["BAR"]
-
-
 # --- mistakes in the authors' trees ---------------------------------------------------------------------------------
 
 
@@ -330,7 +217,7 @@ def test_the_folder_decides_for_bar_whose_names_carry_no_bias_label(tmp_path):
         (["--source", "hub"], ["--source", "'hub'"]),
     ],
 )
-def test_wrong_options(tmp_path, capsys, monkeypatch, options, words):
+def test_wrong_options_are_an_error_of_one_line(tmp_path, capsys, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     assert scripts["bffhq"].main([*options, "--output_dir", str(tmp_path / "out")]) == 2
     check_error(capsys, "bffhq", *words)
@@ -351,27 +238,30 @@ def test_options_that_the_authors_files_leave_no_room_for(built, name, options, 
     check_error(capsys, name, options[0], "authors")
 
 
-def test_output_dir_is_kept_and_the_source_too(bffhq, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    assert run("bffhq", bffhq, tmp_path / "out") == 2
-    check_error(capsys, "bffhq", "output_dir", "--overwrite_output_dir")
-    before = all_bytes(tmp_path)
-    for out in (bffhq, tmp_path):
-        assert run("bffhq", bffhq, out, "--overwrite_output_dir") == 2
-        check_error(capsys, "bffhq", "source outside output_dir")
-    assert all_bytes(tmp_path) == before
-    assert run("bffhq", bffhq, tmp_path / "out", "--overwrite_output_dir") == 0
-    assert not (tmp_path / "out" / "notes.txt").exists()
-
-
-def test_exit_status_of_the_program(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(SCRIPTS / "dogs_and_cats.py"), "--source_dir", "nowhere", "--output_dir", "out"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+def test_exit_status_and_help_of_the_program(tmp_path):
+    script = SCRIPTS / "dogs_and_cats.py"
+    done = fresh_python(script, "--source_dir", "nowhere", "--output_dir", "out", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("dogs_and_cats.py: error: ")
-    done = subprocess.run([*command[:2], "--help"], env=environment, capture_output=True, text=True, timeout=60)
+    done = fresh_python(script, "--help", cwd=tmp_path)
     assert done.returncode == 0 and "--max_unpacked_size" in done.stdout and "Make Dogs & Cats" in done.stdout
+
+
+HELP = """
+import runpy, sys
+
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+print(sorted({"datasets", "pyarrow", "torch", "transformers", "huggingface_hub", "mlxtend"} & set(sys.modules)))
+"""
+
+
+def test_help_needs_no_heavy_import(tmp_path):
+    done = fresh_python("-c", HELP, SCRIPTS / "cmnist.py", "--help", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert all(option in done.stdout for option in ("--source_dir", "--severities", "--copies", "--push_to_hub"))
 
 
 # --- Waterbirds -----------------------------------------------------------------------------------------------------

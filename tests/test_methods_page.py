@@ -6,8 +6,7 @@ import re
 
 import pytest
 import yaml
-from runs import METHODS, ROOT, results
-from test_run import finished, selection_inputs  # noqa: F401
+from runs import METHODS, ROOT, results, selection_inputs
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
 from hf_biasensemble.models.build import build_members
@@ -66,7 +65,7 @@ def check_keys(log_history: list[dict], keys: list[str]) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_logged_keys_of_a_method(finished, method):  # noqa: F811
+def test_logged_keys_of_a_method(finished, method):
     state = json.loads((finished(method) / "trainer_state.json").read_text())
     check_keys(state["log_history"], logged_keys(method))
 
@@ -85,7 +84,7 @@ def test_logged_keys_of_the_members(digits, tmp_path):
     check_keys(trainer.state.log_history, keys)
 
 
-def test_results_of_a_selection(finished):  # noqa: F811
+def test_results_of_a_selection(finished):
     kept = {name for name in results(finished("lff_be")) if name.startswith("selection_")}
     assert {name for row in table_rows(PAGE, "result") for name in named(row[0])} == kept
 

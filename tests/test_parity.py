@@ -47,7 +47,7 @@ def recorded_selection(run: RecordedRun) -> Selection:
 
 
 @pytest.mark.parametrize("method", ["lff_be", "disent_be"])
-def test_members_and_selection(method, tmp_path):
+def test_members_and_selection_are_the_recorded_ones(method, tmp_path):
     run = RecordedRun(method)
     trainer = member_trainer(run, tmp_path)
     trainer.train()
@@ -94,7 +94,7 @@ class RecordingDisentTrainer(Recording, DisentTrainer):
         return None if drawn is None else torch.from_numpy(self.permutations.pop(0))
 
 
-def test_lff_with_bias_ensemble(tmp_path):
+def test_lff_with_bias_ensemble_makes_the_recorded_steps(tmp_path):
     run = RecordedRun("lff_be")
     seeds = run.recipe["init_seeds"]
     pair = BiasedDebiasedPair(biased=run.classifier(seeds[2 + run.num_members]), debiased=run.classifier(seeds[1]))
@@ -118,7 +118,7 @@ def test_lff_with_bias_ensemble(tmp_path):
     )
 
 
-def test_disent_with_bias_ensemble(tmp_path):
+def test_disent_with_bias_ensemble_makes_the_recorded_steps(tmp_path):
     run = RecordedRun("disent_be")
     recipe = run.recipe["args"]
     biased_seed, debiased_seed = run.recipe["init_seeds"][2 + run.num_members :]

@@ -16,17 +16,19 @@ import pytest
 import torch
 from datasets import Features, Value
 from filelock import FileLock
+from fresh_python import environment
 from PIL import Image
 from synthetic import encoded, png, write_parquet
 from torch.utils.data import DataLoader
 
+from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data import pixel_store
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
+from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.errors import BiasEnsembleError
 
-ROOT = Path(__file__).parents[1]
 SIZE = 16
 
 
@@ -62,6 +64,13 @@ def test_mapped_pixels_are_those_in_memory(split, cache):
         assert torch.equal(values, memory.__getitems__([95, 3])[name])
     assert mapped.pixels.shape == memory.pixels.shape and len(mapped) == len(memory)
     assert len(stores(cache)) == 1
+
+
+def test_memory_limit_decides_where_the_pixels_are(digits):
+    size = (96 + 32 + 64) * 3 * 8 * 8
+    for limit, kind in ((size, "Tensor"), (size - 1, "MappedPixels")):
+        splits = load_image_splits(DataArguments(dataset_name=str(digits), pixel_memory_limit=str(limit)), 8)
+        assert {type(split.pixels).__name__ for split in splits.values()} == {kind}
 
 
 def test_fingerprint_is_that_of_the_images_in_memory(split):
@@ -248,9 +257,9 @@ print(decoded.fingerprint, decoded.pixels.file.stat().st_ino, flush=True)
 
 
 def start(script: str, cache: Path, *words: str | Path) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(cache.parents[1])}
+    variables = environment(cache.parents[1], HF_DATASETS_CACHE=str(cache.parents[1]))
     command = [sys.executable, "-c", script, *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_killed_while_writing_then_built_by_the_next(slow_folder, cache, tmp_path):

@@ -16,21 +16,14 @@ import torchvision
 import yaml
 from PIL import Image
 from reference_files import expected_logits, write_checkpoint
+from runs import ARGUMENTS, METHODS, ROOT
 from synthetic import png, write_parquet
 
-from hf_biasensemble.arguments import (
-    DataArguments,
-    DebiasingArguments,
-    ModelArguments,
-    SelectionArguments,
-    parse_arguments,
-)
+from hf_biasensemble.arguments import ModelArguments, parse_arguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.models.build import build_members, build_trainable
 from hf_biasensemble.models.export import load_classifier
 
-ROOT = Path(__file__).parents[1]
-METHODS = ("erm", "lff", "disent", "lff_be", "disent_be")
 SEVERITIES = {
     "cmnist": ("0.5pct", "1pct", "2pct", "5pct"),
     "bffhq": ("0.5pct", "1pct", "2pct", "5pct"),
@@ -118,8 +111,7 @@ def published(method: str, data: str) -> dict:
 
 def resolved_settings(words: list[str]) -> dict:
     """All settings that a command line comes to, by name."""
-    types = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
-    parsed = parse_arguments(types, words)
+    parsed = parse_arguments(ARGUMENTS, words)
     settings = {name: value for part in parsed for name, value in vars(part).items()}
     return settings | {name: parsed[-1].in_steps(name) for name in CURRICULUM}  # written as shares of max_steps
 

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import train, weights
+import torch
+from runs import METHODS, history, killed_after, results, step_of, train, weights
 
 from hf_biasensemble.checkpoints import checkpoints_in, newest_readable, problem_of, remove_older
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
@@ -45,17 +46,6 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
 
-def killed_after(folder: Path, step: int) -> None:
-    """Leaves what a run has written until then."""
-    for path in folder.iterdir():
-        if path.name not in ("config.yaml", "selection", "history.csv") and not 0 < _step(path) <= step:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _step(path: Path) -> int:
-    return int(path.name.split("-")[1]) if path.name.startswith("checkpoint-") else 0
-
-
 class Steps:
     """Counts the steps a trainer really makes, and sends this process a signal at one of them."""
 
@@ -70,6 +60,66 @@ class Steps:
             return original(trainer, model, batch)
 
         monkeypatch.setattr(trainer, "training_terms", training_terms)
+
+
+# Every method --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", ["true", "path"])
+def test_resumed_run_ends_bitwise_like_the_uninterrupted_one(finished, copy_of, digits, method, how):
+    folder = copy_of(method)
+    killed_after(folder, 5)
+    (folder / "history.csv").unlink()  # it comes back from the checkpoint
+    checkpoint = folder / "checkpoint-5"
+    written = (checkpoint / "model.safetensors").stat().st_mtime_ns
+    assert train(digits, folder, method, resume_from_checkpoint=how if how == "true" else checkpoint) == 0
+    assert (checkpoint / "model.safetensors").stat().st_mtime_ns == written  # the first five steps were not made again
+    whole = finished(method)
+    assert weights(folder) == weights(whole)
+    for file in ("model.safetensors", "sample_losses.safetensors"):
+        if method != "erm" or file == "model.safetensors":
+            last = Path("checkpoint-12") / file
+            assert (folder / last).read_bytes() == (whole / last).read_bytes()
+    ours, theirs = (torch.load(f / "checkpoint-12/optimizer.pt", weights_only=True) for f in (folder, whole))
+    for number, state in theirs["state"].items():
+        assert all(torch.equal(value, ours["state"][number][name]) for name, value in state.items())
+    assert history(folder) == history(whole)
+    resumed, uninterrupted = results(folder), results(whole)
+    assert all(resumed[name] == value for name, value in uninterrupted.items() if name.startswith(("test_", "valid")))
+
+
+def test_newest_complete_checkpoint_is_resumed(finished, copy_of, digits):
+    folder = copy_of("lff")
+    killed_after(folder, 5)
+    for number, text in ((10, None), (11, '{"global_st')):  # killed before and while the last file was written
+        (folder / f"checkpoint-{number}").mkdir()
+        (folder / f"checkpoint-{number}" / "model.safetensors").write_bytes(b"half")
+        if text:
+            (folder / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
+    written = (folder / "checkpoint-5" / "model.safetensors").stat().st_mtime_ns
+    assert train(digits, folder, "lff", resume_from_checkpoint="true") == 0
+    assert (folder / "checkpoint-5" / "model.safetensors").stat().st_mtime_ns == written
+    assert weights(folder) == weights(finished("lff"))
+
+
+def test_run_that_ended_before_its_first_checkpoint_starts_again_with_its_selection(finished, copy_of, digits):
+    folder = copy_of("lff_be")
+    killed_after(folder, 0)
+    before = (folder / "selection" / "selection.parquet").stat().st_mtime_ns
+    assert train(digits, folder, "lff_be", resume_from_checkpoint="true") == 0
+    assert (folder / "selection" / "selection.parquet").stat().st_mtime_ns == before
+    assert weights(folder) == weights(finished("lff_be"))
+    assert "selection_runtime" not in results(folder)
+
+
+def test_finished_run_can_be_trained_further(finished, copy_of, digits):
+    folder = copy_of("lff")
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("checkpoint-*/model.safetensors")}
+    assert train(digits, folder, "lff", resume_from_checkpoint="true", max_steps=14) == 0
+    assert (folder / "checkpoint-14").exists()
+    assert before == {file: file.stat().st_mtime_ns for file in before}  # step 12 was not made again
+    assert weights(folder) != weights(finished("lff"))
 
 
 # Signals -------------------------------------------------------------------------------------------------------------
@@ -198,7 +248,7 @@ def test_as_many_checkpoints_are_kept_as_asked(tmp_path, limit, kept):
     for step in (1, 2, 3, 4, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
     remove_older(tmp_path / "checkpoint-4", limit)
-    assert [_step(path) for path in checkpoints_in(tmp_path)] == kept
+    assert [step_of(path) for path in checkpoints_in(tmp_path)] == kept
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
-"""Votes, the saved table, and what a selection says of the data."""
+"""Votes, the saved table, what a selection says of the data, and when a run makes, keeps or refuses one."""
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import content, error_line, results, selection_inputs, train
+from synthetic import coloured_digits
 
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.run import make_selection
 from hf_biasensemble.selection import Selection
 
 NAMES = ["cat", "dog", "fox"]
@@ -134,3 +138,54 @@ def test_summary_leaves_out_what_is_not_known():
     assert selection().summary() == {"selection_size": 3}
     aligned_only = selection(is_conflicting=np.zeros(4, dtype=bool)).summary()
     assert aligned_only == {"selection_size": 3, "selection_aligned_recall": 0.75}
+
+
+# In a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_selection_made_from_the_same_is_reused(copy_of, digits):
+    folder = copy_of("lff_be")
+    made, summary = make_selection(*selection_inputs(digits, folder))
+    assert "selection_runtime" not in summary
+    assert np.array_equal(made.is_selected, Selection.load(folder / "selection").is_selected)
+
+
+@pytest.mark.parametrize("name, value", [("seed", 1), ("member_steps", 29), ("image_scale", 2.0), ("data", None)])
+def test_selection_made_from_something_else_is_refused_by_name(copy_of, digits, tmp_path, name, value):
+    folder = copy_of("lff_be")
+    before = content(folder)
+    data = coloured_digits(tmp_path / "other", seed=5) if name == "data" else digits
+    inputs = selection_inputs(data, folder, **({} if name == "data" else {name: value}))
+    named = "train_fingerprint" if name == "data" else name
+    with pytest.raises(BiasEnsembleError, match=rf"made with other settings: {named} \(then: .*remove it"):
+        make_selection(*inputs)
+    assert content(folder) == before
+
+
+def test_empty_selection_names_the_settings_to_relax(digits, tmp_path, capsys):
+    assert train(digits, tmp_path / "out", "lff_be", member_threshold=0.9999, member_steps=1) == 2
+    message = error_line(capsys)
+    assert "is empty (0 of 96 samples kept)" in message
+    assert "--member_threshold" in message and "--member_agreement" in message and "--member_steps" in message
+    assert not (tmp_path / "out" / "selection" / "selection.parquet").exists()
+    # Nothing was lost with that folder, so the mended command may use it.
+    assert train(digits, tmp_path / "out", "lff_be", max_steps=1) == 0
+
+
+def test_best_members_with_shared_batches_still_find_the_aligned_images(digits, tmp_path):
+    changes = {
+        "keep_member": "best",
+        "member_eval_steps": 7,
+        "share_batches": "true",
+        "crop_padding": 1,
+        "max_steps": 1,
+    }
+    assert train(digits, tmp_path / "out", "lff_be", member_threshold=0.3, **changes) == 0
+    assert results(tmp_path / "out")["selection_aligned_recall"] > 0.9
+
+
+def test_best_members_need_a_validation_split(digits, tmp_path, capsys):
+    data = datasets.load_dataset(str(digits))
+    datasets.DatasetDict({"train": data["train"]}).save_to_disk(tmp_path / "data")
+    assert train(tmp_path / "data", tmp_path / "out", "lff_be", keep_member="best", validation_share=0) == 2
+    assert "--keep_member best: expected a validation split" in error_line(capsys)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fresh_python import environment
 from PIL import Image
 from runs import SETTINGS, content, error_line, results
 
@@ -19,7 +20,6 @@ from hf_biasensemble.cli.sweep import _parse, make_plan
 from hf_biasensemble.reporting.sweep_table import Cell, write_sweep_tables
 from hf_biasensemble.selection import Selection
 
-ROOT = Path(__file__).parents[1]
 TABLES = ("table.md", "table.csv", "cells.csv", "table.png")
 
 
@@ -216,13 +216,13 @@ def test_data_without_bias_labels_has_a_table(tmp_path):
 def test_sweep_that_is_really_killed_ends_with_the_same_tables(finished_sweep, digits, tmp_path):
     folder = tmp_path / "out"
     words = [sys.executable, "-m", "hf_biasensemble", *sweep_words(digits, folder, "lff lff_be disent_be erm")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    variables = environment(tmp_path)
     for method, file in (("lff_be", "config.yaml"), ("disent_be", "checkpoint-5/trainer_state.json")):
-        process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, start_new_session=True)
         waited_for = folder / "default" / method / "seed_0" / file
         while not waited_for.exists() and process.poll() is None:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() != 0
-    assert subprocess.run(words, env=environment, stdout=subprocess.DEVNULL).returncode == 0
+    assert subprocess.run(words, env=variables, stdout=subprocess.DEVNULL).returncode == 0
     assert tables(folder) == tables(finished_sweep)

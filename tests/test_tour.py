@@ -1,23 +1,18 @@
 """The tour runs from beginning to end, and what its cells promise is there."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from fresh_python import ROOT, fresh_python
 
-ROOT = Path(__file__).parents[1]
 TOUR = ROOT / "examples" / "tour.py"
 
 
 @pytest.mark.slow
 def test_tour(tmp_path):
     pytest.importorskip("mlxtend")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(TOUR)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = fresh_python(TOUR, cwd=tmp_path, timeout=None)
     assert done.returncode == 0, done.stderr
     found = re.search(r"of the 50 most suspected images, (\d+) are bias-conflicting", done.stdout)
     assert int(found[1]) >= 45

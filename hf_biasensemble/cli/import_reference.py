@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hf_biasensemble.arguments import option, parse_arguments
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
+from hf_biasensemble.output_folder import check_no_file, written_in
 
 if TYPE_CHECKING:
     from hf_biasensemble.models.reference_checkpoint import ReferenceCheckpoint
@@ -54,7 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.models.reference_checkpoint import load_reference_checkpoint
 
     output_dir = Path(arguments.output_dir)
-    check_output_dir(output_dir)
+    check_no_file(output_dir)
+    if found := written_in(output_dir):
+        raise BiasEnsembleError(
+            f"--output_dir {output_dir}: expected a folder without a model or a run, found {found[0].name}; "
+            "name another folder"
+        )
     checkpoint = load_reference_checkpoint(
         arguments.checkpoint_dir, arguments.method, arguments.dataset, arguments.which
     )
@@ -63,19 +69,6 @@ def main(argv: list[str] | None = None) -> int:
         file.write_text(model_card(checkpoint, arguments), encoding="utf-8")
     print(f"saved to {output_dir}")
     return 0
-
-
-def check_output_dir(output_dir: Path) -> None:
-    """Refuses a folder that holds a model, a card or a run."""
-    if output_dir.exists() and not output_dir.is_dir():
-        raise BiasEnsembleError(f"--output_dir {output_dir}: expected a folder, found a file; name another")
-    patterns = ("README.md", "*.json", "*.safetensors", "*.bin", "*.py", "config.yaml", "checkpoint-*", "selection")
-    found = sorted(path.name for pattern in patterns for path in output_dir.glob(pattern))
-    if found:
-        raise BiasEnsembleError(
-            f"--output_dir {output_dir}: expected a folder without a model or a run, found {', '.join(found[:4])}; "
-            "name another folder"
-        )
 
 
 def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> str:

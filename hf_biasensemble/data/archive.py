@@ -13,24 +13,8 @@ from pathlib import Path, PurePosixPath
 from hf_biasensemble.errors import BiasEnsembleError
 
 MAX_UNPACKED_SIZE = "20GB"
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 CHUNK = 1 << 20
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
-
-
-def parse_size(text: str) -> int:
-    """Read a size such as "500MB" or "1.5GB" (1 GB is 10**9 bytes; a bare number is bytes) as bytes.
-
-    Raises:
-        BiasEnsembleError: the text has another form or is 0.
-    """
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
-    size = int(float(parts[1]) * UNITS[parts[2]]) if parts and parts[2] in UNITS else 0
-    if size < 1:
-        raise BiasEnsembleError(
-            f"expected a size such as 500MB or {MAX_UNPACKED_SIZE} as --max_unpacked_size, found {text!r}"
-        )
-    return size
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_biasensemble.data.archive import MAX_UNPACKED_SIZE, parse_size, unpacked
+from hf_biasensemble.data.archive import MAX_UNPACKED_SIZE, unpacked
 from hf_biasensemble.data.repository import SHARED, DatasetRepository, RepositoryParser, run_script, written_aside
 from hf_biasensemble.data.severity import parse_severity
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.sizes import size_in_bytes
 
 SEVERITY = "{severity}"  # in a folder of `AuthorsFiles`: one folder per config
 
@@ -111,7 +112,8 @@ def source_folder(
             f"expected the source outside output_dir, found {given} in {final}; name another folder"
         )
     if archive is not None:
-        with unpacked(archive, final.with_name(f".{final.name}.unpacked"), parse_size(max_unpacked_size)) as folder:
+        most = size_in_bytes(max_unpacked_size, "--max_unpacked_size")
+        with unpacked(archive, final.with_name(f".{final.name}.unpacked"), most) as folder:
             yield folder / name if (folder / name).is_dir() else folder
     else:
         if not given.is_dir():
