@@ -15,13 +15,13 @@ from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.models.pair import MemberEnsemble
 from hf_biasensemble.objectives import generalized_cross_entropy, true_class_probability
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.trainers.base import DebiasingTrainer
+from hf_biasensemble.trainers.member_sharing import MemberSharingTrainer, members_of
 
 _BEST_ACCURACY = "best_accuracy"
 _LOGITS_AT_ONCE = 1 << 20  # of all members and classes
 
 
-class BiasEnsembleTrainer(DebiasingTrainer):
+class BiasEnsembleTrainer(MemberSharingTrainer):
     """Trains all members in one run and makes the selection from their votes.
 
     The loss is the sum over the members of their mean generalized cross entropy. Adam works on each parameter alone,
@@ -55,17 +55,29 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         self.best_state: dict[str, torch.Tensor] = {}
         if batches is None and not selection_args.share_batches:
             batches = MemberBatches.shuffled(train_dataset, self.num_members, args.seed)
+        if batches is not None and args.world_size > 1:
+            batches = batches.only(members_of(args.process_index, args.world_size, self.num_members))
         callbacks = list(callbacks or [])
         if selection_args.keep_member == "best":
             callbacks.append(_EvaluateAfter(lambda step: (step - 1) % selection_args.member_eval_steps == 0))
-        super().__init__(model, args, transform, batches or train_dataset, eval_dataset, callbacks)
+        super().__init__(
+            model,
+            args,
+            transform,
+            train_dataset=batches or train_dataset,
+            eval_dataset=eval_dataset,
+            callbacks=callbacks,
+        )
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        logits = model(pixel_values=batch["pixel_values"])["logits"]
+        logits = model(pixel_values=batch["pixel_values"], numbers=self.own_members)["logits"]
         labels = batch["labels"]
-        labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, self.num_members)
-        losses = generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q)
-        return {f"member_{number}": loss for number, loss in enumerate(self.part.mean(losses))}
+        labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, len(self.own_members))
+        losses = self.part.mean(generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q))
+        terms = dict(zip(self.own_members, losses, strict=True))
+        for number in set(range(self.num_members)) - terms.keys():
+            terms[number] = losses.new_zeros(())
+        return {f"member_{number}": terms[number] for number in range(self.num_members)}
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
