@@ -15,7 +15,7 @@ from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.models.pair import MemberEnsemble
 from hf_biasensemble.objectives import generalized_cross_entropy, true_class_probability
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.trainers.member_sharing import MemberSharingTrainer, members_of
+from hf_biasensemble.trainers.member_sharing import MemberSharingTrainer
 
 _BEST_ACCURACY = "best_accuracy"
 _LOGITS_AT_ONCE = 1 << 20  # of all members and classes
@@ -55,19 +55,10 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self.best_state: dict[str, torch.Tensor] = {}
         if batches is None and not selection_args.share_batches:
             batches = MemberBatches.shuffled(train_dataset, self.num_members, args.seed)
-        if batches is not None and args.world_size > 1:
-            batches = batches.only(members_of(args.process_index, args.world_size, self.num_members))
         callbacks = list(callbacks or [])
         if selection_args.keep_member == "best":
             callbacks.append(_EvaluateAfter(lambda step: (step - 1) % selection_args.member_eval_steps == 0))
-        super().__init__(
-            model,
-            args,
-            transform,
-            train_dataset=batches or train_dataset,
-            eval_dataset=eval_dataset,
-            callbacks=callbacks,
-        )
+        super().__init__(model, args, transform, batches or train_dataset, eval_dataset, callbacks)
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         logits = model(pixel_values=batch["pixel_values"], numbers=self.own_members)["logits"]

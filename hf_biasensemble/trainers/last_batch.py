@@ -5,6 +5,7 @@ import logging
 from torch import nn
 
 from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.processes import is_first
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +21,10 @@ def settle_last_batch(model: nn.Module, args: DebiasingArguments, num_samples: i
     elif not args.dataloader_drop_last and not filled_up and num_samples % batch_size == 1:
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
             args.dataloader_drop_last = True
-            logger.warning(
-                "warning: each epoch leaves out its last batch, which would be one sample (%d samples in batches of "
-                "%d), because batch normalisation needs two or more; another one each epoch",
-                num_samples,
-                batch_size,
-            )
+            if is_first():
+                logger.warning(
+                    "warning: each epoch leaves out its last batch, which would be one sample (%d samples in batches "
+                    "of %d), because batch normalisation needs two or more; another one each epoch",
+                    num_samples,
+                    batch_size,
+                )

@@ -12,6 +12,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.collectives import from_process, total
+from hf_biasensemble.data.member_batches import MemberBatches
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import Draw, ImageTransform, draw_for_these
 from hf_biasensemble.models.pair import MemberEnsemble
@@ -31,21 +32,32 @@ class MemberSharingTrainer(DebiasingTrainer):
         model (`MemberEnsemble`): The members.
         args (`DebiasingArguments`): Settings.
         transform (`ImageTransform`): From uint8 batches to network input.
-        **options: The others of [`DebiasingTrainer`].
+        train_dataset (`MemberBatches` or `ImageSplit`): A batch for each member, or one batch for all of them.
+        eval_dataset (`dict[str, ImageSplit]`, *optional*): Splits to evaluate, by the prefix of their metrics.
+        callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
 
     Attributes:
-        own_members: The numbers of the members that this process trains.
+        own_members: The numbers of the members that this process trains, rising.
     """
 
     splits_batches = False
     model: MemberEnsemble
 
-    def __init__(self, model: MemberEnsemble, args: DebiasingArguments, transform: ImageTransform, **options: Any):
+    def __init__(
+        self,
+        model: MemberEnsemble,
+        args: DebiasingArguments,
+        transform: ImageTransform,
+        train_dataset: MemberBatches | ImageSplit,
+        eval_dataset: dict[str, ImageSplit] | None = None,
+        callbacks: list | None = None,
+    ):
         num_members = len(model.members)
-        self.own_members = members_of(args.process_index, args.world_size, num_members)
-        if args.world_size > 1:
+        self.own_members = tuple(range(args.process_index % num_members, num_members, args.world_size))
+        if args.world_size > 1 and isinstance(train_dataset, MemberBatches):
+            train_dataset = train_dataset.only(self.own_members)
             transform = _MemberTransform(**vars(transform), num_members=num_members, own_members=self.own_members)
-        super().__init__(model, args, transform, **options)
+        super().__init__(model, args, transform, train_dataset, eval_dataset, callbacks)
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -57,7 +69,9 @@ class MemberSharingTrainer(DebiasingTrainer):
         if self.args.world_size == 1:
             return super().get_train_dataloader()
         batch_size = self.args.train_batch_size * self.args.world_size
-        loader = self._get_dataloader(self.train_dataset, "", batch_size, self._get_train_sampler, is_training=True)
+        loader = self._get_dataloader(
+            self.train_dataset, "Training", batch_size, self._get_train_sampler, is_training=True
+        )
         part: Any = loader.batch_sampler
         part.num_processes, part.process_index, part.even_batches = 1, 0, False
         return loader
@@ -110,11 +124,6 @@ class MemberSharingTrainer(DebiasingTrainer):
         return state
 
 
-def members_of(process: int, processes: int, num_members: int) -> tuple[int, ...]:
-    """The numbers of the members that a process trains."""
-    return tuple(range(process % num_members, num_members, processes))
-
-
 @dataclass(frozen=True)
 class _MemberTransform(ImageTransform):
     """Draws crops and flips for the batches of all members, as one process does, and uses those of its own ones."""
@@ -123,8 +132,6 @@ class _MemberTransform(ImageTransform):
     own_members: tuple[int, ...] = (0,)
 
     def crop_and_flip(self, pixels: torch.Tensor, draw: Draw = draw_for_these) -> torch.Tensor:
-        if pixels.dim() == 4:  # one batch for all members
-            return super().crop_and_flip(pixels, draw)
         samples = len(pixels)
 
         def draw_for_all(make: Callable[[int], torch.Tensor], count: int) -> torch.Tensor:
