@@ -74,6 +74,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Validation accuracy of each member; remembers the weights of those that got better."""
+        self.share_members()
         split = (eval_dataset or self.eval_dataset)["validation"]
         right = self.predict_logits(split).argmax(dim=-1) == split.labels[split.rows, None]
         accuracy = right.float().mean(dim=0)
@@ -103,6 +104,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
             `dict[str, np.ndarray]`: `probabilities` (N, M), that each member gives the true class, and
             `predicted_labels`, `agreeing_members` and `lowest_probability` (N,) as in [`Selection`].
         """
+        self.share_members()
         # bfloat16 has no number between .9922 and .9961; the wrapper would compute in it whatever stands around it.
         members = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         # Whole batches, but not the logits of all samples at once: of 1,000 classes these are larger than the images.

@@ -92,23 +92,22 @@ class MemberSharingTrainer(DebiasingTrainer):
 
     # What all processes need -----------------------------------------------------------------------------------------
 
-    def predict_logits(
-        self, split: ImageSplit, model: nn.Module | None = None, full_precision: bool = False
-    ) -> torch.Tensor:
-        self._from_owners(lambda member: [*member.parameters(), *member.buffers()])
-        return super().predict_logits(split, model, full_precision)
+    def share_members(self, with_adam: bool = False) -> None:
+        """Gives each process the weights and buffers of all members, as the processes that train them have them.
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._from_owners(lambda member: [*member.parameters(), *member.buffers(), *self._adam_state(member)])
-        super()._save_checkpoint(model, trial)
-
-    def _from_owners(self, tensors: Callable[[nn.Module], list[torch.Tensor]]) -> None:
-        """Gives these tensors of each member, on all processes, the values of the process that trains it."""
+        Args:
+            with_adam (`bool`, *optional*, defaults to `False`): And what the optimiser remembers of them.
+        """
         if self.args.world_size == 1:
             return
         for number, member in enumerate(self.model.members):
-            for tensor in tensors(member):
+            adam = self._adam_state(member) if with_adam else []
+            for tensor in [*member.parameters(), *member.buffers(), *adam]:
                 from_process(tensor.detach(), number % self.args.world_size)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.share_members(with_adam=True)
+        super()._save_checkpoint(model, trial)
 
     def _adam_state(self, member: nn.Module) -> list[torch.Tensor]:
         """Steps and moments of the member's parameters: zeros where this process has not trained them."""
