@@ -43,11 +43,16 @@ def mean_of_processes(values: torch.Tensor) -> torch.Tensor:
     return values if num_processes() == 1 else total(values) / num_processes()
 
 
-def from_first(values: torch.Tensor) -> torch.Tensor:
-    """The values that the first process holds, on all of them."""
+def from_process(values: torch.Tensor, process: int) -> torch.Tensor:
+    """The values that this process holds, on all of them; writes them over those that are there."""
     if num_processes() > 1:
-        dist.broadcast(values, src=0)
+        dist.broadcast(values, src=process)
     return values
+
+
+def from_first(values: torch.Tensor) -> torch.Tensor:
+    """The values that the first process holds, on all of them; writes them over those that are there."""
+    return from_process(values, 0)
 
 
 def leave() -> None:

@@ -29,7 +29,7 @@ from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
-from hf_biasensemble.run import image_transform
+from hf_biasensemble.run import image_transform, train_members
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
@@ -91,10 +91,21 @@ def start(processes: int, *arguments: object, script: Path = ROOT / "train.py") 
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def train_only_members(data: str, output_dir: str, changes: dict[str, object]) -> None:
+    """The member stage of a run: the members' last checkpoint stays beside the selection."""
+    model_args, selection_args, args, splits = selection_inputs(Path(data), Path(output_dir), **changes)
+    selection, _ = train_members(model_args, selection_args, args, splits, {})
+    if args.should_save:
+        selection.save(Path(output_dir) / "selection")
+
+
 def train_one_after_another(file: str) -> None:
-    """The train commands in a JSON file, in this process."""
-    for command in json.loads(Path(file).read_text()):
+    """The train commands in a JSON file, and then its member stages, in this process."""
+    commands = json.loads(Path(file).read_text())
+    for command in commands["whole"]:
         assert run_command("train", command) == 0, command
+    for stage in commands["members"]:
+        train_only_members(*stage)
     leave()
 
 
@@ -105,7 +116,7 @@ def selection_inputs(
     data_args, model_args, selection_args, args = parse_arguments(
         ARGUMENTS, words(data, output_dir, "lff_be", **changes)
     )
-    return model_args, selection_args, args, load_image_splits(data_args, 28)
+    return model_args, selection_args, args, load_image_splits(data_args, model_args.image_size)
 
 
 def killed_after(folder: Path, step: int) -> None:

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from runs import ROOT, distance, largest_log_difference, launch, start, train, weights, words
+import torch
+from runs import (
+    ROOT,
+    distance,
+    largest_log_difference,
+    launch,
+    start,
+    train,
+    train_only_members,
+    weights,
+    words,
+)
 from safetensors.torch import load_file
 from synthetic import coloured_digits
 
@@ -34,6 +45,23 @@ CASES: dict[str, dict] = {
     "erm": {"method": "erm", "dataloader_drop_last": "false", "logging_steps": 5},
 }
 GLOBAL_BATCH = 24
+# The member stage by itself, and the step at which several processes end and are started again.
+MEMBER_CASES: dict[str, tuple[dict, int]] = {
+    "own_batches": ({"crop_padding": 1, "horizontal_flip": "true", "max_grad_norm": 0.05}, 17),
+    "shared_batches": (
+        {
+            "crop_padding": 1,
+            "share_batches": "true",
+            "keep_member": "best",
+            "member_eval_steps": 4,
+            "member_steps": 10,
+        },
+        7,
+    ),
+    # With three processes, one has no member of its own; their last batches have rows of two of them, or of one.
+    "two_members": ({"num_members": 2, "member_agreement": 1, "gradient_accumulation_steps": 2, "crop_padding": 1}, 9),
+    "batch_normalisation": ({"backbone": "test_resnet", "image_size": 32, "member_steps": 6}, 3),
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +79,22 @@ def by_processes(odd_digits, tmp_path_factory):
         changes = {"adam_epsilon": 1e-4, "logging_steps": 1, "swap_start_step": 3, **CASES[name]}
         return {"per_device_train_batch_size": GLOBAL_BATCH // processes, **changes}
 
+    def member_stages(processes: int, name: str) -> list[tuple[str, str, dict]]:
+        changes, stop = MEMBER_CASES[name]
+        changes = {"dataloader_drop_last": "false", "logging_steps": 1, "learning_rate": 0.01, **changes}
+        changes |= {"per_device_train_batch_size": GLOBAL_BATCH // processes}
+        in_turn = [{}] if processes == 1 else [{"member_steps": stop}, {"resume_from_checkpoint": "true"}]
+        return [(str(odd_digits), str(folder / f"{name}_{processes}"), changes | more) for more in in_turn]
+
     for name in CASES:
         assert train(odd_digits, folder / f"{name}_1", **settings(1, name)) == 0
+    for name in MEMBER_CASES:
+        train_only_members(*member_stages(1, name)[0])
     for processes in (2, 3):
         file = folder / f"commands_{processes}.json"
-        commands = [words(odd_digits, folder / f"{name}_{processes}", **settings(processes, name)) for name in CASES]
-        file.write_text(json.dumps(commands))
+        whole = [words(odd_digits, folder / f"{name}_{processes}", **settings(processes, name)) for name in CASES]
+        members = [stage for name in MEMBER_CASES for stage in member_stages(processes, name)]
+        file.write_text(json.dumps({"whole": whole, "members": members}))
         started = launch(processes, file, script=ROOT / "tests" / "runs.py")
         assert started.returncode == 0, started.stderr[-3000:]
         (folder / f"output_{processes}").write_text(started.stdout + started.stderr)
@@ -85,6 +123,30 @@ def test_selections_are_equal(by_processes, name, processes):
     assert one["votes"].equals(several["votes"])
     assert one["is_selected"].equals(several["is_selected"])
     assert 0 < sum(one["is_selected"].to_pylist()) < 97
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("name", MEMBER_CASES)
+def test_members_are_bitwise_those_of_one_process(by_processes, name, processes):
+    """With the small epsilon of the published recipes, and started again in the middle."""
+    one, several = (by_processes / f"{name}_{count}" / "selection" for count in (1, processes))
+    (checkpoint,) = one.glob("checkpoint-*")
+    again = several / checkpoint.name
+    assert [path.name for path in several.glob("checkpoint-*")] == [again.name]
+    for file in checkpoint.glob("*.safetensors"):
+        assert distance(file, again / file.name) == 0, file
+    states = [torch.load(folder / "optimizer.pt", weights_only=True)["state"] for folder in (checkpoint, again)]
+    assert states[0].keys() == states[1].keys()
+    for number, state in states[0].items():
+        assert state.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(state[key], states[1][number][key]) for key in state)
+    assert pq.read_table(one / "selection.parquet").equals(pq.read_table(several / "selection.parquet"))
+    # Their losses are only logged: sums over a table (B, M) of fewer columns have another last bit.
+    logs = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (checkpoint, again)]
+    assert [entry.keys() for entry in logs[0]] == [entry.keys() for entry in logs[1]]
+    assert sum(entry.keys() >= {"loss", "loss_member_0", "loss_member_1"} for entry in logs[0]) > 5
+    for entry, other in zip(*logs, strict=True):
+        assert entry == pytest.approx(other, abs=1e-6)
 
 
 def test_tables_hold_each_sample_once(by_processes):

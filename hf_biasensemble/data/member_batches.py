@@ -34,6 +34,10 @@ class MemberBatches(Dataset):
             orders.append(torch.randperm(len(split), generator=generator))
         return cls(split, torch.stack(orders))
 
+    def only(self, members: Sequence[int]) -> "MemberBatches":
+        """The same batches for some of the members."""
+        return MemberBatches(self.split, self.order[list(members)])
+
     def __len__(self) -> int:
         return self.order.shape[1]
 

@@ -4,6 +4,8 @@ Each of these does all its trainable work inside one `forward`, which data paral
 a checkpoint holds the whole, the published model is `pair.debiased`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -83,8 +85,12 @@ class MemberEnsemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`logits` (B, M, K) from one batch for all members (B, C, H, W) or one batch for each (B, M, C, H, W)."""
-        batches = pixel_values.unbind(1) if pixel_values.dim() == 5 else [pixel_values] * len(self.members)
-        logits = [member(batch).logits for member, batch in zip(self.members, batches, strict=True)]
+    def forward(self, pixel_values: torch.Tensor, numbers: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
+        """`logits` (B, M, K) from one batch for all members (B, C, H, W) or one batch for each (B, M, C, H, W).
+
+        With `numbers`, only of these M members, in rising order.
+        """
+        members = [member for number, member in enumerate(self.members) if numbers is None or number in numbers]
+        batches = pixel_values.unbind(1) if pixel_values.dim() == 5 else [pixel_values] * len(members)
+        logits = [member(batch).logits for member, batch in zip(members, batches, strict=True)]
         return {"logits": torch.stack(logits, dim=1)}

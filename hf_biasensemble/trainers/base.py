@@ -30,6 +30,7 @@ from hf_biasensemble.metrics.difficulty import DIFFICULTIES
 from hf_biasensemble.processes import print_once
 from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
+from hf_biasensemble.trainers.last_batch import settle_last_batch
 from hf_biasensemble.trainers.stop_signal import StopSignal
 from hf_biasensemble.trainers.weight_average import WeightAverage
 
@@ -58,6 +59,7 @@ class DebiasingTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False  # each term is a mean over the batch
+    splits_batches = True  # several processes take parts of each batch; otherwise each has the whole
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     control: TrainerControl
@@ -73,7 +75,8 @@ class DebiasingTrainer(Trainer):
         callbacks: list | None = None,
     ):
         if train_dataset is not None:
-            _settle_last_batch(model, args, len(train_dataset))  # type: ignore[arg-type]
+            filled_up = self.splits_batches and args.world_size > 1
+            settle_last_batch(model, args, len(train_dataset), filled_up)  # type: ignore[arg-type]
         # The Trainer would push the pair while it trains, and write the token into `training_args.bin`.
         settled: dict[str, Any] = {"push_to_hub": False, "hub_token": None}
         # No forward pass leaves parameters out, and looking for them costs time.
@@ -178,7 +181,7 @@ class DebiasingTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:  # resumed where the training ended: no further step
             return [], None
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        processes, rows = self.args.world_size, self.args.train_batch_size
+        processes, rows = self.args.world_size if self.splits_batches else 1, self.args.train_batch_size
         if processes == 1 and self.args.gradient_accumulation_steps == 1:
             return batches, num_items
         samples = [processes * rows if processes > 1 else len(batch["labels"]) for batch in batches]
@@ -186,7 +189,7 @@ class DebiasingTrainer(Trainer):
         if ends_epoch and not self.args.dataloader_drop_last:  # filled up by repeating samples
             samples[-1] = len(self.train_dataset) % samples[-1] or samples[-1]
         for batch, num_samples in zip(batches, samples, strict=True):
-            first = self.args.process_index * rows
+            first = self.args.process_index * rows if processes > 1 else 0
             batch["part"] = BatchPart(first, num_samples, sum(samples), processes * len(batches))
         return batches, num_items
 
@@ -221,7 +224,7 @@ class DebiasingTrainer(Trainer):
 
     def _drain_terms(self) -> dict[str, float]:
         """Means of the recorded terms; a loss that is not finite ends the run before anything more is saved."""
-        recorded = {name: mean_of_processes(torch.stack(values)) for name, values in self._terms.items()}
+        recorded = {name: self.over_processes(torch.stack(values)) for name, values in self._terms.items()}
         self._terms.clear()
         if "loss" in recorded:
             bad = (~torch.isfinite(recorded["loss"])).nonzero()
@@ -235,8 +238,12 @@ class DebiasingTrainer(Trainer):
                 )
         return {name: float(values.mean()) for name, values in recorded.items()}
 
+    def over_processes(self, values: torch.Tensor) -> torch.Tensor:
+        """Losses of the whole batch, from those that each process computed."""
+        return mean_of_processes(values)
+
     def _finalize_training(self, *args: Any) -> TrainOutput:
-        self._tr_loss = mean_of_processes(self._tr_loss)  # since the last log; until then the Trainer has done so
+        self._tr_loss = self.over_processes(self._tr_loss)  # since the last log; until then the Trainer has done so
         return super()._finalize_training(*args)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: float | None = None) -> float | None:
@@ -346,7 +353,7 @@ class DebiasingTrainer(Trainer):
     def check_finite(self) -> None:
         """Raises `BiasEnsembleError` if a loss since the last log is not finite."""
         losses = self._terms.get("loss")
-        if losses and not math.isfinite(float(mean_of_processes(torch.stack(losses).sum()))):
+        if losses and not math.isfinite(float(self.over_processes(torch.stack(losses).sum()))):
             self._drain_terms()
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -374,24 +381,6 @@ class DebiasingTrainer(Trainer):
 
     def _further_state(self) -> list[CheckpointChoice | WeightAverage]:
         return [part for part in (self.checkpoint_choice, self.weight_average) if part]
-
-
-def _settle_last_batch(model: nn.Module, args: DebiasingArguments, num_samples: int) -> None:
-    """Keeps an incomplete batch that is the only one; drops one of a single sample that batch normalisation fails on.
-
-    Several processes fill their last batches up with samples from the start, so there it has no single sample.
-    """
-    if num_samples < args.train_batch_size * args.world_size:
-        args.dataloader_drop_last = False
-    elif not args.dataloader_drop_last and args.world_size == 1 and num_samples % args.train_batch_size == 1:
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-            args.dataloader_drop_last = True
-            logger.warning(
-                "warning: each epoch leaves out its last batch, which would be one sample (%d samples in batches of "
-                "%d), because batch normalisation needs two or more; another one each epoch",
-                num_samples,
-                args.train_batch_size,
-            )
 
 
 def _ready_batch(batch: Any) -> Any:

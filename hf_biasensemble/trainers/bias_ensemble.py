@@ -15,13 +15,13 @@ from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.models.pair import MemberEnsemble
 from hf_biasensemble.objectives import generalized_cross_entropy, true_class_probability
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.trainers.base import DebiasingTrainer
+from hf_biasensemble.trainers.member_sharing import MemberSharingTrainer
 
 _BEST_ACCURACY = "best_accuracy"
 _LOGITS_AT_ONCE = 1 << 20  # of all members and classes
 
 
-class BiasEnsembleTrainer(DebiasingTrainer):
+class BiasEnsembleTrainer(MemberSharingTrainer):
     """Trains all members in one run and makes the selection from their votes.
 
     The loss is the sum over the members of their mean generalized cross entropy. Adam works on each parameter alone,
@@ -61,16 +61,20 @@ class BiasEnsembleTrainer(DebiasingTrainer):
         super().__init__(model, args, transform, batches or train_dataset, eval_dataset, callbacks)
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        logits = model(pixel_values=batch["pixel_values"])["logits"]
+        logits = model(pixel_values=batch["pixel_values"], numbers=self.own_members)["logits"]
         labels = batch["labels"]
-        labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, self.num_members)
-        losses = generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q)
-        return {f"member_{number}": loss for number, loss in enumerate(self.part.mean(losses))}
+        labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, len(self.own_members))
+        losses = self.part.mean(generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q))
+        terms = dict(zip(self.own_members, losses, strict=True))
+        for number in set(range(self.num_members)) - terms.keys():
+            terms[number] = losses.new_zeros(())
+        return {f"member_{number}": terms[number] for number in range(self.num_members)}
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Validation accuracy of each member; remembers the weights of those that got better."""
+        self.share_members()
         split = (eval_dataset or self.eval_dataset)["validation"]
         right = self.predict_logits(split).argmax(dim=-1) == split.labels[split.rows, None]
         accuracy = right.float().mean(dim=0)
@@ -100,6 +104,7 @@ class BiasEnsembleTrainer(DebiasingTrainer):
             `dict[str, np.ndarray]`: `probabilities` (N, M), that each member gives the true class, and
             `predicted_labels`, `agreeing_members` and `lowest_probability` (N,) as in [`Selection`].
         """
+        self.share_members()
         # bfloat16 has no number between .9922 and .9961; the wrapper would compute in it whatever stands around it.
         members = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         # Whole batches, but not the logits of all samples at once: of 1,000 classes these are larger than the images.
