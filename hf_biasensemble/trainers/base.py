@@ -266,7 +266,8 @@ class DebiasingTrainer(Trainer):
         share_buffers(model)
         parts = torch.arange(len(split)).tensor_split(self.args.world_size)
         with nullcontext() if full_precision else self.accelerator.autocast():
-            own = split.select(parts[self.args.process_index])
+            own = parts[self.args.process_index]
+            own = split.select(own if len(own) else torch.tensor([0]))  # not every network takes an empty batch
             logits = predict_logits(model, own, self.transform, self.args.eval_batch_size)
         if self.args.world_size == 1:
             return logits.cpu()
