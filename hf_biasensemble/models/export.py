@@ -102,15 +102,15 @@ def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, int]:
     """
     try:
         model = AutoModelForImageClassification.from_pretrained(name)
-        processor = AutoImageProcessor.from_pretrained(name)
+        in_config = getattr(model.config, "pretrained_cfg", None)
+        if in_config:
+            mean, std, size = in_config["mean"], in_config["std"], in_config["input_size"][-1]
+        else:
+            processor = AutoImageProcessor.from_pretrained(name)
+            mean, std, size = processor.image_mean, processor.image_std, processor.size["height"]
     except (OSError, ValueError, RuntimeError) as error:
         raise BiasEnsembleError(
             f"--model {name}: expected a folder or Hub id with an image classifier, found none that opens "
             f"({' '.join(str(error).split())[:300]})"
         ) from error
-    in_config = getattr(model.config, "pretrained_cfg", None)
-    if in_config:
-        mean, std, size = in_config["mean"], in_config["std"], in_config["input_size"][-1]
-    else:
-        mean, std, size = processor.image_mean, processor.image_std, processor.size["height"]
     return model.eval(), ImageTransform(tuple(mean), tuple(std)), size
