@@ -81,10 +81,6 @@ class WholeBatch:
         """The rows."""
         return rows
 
-    def draw(self, make: Callable[[int], torch.Tensor], num_rows: int) -> torch.Tensor:
-        """What `make` draws for the rows."""
-        return make(num_rows)
-
     def permutation(self, num_rows: int, device: torch.device) -> torch.Tensor:
         """A random permutation (B,) of the rows."""
         return torch.randperm(num_rows).to(device)
