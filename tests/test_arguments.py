@@ -10,10 +10,10 @@ from hf_biasensemble.arguments import (
     DebiasingArguments,
     ModelArguments,
     SelectionArguments,
-    _StrictParser,
     parse_arguments,
     resolved,
 )
+from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.errors import BiasEnsembleError
 
 TYPES = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
@@ -276,7 +276,7 @@ def test_every_setting_of_the_library_and_the_seed_are_stated(parse):
 
 
 def test_every_option_has_help():
-    parser = _StrictParser(TYPES)
+    parser = StrictParser(TYPES)
     bare = [action.dest for action in parser._actions if not (action.help or "").strip()]
     assert bare == []
     assert {"learning_rate", "member_threshold", "dataset_name", "crop_padding"} <= {a.dest for a in parser._actions}

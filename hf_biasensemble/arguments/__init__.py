@@ -1,0 +1,27 @@
+"""Everything a run can be told: options by subject, the strict parser, and what `config.yaml` states of them."""
+
+from hf_biasensemble.arguments.config_file import resolved
+from hf_biasensemble.arguments.data import DataArguments
+from hf_biasensemble.arguments.model import ModelArguments
+from hf_biasensemble.arguments.options import option
+from hf_biasensemble.arguments.parser import parse_arguments
+from hf_biasensemble.arguments.selection import SelectionArguments
+from hf_biasensemble.arguments.training import (
+    CHECKPOINT_CHOICES,
+    METHODS,
+    DebiasingArguments,
+    with_protocol,
+)
+
+__all__ = [
+    "CHECKPOINT_CHOICES",
+    "METHODS",
+    "DataArguments",
+    "DebiasingArguments",
+    "ModelArguments",
+    "SelectionArguments",
+    "option",
+    "parse_arguments",
+    "resolved",
+    "with_protocol",
+]

@@ -1,0 +1,42 @@
+"""The settings of a run as `config.yaml` states them."""
+
+import dataclasses
+from typing import Any
+
+from transformers import TrainingArguments
+
+from hf_biasensemble.arguments.training import DebiasingArguments
+
+
+def resolved(*arguments: Any) -> dict[str, Any]:
+    """All settings as plain values, for `config.yaml`: what differs from the defaults, and what a run should state."""
+    settings: dict[str, Any] = {}
+    stated = {*DebiasingArguments.__annotations__, "seed"}
+    for part in arguments:
+        if not isinstance(part, TrainingArguments):
+            settings |= dataclasses.asdict(part)
+            continue
+        defaults = {f.name: f.default for f in dataclasses.fields(part)}
+        for name, value in part.to_dict().items():
+            if name in stated or (name in _PORTABLE and value != defaults[name]):
+                settings[name] = value
+        settings["report_to"] = settings["report_to"] or ["none"]
+    return settings
+
+
+_PORTABLE = {
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "fp16",
+    "gradient_accumulation_steps",
+    "lr_scheduler_kwargs",
+    "num_train_epochs",
+    "output_dir",
+    "data_seed",
+    "torch_compile",
+    "use_cpu",
+    "warmup_steps",
+    "weight_decay",
+}

@@ -1,0 +1,39 @@
+"""Options of the data."""
+
+from dataclasses import dataclass
+
+from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.sizes import size_in_bytes
+
+
+@dataclass
+class DataArguments:
+    """Which data, and where in it."""
+
+    dataset_name: str | None = option(None, "Hub id, folder (class folders, Parquet, saved DatasetDict) or table.")
+    dataset_config_name: str | None = option(None, "Configuration of the data set, for instance a severity: 1pct.")
+    image_column: str = option("image", "Column with the images.")
+    label_column: str = option("label", "Column with the classes.")
+    bias_label_column: str | None = option(None, "Column with the bias attribute; only measures, never trains.")
+    conflicting_column: str | None = option(None, "Column that says whether a sample is bias-conflicting.")
+
+    train_fingerprint: str | None = option(None, "Refuse other training data than with this fingerprint.")
+
+    validation_share: float = option(0.1, "Share of train that becomes validation, if the data have none; 0: none.")
+    test_share: float = option(0.1, "Share of train that becomes test, if the data have none; 0: none.")
+    split_seed: int = option(0, "Seed of these cuts; the same for all runs that are to be compared.")
+    skip_unreadable_images: bool = option(False, "Leave out images that cannot be read, and list them in output_dir.")
+    pixel_memory_limit: str = option("4GB", "Decoded images of more bytes are kept in a cached file, not in memory.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)
+        for name in ("validation_share", "test_share"):
+            require(0 <= getattr(self, name) < 1, f"--{name}", "in [0, 1)", getattr(self, name))
+        both = self.validation_share + self.test_share
+        require(both < 1, "--validation_share and --test_share", "below 1 together", both)
+        require(self.split_seed >= 0, "--split_seed", "0 or more", self.split_seed)
+        self.pixel_memory_bytes()
+
+    def pixel_memory_bytes(self) -> int:
+        """`pixel_memory_limit` as a number of bytes."""
+        return size_in_bytes(str(self.pixel_memory_limit), "--pixel_memory_limit")

@@ -1,0 +1,36 @@
+"""Options of BiasEnsemble."""
+
+import math
+from dataclasses import dataclass
+
+from hf_biasensemble.arguments.options import option, require
+
+
+@dataclass
+class SelectionArguments:
+    """BiasEnsemble: the biased members and their votes."""
+
+    num_members: int = option(5, "Biased members M.")
+    member_steps: int = option(1000, "Optimisation steps of each member.")
+    member_threshold: float = option(0.99, "A member votes for a sample whose true class it gives more than this.")
+    member_agreement: int = option(3, "Votes that put a sample into the bias-amplified set.")
+    keep_member: str = option("last", "Which state of a member votes: last, or best validation accuracy.")
+    member_eval_steps: int = option(500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps.")
+    share_batches: bool = option(False, "All members see the same batches; saves decoding, members differ less.")
+    member_learning_rate: float | None = option(None, "Learning rate of the members; by default learning_rate.")
+    member_image_scale: float | None = option(None, "image_scale of what the members see; by default image_scale.")
+    selection_dir: str | None = option(
+        None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
+    )
+
+    def __post_init__(self) -> None:
+        require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)
+        require(self.member_steps >= 1, "--member_steps", "at least 1", self.member_steps)
+        require(0 <= self.member_threshold < 1, "--member_threshold", "in [0, 1)", self.member_threshold)
+        valid = 1 <= self.member_agreement <= self.num_members
+        require(valid, "--member_agreement", f"in 1..{self.num_members} (num_members)", self.member_agreement)
+        require(self.keep_member in ("last", "best"), "--keep_member", "last or best", self.keep_member)
+        for name in ("member_learning_rate", "member_image_scale"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf, f"--{name}", "above 0", value)
+        require(self.member_eval_steps >= 1, "--member_eval_steps", "at least 1", self.member_eval_steps)
