@@ -10,11 +10,11 @@ from benchmarks import bare
 from benchmarks.measuring import Figure, Options, seconds
 from benchmarks.trainers import CLASS_NAMES, Setting, load_splits, write_files
 from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import bias_accuracy
 from hf_biasensemble.models.build import build_trainable
 from hf_biasensemble.models.pair import BiasedDebiasedPair
-from hf_biasensemble.run import image_transform
 
 IMAGES, BATCH = 15_000, DebiasingArguments.per_device_eval_batch_size
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.data.prepare import image_transform, load_image_splits
 from hf_biasensemble.models.build import build_members, build_trainable
-from hf_biasensemble.run import TRAINERS, image_transform, use_own_progress
+from hf_biasensemble.run import TRAINERS, use_own_progress
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer

@@ -30,8 +30,7 @@ from hf_biasensemble.checkpoints import (
     remove_checkpoints,
 )
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
-from hf_biasensemble.data.prepare import load_training_splits
-from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.data.prepare import image_transform, load_training_splits
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.hub import check_can_push, push_model
@@ -121,7 +120,7 @@ def train_and_publish(
 ) -> dict[str, Any]:
     """Selection, training, published model and results of a run whose settings have been checked."""
     output_dir = Path(args.output_dir)
-    transform = image_transform(model_args)
+    transform = image_transform(model_args, args.augmentation)
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
     selection = None
@@ -193,17 +192,6 @@ def check_fingerprint(train: ImageSplit, data_args: DataArguments) -> str:
             f"{data_args.dataset_name}; use the data of that run, or leave the option out"
         )
     return train.fingerprint
-
-
-def image_transform(model_args: ModelArguments) -> ImageTransform:
-    """`(pixel / 255 / scale - mean) / std`, written as one mean and one standard deviation of pixel / 255."""
-    scale = model_args.image_scale
-    return ImageTransform(
-        image_mean=tuple(scale * value for value in model_args.image_mean),
-        image_std=tuple(scale * value for value in model_args.image_std),
-        crop_padding=model_args.crop_padding,
-        horizontal_flip=model_args.horizontal_flip,
-    )
 
 
 def selection_settings(
@@ -312,7 +300,7 @@ def train_members(
         every = args.save_steps if args.save_strategy == "steps" and args.save_steps >= 1 else math.inf
         changes |= {"save_strategy": "steps", "save_steps": min(every, math.ceil(selection_args.member_steps / 5))}
     changes |= {"checkpoint_choice": "last", "published_protocol": False, "step_decay_steps": 0}
-    changes |= {"augmentation": "none", "weight_average": 0.0}
+    changes |= {"weight_average": 0.0}
     changes |= {"learning_rate": selection_args.member_learning_rate or args.learning_rate}
     member_args = replace(args, max_steps=selection_args.member_steps, **changes)
     scale = selection_args.member_image_scale or model_args.image_scale

@@ -10,6 +10,9 @@ from pathlib import Path
 _CACHE = tempfile.mkdtemp(prefix="hf_biasensemble_tests_")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads wait for each other longer than these tiny networks compute
+# The same order of additions on every processor: Adam divides small gradients by themselves, so that another rounding
+# of one near 0, as AVX-512 gives, changes a weight by the learning rate, and a recorded run is not met any more.
+os.environ.setdefault("MKL_CBWR", "AVX2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HOME"] = _CACHE
 os.environ["HF_DATASETS_CACHE"] = os.path.join(_CACHE, "datasets")

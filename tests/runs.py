@@ -25,11 +25,11 @@ from hf_biasensemble.arguments import (
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.collectives import leave
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.data.prepare import image_transform, load_image_splits
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
-from hf_biasensemble.run import image_transform, train_members
+from hf_biasensemble.run import train_members
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]

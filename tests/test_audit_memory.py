@@ -5,8 +5,8 @@ import torch
 from test_cost import Operators
 
 from benchmarks.trainers import Setting, random_split, trainer
+from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.evaluation import predict_logits
-from hf_biasensemble.run import image_transform
 from hf_biasensemble.trainers import bias_ensemble
 
 

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 import hf_biasensemble.data.decoding as decoding
+from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.objectives import relative_difficulty
-from hf_biasensemble.run import image_transform
 from hf_biasensemble.sample_losses import SampleLosses
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -11,12 +11,11 @@ from synthetic import CLASS_NAMES
 
 from hf_biasensemble import hub as hub_module
 from hf_biasensemble.arguments import parse_arguments
-from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.data.prepare import image_transform, load_image_splits
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
-from hf_biasensemble.run import image_transform
 from hf_biasensemble.trainers.erm import ErmTrainer
 
 NUM_IMAGES = 12

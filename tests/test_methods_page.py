@@ -9,8 +9,8 @@ import yaml
 from runs import METHODS, ROOT, results, selection_inputs
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.models.build import build_members
-from hf_biasensemble.run import image_transform
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
 PAGE = (ROOT / "docs" / "methods.md").read_text()

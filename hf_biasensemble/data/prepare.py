@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from hf_biasensemble.arguments import DataArguments
+from hf_biasensemble.arguments import DataArguments, ModelArguments
 from hf_biasensemble.data.held_out import hold_out
 from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
+from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 
 
@@ -64,3 +65,15 @@ def classes_without_images(split: ImageSplit) -> list[str]:
     """The classes of the split all of whose images were left out."""
     lost = np.setdiff1d(split.labels.numpy(), split.labels[split.rows].numpy())
     return [split.class_names[number] for number in lost]
+
+
+def image_transform(model_args: ModelArguments, augmentation: str = "none") -> ImageTransform:
+    """`(pixel / 255 / scale - mean) / std`, written as one mean and one standard deviation of pixel / 255."""
+    scale = model_args.image_scale
+    return ImageTransform(
+        image_mean=tuple(scale * value for value in model_args.image_mean),
+        image_std=tuple(scale * value for value in model_args.image_std),
+        crop_padding=model_args.crop_padding,
+        horizontal_flip=model_args.horizontal_flip,
+        augmentation=augmentation,
+    )

@@ -25,22 +25,24 @@ class ImageTransform:
         image_std: Standard deviation per channel.
         crop_padding: While training, pad by this many black pixels and crop back at a random place; 0 for none.
         horizontal_flip: While training, mirror each image with probability 1/2.
+        augmentation: While training, after these: `"none"`, or `"affine"` for [`random_affine`].
     """
 
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     crop_padding: int = 0
     horizontal_flip: bool = False
+    augmentation: str = "none"
 
     def __call__(self, pixels: torch.Tensor, training: bool) -> torch.Tensor:
         """Transforms a batch; each image has its own random draw from torch's global generator."""
-        return self.normalise(self.crop_and_flip(pixels) if training else pixels)
+        return self.normalise(self.augment(pixels) if training else pixels)
 
-    def crop_and_flip(self, pixels: torch.Tensor, draw: Draw = draw_for_these) -> torch.Tensor:
-        """The random part, on uint8 images (B, ..., C, H, W)."""
-        if not (self.crop_padding or self.horizontal_flip):
-            return pixels
-        return random_crop_and_flip(pixels, self.crop_padding, self.horizontal_flip, draw)
+    def augment(self, pixels: torch.Tensor, draw: Draw = draw_for_these) -> torch.Tensor:
+        """The random part, on uint8 images (B, ..., C, H, W); only "none" takes more than (B, C, H, W)."""
+        if self.crop_padding or self.horizontal_flip:
+            pixels = random_crop_and_flip(pixels, self.crop_padding, self.horizontal_flip, draw)
+        return random_affine(pixels, draw=draw) if self.augmentation == "affine" else pixels
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """The part that a published model's processor repeats, on images (..., C, H, W) in [0, 255]."""

@@ -22,7 +22,7 @@ from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written, publish, remove_older
 from hf_biasensemble.collectives import mean_of_processes, share_buffers
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.transforms import ImageTransform, draw_for_these, random_affine
+from hf_biasensemble.data.transforms import ImageTransform, draw_for_these
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
@@ -196,9 +196,7 @@ class DebiasingTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch = super()._prepare_inputs(inputs)
         draw = batch["part"].draw if "part" in batch else draw_for_these
-        pixels = self.transform.crop_and_flip(batch["pixel_values"], draw)
-        if self.args.augmentation == "affine":
-            pixels = random_affine(pixels, draw=draw)
+        pixels = self.transform.augment(batch["pixel_values"], draw)
         return {**batch, "pixel_values": self.transform.normalise(pixels)}
 
     def compute_loss(

@@ -130,11 +130,11 @@ class _MemberTransform(ImageTransform):
     num_members: int = 1
     own_members: tuple[int, ...] = (0,)
 
-    def crop_and_flip(self, pixels: torch.Tensor, draw: Draw = draw_for_these) -> torch.Tensor:
+    def augment(self, pixels: torch.Tensor, draw: Draw = draw_for_these) -> torch.Tensor:
         samples = len(pixels)
 
         def draw_for_all(make: Callable[[int], torch.Tensor], count: int) -> torch.Tensor:
             drawn = make(samples * self.num_members).unflatten(1, (samples, self.num_members))
             return drawn[:, :, self.own_members].flatten(1, 2)
 
-        return super().crop_and_flip(pixels.flatten(0, 1), draw_for_all).view_as(pixels)
+        return super().augment(pixels.flatten(0, 1), draw_for_all).unflatten(0, pixels.shape[:2])
