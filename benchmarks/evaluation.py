@@ -12,8 +12,8 @@ from benchmarks.trainers import CLASS_NAMES, Setting, load_splits, write_files
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.methods import METHODS
 from hf_biasensemble.metrics.accuracy import bias_accuracy
-from hf_biasensemble.models.build import build_trainable
 from hf_biasensemble.models.pair import BiasedDebiasedPair
 
 IMAGES, BATCH = 15_000, DebiasingArguments.per_device_eval_batch_size
@@ -23,7 +23,7 @@ def figures(options: Options) -> Iterator[Figure]:
     """One, in seconds."""
     setting = Setting()
     transform = image_transform(setting.model_args())
-    pair = build_trainable(setting.model_args(), CLASS_NAMES, "lff_be", seed=0)
+    pair = METHODS["lff_be"].network(setting.model_args(), CLASS_NAMES, 0)
     assert isinstance(pair, BiasedDebiasedPair)
     with options.coloured_mnist() as words, TemporaryDirectory() as folder:
         train = load_splits(words)["train"]

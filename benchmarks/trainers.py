@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.arguments import DataArguments, ModelArguments, SelectionArguments
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform, load_image_splits
-from hf_biasensemble.models.build import build_members, build_trainable
-from hf_biasensemble.run import TRAINERS, use_own_progress
+from hf_biasensemble.methods import METHODS
+from hf_biasensemble.models.build import build_members
+from hf_biasensemble.reporting.progress import use_own_progress
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
+from hf_biasensemble.trainers.disent import DisentArguments
 
 CLASS_NAMES = [str(number) for number in range(10)]
 
@@ -70,7 +72,7 @@ def trainer(
     """A trainer of a method, or of `members`, that neither evaluates nor saves."""
     model_args = setting.model_args()
     with TemporaryDirectory() as folder:
-        args = DebiasingArguments(
+        args = DisentArguments(
             output_dir=folder,
             method="lff_be" if method == "members" else method,
             max_steps=steps,
@@ -94,9 +96,9 @@ def trainer(
             flags = amplified_set(len(split)).numpy()
             labels = split.labels.numpy()
             selection = Selection(np.arange(len(split)), labels, flags, flags, flags, {})
-            extra = {} if method == "erm" else {"selection": selection}
-            model = build_trainable(model_args, CLASS_NAMES, method, seed=0)
-            built = TRAINERS[method](model, args, transform, train_dataset=split, **extra)  # type: ignore[arg-type]
+            extra = {"selection": selection} if METHODS[method].selector else {}
+            model = METHODS[method].network(model_args, CLASS_NAMES, 0)
+            built = METHODS[method].trainer(model, args, transform, train_dataset=split, **extra)
         use_own_progress(built)
         yield built
 

@@ -1,32 +1,41 @@
 """Debiased image classifiers without bias labels: BiasEnsemble and LfF for the Hugging Face stack.
 
-Names are imported when first used, so that `import hf_biasensemble` costs nothing.
+Names are imported when first used, so that `import hf_biasensemble` costs nothing. From then on,
+`AutoModelForImageClassification.from_pretrained` opens models of this library without asking to run their code.
 """
 
 import importlib
 from typing import Any
+
+from hf_biasensemble.auto_classes import register_when_imported
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
     "BiasEnsembleTrainer": "trainers.bias_ensemble",
     "DataArguments": "arguments",
-    "DebiasedImageClassifier": "models.export",
-    "DebiasedImageClassifierConfig": "models.export",
+    "DebiasedImageClassifier": "models.modeling_debiased",
+    "DebiasedImageClassifierConfig": "models.modeling_debiased",
     "DebiasingArguments": "arguments",
     "DebiasingTrainer": "trainers.base",
+    "DisentArguments": "trainers.disent",
     "DisentTrainer": "trainers.disent",
     "ErmTrainer": "trainers.erm",
     "ImageSplit": "data.pixels",
     "ImageTransform": "data.transforms",
     "LffTrainer": "trainers.lff",
+    "METHODS": "methods",
+    "Method": "descriptors",
     "ModelArguments": "arguments",
+    "RelativeDifficultyArguments": "trainers.relative_difficulty",
     "Selection": "selection",
     "SelectionArguments": "arguments",
     "bias_accuracy": "metrics.accuracy",
     "load_classifier": "models.export",
     "run": "run",
 }
+
+register_when_imported()
 
 __all__ = sorted(_HOME_OF)
 

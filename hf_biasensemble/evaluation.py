@@ -1,5 +1,8 @@
 """A classifier on a decoded split, without a Trainer."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -7,7 +10,7 @@ from transformers import PreTrainedModel
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.metrics.accuracy import bias_accuracy
+from hf_biasensemble.metrics.accuracy import accuracy_by_group, accuracy_intervals, bias_accuracy
 
 
 @torch.inference_mode()
@@ -55,3 +58,22 @@ def evaluate_classifier(
     check_classes(model, split)
     predictions = predict_logits(model, split, transform, batch_size).argmax(dim=-1)
     return bias_accuracy(predictions.cpu().numpy(), **split.measured_by())
+
+
+def details_of(split: ImageSplit, predictions: np.ndarray) -> dict[str, Any]:
+    """What stands beside the accuracies of a split: `intervals` as of [`accuracy_intervals`] and, with groups,
+    `worst_group`: its class, bias and number of images.
+
+    Args:
+        split (`ImageSplit`): The images.
+        predictions (`np.ndarray` of shape (R,)): Predicted classes, in the order of the split.
+    """
+    columns = split.measured_by()
+    details: dict[str, Any] = {"intervals": accuracy_intervals(predictions, **columns)}
+    if groups := split.groups():
+        bias_names, attribute = groups
+        cells, accuracy, counts = accuracy_by_group(predictions, columns["labels"], attribute)
+        label, bias = cells[accuracy.argmin()]
+        images = int(counts[accuracy.argmin()])
+        details["worst_group"] = {"class": split.class_names[label], "bias": bias_names[bias], "images": images}
+    return details

@@ -46,6 +46,11 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
+def group_sums(values: torch.Tensor, groups: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """Sum of the values (B,) of each group (G,): groups (B,) int64 in [0, G)."""
+    return values.new_zeros(num_groups).index_add(0, groups, values)
+
+
 def relative_difficulty(biased: torch.Tensor, debiased: torch.Tensor, epsilon: float = 1e-8) -> torch.Tensor:
     """Weight of each sample for the debiased model: L_B / (L_B + L_D) of losses (B,) scaled to their class maximum.
 

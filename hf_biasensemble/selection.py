@@ -12,6 +12,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 
 FILE_NAME = "selection.parquet"
+PSEUDO_GROUPS = ("selected", "predicted")
 _METADATA_KEY = b"hf_biasensemble"
 
 
@@ -107,6 +108,33 @@ class Selection:
         mask = np.zeros(num_rows, dtype=bool)
         mask[self.index[self.is_selected]] = True
         return mask
+
+    def pseudo_groups(self, by: str, num_rows: int) -> tuple[np.ndarray, int]:
+        """Groups of training samples that stand for those of class and bias, which nobody knows.
+
+        Args:
+            by (`str`): With `"selected"`, the samples of a class are in one group or another as they are in the
+                bias-amplified set or not. With `"predicted"`, as the members hold them to be of this or that class.
+            num_rows (`int`): Rows of the training split.
+
+        Returns:
+            int64 (num_rows,), the group of each row, and how many groups there are. None is empty. Rows without votes
+            are in group 0.
+
+        Raises:
+            `BiasEnsembleError`: If the saved table is older than the predictions of members.
+        """
+        opinion = self.is_selected if by == "selected" else self.predicted_labels
+        if opinion is None:
+            raise BiasEnsembleError(
+                "--pseudo_groups predicted: expected a selection that says what the members predict, found an older "
+                f"one; remove its {FILE_NAME} to make it again"
+            )
+        opinion = opinion.astype(np.int64)
+        cells, group = np.unique(self.labels * (opinion.max() + 1) + opinion, return_inverse=True)
+        groups = np.zeros(num_rows, dtype=np.int64)
+        groups[self.index] = group
+        return groups, len(cells)
 
     def summary(self) -> dict[str, float]:
         """`selection_size` and, where bias labels exist, how much of the aligned samples the set holds

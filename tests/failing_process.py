@@ -1,8 +1,10 @@
 """The train command, in which the second process fails in the middle of the training."""
 
+import dataclasses
 import sys
 
 from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.methods import METHODS
 from hf_biasensemble.trainers.lff import LffTrainer
 
 
@@ -14,7 +16,5 @@ class FailingLffTrainer(LffTrainer):
 
 
 if __name__ == "__main__":
-    import hf_biasensemble.run
-
-    hf_biasensemble.run.TRAINERS["lff"] = FailingLffTrainer
+    METHODS._found["lff"] = dataclasses.replace(METHODS["lff"], trainer=FailingLffTrainer)
     sys.exit(run_command("train"))

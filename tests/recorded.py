@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hf_biasensemble.arguments import DebiasingArguments, SelectionArguments
+from hf_biasensemble.arguments import SelectionArguments
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
 from hf_biasensemble.models.pair import DisentangledPair
+from hf_biasensemble.trainers.disent import DisentArguments
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TRANSFORM = ImageTransform(image_mean=(0.0,) * 3, image_std=(255.0,) * 3)  # divided by 255 twice
@@ -71,7 +72,7 @@ class RecordedRun:
         recorded_initialisation(bias_network, biased_seed)
         return pair
 
-    def arguments(self, output_dir: Path, max_steps: int, **changes) -> DebiasingArguments:
+    def arguments(self, output_dir: Path, max_steps: int, **changes) -> DisentArguments:
         recipe = self.recipe["args"]
         settings = {
             "method": self.method,
@@ -86,7 +87,7 @@ class RecordedRun:
             "disable_tqdm": True,
             "use_cpu": True,
         }
-        return DebiasingArguments(**(settings | changes))
+        return DisentArguments(**(settings | changes))
 
     def selection_arguments(self) -> SelectionArguments:
         recipe = self.recipe["args"]

@@ -15,25 +15,17 @@ import torch
 from safetensors.torch import load_file
 from synthetic import CLASS_NAMES
 
-from hf_biasensemble.arguments import (
-    DataArguments,
-    DebiasingArguments,
-    ModelArguments,
-    SelectionArguments,
-    parse_arguments,
-)
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.collectives import leave
-from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform, load_image_splits
-from hf_biasensemble.models.build import classifier_config
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.methods import METHODS as ALL_METHODS
 from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
-from hf_biasensemble.run import train_members
+from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.selectors.making import train_members
 
 ROOT = Path(__file__).parents[1]
-ARGUMENTS = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
-METHODS = ["erm", "lff", "disent", "lff_be", "disent_be"]
+METHODS = list(ALL_METHODS)  # each that there is must pass the tests of all
+WITH_BIAS_ENSEMBLE = [name for name in METHODS if getattr(ALL_METHODS[name].selector, "name", "") == "bias_ensemble"]
 # 96 training images in batches of 16: six steps an epoch, so that step 5 is inside the first one.
 SETTINGS = {
     "max_steps": 12,
@@ -60,12 +52,22 @@ PUSHED = {
 
 def words(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> list[str]:
     """What is given to the train command; a list is a setting of several values."""
-    settings = {"dataset_name": data, "output_dir": output_dir, "method": method, **SETTINGS, **changes}
+    known = ALL_METHODS[method].option_names()
+    common = {name: value for name, value in SETTINGS.items() if name in known}
+    settings = {"dataset_name": data, "output_dir": output_dir, "method": method, **common, **changes}
     given = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
     return [str(word) for name, values in given.items() for word in (f"--{name}", *values)]
 
 
 def train(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> int:
+    """One that starts from another method's run has that made first, beside its own folder."""
+    before = ALL_METHODS[method].starts_from
+    if before and not {"init_from", "resume_from_checkpoint"} & changes.keys():
+        start = output_dir.parent / f"{output_dir.name}_start"
+        network = {name: changes[name] for name in ("backbone", "image_size") if name in changes}
+        if not start.exists():
+            assert train(data, start, before, **network) == 0
+        changes["init_from"] = start
     return run_command("train", words(data, output_dir, method, **changes))
 
 
@@ -93,8 +95,8 @@ def start(processes: int, *arguments: object, script: Path = ROOT / "train.py") 
 
 def train_only_members(data: str, output_dir: str, changes: dict[str, object]) -> None:
     """The member stage of a run: the members' last checkpoint stays beside the selection."""
-    model_args, selection_args, args, splits = selection_inputs(Path(data), Path(output_dir), **changes)
-    selection, _ = train_members(model_args, selection_args, args, splits, {})
+    selector, model_args, selection_args, args, splits = selection_inputs(Path(data), Path(output_dir), **changes)
+    selection, _ = train_members(selector, model_args, selection_args, args, splits, {})
     if args.should_save:
         selection.save(Path(output_dir) / "selection")
 
@@ -109,14 +111,11 @@ def train_one_after_another(file: str) -> None:
     leave()
 
 
-def selection_inputs(
-    data: Path, output_dir: Path, **changes: object
-) -> tuple[ModelArguments, SelectionArguments, DebiasingArguments, dict[str, ImageSplit]]:
-    """What `make_selection` is called with in a run."""
-    data_args, model_args, selection_args, args = parse_arguments(
-        ARGUMENTS, words(data, output_dir, "lff_be", **changes)
-    )
-    return model_args, selection_args, args, load_image_splits(data_args, model_args.image_size)
+def selection_inputs(data: Path, output_dir: Path, method: str = "lff_be", **changes: object) -> tuple:
+    """What `make_selection` is called with in a run: selector, settings of model, selector and training, splits."""
+    data_args, model_args, selection_args, args = parse_run(words(data, output_dir, method, **changes))
+    splits = load_image_splits(data_args, model_args.image_size)
+    return ALL_METHODS[method].selector, model_args, selection_args, args, splits
 
 
 def killed_after(folder: Path, step: int) -> None:
@@ -162,15 +161,12 @@ def trained_logits(folder: Path, given: list[str]) -> torch.Tensor:
         folder: Of a finished run of any method but ERM.
         given: What the train command was given.
     """
-    data_args, model_args, _, args = parse_arguments(ARGUMENTS, given)
-    config = classifier_config(model_args, CLASS_NAMES, 2 if args.method.startswith("disent") else 1)
-    network = DebiasedImageClassifier(config).eval()
-    checkpoint = load_file(folder / "checkpoint-12" / "model.safetensors")
-    debiased = {name: value for name, value in checkpoint.items() if name.startswith("debiased.")}
-    network.load_state_dict({name.removeprefix("debiased."): value for name, value in debiased.items()})
+    data_args, model_args, _, args = parse_run(given)
+    network = ALL_METHODS[args.method].network(model_args, CLASS_NAMES, args.seed)
+    network.load_state_dict(load_file(folder / "checkpoint-12" / "model.safetensors"))
     pixels = load_image_splits(data_args, model_args.image_size)["test"].pixels
     with torch.inference_mode():
-        return network(image_transform(model_args)(pixels, training=False)).logits
+        return network.eval()(pixel_values=image_transform(model_args)(pixels, training=False))["logits"]
 
 
 def trained_probabilities(published: Path, kind: str) -> list[dict[str, float]]:

@@ -66,9 +66,34 @@ def test_libraries_are_those_of_the_table(rooms, libraries):
     assert imported - {*sys.stdlib_module_names, PACKAGE.name} == libraries
 
 
-def test_only_run_imports_a_trainer():
+def test_only_selectors_and_methods_know_a_trainer_by_name():
     importing = {file for file in MODULES if any(name.startswith("trainers/") for name in files_of(imports_of(file)))}
-    assert {file for file in importing if not file.startswith("trainers/")} == {"run.py"}
+    rooms = {file.split("/")[0] for file in importing}
+    assert rooms == {"trainers", "selectors", "methods", "run.py"}
+    # The run itself asks of the trainers' room only what it asks whatever the method.
+    assert {name for name in files_of(imports_of("run.py")) if name.startswith("trainers/")} == {
+        "trainers/checkpoint_choice.py"
+    }
+
+
+def test_a_method_touches_one_file():
+    """Nothing outside `methods/` knows a method by name: not in code, nor by how its name begins or ends."""
+    names = [path.stem for path in (PACKAGE / "methods").glob("*.py") if path.stem != "__init__"]
+    assert len(names) >= 8
+    for file in MODULES:
+        code = (PACKAGE / file).read_text(encoding="utf-8")
+        if not file.startswith("methods/"):
+            strings = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+            assert not strings & (set(names) - ALLOWED.get(file, set())), file
+        assert not re.search(r"(startswith|endswith)\([^)]*(lff|disent|_be)", code), file
+
+
+# The default method, and the two whose checkpoints the authors' code writes.
+ALLOWED = {
+    "arguments/training.py": {"lff_be"},
+    "models/reference_checkpoint.py": {"lff", "disent"},
+    "cli/import_reference.py": {"lff", "disent"},
+}
 
 
 def test_every_room_of_the_table_is_there():

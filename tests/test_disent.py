@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
+from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.models.build import build_trainable
+from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.pair import DisentangledPair
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.trainers.disent import DisentTrainer
+from hf_biasensemble.trainers.disent import DisentArguments, DisentTrainer
 from hf_biasensemble.trainers.lff import LffTrainer
 
 BACKBONES = ["mlp", "test_resnet"]
@@ -60,8 +60,8 @@ def make_trainer(output_dir: Path, backbone: str, kind: type = DisentTrainer, be
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    args = DebiasingArguments(**(given | changes))
-    pair = build_trainable(ModelArguments(backbone=backbone, image_size=SIZE), CLASS_NAMES, method, seed=5)
+    args = DisentArguments(**(given | changes))
+    pair = METHODS[method].network(ModelArguments(backbone=backbone, image_size=SIZE), CLASS_NAMES, 5)
     transform = ImageTransform((0.5,) * 3, (0.25,) * 3)
     return kind(pair, args, transform, split, selection=half_selected(split) if be else None)
 

@@ -19,9 +19,8 @@ from synthetic import coloured_digits
 from test_published_commands import SEVERITIES, write_card
 from transformers import HfArgumentParser
 
-import hf_biasensemble.arguments as arguments
-import hf_biasensemble.run as run
 from hf_biasensemble.cli.main import COMMANDS, run_command
+from hf_biasensemble.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
@@ -272,8 +271,7 @@ def test_python_blocks_run_one_after_another(page, place, monkeypatch):
     (place / "outputs").mkdir()
     (place / "outputs" / "small").symlink_to(place / "me" / "mine")
     (place / "data" / "small").symlink_to(place / "data" / "cmnist" / "1pct")
-    monkeypatch.setattr(arguments, "METHODS", arguments.METHODS)  # what a page adds does not stay
-    monkeypatch.setattr(run, "TRAINERS", dict(run.TRAINERS))
+    monkeypatch.setattr(METHODS, "_found", dict(METHODS._found))  # what a page adds does not stay
     namespace: dict = {}
     for block in PYTHON:
         if block.page == page and not block.reason:

@@ -6,16 +6,16 @@ import shutil
 import pytest
 from fresh_python import WITHOUT_LIBRARY, only_error
 from hub_server import TOKEN, Repository
-from runs import ARGUMENTS, PUSHED, error_line, pushed_of, train, trained_probabilities, words
+from runs import PUSHED, error_line, pushed_of, train, trained_probabilities, words
 from synthetic import CLASS_NAMES
 
 from hf_biasensemble import hub as hub_module
-from hf_biasensemble.arguments import parse_arguments
 from hf_biasensemble.data.prepare import image_transform, load_image_splits
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
+from hf_biasensemble.run_arguments import parse_run
 from hf_biasensemble.trainers.erm import ErmTrainer
 
 NUM_IMAGES = 12
@@ -214,7 +214,7 @@ def test_push_that_cannot_be_is_refused_before_training(digits, tmp_path, capsys
 
 def test_trainer_itself_pushes_nothing(digits, tmp_path):
     given = words(digits, tmp_path, push_to_hub="true", hub_token=TOKEN, eval_strategy="no")
-    data_args, model_args, _, args = parse_arguments(ARGUMENTS, given)
+    data_args, model_args, _, args = parse_run(given)
     split = load_image_splits(data_args, 28)["train"]
     model = DebiasedImageClassifier(classifier_config(model_args, CLASS_NAMES))
     trainer = ErmTrainer(model, args, image_transform(model_args), train_dataset=split)

@@ -16,12 +16,13 @@ from cards import RUNS, card
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
-from runs import METHODS, results
+from runs import METHODS, WITH_BIAS_ENSEMBLE, results
 from synthetic import CLASS_NAMES, COLOUR_NAMES
 
-from hf_biasensemble.arguments import DataArguments
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, SelectionArguments
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.methods import METHODS as ALL_METHODS
 from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.reporting.figures.groups import group_heat_map
@@ -34,6 +35,7 @@ PICTURES = {
     **dict.fromkeys(("erm", "timm"), _OF_ALL),
     **dict.fromkeys(("lff", "disent"), _OF_WEIGHTED),
     **dict.fromkeys(("lff_be", "disent_be", "conflicts only"), _OF_SELECTED),
+    **dict.fromkeys(("jtt", "group_dro_be", "last_layer_be"), ["accuracy", "groups", "selection"]),
     "no bias labels": ["accuracy", "selection", "relative_difficulty"],
     "train only": [],
 }
@@ -41,6 +43,7 @@ ROOT = Path(__file__).parents[1]
 COLUMNS = dict(
     zip(METRICS, ["All", "Bias-aligned", "Bias-conflicting", "Unbiased", "Worst group", "AC score"], strict=True)
 )
+SELECTION_OPTIONS = {field.name for field in dataclasses.fields(SelectionArguments)}
 ORACLE = "oracle, chosen on the test set"
 
 
@@ -57,7 +60,7 @@ def written_again(finished, tmp_path):
         kept = {key: value for key, value in results(folder).items() if key not in without}
         (folder / "all_results.json").write_text(json.dumps(kept))
         loaded = splits or load_image_splits(DataArguments(dataset_name=str(data)), changed["image_size"])
-        return write_model_card(folder, loaded, **options).read_text()
+        return write_model_card(folder, ALL_METHODS[changed["method"]], loaded, **options).read_text()
 
     return written_again
 
@@ -81,7 +84,8 @@ def section(text: str, heading: str) -> str:
 @pytest.mark.parametrize("name", RUNS)
 def test_metadata_and_table_have_the_numbers_of_the_results(finished, name):
     _, output_dir = finished(name)
-    measured = {key: value for key, value in results(output_dir).items() if key.startswith(("validation_", "test_"))}
+    measured = {key: value for key, value in results(output_dir).items() if key.endswith(METRICS)}
+    measured = {key: value for key, value in measured.items() if key.startswith(("validation_", "test_"))}
     assert bool(measured) == (name != "train only")
     read = ModelCard.load(output_dir / "README.md").data
     evaluations = read.eval_results or []
@@ -267,21 +271,36 @@ def test_a_metric_that_one_split_lacks_is_neither_zero_nor_in_the_metadata(writt
 def test_each_method_names_its_papers_and_its_settings(finished, method):
     _, output_dir = finished(method)
     text = card(output_dir)
-    papers = {"2205.14594": "_be", "2007.02561": "lff", "2107.01372": "disent"}
+    papers = {
+        "2205.14594": "lff_be disent_be group_dro_be last_layer_be",
+        "2007.02561": "lff lff_be",
+        "2107.01372": "disent disent_be",
+        "2107.09044": "jtt",
+        "1911.08731": "group_dro_be",
+        "2204.02937": "last_layer_be",
+    }
     assert {paper for paper in papers if paper in section(text, "Method")} == {
-        paper for paper, part in papers.items() if part in method
+        paper for paper, methods in papers.items() if method in methods.split()
     }
     cited = set(re.findall(r"@inproceedings\{(\w+),", text))
-    expected = {"lee2023biasensemble": "_be", "nam2020learning": "lff disent", "lee2021learning": "disent"}
-    assert cited == {name for name, parts in expected.items() if any(p in method for p in parts.split())}
+    expected = {
+        "lee2023biasensemble": papers["2205.14594"],
+        "nam2020learning": "lff lff_be disent disent_be",  # DisEnt weighs images as LfF does
+        "lee2021learning": "disent disent_be",
+        "liu2021just": "jtt",
+        "sagawa2020distributionally": "group_dro_be",
+        "kirichenko2023last": "last_layer_be",
+    }
+    assert cited == {name for name, methods in expected.items() if method in methods.split()}
     settings = yaml.safe_load((output_dir / "config.yaml").read_text())
     shown = {row["setting"].strip("`"): row["value"] for row in tables(section(text, "Method"))[0]}
     for name, value in shown.items():
         assert value == (settings[name] if isinstance(settings[name], str) else json.dumps(settings[name]))
     assert {"learning_rate", "max_steps", "per_device_train_batch_size", "seed", "backbone"} <= shown.keys()
-    assert ("num_members" in shown) == method.endswith("_be")
-    assert ("lambda_swap" in shown) == method.startswith("disent")
-    assert ("loss_average_decay" in shown) == (method != "erm")
+    assert ("num_members" in shown) == (method in WITH_BIAS_ENSEMBLE)
+    own = {field.name for field in dataclasses.fields(ALL_METHODS[method].arguments)}
+    own -= {field.name for field in dataclasses.fields(DebiasingArguments)} | ALL_METHODS[method].unused
+    assert own <= shown.keys() and not ALL_METHODS[method].unused & (shown.keys() - SELECTION_OPTIONS)
     assert method in ModelCard(text).data.tags
 
 
@@ -331,7 +350,7 @@ def test_data_set_and_base_model_are_named_only_if_they_are_on_the_hub(finished,
 def test_several_processes_are_stated(written_again):
     text = written_again("lff", num_processes=2)
     assert {"setting": "`processes`", "value": "2", "recipe": ""} in tables(section(text, "Method"))[0]
-    assert "accelerate launch --num_processes 2 train.py" in text
+    assert "torchrun --nproc_per_node 2 train.py" in text  # accelerate starts one process on processors alone
     assert "processes" not in written_again("lff")
 
 

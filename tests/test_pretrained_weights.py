@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.models.build import build_members, build_trainable
+from hf_biasensemble.methods import METHODS
+from hf_biasensemble.models.build import build_members
 
 BACKBONE = "test_resnet"
 NAMES = ["a", "b", "c"]
@@ -46,7 +47,7 @@ def saved(source, folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("method", ["erm", "lff_be", "disent_be"])
 def test_every_encoder_starts_from_the_file(source, tmp_path, kind, method):
     arguments = ModelArguments(backbone=BACKBONE, pretrained_weights=str(saved(source, tmp_path, kind)))
-    model = build_trainable(arguments, NAMES, method, seed=0)
+    model = METHODS[method].network(arguments, NAMES, 0)
     classifiers = [model] if method == "erm" else [model.debiased, *([model.biased] if method == "lff_be" else [])]
     encoders = [encoder for classifier in classifiers for encoder in classifier.encoders()]
     assert len(encoders) == (1 if method == "erm" else 2)
@@ -66,7 +67,7 @@ def test_members_start_from_the_file_with_classifiers_of_their_own(source, tmp_p
 
 def error_of(file: Path) -> str:
     with pytest.raises(BiasEnsembleError) as caught:
-        build_trainable(ModelArguments(backbone=BACKBONE, pretrained_weights=str(file)), NAMES, "erm", seed=0)
+        METHODS["erm"].network(ModelArguments(backbone=BACKBONE, pretrained_weights=str(file)), NAMES, 0)
     assert "\n" not in str(caught.value) and str(file) in str(caught.value)
     return str(caught.value)
 

@@ -24,6 +24,8 @@ from runs import (
 from safetensors.torch import load_file
 from synthetic import coloured_digits
 
+from hf_biasensemble.methods import METHODS
+
 # 97 images: batches of 24 leave one over, so an epoch ends with a batch that processes must fill up.
 CASES: dict[str, dict] = {
     "disent_be": {
@@ -32,6 +34,7 @@ CASES: dict[str, dict] = {
         "crop_padding": 1,
         "horizontal_flip": "true",
         "member_steps": 60,
+        "swap_start_step": 3,
     },
     "drawn": {
         "method": "lff_be",
@@ -43,6 +46,9 @@ CASES: dict[str, dict] = {
     },
     "lff": {"method": "lff", "dataloader_drop_last": "false", "weight_average": 0.9, "augmentation": "affine"},
     "erm": {"method": "erm", "dataloader_drop_last": "false", "logging_steps": 5},
+    "jtt": {"method": "jtt", "dataloader_drop_last": "false"},
+    "group_dro_be": {"method": "group_dro_be", "dataloader_drop_last": "false", "group_step_size": 0.3},
+    "last_layer_be": {"method": "last_layer_be", "dataloader_drop_last": "false"},
 }
 GLOBAL_BATCH = 24
 # The member stage by itself, and the step at which several processes end and are started again.
@@ -77,7 +83,9 @@ def by_processes(odd_digits, tmp_path_factory):
 
     def settings(processes: int, name: str) -> dict:
         # Adam divides gradients by their size, rounding errors as well, unless epsilon is above these.
-        changes = {"adam_epsilon": 1e-4, "logging_steps": 1, "swap_start_step": 3, **CASES[name]}
+        changes = {"adam_epsilon": 1e-4, "logging_steps": 1, **CASES[name]}
+        if processes > 1 and METHODS[changes["method"]].starts_from:
+            changes["init_from"] = folder / f"{name}_1_start"  # which `train` has made
         return {"per_device_train_batch_size": GLOBAL_BATCH // processes, **changes}
 
     def member_stages(processes: int, name: str) -> list[tuple[str, str, dict]]:

@@ -11,8 +11,8 @@ from runs import content, error_line, results, selection_inputs, train
 from synthetic import coloured_digits
 
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.run import make_selection
 from hf_biasensemble.selection import Selection
+from hf_biasensemble.selectors.making import make_selection
 
 NAMES = ["cat", "dog", "fox"]
 

@@ -8,14 +8,12 @@ from hf_biasensemble.arguments.parser import parse_arguments
 from hf_biasensemble.arguments.selection import SelectionArguments
 from hf_biasensemble.arguments.training import (
     CHECKPOINT_CHOICES,
-    METHODS,
     DebiasingArguments,
     with_protocol,
 )
 
 __all__ = [
     "CHECKPOINT_CHOICES",
-    "METHODS",
     "DataArguments",
     "DebiasingArguments",
     "ModelArguments",

@@ -1,6 +1,7 @@
 """The settings of a run as `config.yaml` states them."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from transformers import TrainingArguments
@@ -8,14 +9,22 @@ from transformers import TrainingArguments
 from hf_biasensemble.arguments.training import DebiasingArguments
 
 
-def resolved(*arguments: Any) -> dict[str, Any]:
-    """All settings as plain values, for `config.yaml`: what differs from the defaults, and what a run should state."""
+def resolved(*arguments: Any, hidden: Collection[str] = ()) -> dict[str, Any]:
+    """All settings as plain values, for `config.yaml`: what differs from the defaults, and what a run should state.
+
+    Args:
+        arguments (dataclasses): The parts of the settings; one that is `None` is left out.
+        hidden (`Collection[str]`, *optional*): Fields that are no options here.
+    """
     settings: dict[str, Any] = {}
-    stated = {*DebiasingArguments.__annotations__, "seed"}
     for part in arguments:
+        if part is None:
+            continue
         if not isinstance(part, TrainingArguments):
             settings |= dataclasses.asdict(part)
             continue
+        ours = [kind for kind in type(part).__mro__ if issubclass(kind, DebiasingArguments)]
+        stated = {"seed", *(name for kind in ours for name in kind.__annotations__)} - set(hidden)
         defaults = {f.name: f.default for f in dataclasses.fields(part)}
         for name, value in part.to_dict().items():
             if name in stated or (name in _PORTABLE and value != defaults[name]):

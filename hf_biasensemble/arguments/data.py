@@ -1,6 +1,7 @@
 """Options of the data."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hf_biasensemble.arguments.options import option, require
 from hf_biasensemble.sizes import size_in_bytes
@@ -9,6 +10,8 @@ from hf_biasensemble.sizes import size_in_bytes
 @dataclass
 class DataArguments:
     """Which data, and where in it."""
+
+    _argument_group_name: ClassVar[str] = "data"
 
     dataset_name: str | None = option(None, "Hub id, folder (class folders, Parquet, saved DatasetDict) or table.")
     dataset_config_name: str | None = option(None, "Configuration of the data set, for instance a severity: 1pct.")

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_biasensemble.arguments.options import option, require
 
@@ -12,10 +12,17 @@ from hf_biasensemble.arguments.options import option, require
 class ModelArguments:
     """Network and preprocessing."""
 
+    _argument_group_name: ClassVar[str] = "model"
+    sways_no_vote: ClassVar[frozenset[str]] = frozenset({"init_from", "init_part"})
+
     backbone: str = option("mlp", "mlp, or the name of a timm model with pooled features.")
     backbone_args: str | None = option(None, "Further arguments of timm.create_model, as JSON.")
     pretrained: bool = option(False, "Start from timm's pretrained weights.")
     pretrained_weights: str | None = option(None, "Start from this file (safetensors or .pth) of the timm backbone.")
+    init_from: str | None = option(
+        None, "Start what is published from the weights of this classifier: the folder of a run or a Hub id."
+    )
+    init_part: str = option("whole", "What of it: whole, encoder (with a new head) or head.")
     image_size: int = option(28, "Height and width of the network input in pixels.")
     image_mean: list[float] = option([0.0, 0.0, 0.0], "Mean per channel, of pixels divided by 255 and image_scale.")
     image_std: list[float] = option([1.0, 1.0, 1.0], "Standard deviation per channel, of the same.")
@@ -39,6 +46,9 @@ class ModelArguments:
             require(self.backbone != "mlp", "--pretrained_weights", "a timm backbone", "the MLP")
             found = Path(self.pretrained_weights).expanduser().is_file()
             require(found, "--pretrained_weights", "a file with weights", self.pretrained_weights)
+        require(
+            self.init_part in ("whole", "encoder", "head"), "--init_part", "whole, encoder or head", self.init_part
+        )
         try:
             self.timm_arguments()
         except ValueError:

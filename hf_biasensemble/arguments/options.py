@@ -1,5 +1,6 @@
 """How an option is declared, and how one of its values is refused."""
 
+import math
 from dataclasses import field
 from typing import Any
 
@@ -17,3 +18,9 @@ def require(holds: bool, option: str, expected: str, found: Any) -> None:
     """Raises `BiasEnsembleError` unless the value of an option is as expected."""
     if not holds:
         raise BiasEnsembleError(f"{option}: expected {expected}, found {found}")
+
+
+def require_steps(option: str, steps: float) -> None:
+    """Raises `BiasEnsembleError` unless this is a number of steps or, below 1, a share of `max_steps`."""
+    valid = 0 <= steps < 1 or (math.isfinite(steps) and steps == int(steps) > 0)
+    require(valid, option, "a whole number of steps, or a share of max_steps in [0, 1)", steps)

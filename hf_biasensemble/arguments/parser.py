@@ -4,54 +4,122 @@ Command line wins over the YAML file, which wins over the defaults. A key that n
 """
 
 import argparse
+import dataclasses
 import difflib
 import json
 import re
 import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from hf_biasensemble.errors import BiasEnsembleError
 
 
+class Foreign(NamedTuple):
+    """An option that other methods have and the one at hand has not: who has it, and its default there."""
+
+    method: str
+    owners: list[str]
+    default: Any
+
+    def refused(self, option: str, where: str) -> str:
+        """The words of the refusal."""
+        return (
+            f"option {option} in {where} does nothing with --method {self.method}; expected it with "
+            f"{', '.join(self.owners)} only; leave it out"
+        )
+
+
 def parse_arguments(
-    argument_types: list[type], argv: list[str] | None = None, description: str | None = None
+    argument_types: list[type],
+    argv: list[str] | None = None,
+    description: str | None = None,
+    hidden: Mapping[type, Collection[str]] = MappingProxyType({}),
+    foreign: Callable[[str], Foreign | None] = lambda name: None,
+    epilog: str | None = None,
 ) -> tuple[Any, ...]:
     """Fills the dataclasses from `--config FILE.yaml` and the command line.
+
+    Args:
+        argument_types (`list[type]`): The dataclasses whose fields are the options.
+        argv (`list[str]`, *optional*): The words of the command line, by default those of this process.
+        description (`str`, *optional*): For `--help`.
+        hidden (`Mapping[type, Collection[str]]`, *optional*): By dataclass, fields that are no options here and keep
+            their defaults.
+        foreign (`Callable`, *optional*): What is known of an option that none of the dataclasses has. One in the file
+            is passed over if it has its default there, or if the command line names another method than the file.
+        epilog (`str`, *optional*): For the end of `--help`.
 
     Raises:
         `BiasEnsembleError`: If a key is unknown (names the nearest known one and the file), a value does not fit its
             type, or the file cannot be read.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = StrictParser(argument_types, allow_abbrev=False, description=description)
+    parser = StrictParser(argument_types, hidden, foreign, allow_abbrev=False, description=description, epilog=epilog)
     parser.add_argument("--config", help="YAML file with any of the options below.")
     parser.known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
-    config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    config_only.add_argument("--config")
-    config, _ = config_only.parse_known_args(argv)
-    from_file: list[str] = _read_yaml(config.config, parser) if config.config else []
+    file = given_option("config", argv)
     try:
-        *parsed, _ = parser.parse_args_into_dataclasses([*from_file, *argv], look_for_args_file=False)
+        words = _as_words(file, read_yaml(file), parser, given_option("method", argv)) if file else []
+        return parser.parse_args_into_dataclasses([*words, *argv])
     except BiasEnsembleError:
         raise
     except ValueError as error:  # what TrainingArguments itself refuses
         raise BiasEnsembleError(" ".join(str(error).split())) from error
-    return tuple(parsed)
+
+
+def given_option(name: str, argv: list[str]) -> str | None:
+    """The value of one option on the command line, if it is there, before anything else is known of the others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", nargs="?")
+    return getattr(parser.parse_known_args(argv)[0], name)
 
 
 class StrictParser(HfArgumentParser):
-    """Errors as `BiasEnsembleError`, with the nearest known option."""
+    """Errors as `BiasEnsembleError`, with the nearest known option; options in groups by who declares them."""
 
     known: set[str] = set()
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        argument_types: list[type],
+        hidden: Mapping[type, Collection[str]] = MappingProxyType({}),
+        foreign: Callable[[str], Foreign | None] = lambda name: None,
+        **kwargs: Any,
+    ):
+        self.hidden = hidden
+        self.foreign = foreign
+        super().__init__(argument_types, **kwargs)
         # argparse would take -1e-3 for an option.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        hints = get_type_hints(dtype)
+        groups: dict[type, Any] = {}
+        for field in self._options_of(dtype):
+            # A default of our own makes an option of transformers one of ours.
+            owner = next(kind for kind in dtype.__mro__ if field.name in kind.__dict__.get("__annotations__", {}))
+            if owner not in groups:
+                groups[owner] = self.add_argument_group(_group_title(owner))
+            field.type = hints[field.name]
+            self._parse_dataclass_field(groups[owner], field)
+
+    def _options_of(self, dtype: type) -> list[dataclasses.Field]:
+        hidden = self.hidden.get(dtype, ())
+        return [field for field in dataclasses.fields(dtype) if field.init and field.name not in hidden]
+
+    def parse_args_into_dataclasses(self, args: Any = None, **kwargs: Any) -> tuple[Any, ...]:
+        """One instance of each dataclass."""
+        values = vars(self.parse_known_args(args)[0])
+        return tuple(
+            dtype(**{field.name: values[field.name] for field in self._options_of(dtype)})
+            for dtype in self.dataclass_types
+        )
 
     def error(self, message: str) -> NoReturn:
         raise BiasEnsembleError(re.sub(r"^argument (--\w+)[^:]*", r"\1", message))
@@ -59,8 +127,17 @@ class StrictParser(HfArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, rest = super().parse_known_args(args, namespace)
         if rest:
-            self.error(unknown_key(rest[0].split("=")[0], self.known, "the command line"))
+            key = rest[0].split("=")[0]
+            foreign = self.foreign(key.removeprefix("--")) if key.startswith("--") else None
+            where = "the command line"
+            self.error(foreign.refused(key, where) if foreign else unknown_key(key, self.known, where))
         return parsed, rest
+
+
+def _group_title(owner: type) -> str:
+    if owner is TrainingArguments:
+        return "training: further options of transformers.TrainingArguments"
+    return owner.__dict__.get("_argument_group_name") or (owner.__doc__ or owner.__name__).strip().splitlines()[0]
 
 
 def unknown_key(key: str, known: set[str], where: str) -> str:
@@ -70,20 +147,35 @@ def unknown_key(key: str, known: set[str], where: str) -> str:
     return f"unknown option {key} in {where}; {hint}"
 
 
-def _read_yaml(file: str, parser: StrictParser) -> list[str]:
-    """The file's content as command line words, which the parser then checks like any other."""
+def read_yaml(file: str) -> dict[str, Any]:
+    """The options in a YAML file, unchecked.
+
+    Raises:
+        `BiasEnsembleError`: If it cannot be read or holds something else.
+    """
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BiasEnsembleError(f"--config {file} could not be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise BiasEnsembleError(f"--config {file}: expected lines `option: value`, found {type(content).__name__}")
+    return content
+
+
+def _as_words(file: str, content: dict[str, Any], parser: StrictParser, method: str | None) -> list[str]:
+    """The file's content as command line words, which the parser then checks like any other."""
     words: list[str] = []
     actions = {option.lstrip("-"): action for action in parser._actions for option in action.option_strings}
     known = parser.known - {"h", "help", "config"}
+    is_of_another_method = method is not None and content.get("method") not in (None, method)
     for key, value in content.items():
         if str(key) not in known:
-            raise BiasEnsembleError(unknown_key(str(key), known, file))
+            foreign = parser.foreign(str(key))
+            if foreign is None:
+                raise BiasEnsembleError(unknown_key(str(key), known, file))
+            if is_of_another_method or value == foreign.default:
+                continue
+            raise BiasEnsembleError(foreign.refused(str(key), file))
         action = actions[str(key)]
         if value is None and action.default is None:
             continue

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hf_biasensemble.arguments.options import option, require
 
@@ -10,10 +11,14 @@ from hf_biasensemble.arguments.options import option, require
 class SelectionArguments:
     """BiasEnsemble: the biased members and their votes."""
 
+    _argument_group_name: ClassVar[str] = "selection: BiasEnsemble"
+    sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir", "audit"})
+
     num_members: int = option(5, "Biased members M.")
     member_steps: int = option(1000, "Optimisation steps of each member.")
     member_threshold: float = option(0.99, "A member votes for a sample whose true class it gives more than this.")
     member_agreement: int = option(3, "Votes that put a sample into the bias-amplified set.")
+    generalized_cross_entropy_q: float = option(0.7, "Exponent of the members' generalized cross entropy.")
     keep_member: str = option("last", "Which state of a member votes: last, or best validation accuracy.")
     member_eval_steps: int = option(500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps.")
     share_batches: bool = option(False, "All members see the same batches; saves decoding, members differ less.")
@@ -22,6 +27,7 @@ class SelectionArguments:
     selection_dir: str | None = option(
         None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
     )
+    audit: bool = option(False, "At the end, also a page that shows the suspected images.")
 
     def __post_init__(self) -> None:
         require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)
@@ -29,6 +35,8 @@ class SelectionArguments:
         require(0 <= self.member_threshold < 1, "--member_threshold", "in [0, 1)", self.member_threshold)
         valid = 1 <= self.member_agreement <= self.num_members
         require(valid, "--member_agreement", f"in 1..{self.num_members} (num_members)", self.member_agreement)
+        q = self.generalized_cross_entropy_q
+        require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
         require(self.keep_member in ("last", "best"), "--keep_member", "last or best", self.keep_member)
         for name in ("member_learning_rate", "member_image_scale"):
             value = getattr(self, name)

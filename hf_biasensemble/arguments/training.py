@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import option, require, require_steps
 from hf_biasensemble.arguments.selection import SelectionArguments
 
-METHODS = ("erm", "lff", "disent", "lff_be", "disent_be")
 CHECKPOINT_CHOICES = {
     "last": None,
     "validation_accuracy": "validation_accuracy",
@@ -28,15 +28,10 @@ class DebiasingArguments(TrainingArguments):
     integrations.
     """
 
-    method: str = option("lff_be", f"One of {', '.join(METHODS)}.")
-    loss_average_decay: float = option(0.7, "Decay of the per-sample moving averages of the losses.")
-    generalized_cross_entropy_q: float = option(0.7, "Exponent of the generalized cross entropy.")
-    lambda_dis: float = option(1.0, "DisEnt: factor of the bias head's loss.")
-    lambda_swap: float = option(1.0, "DisEnt: factor of both losses on swapped features.")
-    lambda_swap_bias: float = option(1.0, "DisEnt: further factor of the bias head's loss on swapped features.")
-    swap_start_step: float = option(
-        0.2, "DisEnt: bias features are swapped after this many steps; below 1: share of max_steps."
-    )
+    _argument_group_name: ClassVar[str] = "training"
+
+    method: str = option("lff_be", "How to train: the name of a method; `--help --method NAME` has its own options.")
+    method_file: str | None = option(None, "Python file that defines a method of your own; see docs/add_a_method.md.")
     step_decay_steps: float = option(
         0, "Multiply the learning rate by step_decay_factor every so many steps; below 1: share of max_steps; 0: not."
     )
@@ -52,11 +47,6 @@ class DebiasingArguments(TrainingArguments):
     weight_average: float = option(
         0.0, "Publish a moving average of the weights with this decay, for instance 0.999; 0: the weights themselves."
     )
-    conflicting_share: float = option(
-        0.0,
-        "With BiasEnsemble: draw this share of each batch from outside the bias-amplified set, and weigh the losses "
-        "so that their mean stays what it was; other methods draw uniformly.",
-    )
     checkpoint_choice: str = option(
         "last",
         f"Which step is published, one of {', '.join(CHECKPOINT_CHOICES)}; validation_ac_score needs bias labels, "
@@ -71,7 +61,7 @@ class DebiasingArguments(TrainingArguments):
         None, "Folder of a finished run on the same data, such as ERM, whose accuracy the model card shows beside."
     )
     overwrite_output_dir: bool = option(False, "Remove an earlier run in output_dir first.")
-    audit: bool = option(False, "With BiasEnsemble: at the end, also a page that shows the suspected images.")
+    license: str | None = option(None, "Licence of the weights for the model card, as the Hub names it: mit, ...")
 
     per_device_train_batch_size: int = option(256, "Training batch size per process.")
     per_device_eval_batch_size: int = option(512, "Evaluation batch size per process.")
@@ -92,7 +82,6 @@ class DebiasingArguments(TrainingArguments):
     remove_unused_columns: bool = option(False, "Must stay off: the data set yields whole batches.")
 
     def __post_init__(self) -> None:
-        require(self.method in METHODS, "--method", f"one of {', '.join(METHODS)}", self.method)
         require(bool(self.output_dir), "--output_dir", "a folder for the results", self.output_dir)
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             require(getattr(self, name) >= 1, f"--{name}", "at least 1", getattr(self, name))
@@ -102,18 +91,10 @@ class DebiasingArguments(TrainingArguments):
         require(self.weight_decay >= 0, "--weight_decay", "0 or more", self.weight_decay)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
         require(self.max_steps >= 1, "--max_steps", "at least 1", self.max_steps)
-        require(0 <= self.loss_average_decay < 1, "--loss_average_decay", "in [0, 1)", self.loss_average_decay)
-        q = self.generalized_cross_entropy_q
-        require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
         require(self.augmentation in ("none", "affine"), "--augmentation", "none or affine", self.augmentation)
-        for name in ("weight_average", "conflicting_share"):
-            require(0 <= getattr(self, name) < 1, f"--{name}", "in [0, 1)", getattr(self, name))
-        for name in ("lambda_dis", "lambda_swap", "lambda_swap_bias"):
-            require(getattr(self, name) >= 0, f"--{name}", "0 or more", getattr(self, name))
-        for name in ("swap_start_step", "step_decay_steps", "step_decay_start"):
-            steps = getattr(self, name)
-            valid = 0 <= steps < 1 or (math.isfinite(steps) and steps == int(steps) > 0)
-            require(valid, f"--{name}", "a whole number of steps, or a share of max_steps in [0, 1)", steps)
+        require(0 <= self.weight_average < 1, "--weight_average", "in [0, 1)", self.weight_average)
+        for name in ("step_decay_steps", "step_decay_start"):
+            require_steps(f"--{name}", getattr(self, name))
         require(not self.remove_unused_columns, "--remove_unused_columns", "false", self.remove_unused_columns)
         require(not self.load_best_model_at_end, "--load_best_model_at_end", "false: the last step counts", True)
         require(self.save_strategy != "best", "--save_strategy", "no, steps or epoch", self.save_strategy)
@@ -123,8 +104,6 @@ class DebiasingArguments(TrainingArguments):
         require(self.checkpoint_choice in choices, "--checkpoint_choice", expected, self.checkpoint_choice)
         if self.published_protocol:
             self.checkpoint_choice = "oracle_test"
-        with_selection = f"a method with BiasEnsemble ({', '.join(name for name in METHODS if name.endswith('_be'))})"
-        require(self.uses_selection or not self.audit, "--audit", with_selection, self.method)
         require(self.hub_revision is None, "--hub_revision", "nothing: pushes go to main", self.hub_revision)
         super().__post_init__()
         self.label_names: list[str] = []
@@ -134,14 +113,9 @@ class DebiasingArguments(TrainingArguments):
         value = getattr(self, name)
         return int(value) if value >= 1 else round(value * self.max_steps)
 
-    @property
-    def uses_selection(self) -> bool:
-        """Whether the method needs the bias-amplified set."""
-        return self.method.endswith("_be")
 
-
-def with_protocol(selection_args: SelectionArguments, args: DebiasingArguments) -> SelectionArguments:
-    """The selection's settings as `published_protocol` has them, if that is on."""
-    if args.published_protocol:
+def with_protocol(selection_args: Any, args: DebiasingArguments) -> Any:
+    """The selector's settings as `published_protocol` has them, if that is on."""
+    if args.published_protocol and isinstance(selection_args, SelectionArguments):
         return dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
     return selection_args

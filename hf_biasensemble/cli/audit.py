@@ -6,19 +6,13 @@ OUT/audit_images, which `hf-biasensemble push OUT REPO --audit` uploads. Takes t
 are needed. All training images are looked at, unless validation images are asked for.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_biasensemble.arguments import (
-    DataArguments,
-    DebiasingArguments,
-    ModelArguments,
-    SelectionArguments,
-    option,
-    parse_arguments,
-    with_protocol,
-)
+from hf_biasensemble.arguments import DataArguments, option, with_protocol
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.run_arguments import parse_run
 
 
 @dataclass
@@ -43,10 +37,8 @@ class AuditArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Makes the selection, or takes the one that is there, and writes page and lists."""
-    data_args, model_args, selection_args, args, audit_args = parse_arguments(
-        [AuditDataArguments, ModelArguments, SelectionArguments, DebiasingArguments, AuditArguments],
-        argv,
-        description=__doc__,
+    data_args, model_args, selection_args, args, audit_args = parse_run(
+        sys.argv[1:] if argv is None else argv, __doc__, AuditDataArguments, (AuditArguments,)
     )
     if args.push_to_hub:
         raise BiasEnsembleError(
@@ -56,22 +48,31 @@ def main(argv: list[str] | None = None) -> int:
     import shutil
     from contextlib import nullcontext
 
+    from hf_biasensemble.cli.stop_signal import StopSignal
     from hf_biasensemble.data.pixels import write_unreadable
-    from hf_biasensemble.data.prepare import load_training_splits
+    from hf_biasensemble.data.prepare import check_fingerprint, load_training_splits
+    from hf_biasensemble.methods import METHODS
     from hf_biasensemble.models.build import check_backbone
     from hf_biasensemble.output_folder import AUDIT_IMAGES, DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.reporting.audit import write_audit
     from hf_biasensemble.reporting.audit_images import write_suspected_images
-    from hf_biasensemble.run import check_fingerprint, make_selection
+    from hf_biasensemble.selectors.making import make_selection
 
+    selector = METHODS[args.method].selector
+    if selector is None:
+        names = ", ".join(name for name, method in METHODS.items() if method.selector)
+        raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
     output_dir = Path(args.output_dir)
     splits = load_training_splits(data_args, model_args.image_size)
     check_backbone(model_args, args.per_device_train_batch_size)
     check_fingerprint(splits["train"], data_args)
-    with sole_writer(output_dir) if args.should_save else nullcontext():
+    with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
-        selection, _ = make_selection(model_args, with_protocol(selection_args, args), args, splits, must_serve=False)
+        settings = with_protocol(selection_args, args)
+        selection, _ = make_selection(
+            selector, model_args, settings, args, splits, must_serve=False, callbacks=[stop_signal]
+        )
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name

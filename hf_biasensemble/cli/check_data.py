@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.data.held_out import hold_out
     from hf_biasensemble.data.pixels import write_unreadable
     from hf_biasensemble.data.prepare import classes_without_images, decode_splits, load_labelled_splits
-    from hf_biasensemble.run import DROPPED_FILE
+    from hf_biasensemble.output_folder import DROPPED_FILE
 
     labelled = load_labelled_splits(data_args)
     decoded = decode_splits(labelled, data_args, arguments.image_size, skip_unreadable=True)

@@ -22,19 +22,12 @@ from typing import Any
 
 import yaml
 
-from hf_biasensemble.arguments import (
-    METHODS,
-    DataArguments,
-    DebiasingArguments,
-    ModelArguments,
-    SelectionArguments,
-    parse_arguments,
-    resolved,
-    with_protocol,
-)
+from hf_biasensemble.arguments import resolved, with_protocol
 from hf_biasensemble.cli.parser import CommandParser
 from hf_biasensemble.errors import BiasEnsembleError, differences
+from hf_biasensemble.methods import METHODS, load_method_file
 from hf_biasensemble.output_folder import CONFIG_FILE, MAY_DIFFER_ON_RESUME, RESULTS_FILE, sole_writer
+from hf_biasensemble.run_arguments import parse_run
 
 LOG_FILE = "train.log"
 _NOT_FOR_SWEEPS = (
@@ -82,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         check_same_data(finished)
         if finished:
             cells = [Cell.read(plan.folder, plan.data, plan.method, plan.seed) for plan in finished]
-            print(write_sweep_tables(cells, output_dir, failures))
+            baselines = {name: METHODS[name].baseline for name in asked.methods}
+            print(write_sweep_tables(cells, output_dir, failures, baselines))
     print(f"{len(finished)} of {len(plans)} runs finished; tables in {output_dir}", flush=True)
     return 1 if failures else 0
 
@@ -90,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The options of the sweep, and the rest, which is for the runs."""
     parser = CommandParser("sweep", __doc__)
-    parser.add_argument("--methods", nargs="+", required=True, choices=METHODS, help="What to compare.")
+    parser.add_argument("--methods", nargs="+", required=True, help=f"What to compare: {', '.join(METHODS)}.")
+    parser.add_argument("--method_file", help="Python file that defines a further method of --methods.")
     parser.add_argument("--dataset_config_names", nargs="+", default=["default"], help="Configurations, as 1pct 5pct.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds (0 1 2).")
     parser.add_argument("--output_dir", required=True, help="Folder for runs and tables.")
@@ -103,6 +98,10 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         name = word.split("=")[0].removeprefix("--")
         if word.startswith("--") and name in _NOT_FOR_SWEEPS:
             raise BiasEnsembleError(f"--{name} cannot be given to a sweep; see hf-biasensemble sweep --help")
+    if asked.method_file:
+        load_method_file(asked.method_file)
+    for method in asked.methods:
+        METHODS[method]  # refuses an unknown one
     for name in ("methods", "dataset_config_names", "seeds"):
         values = getattr(asked, name)
         if len(set(values)) < len(values):
@@ -116,20 +115,36 @@ def make_plan(asked: argparse.Namespace, overrides: list[str], method: str, data
     words = ["--config", asked.config.replace("{method}", method)] if asked.config else []
     words += ["--method", method, "--seed", str(seed), "--output_dir", str(folder), "--disable_tqdm", "true"]
     words += [] if data == "default" else ["--dataset_config_name", data]
-    if "erm" in asked.methods and method != "erm":
-        words += ["--compare_with", str(folder.parents[1] / "erm" / folder.name)]
-    words += overrides
-    types = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
-    data_args, model_args, selection_args, args = parse_arguments(types, words)
+    ordinary = next((name for name in asked.methods if METHODS[name].baseline is None), None)
+    if ordinary and METHODS[method].baseline is not None:
+        words += ["--compare_with", str(folder.parents[1] / ordinary / folder.name)]
+    if METHODS[method].starts_from in asked.methods:
+        words += ["--init_from", str(folder.parents[1] / str(METHODS[method].starts_from) / folder.name)]
+    words += ["--method_file", asked.method_file] if asked.method_file else []
+    words += _for_method(overrides, method, asked.methods)
+    data_args, model_args, selection_args, args = parse_run(words)
     selection_args = with_protocol(selection_args, args)
-    if args.uses_selection:
-        from hf_biasensemble.run import selection_settings
-
-        settings = selection_settings(model_args, selection_args, args)
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    selector = METHODS[method].selector
+    if selector:
+        depends_on = selector.settings(model_args, selection_args, args) | {"selector": selector.name}
+        digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:8]
         words += ["--selection_dir", str(Path(asked.output_dir) / data / "selections" / f"seed_{seed}_{digest}")]
-    settings = yaml.safe_load(yaml.safe_dump(resolved(data_args, model_args, selection_args, args)))
+    settings = resolved(data_args, model_args, selection_args, args, hidden=METHODS[method].unused)
+    settings = yaml.safe_load(yaml.safe_dump(settings))
     return Plan(data, method, seed, folder, words, settings)
+
+
+def _for_method(overrides: list[str], method: str, methods: list[str]) -> list[str]:
+    """The options for the runs without those that only other methods have; the parser refuses what none has."""
+    options: list[list[str]] = []
+    for word in overrides:
+        if word.startswith("--") or not options:
+            options.append([])
+        options[-1].append(word)
+    known = {name: METHODS[name].option_names() for name in methods}
+    elsewhere = set().union(*known.values()) - known[method]
+    kept = [option for option in options if option[0].split("=")[0].removeprefix("--") not in elsewhere]
+    return [word for option in kept for word in option]
 
 
 def check_earlier_run(plan: Plan) -> None:
@@ -161,14 +176,19 @@ def run_all(plans: list[Plan], jobs: int) -> list[str]:
     """Runs what is not finished, `jobs` at a time; a run that fails does not keep the others. Gives the failures."""
     failures: dict[str, str] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        in_order = sorted(plans, key=lambda plan: plan.method != "erm")  # first what others are compared with
-        running = {pool.submit(run_one, plan, jobs): plan for plan in in_order}
+        # First what others are compared with or start from.
+        needed = {METHODS[plan.method].starts_from for plan in plans}
+        first = [plan for plan in plans if plan.method in needed or METHODS[plan.method].baseline is None]
+        number = 0
         try:
-            for number, future in enumerate(as_completed(running), start=1):
-                plan, outcome = running[future], future.result()
-                print(f"[{number}/{len(plans)}] {plan.name}: {outcome}", flush=True)
-                if not plan.is_finished:
-                    failures[plan.name] = outcome
+            for wave in (first, [plan for plan in plans if plan not in first]):
+                running = {pool.submit(run_one, plan, jobs): plan for plan in wave}
+                for future in as_completed(running):
+                    number += 1
+                    plan, outcome = running[future], future.result()
+                    print(f"[{number}/{len(plans)}] {plan.name}: {outcome}", flush=True)
+                    if not plan.is_finished:
+                        failures[plan.name] = outcome
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,20 +1,16 @@
 """Train a debiased classifier: `train.py --config configs/lff_be/cmnist.yaml --dataset_name DIR --output_dir OUT`."""
 
-from hf_biasensemble.arguments import (
-    DataArguments,
-    DebiasingArguments,
-    ModelArguments,
-    SelectionArguments,
-    parse_arguments,
-)
+import sys
+
+from hf_biasensemble.run_arguments import parse_run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the settings and runs."""
-    arguments = parse_arguments(
-        [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments], argv, description=__doc__
-    )
-    from hf_biasensemble.run import run  # after parsing: --help and mistakes need no torch model code
+    data_args, model_args, selection_args, args = parse_run(sys.argv[1:] if argv is None else argv, __doc__)
+    from hf_biasensemble.cli.stop_signal import StopSignal
+    from hf_biasensemble.run import run
 
-    run(*arguments)
+    with StopSignal() as stop_signal:
+        run(data_args, model_args, selection_args, args, [stop_signal])
     return 0

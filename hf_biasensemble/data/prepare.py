@@ -77,3 +77,13 @@ def image_transform(model_args: ModelArguments, augmentation: str = "none") -> I
         horizontal_flip=model_args.horizontal_flip,
         augmentation=augmentation,
     )
+
+
+def check_fingerprint(train: ImageSplit, data_args: DataArguments) -> str:
+    """The fingerprint of the training data, which must be the one asked for, if any."""
+    if data_args.train_fingerprint not in (None, train.fingerprint):
+        raise BiasEnsembleError(
+            f"--train_fingerprint: expected training data {data_args.train_fingerprint}, found {train.fingerprint} in "
+            f"{data_args.dataset_name}; use the data of that run, or leave the option out"
+        )
+    return train.fingerprint

@@ -45,3 +45,31 @@ class ConflictingShareSampler(Sampler[int]):
         if turns:
             drawn[is_outside] = torch.cat(turns)[: int(due[-1])]
         return iter(drawn.tolist())
+
+
+class WeightedSampler(Sampler[int]):
+    """Draws samples with replacement, in proportion to their weights, as many in an epoch as there are samples.
+
+    The order depends on seed and epoch only: it is the same after a resume and for any number of processes.
+
+    Args:
+        weights (`torch.Tensor` of shape (N,)): 0 or more, not all 0.
+        seed (`int`): Of the draws.
+    """
+
+    def __init__(self, weights: torch.Tensor, seed: int):
+        self.cumulative = weights.double().cpu().cumsum(0)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Other draws for another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.cumulative)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "weighted draws", self.epoch))
+        places = torch.rand(len(self), generator=generator, dtype=torch.float64) * self.cumulative[-1]
+        return iter(torch.searchsorted(self.cumulative, places, right=True).clamp(max=len(self) - 1).tolist())

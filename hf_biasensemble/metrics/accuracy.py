@@ -75,3 +75,51 @@ def accuracy_by_group(
     cells, cell, counts = np.unique(labels * width + attribute - lowest, return_inverse=True, return_counts=True)
     accuracy = np.bincount(cell, weights=np.asarray(predictions) == labels) / counts
     return np.stack([cells // width, cells % width + lowest], axis=1), accuracy, counts
+
+
+def accuracy_intervals(
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    bias_labels: np.ndarray | None = None,
+    is_conflicting: np.ndarray | None = None,
+) -> dict[str, tuple[float, float, int]]:
+    """How far chance in the choice of the evaluated images may have moved each metric of [`bias_accuracy`].
+
+    Wilson's 95 % score interval of a share of images; for `unbiased_accuracy`, a mean of such shares, the normal one
+    from their variances. `ac_score` has none. The worst group was picked for being low, so its interval lies low, too.
+
+    Args:
+        predictions, labels, bias_labels, is_conflicting (`np.ndarray` of shape (N,)): As of [`bias_accuracy`].
+
+    Returns:
+        `dict[str, tuple[float, float, int]]`: By metric, both ends in [0, 1] and the number of images.
+    """
+    correct = np.asarray(predictions) == np.asarray(labels)
+    groups = {"accuracy": np.ones(len(correct), dtype=bool)}
+    if is_conflicting is not None:
+        conflicting = np.asarray(is_conflicting, dtype=bool)
+        groups |= {"aligned_accuracy": ~conflicting, "conflicting_accuracy": conflicting}
+    intervals = {
+        metric: (*wilson_interval(float(correct[group].mean()), int(group.sum())), int(group.sum()))
+        for metric, group in groups.items()
+        if group.any()
+    }
+    attribute = bias_labels if bias_labels is not None else is_conflicting
+    if attribute is not None:
+        _, accuracy, counts = accuracy_by_group(predictions, labels, attribute)
+        # As if each group had two more images of either kind (Agresti and Coull), or one of three would have none.
+        share = (accuracy * counts + 2) / (counts + 4)
+        half = 1.96 * float(np.sqrt((share * (1 - share) / (counts + 4)).sum())) / len(counts)
+        mean = float(accuracy.mean())
+        intervals["unbiased_accuracy"] = (max(0.0, mean - half), min(1.0, mean + half), len(correct))
+        worst = int(accuracy.argmin())
+        of_worst = wilson_interval(float(accuracy[worst]), int(counts[worst]))
+        intervals["worst_group_accuracy"] = (*of_worst, int(counts[worst]))
+    return intervals
+
+
+def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a share of `count` samples, both ends in [0, 1]; 95 % with the default `z`."""
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.models.initial_weights import start_from
 from hf_biasensemble.models.modeling_debiased import (
     DebiasedImageClassifier,
     DebiasedImageClassifierConfig,
@@ -166,28 +167,40 @@ def _weights_in_file(file: str, model: DebiasedImageClassifier) -> dict[str, tor
     return found
 
 
-def build_trainable(model_args: ModelArguments, class_names: list[str], method: str, seed: int) -> nn.Module:
-    """What the method trains: a pair for LfF and DisEnt, else the classifier alone.
+def classifier_alone(model_args: ModelArguments, class_names: list[str], seed: int) -> DebiasedImageClassifier:
+    """The classifier and nothing else."""
+    return _published(model_args, class_names, seed)
 
-    The debiased model starts from the same weights whatever the method.
-    """
-    num_encoders = 2 if method.startswith("disent") else 1
+
+def biased_and_debiased(model_args: ModelArguments, class_names: list[str], seed: int) -> BiasedDebiasedPair:
+    """f_B and f_D of LfF. The debiased model starts from the same weights as the classifier alone."""
+    config = classifier_config(model_args, class_names)
+    biased_seed = derived_seed(seed, "biased model")
+    biased = build_classifier(config, model_args.pretrained, biased_seed, model_args.pretrained_weights)
+    return BiasedDebiasedPair(biased, _published(model_args, class_names, seed))
+
+
+def disentangled(model_args: ModelArguments, class_names: list[str], seed: int) -> DisentangledPair:
+    """The two encoders and two heads of DisEnt."""
+    debiased = _published(model_args, class_names, seed, num_encoders=2)
+    head = debiased.classifier
+    return DisentangledPair(
+        debiased,
+        build_with_seed(derived_seed(seed, "bias head"), lambda: nn.Linear(head.in_features, head.out_features)),
+    )
+
+
+def _published(
+    model_args: ModelArguments, class_names: list[str], seed: int, num_encoders: int = 1
+) -> DebiasedImageClassifier:
+    """The classifier that a run is for, before training."""
     config = classifier_config(model_args, class_names, num_encoders)
-    debiased = build_classifier(
+    model = build_classifier(
         config, model_args.pretrained, derived_seed(seed, "debiased model"), model_args.pretrained_weights
     )
-    if not method.startswith(("lff", "disent")):
-        return debiased
-    if num_encoders == 2:
-        head = debiased.classifier
-        return DisentangledPair(
-            debiased,
-            build_with_seed(derived_seed(seed, "bias head"), lambda: nn.Linear(head.in_features, head.out_features)),
-        )
-    biased = build_classifier(
-        config, model_args.pretrained, derived_seed(seed, "biased model"), model_args.pretrained_weights
-    )
-    return BiasedDebiasedPair(biased, debiased)
+    if model_args.init_from:
+        start_from(model, model_args.init_from, model_args.init_part)
+    return model
 
 
 def build_members(model_args: ModelArguments, class_names: list[str], num_members: int, seed: int) -> MemberEnsemble:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     PreTrainedModel,
@@ -20,14 +20,10 @@ from transformers import (
     TimmWrapperImageProcessor,
 )
 
+import hf_biasensemble.models.registration  # noqa: F401
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
-
-DebiasedImageClassifierConfig.register_for_auto_class()
-DebiasedImageClassifier.register_for_auto_class("AutoModelForImageClassification")
-AutoConfig.register(DebiasedImageClassifierConfig.model_type, DebiasedImageClassifierConfig, exist_ok=True)
-AutoModelForImageClassification.register(DebiasedImageClassifierConfig, DebiasedImageClassifier, exist_ok=True)
 
 
 def save_classifier(model: DebiasedImageClassifier, transform: ImageTransform, folder: str | Path) -> None:
@@ -79,13 +75,28 @@ def as_timm_wrapper(
         )
     )
     network = wrapped.timm_model
-    head = timm.models.get_pretrained_cfg_value(config.backbone, "classifier") or "fc"
+    head = _head_name(config.backbone)
     weights = {name: value.cpu() for name, value in model.encoder.state_dict().items()}
     weights |= {f"{head}.{name}": value.cpu() for name, value in model.classifier.state_dict().items()}
     if weights.keys() != network.state_dict().keys():
         return None
     network.load_state_dict(weights)
     return wrapped.eval()
+
+
+def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The weights of a published classifier by the names of [`DebiasedImageClassifier`]."""
+    if not isinstance(model, TimmWrapperForImageClassification):
+        return model.state_dict()
+    head = _head_name(model.config.architecture)
+    return {
+        name.replace(f"{head}.", "classifier.", 1) if name.startswith(f"{head}.") else f"encoder.{name}": value
+        for name, value in model.timm_model.state_dict().items()
+    }
+
+
+def _head_name(architecture: str) -> str:
+    return timm.models.get_pretrained_cfg_value(architecture, "classifier") or "fc"
 
 
 def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, int]:

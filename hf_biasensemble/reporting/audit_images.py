@@ -3,7 +3,6 @@
 It opens with `datasets.load_dataset`, and `hf-biasensemble push OUT REPO --audit` uploads it.
 """
 
-import html
 import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -28,6 +27,7 @@ from hf_biasensemble.data.repository import (
 )
 from hf_biasensemble.output_folder import AUDIT_IMAGES, REPOSITORY_PLACEHOLDER
 from hf_biasensemble.reporting.audit import audit_title, file_names, list_table, suspicion_order, used_settings
+from hf_biasensemble.reporting.markdown import as_text
 from hf_biasensemble.reporting.weak_signals import weak_signals
 from hf_biasensemble.selection import Selection
 
@@ -132,7 +132,7 @@ def _png(pixels: torch.Tensor) -> bytes:
 def _card(title: str, selection: Selection, split: ImageSplit, columns: list[str]) -> str:
     """The card below its YAML block."""
     total, suspected = len(selection.index), ~selection.is_selected
-    warnings = [_text(warning) for warning in weak_signals(selection, split.class_names)]
+    warnings = [as_text(warning) for warning in weak_signals(selection, split.class_names)]
     if warnings:
         trust = f"> **Do not rely on this list.** {' '.join(warnings)}"
     else:
@@ -150,11 +150,11 @@ def _card(title: str, selection: Selection, split: ImageSplit, columns: list[str
     count = np.bincount(selection.labels, minlength=len(split.class_names))
     found = np.bincount(selection.labels, suspected, minlength=len(split.class_names)).astype(int)
     rows = [
-        [_text(name), f"{some:,}", f"{of:,}"] for name, some, of in zip(split.class_names, found, count, strict=True)
+        [as_text(name), f"{some:,}", f"{of:,}"] for name, some, of in zip(split.class_names, found, count, strict=True)
     ]
     meanings = [[f"`{name}`", _MEANINGS[name]] for name in columns]
     settings = ", ".join(f"`{name} {value}`" for name, value in used_settings(selection).items())
-    return f"""# {_text(title)}
+    return f"""# {as_text(title)}
 
 {suspected.sum():,} of {total:,} training images, the most suspected first. {selection.num_members} biased
 classifiers, called members, were trained briefly and in a way that makes them follow whatever is easiest. An image is
@@ -184,8 +184,3 @@ suspected = load_dataset("{REPOSITORY_PLACEHOLDER}", split="train")
 By `hf-biasensemble audit`, with {settings}. The selection is that of
 [BiasEnsemble](https://huggingface.co/papers/2205.14594). The images are those of the data set, under its terms.
 """
-
-
-def _text(name: str) -> str:
-    """Words of the data as text in a Markdown table."""
-    return html.escape(" ".join(name.split()), quote=False).replace("|", "\\|")

@@ -2,7 +2,8 @@
 machines in its metadata. The words are in `model_card.md.jinja`."""
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import timm
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.descriptors import Method
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.output_folder import (
@@ -23,6 +25,7 @@ from hf_biasensemble.output_folder import (
     REPOSITORY_PLACEHOLDER,
     RESULTS_FILE,
 )
+from hf_biasensemble.reporting.markdown import as_code, as_text
 from hf_biasensemble.reporting.progress import ORACLE_MARK
 
 _MOST_CLASSES_TO_COUNT = 50
@@ -49,6 +52,7 @@ _CHOICES = {
 _RECIPES = Path(__file__).parents[2] / "configs"  # in a checkout; an installed package has no recipes to follow
 _HOUSEKEEPING = {
     *(field.name for field in fields(DataArguments)),
+    *("method_file", "license", "resume_from_checkpoint"),
     *("output_dir", "overwrite_output_dir", "selection_dir", "compare_with", "use_cpu", "report_to"),
     *("per_device_eval_batch_size", "dataloader_pin_memory", "remove_unused_columns", "logging_nan_inf_filter"),
     *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps", "audit"),
@@ -56,7 +60,11 @@ _HOUSEKEEPING = {
 
 
 def write_model_card(
-    output_dir: str | Path, splits: Mapping[str, ImageSplit], num_processes: int = 1, hub_id: str | None = None
+    output_dir: str | Path,
+    method: Method,
+    splits: Mapping[str, ImageSplit],
+    num_processes: int = 1,
+    hub_id: str | None = None,
 ) -> Path:
     """Writes `README.md` into the folder of a finished run, with the pictures that are in its `figures/`.
 
@@ -64,6 +72,7 @@ def write_model_card(
 
     Args:
         output_dir (`str` or `Path`): Folder of the run.
+        method (`Method`): How it was trained.
         splits (`Mapping[str, ImageSplit]`): The data of the run: `train` and the evaluated splits. They are counted.
         num_processes (`int`, *optional*, defaults to 1): Processes that trained; the batch size is per process.
         hub_id (`str`, *optional*): Repository that the model is meant for, for the examples.
@@ -82,11 +91,14 @@ def write_model_card(
     is_timm = "auto_map" not in config
     known = [metric for metric in METRICS if any(f"{split}_{metric}" in results for split in splits)]
     choice = results.get("checkpoint_choice", "last")
-    method = settings["method"]
+    cited = [*(method.selector.citations if method.selector else ()), *method.citations]
+    told = [*([method.selector.about] if method.selector else []), method.about]
     variables = {
-        "title": name,
+        "title": as_text(name),
         "method": method,
-        "class_names": [_escaped(class_name) for class_name in splits["train"].class_names],
+        "about": [text.format_map(settings) for text in told if text],
+        "citations": list(dict.fromkeys(cited)),
+        "class_names": [as_text(class_name) for class_name in splits["train"].class_names],
         "splits": list(splits),
         "settings": settings,
         "is_timm": is_timm,
@@ -101,21 +113,26 @@ def write_model_card(
         "meanings": [_MEANINGS[metric] for metric in known],
         "bias_is_measured": len(known) > 1,
         "figures": {Path(name).stem: name for name in FIGURE_FILES if (folder / name).is_file()},
-        "dataset": _dataset(settings),
+        "dataset": as_code(_dataset(settings)),
+        "dataset_id": _dataset(settings),
         "dataset_is_on_hub": _is_on_hub(settings),
         "dataset_config": settings["dataset_config_name"],
         **_counts(splits),
         "selection": _selection(results, len(splits["train"])),
-        **_settings_and_recipe(settings, num_processes),
-        "command": _command(settings, num_processes),
+        **_settings_and_recipe(settings, method, num_processes),
+        "command": _command(settings, num_processes, results),
+        "has_intervals": any(f"{split}_intervals" in results for split in splits),
+        "worst_groups": _worst_groups(results, splits),
+        "made_on": _made_on(results),
     }
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["debiasing", "spurious-correlation", "hf_biasensemble", method, *(["timm"] if is_timm else [])],
+        tags=["debiasing", "spurious-correlation", "hf_biasensemble", method.name, *(["timm"] if is_timm else [])],
         datasets=[_dataset(settings)] if _is_on_hub(settings) else None,
         base_model=_base_model(settings),
         metrics=known or None,
+        license=settings.get("license"),
         model_name=name,
         eval_results=_evaluations(results, settings, splits, known) or None,
     )
@@ -157,9 +174,43 @@ def _accuracy_rows(
     for source, prefix, name in shown:
         for split in splits:
             values = [source.get(f"{prefix}{split}_{metric}") for metric in known]
+            intervals = {} if prefix else source.get(f"{split}_intervals", {})
+            cells = [_accuracy(value, intervals.get(metric)) for metric, value in zip(known, values, strict=True)]
             if any(value is not None for value in values):
-                rows.append([f"{split}{name}", *("–" if v is None else f"{100 * v:.1f}" for v in values)])
+                rows.append([f"{split}{name}", *cells])
     return rows if len(rows) > 1 else None
+
+
+def _accuracy(value: float | None, interval: Sequence[float] | None) -> str:
+    """Percent, with both ends of the interval and the number of images where they are known."""
+    if value is None:
+        return "–"
+    if interval is None:
+        return f"{100 * value:.1f}"
+    low, high, images = interval
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f}; n = {images:,})"
+
+
+def _worst_groups(results: Mapping[str, Any], splits: Mapping[str, ImageSplit]) -> list[str]:
+    """A sentence for each split that has groups: which of them is the worst."""
+    sentences = []
+    for split in splits:
+        found = results.get(f"{split}_worst_group")
+        if found:
+            group = f"class {as_text(found['class'])}, bias {as_text(found['bias'])}"
+            sentences.append(f"The worst group of {split}: {group}, {found['images']:,} images.")
+    return sentences
+
+
+def _made_on(results: Mapping[str, Any]) -> str:
+    """Device, time and versions, in a sentence."""
+    if "environment" not in results:
+        return ""
+    environment = dict(results["environment"])
+    device = environment.pop("device")
+    seconds = results["train_runtime"] + results.get("selection_runtime", 0)
+    versions = ", ".join(f"{name} {version}" for name, version in environment.items())
+    return f"Trained on {device} in {seconds:,.0f} seconds, the selection included, with {versions}."
 
 
 def _compared_with(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +227,7 @@ def _compared_with(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:
     """Rows of the tables of images by split and by class, and the share of conflicting training images in percent."""
     split_rows = [["split", "images", "bias-aligned", "bias-conflicting"]]
-    class_rows = [["class"], *([_escaped(name)] for name in splits["train"].class_names)]
+    class_rows = [["class"], *([as_text(name)] for name in splits["train"].class_names)]
     severity = None
     for name, split in splits.items():
         labels, bias_labels, is_conflicting = split.measured_by().values()
@@ -216,10 +267,10 @@ def _selection(results: Mapping[str, Any], num_train: int) -> dict[str, Any] | N
     }
 
 
-def _settings_and_recipe(settings: Mapping[str, Any], num_processes: int) -> dict[str, Any]:
+def _settings_and_recipe(settings: Mapping[str, Any], method: Method, num_processes: int) -> dict[str, Any]:
     """Rows of the settings that the method uses, and the nearest shipped recipe beside those that differ from it."""
-    used = _used_settings(settings)
-    file, differing = min(_recipes(used).items(), key=lambda recipe: len(recipe[1]), default=(None, {}))
+    used = _used_settings(settings, method)
+    file, differing = min(_recipes(used, method).items(), key=lambda recipe: len(recipe[1]), default=(None, {}))
     if num_processes > 1:
         used["processes"] = num_processes
     rows = [["setting", "value"], *([f"`{name}`", _value(value)] for name, value in used.items())]
@@ -234,21 +285,19 @@ def _settings_and_recipe(settings: Mapping[str, Any], num_processes: int) -> dic
     }
 
 
-def _used_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _used_settings(settings: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """The options that the method has, and that do something with the values of the others."""
     skipped = set(_HOUSEKEEPING)
-    if not settings["method"].endswith("_be"):
-        skipped |= {field.name for field in fields(SelectionArguments)}
-    if not settings["method"].startswith("disent"):
-        skipped |= {"lambda_dis", "lambda_swap", "lambda_swap_bias", "swap_start_step"}
-    if settings["method"] == "erm":
-        skipped |= {"loss_average_decay", "generalized_cross_entropy_q"}
     if not settings["step_decay_steps"]:
         skipped |= {"step_decay_factor", "step_decay_start"}
-    used = {"method": settings["method"], **settings}
-    return {name: value for name, value in used.items() if name not in skipped and value is not None}
+    if not settings.get("init_from"):
+        skipped.add("init_part")
+    known = method.option_names()
+    used = {"method": method.name, **settings}
+    return {name: value for name, value in used.items() if name in known - skipped and value is not None}
 
 
-def _recipes(used: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
+def _recipes(used: Mapping[str, Any], method: Method) -> dict[Path, dict[str, Any]]:
     """The shipped recipes of the method, each with its values of the settings where the run has another.
 
     What a recipe leaves out has its default there; the seed is nobody's recipe.
@@ -257,22 +306,27 @@ def _recipes(used: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
     for file in sorted([*_RECIPES.glob(f"{used['method']}/*.yaml"), *_RECIPES.glob("recommended/*.yaml")]):
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
         if recipe["method"] == used["method"]:
-            theirs = {name: recipe.get(name, default) for name, default in _defaults().items() if name in used}
+            theirs = {name: recipe.get(name, default) for name, default in _defaults(method).items() if name in used}
             recipes[file] = {name: value for name, value in theirs.items() if value != used[name] and name != "seed"}
     return recipes
 
 
-def _defaults() -> dict[str, Any]:
+def _defaults(method: Method) -> dict[str, Any]:
     return {
         field.name: field.default if field.default_factory is MISSING else field.default_factory()
-        for arguments in (ModelArguments, SelectionArguments, DebiasingArguments)
+        for arguments in method.argument_types(DataArguments)[1:]
         for field in fields(arguments)
     }
 
 
-def _command(settings: Mapping[str, Any], num_processes: int) -> str:
-    launcher = "python" if num_processes == 1 else f"accelerate launch --num_processes {num_processes}"
-    data = "" if _is_on_hub(settings) else f" --dataset_name path/to/{_dataset(settings)}"
+def _command(settings: Mapping[str, Any], num_processes: int, results: Mapping[str, Any]) -> str:
+    """What makes the model again: with several processes, what starts as many on such a device."""
+    launcher = "python"
+    if num_processes > 1:
+        on_processors = results.get("environment", {}).get("device") == "processors"
+        launcher = f"accelerate launch --multi_gpu --num_processes {num_processes}"
+        launcher = f"torchrun --nproc_per_node {num_processes}" if on_processors else launcher
+    data = "" if _is_on_hub(settings) else f" --dataset_name {shlex.quote('path/to/' + _dataset(settings))}"
     return f"{launcher} train.py --config config.yaml{data} --output_dir outputs/again"
 
 
@@ -296,9 +350,4 @@ def _base_model(settings: Mapping[str, Any]) -> str | None:
 
 
 def _value(value: Any) -> str:
-    return _escaped(value if isinstance(value, str) else json.dumps(value))
-
-
-def _escaped(text: str) -> str:
-    """Text that stays in its cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return as_text(value) if isinstance(value, str) else json.dumps(value).replace("|", "\\|")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hf_biasensemble.metrics.accuracy import METRICS
 
@@ -43,6 +44,12 @@ class NamedProgressCallback(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def use_own_progress(trainer: Trainer) -> None:
+    """Takes the Trainer's own bar and its printed logs away, where a [`NamedProgressCallback`] stands in for them."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
 
 
 def _worth_a_line(key: str) -> bool:

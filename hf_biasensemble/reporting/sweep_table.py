@@ -1,4 +1,4 @@
-"""The comparison that a sweep was run for: mean and spread over seeds, and what BiasEnsemble adds, seed by seed."""
+"""The comparison that a sweep was run for: mean and spread over seeds, and what each adds to its baseline, by seed."""
 
 import csv
 import json
@@ -21,7 +21,6 @@ _NAMES = {
     "worst_group_accuracy": "worst group",
     "last_five_accuracy": "all, mean of the last five evaluations",
 }
-_PAIRS = {"lff_be": "lff", "disent_be": "disent"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Cell:
 
     Attributes:
         data: Configuration of the data set, for instance `"1pct"`.
-        method: One of `METHODS`.
+        method: Name of the method.
         seed: Seed of the run.
         last_step: Metrics of the last step on the reported split, in percent; `last_five_accuracy` is the accuracy
             averaged over the last five evaluations.
@@ -63,13 +62,19 @@ def _percent(results: Mapping[str, float], prefix: str) -> dict[str, float]:
     return {metric: 100 * results[prefix + metric] for metric in METRICS if prefix + metric in results}
 
 
-def write_sweep_tables(cells: Sequence[Cell], folder: Path, missing: Sequence[str] = ()) -> str:
+def write_sweep_tables(
+    cells: Sequence[Cell],
+    folder: Path,
+    missing: Sequence[str] = (),
+    baselines: Mapping[str, str | None] | None = None,
+) -> str:
     """Writes `table.md`, `table.csv` (mean and standard deviation), `cells.csv` (one row per run) and `table.png`.
 
     Args:
         cells (`Sequence[Cell]`): The finished runs, in the order of the rows.
         folder (`Path`): Where to.
         missing (`Sequence[str]`, *optional*): Runs without a result, and why.
+        baselines (`Mapping[str, str]`, *optional*): By method, the one that its gain is counted against.
 
     Returns:
         `str`: The content of `table.md`.
@@ -83,7 +88,7 @@ def write_sweep_tables(cells: Sequence[Cell], folder: Path, missing: Sequence[st
             "Accuracy in percent, mean ± standard deviation over seeds (sample standard deviation, ddof 1).",
             "## Last step\n\n" + _means_table(groups, metrics, "last_step"),
             *_chosen_section(groups, metrics),
-            *_gain_section(groups, metrics),
+            *_gain_section(groups, metrics, baselines or {}),
             *(["## Without a result\n\n" + "\n".join(f"- {line}" for line in missing)] if missing else []),
         ]
     )
@@ -119,11 +124,13 @@ def _chosen_section(groups: Mapping[tuple[str, str], list[Cell]], metrics: Seque
     return [f"## Published step ({mark})\n\n{table}"]
 
 
-def _gain_section(groups: Mapping[tuple[str, str], list[Cell]], metrics: Sequence[str]) -> list[str]:
-    """What BiasEnsemble adds to a method at the last step, paired by seed."""
-    rows = [["data", "method", "accuracy", "per seed", "mean ± sd", "higher with BiasEnsemble"]]
+def _gain_section(
+    groups: Mapping[tuple[str, str], list[Cell]], metrics: Sequence[str], baselines: Mapping[str, str | None]
+) -> list[str]:
+    """What a method adds to its baseline at the last step, paired by seed."""
+    rows = [["data", "method", "baseline", "accuracy", "per seed", "mean ± sd", "higher"]]
     for (data, method), group in groups.items():
-        plain = {cell.seed: cell.last_step for cell in groups.get((data, _PAIRS.get(method, "")), [])}
+        plain = {cell.seed: cell.last_step for cell in groups.get((data, baselines.get(method) or ""), [])}
         for metric in metrics:
             gains = {
                 cell.seed: cell.last_step[metric] - plain[cell.seed][metric]
@@ -132,11 +139,12 @@ def _gain_section(groups: Mapping[tuple[str, str], list[Cell]], metrics: Sequenc
             }
             if gains:
                 listed = ", ".join(f"seed {seed}: {gain:+.1f}" for seed, gain in gains.items())
-                rows.append([data, method, _NAMES[metric], listed, _gain(list(gains.values())), _verdict(gains)])
+                gain, baseline = _gain(list(gains.values())), str(baselines[method])
+                rows.append([data, method, baseline, _NAMES[metric], listed, gain, _verdict(gains)])
     if len(rows) == 1:
         return []
-    about = "Percentage points at the last step, each seed against the same method without BiasEnsemble."
-    return [f"## What BiasEnsemble adds\n\n{about}\n\n{_markdown(rows)}"]
+    about = "Percentage points at the last step, each seed against the same seed of the baseline."
+    return [f"## What each method adds to its baseline\n\n{about}\n\n{_markdown(rows)}"]
 
 
 def _verdict(gains: Mapping[int, float]) -> str:

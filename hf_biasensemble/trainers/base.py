@@ -1,45 +1,33 @@
-"""What all trainers of the library share: Adam, device-side transforms, term logging, evaluation by group."""
+"""What all trainers of the library share: Adam, device-side transforms, terms of the loss, whole-step means."""
 
 import logging
 import math
-import shutil
-import signal
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerControl
+from torch.utils.data import Dataset, Sampler
 from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments
-from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written, publish, remove_older
-from hf_biasensemble.collectives import mean_of_processes, share_buffers
+from hf_biasensemble.collectives import mean_of_processes, total
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform, draw_for_these
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.evaluation import predict_logits
-from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
-from hf_biasensemble.metrics.difficulty import DIFFICULTIES
-from hf_biasensemble.processes import print_once
+from hf_biasensemble.objectives import group_sums
 from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
+from hf_biasensemble.trainers.evaluating import EvaluatingTrainer
 from hf_biasensemble.trainers.last_batch import settle_last_batch
-from hf_biasensemble.trainers.stop_signal import StopSignal
 from hf_biasensemble.trainers.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
-METHOD_STATE_FILE = "sample_losses.safetensors"
 
-
-class DebiasingTrainer(Trainer):
+class DebiasingTrainer(EvaluatingTrainer):
     """Trainer over [`ImageSplit`]s whose loss is a sum of named terms.
 
     A method is a subclass with [`~DebiasingTrainer.training_terms`]; what it must remember between steps goes through
@@ -62,7 +50,6 @@ class DebiasingTrainer(Trainer):
     splits_batches = True  # several processes take parts of each batch; otherwise each has the whole
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
-    control: TrainerControl
     _tr_loss: torch.Tensor
 
     def __init__(
@@ -91,15 +78,13 @@ class DebiasingTrainer(Trainer):
         )
         self.transform = transform
         self.checkpoint_choice = CheckpointChoice(args.checkpoint_choice)
-        self.weight_average: WeightAverage | None = None
         if args.weight_average and train_dataset is not None:
             self.weight_average = WeightAverage(self.classifier(), args.weight_average)
             self.add_callback(self.weight_average)
         self.part: BatchPart | WholeBatch = WholeBatch()
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self.stop_signal = StopSignal()
-        self.add_callback(self.stop_signal)
-        self._checkpoints_go_to: str | None = None
+        self.sample_groups: torch.Tensor | None = None
+        self.num_groups = 0
 
     # The method ------------------------------------------------------------------------------------------------------
 
@@ -112,24 +97,12 @@ class DebiasingTrainer(Trainer):
         """
         raise NotImplementedError
 
-    def method_state(self) -> dict[str, torch.Tensor]:
-        """Tensors that a checkpoint must hold beside model, optimiser and random state."""
-        return {}
+    def train_sampler(self) -> Sampler | None:
+        """Which training sample comes when; `None` for another random order in each epoch.
 
-    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores what [`~DebiasingTrainer.method_state`] gave."""
-
-    def training_measures(self) -> dict[str, float]:
-        """What an evaluation says of the training samples, by key; part of its log like the accuracy of the splits."""
-        return {}
-
-    def classifier(self) -> PreTrainedModel:
-        """The classifier in what is trained."""
-        return self.accelerator.unwrap_model(self.model)
-
-    def published_model(self) -> PreTrainedModel:
-        """The classifier that is evaluated and published: the one that is trained, or its average over the steps."""
-        return self.weight_average.averaged.module if self.weight_average else self.classifier()
+        A sampler must know its length and draw the same in all processes; one with `set_epoch` is told the epoch.
+        """
+        return None
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -159,20 +132,19 @@ class DebiasingTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Trains; ends the process with 128 + the number of a signal, once a checkpoint is saved, if one came."""
-        try:
-            output = super().train(*args, **kwargs)
-        finally:
-            self.stop_signal.restore()
-        if self.stop_signal.received:
-            saved = "no checkpoint saved (--save_strategy no)"
-            if self.args.save_strategy != "no":
-                saved = f"checkpoint saved in {self.args.output_dir}; go on with --resume_from_checkpoint true"
-            name = signal.Signals(self.stop_signal.received).name
-            print_once(f"stopped by {name} after step {self.state.global_step}: {saved}")
-            raise SystemExit(128 + self.stop_signal.received)
-        return output
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        sampler = self.train_sampler()
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+
+    def group_samples(self, groups: torch.Tensor, num_groups: int) -> None:
+        """Says which group each training sample is in, so that `self.part.mean(values, groups)` of samples of a batch
+        is the mean of each group over the whole step.
+
+        Args:
+            groups (`torch.Tensor` of shape (N,), int64 or bool): By row of the training split, in [0, num_groups).
+            num_groups (`int`): How many groups; 2 for a mask.
+        """
+        self.sample_groups, self.num_groups = groups.long().to(self.args.device), num_groups
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -187,11 +159,24 @@ class DebiasingTrainer(Trainer):
         samples = [processes * rows if processes > 1 else len(batch["labels"]) for batch in batches]
         ends_epoch = processes > 1 and self.accelerator.gradient_state.end_of_dataloader
         if ends_epoch and not self.args.dataloader_drop_last:  # filled up by repeating samples
-            samples[-1] = len(self.train_dataset) % samples[-1] or samples[-1]
-        for batch, num_samples in zip(batches, samples, strict=True):
-            first = self.args.process_index * rows if processes > 1 else 0
-            batch["part"] = BatchPart(first, num_samples, sum(samples), processes * len(batches))
+            samples[-1] = self._samples_per_epoch() % samples[-1] or samples[-1]
+        first = self.args.process_index * rows if processes > 1 else 0
+        parts = [BatchPart(first, num_samples, sum(samples), processes * len(batches)) for num_samples in samples]
+        if self.sample_groups is not None and parts:
+            own = [
+                batch["index"][: part.own_samples(len(batch["index"]))]
+                for batch, part in zip(batches, parts, strict=True)
+            ]
+            groups = self.sample_groups[torch.cat(own)]
+            counts = total(group_sums(torch.ones_like(groups), groups, self.num_groups))
+            parts = [replace(part, group_counts=counts) for part in parts]
+        for batch, part in zip(batches, parts, strict=True):
+            batch["part"] = part
         return batches, num_items
+
+    def _samples_per_epoch(self) -> int:
+        sampler = self.train_sampler()
+        return len(self.train_dataset if sampler is None else sampler)  # type: ignore[arg-type]
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch = super()._prepare_inputs(inputs)
@@ -206,7 +191,7 @@ class DebiasingTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        self.part = inputs.pop("part", WholeBatch())  # type: ignore[assignment]
+        self.part = inputs.pop("part", WholeBatch(self.num_groups))  # type: ignore[assignment]
         terms = self.training_terms(model, inputs)
         loss = torch.stack(list(terms.values())).sum()
         self._terms["loss"].append(loss.detach())
@@ -236,6 +221,11 @@ class DebiasingTrainer(Trainer):
                 )
         return {name: float(values.mean()) for name, values in recorded.items()}
 
+    def check_finite(self) -> None:
+        losses = self._terms.get("loss")
+        if losses and not math.isfinite(float(self.over_processes(torch.stack(losses).sum()))):
+            self._drain_terms()
+
     def over_processes(self, values: torch.Tensor) -> torch.Tensor:
         """Losses of the whole batch, from those that each process computed."""
         return mean_of_processes(values)
@@ -250,136 +240,6 @@ class DebiasingTrainer(Trainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
-
-    # Evaluation ------------------------------------------------------------------------------------------------------
-
-    def predict_logits(
-        self, split: ImageSplit, model: nn.Module | None = None, full_precision: bool = False
-    ) -> torch.Tensor:
-        """Logits (N, ...) of the published model, or of another, in the order of the split.
-
-        Each process does a part, and all get the whole. In the precision of training, or in float32.
-        """
-        model = model or self.published_model()
-        share_buffers(model)
-        parts = torch.arange(len(split)).tensor_split(self.args.world_size)
-        with nullcontext() if full_precision else self.accelerator.autocast():
-            own = parts[self.args.process_index]
-            own = split.select(own if len(own) else torch.tensor([0]))  # not every network takes an empty batch
-            logits = predict_logits(model, own, self.transform, self.args.eval_batch_size)
-        if self.args.world_size == 1:
-            return logits.cpu()
-        gathered = self.accelerator.gather(self.accelerator.pad_across_processes(logits, dim=0)).cpu()
-        longest = max(len(part) for part in parts)
-        return torch.cat([gathered[n * longest :][: len(part)] for n, part in enumerate(parts)])
-
-    def evaluate(
-        self,
-        eval_dataset: dict[str, ImageSplit] | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Accuracy by group of each split, under the keys `{split}_{metric}` of [`bias_accuracy`].
-
-        Where the weights are averaged, `raw_{split}_{metric}` says the same of the weights of this very step. What
-        [`~DebiasingTrainer.training_measures`] adds stands beside them.
-        """
-        metrics = self.training_measures()
-        models = {"": self.published_model()}
-        if self.weight_average:
-            models["raw_"] = self.classifier()
-        for prefix, model in models.items():
-            for name, split in (eval_dataset or self.eval_dataset or {}).items():
-                predictions = self.predict_logits(split, model).argmax(dim=-1).numpy()
-                accuracy = bias_accuracy(predictions, **split.measured_by())
-                metrics |= {f"{prefix}{name}_{key}": value for key, value in accuracy.items()}
-        self.log(dict(metrics))
-        self.checkpoint_choice.consider(self.state.global_step, metrics, self.published_model())
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def publish(self) -> dict[str, Any]:
-        """Gives the published model the weights that `checkpoint_choice` names, once training is over.
-
-        Returns:
-            `dict`: The evaluation of these weights, `checkpoint_choice` and `published_step`. If that is not the last
-            step, the last step's evaluation as well, under `last_step_{split}_{metric}`.
-        """
-        last = self._evaluation_at(self.state.global_step) or self.evaluate()
-        choice = self.checkpoint_choice
-        named = {"checkpoint_choice": self.args.checkpoint_choice, "published_step": self.state.global_step}
-        if not choice.weights:
-            return {**last, **named}
-        self.published_model().load_state_dict(choice.weights)
-        beside = {f"last_step_{key}": value for key, value in last.items()}
-        return {**self._evaluation_at(choice.step), **beside, **named, "published_step": choice.step}
-
-    def _evaluation_at(self, step: int) -> dict[str, float]:
-        """The logged evaluation of a step; empty if there was none."""
-        for entry in reversed(self.state.log_history):
-            metrics = {key: value for key, value in entry.items() if key.endswith((*METRICS, *DIFFICULTIES))}
-            if metrics and entry["step"] == step:
-                return metrics
-        return {}
-
-    # Checkpoints -----------------------------------------------------------------------------------------------------
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self.check_finite()
-        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        aside = final.parent / UNFINISHED
-        if self.args.should_save:
-            shutil.rmtree(aside, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._checkpoints_go_to = str(aside)
-        try:
-            with one_line_if_not_written(f"checkpoint {final}"):
-                super()._save_checkpoint(model, trial)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        finally:
-            self._checkpoints_go_to = None
-        self.accelerator.wait_for_everyone()  # each process writes its random state
-        if self.args.should_save:
-            publish(aside / final.name, final)
-            remove_older(final, self.args.save_total_limit)
-            shutil.rmtree(aside)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return self._checkpoints_go_to or super()._get_output_dir(trial)
-
-    def check_finite(self) -> None:
-        """Raises `BiasEnsembleError` if a loss since the last log is not finite."""
-        losses = self._terms.get("loss")
-        if losses and not math.isfinite(float(self.over_processes(torch.stack(losses).sum()))):
-            self._drain_terms()
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of use: it would push the pair. Save the published model, then `hf_biasensemble.hub.push_model`."""
-        raise BiasEnsembleError("expected hf_biasensemble.hub.push_model(output_dir, repo_id) once the run has ended")
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        state = self.method_state()
-        if not self.args.should_save:
-            return
-        if state:
-            save_file(state, Path(output_dir) / METHOD_STATE_FILE)
-        for part in self._further_state():
-            part.save(output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        if self.method_state():
-            self.load_method_state(load_file(Path(checkpoint) / METHOD_STATE_FILE))
-        for part in self._further_state():
-            part.load(checkpoint)
-
-    def _further_state(self) -> list[CheckpointChoice | WeightAverage]:
-        return [part for part in (self.checkpoint_choice, self.weight_average) if part]
 
 
 def _ready_batch(batch: Any) -> Any:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from hf_biasensemble.collectives import from_first, gather_rows, num_processes
-from hf_biasensemble.objectives import masked_mean
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.objectives import group_sums, masked_mean
 
 
 @dataclass(frozen=True)
@@ -26,28 +27,41 @@ class BatchPart:
         num_samples: Samples in the batch of all processes.
         step_samples: Samples in the whole optimisation step, over processes and accumulated batches.
         num_parts: Parts of the step: processes times accumulated batches.
-        step_amplified: How many samples of the step are in the bias-amplified set, where there is one.
+        group_counts: How many samples of the step are in each group (G,), where the trainer has groups.
     """
 
     first: int
     num_samples: int
     step_samples: int
     num_parts: int
-    step_amplified: torch.Tensor | None = None
+    group_counts: torch.Tensor | None = None
 
     def own_samples(self, num_rows: int) -> int:
         """How many of the rows here are samples and no repetition; they come first."""
         return min(max(self.num_samples - self.first, 0), num_rows)
 
-    def mean(self, values: torch.Tensor, in_amplified_set: torch.Tensor | None = None) -> torch.Tensor:
-        """This part's share of the step's mean of values (B, ...) over all samples, or over those in the set."""
+    def mean(self, values: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
+        """This part's share of the step's mean of values (B, ...).
+
+        Args:
+            values (`torch.Tensor` of shape (B, ...)): One for each row here; (B,) with groups.
+            groups (`torch.Tensor` of shape (B,), *optional*): The group of each sample, as the trainer has them from
+                [`~DebiasingTrainer.group_samples`], for the mean of each (G,), 0 for one that the step lacks. Or a
+                mask, where the two groups are outside and inside it, for the mean over its samples.
+        """
         count = self.own_samples(len(values))
         values = values[:count]
-        if in_amplified_set is None:
+        if groups is None:
             return values.sum(dim=0) * (self.num_parts / self.step_samples)
-        assert self.step_amplified is not None
-        inside = (values * in_amplified_set[:count]).sum()
-        return inside * self.num_parts / self.step_amplified.clamp(min=1)
+        if self.group_counts is None:
+            raise BiasEnsembleError(
+                "a mean over groups of samples: expected a trainer that says which group each training sample is in, "
+                "found none; call group_samples in its __init__"
+            )
+        counts = self.group_counts.clamp(min=1)
+        if groups.dtype == torch.bool:
+            return (values * groups[:count]).sum() * self.num_parts / counts[1]
+        return group_sums(values, groups[:count], len(counts)) * self.num_parts / counts
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """The samples (S, ...) of all processes, without repetitions."""
@@ -70,12 +84,22 @@ class BatchPart:
         return from_first(places.to(device))[self.first : self.first + num_rows]
 
 
+@dataclass(frozen=True)
 class WholeBatch:
-    """One process, no accumulation: the batch is all there is to an optimisation step."""
+    """One process, no accumulation: the batch is all there is to an optimisation step.
 
-    def mean(self, values: torch.Tensor, in_amplified_set: torch.Tensor | None = None) -> torch.Tensor:
-        """Mean of values (B, ...) over all samples, or over those in the set."""
-        return masked_mean(values, in_amplified_set)
+    Attributes:
+        num_groups: Groups of training samples that the trainer has, if any.
+    """
+
+    num_groups: int = 0
+
+    def mean(self, values: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean of values (B, ...) over all samples, over those of a mask (B,), or of each group (G,)."""
+        if groups is None or groups.dtype == torch.bool:
+            return masked_mean(values, groups)
+        counts = group_sums(torch.ones_like(values), groups, self.num_groups)
+        return group_sums(values, groups, self.num_groups) / counts.clamp(min=1)
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows."""

@@ -64,11 +64,17 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         logits = model(pixel_values=batch["pixel_values"], numbers=self.own_members)["logits"]
         labels = batch["labels"]
         labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, len(self.own_members))
-        losses = self.part.mean(generalized_cross_entropy(logits, labels, self.args.generalized_cross_entropy_q))
+        losses = self.part.mean(
+            generalized_cross_entropy(logits, labels, self.selection_args.generalized_cross_entropy_q)
+        )
         terms = dict(zip(self.own_members, losses, strict=True))
         for number in set(range(self.num_members)) - terms.keys():
             terms[number] = losses.new_zeros(())
         return {f"member_{number}": terms[number] for number in range(self.num_members)}
+
+    def member_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What each member minimises the mean of: logits (B, M, K), labels (B, M) -> (B, M)."""
+        return generalized_cross_entropy(logits, labels, self.selection_args.generalized_cross_entropy_q)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

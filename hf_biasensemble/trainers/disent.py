@@ -1,16 +1,40 @@
 """DisEnt: disentangled features and feature swapping, with or without the bias-amplified set of BiasEnsemble."""
 
 import logging
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from hf_biasensemble.arguments.options import option, require, require_steps
 from hf_biasensemble.collectives import gather_rows
 from hf_biasensemble.objectives import cross_entropy
-from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyTrainer
+from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments, RelativeDifficultyTrainer
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DisentArguments(RelativeDifficultyArguments):
+    """Options of DisEnt, beside those that it shares with LfF."""
+
+    _argument_group_name: ClassVar[str] = "method: DisEnt"
+
+    lambda_dis: float = option(1.0, "Factor of the bias head's loss, 0 or more; the authors' --lambda_dis_align.")
+    lambda_swap: float = option(1.0, "Factor of both losses on swapped features, 0 or more; --lambda_swap.")
+    lambda_swap_bias: float = option(
+        1.0, "Further factor of the bias head's loss on swapped features, 0 or more; --lambda_swap_align."
+    )
+    swap_start_step: float = option(
+        0.2, "Bias features are swapped after this many steps; below 1: share of max_steps; the authors' --curr_step."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("lambda_dis", "lambda_swap", "lambda_swap_bias"):
+            require(getattr(self, name) >= 0, f"--{name}", "0 or more", getattr(self, name))
+        require_steps("--swap_start_step", self.swap_start_step)
 
 
 class DisentTrainer(RelativeDifficultyTrainer):

@@ -1,16 +1,15 @@
 """What LfF and DisEnt share: samples weighted by how much harder the biased model finds them."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
-from hf_biasensemble.arguments import DebiasingArguments
-from hf_biasensemble.collectives import total
+from hf_biasensemble.arguments import DebiasingArguments, option
+from hf_biasensemble.arguments.options import require
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.sampling import ConflictingShareSampler
 from hf_biasensemble.data.transforms import ImageTransform
@@ -24,12 +23,39 @@ from hf_biasensemble.trainers.base import DebiasingTrainer
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class RelativeDifficultyArguments(DebiasingArguments):
+    """Options of LfF and DisEnt, beside those that all methods have."""
+
+    _argument_group_name: ClassVar[str] = "method: relative difficulty"
+
+    loss_average_decay: float = option(
+        0.7, "Decay of the per-sample moving averages of the losses, in [0, 1); the authors' --ema_alpha."
+    )
+    generalized_cross_entropy_q: float = option(
+        0.7, "Exponent of the biased model's generalized cross entropy, in (0, 1]; equation 1 of LfF."
+    )
+    conflicting_share: float = option(
+        0.0,
+        "Draw this share of each batch, in [0, 1), from outside the bias-amplified set, and weigh the losses so that "
+        "their mean stays what it was.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.loss_average_decay < 1, "--loss_average_decay", "in [0, 1)", self.loss_average_decay)
+        q = self.generalized_cross_entropy_q
+        require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
+        require(0 <= self.conflicting_share < 1, "--conflicting_share", "in [0, 1)", self.conflicting_share)
+
+
 class RelativeDifficultyTrainer(DebiasingTrainer):
     """Weights the debiased model's samples by how much harder the biased model finds them.
 
     Base of LfF and DisEnt, which differ in their networks and terms only.
 
     Args:
+        args (`RelativeDifficultyArguments`): Settings.
         train_dataset (`ImageSplit`): The training split.
         selection (`Selection`, *optional*): Bias-amplified set of BiasEnsemble. Without it, the biased model is
             trained on the whole batch with the generalized cross entropy.
@@ -38,7 +64,7 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
     def __init__(
         self,
         model: nn.Module,
-        args: DebiasingArguments,
+        args: RelativeDifficultyArguments,
         transform: ImageTransform,
         train_dataset: ImageSplit,
         selection: Selection | None = None,
@@ -53,6 +79,7 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
         if selection is not None:
             mask = torch.from_numpy(selection.mask(len(labels)))
             self.amplified_set = mask.to(device)
+            self.group_samples(mask, num_groups=2)
             if args.conflicting_share:
                 drawn_from = mask[train_dataset.rows]
                 self.share_sampler = ConflictingShareSampler(drawn_from, args.conflicting_share, args.seed)
@@ -61,19 +88,6 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
                         "warning: --conflicting_share without --augmentation: the few samples outside the "
                         "bias-amplified set come often and are learnt by heart; use --augmentation affine"
                     )
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, torch.Tensor | int | None]:
-        """Also counts the samples of the bias-amplified set in the step, where several batches share it."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        shared = [batch for batch in batches if "part" in batch]
-        if self.amplified_set is not None and shared:
-            own = [batch["index"][: batch["part"].own_samples(len(batch["index"]))] for batch in shared]
-            count = total(self.amplified_set[torch.cat(own)].sum())
-            for batch in shared:
-                batch["part"] = replace(batch["part"], step_amplified=count)
-        return batches, num_items
 
     def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
         """Takes per-sample losses (B,) of all processes into the moving averages; gives the weights (B,) of the
@@ -104,8 +118,8 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
             return 1.0
         return importance_weights(self.amplified_set[index], sampler.share, sampler.num_samples, len(sampler.outside))
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        return self.share_sampler or super()._get_train_sampler(train_dataset)
+    def train_sampler(self) -> Sampler | None:
+        return self.share_sampler
 
     def in_amplified_set(self, index: torch.Tensor) -> torch.Tensor | None:
         """Which samples (B,) are in the bias-amplified set; `None` without BiasEnsemble."""

@@ -1,23 +1,26 @@
-"""SIGTERM and SIGINT while training: the step is finished, a checkpoint saved, and the process ends."""
+"""SIGTERM and SIGINT while a command trains: the step is finished, a checkpoint saved, and the process ends."""
 
 import signal
 import threading
 import time
+from types import TracebackType
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
 from hf_biasensemble.collectives import largest, num_processes
+from hf_biasensemble.processes import print_once
 
 STEPS_BETWEEN_AGREEMENTS = 8
 """Several processes ask each other every so many steps, because asking makes each wait for its device."""
 
 
 class StopSignal(TrainerCallback):
-    """Ends training after the step in which one of the processes was told to end.
+    """Ends training, and then the process, after the step in which one of the processes was told to end.
 
-    A signal that comes five seconds or more after the first ends the process at once.
+    Works inside `with`, which puts back what the process did on these signals before. A signal that comes five seconds
+    or more after the first ends the process at once.
 
     Attributes:
         received (`int`): Number of the signal that ended the training; 0 if none did.
@@ -28,6 +31,14 @@ class StopSignal(TrainerCallback):
         self._told = 0
         self._told_at = 0.0
         self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -46,10 +57,17 @@ class StopSignal(TrainerCallback):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.restore()
+        """Ends the process with 128 + the number of the signal, if one came."""
+        self._restore()
+        if self.received:
+            saved = "no checkpoint saved (--save_strategy no)"
+            if args.save_strategy != "no":
+                saved = f"checkpoint saved in {args.output_dir}; go on with --resume_from_checkpoint true"
+            name = signal.Signals(self.received).name
+            print_once(f"stopped by {name} after step {state.global_step}: {saved}")
+            raise SystemExit(128 + self.received)
 
-    def restore(self) -> None:
-        """Puts back what the process did on these signals before."""
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         unheard = self._told if self._before and not self.received else 0

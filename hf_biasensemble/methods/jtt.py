@@ -1,0 +1,69 @@
+"""Just Train Twice: images that a first classifier gets wrong come more often when a second one is trained."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch.utils.data import Sampler
+
+from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.data.sampling import WeightedSampler
+from hf_biasensemble.descriptors import Method
+from hf_biasensemble.models.build import classifier_alone
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.selectors.erm_errors import ERM_ERRORS
+from hf_biasensemble.trainers.erm import ErmTrainer
+
+
+@dataclass
+class JttArguments(DebiasingArguments):
+    """Options of JTT, beside those that all methods have."""
+
+    _argument_group_name: ClassVar[str] = "method: JTT"
+
+    upweight: float = option(
+        20.0, "How many times as often an image that the first classifier got wrong is drawn, 1 or more; JTT's lambda."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.upweight >= 1, "--upweight", "1 or more", self.upweight)
+
+
+class JttTrainer(ErmTrainer):
+    """JTT's second stage (https://arxiv.org/abs/2107.09044, algorithm 1): mean cross entropy over the training images,
+    in which each error of the first stage stands `upweight` times. Logs `loss_classification`."""
+
+    def __init__(self, *args: Any, selection: Selection, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        right = torch.from_numpy(selection.mask(len(self.train_dataset.labels)))[self.train_dataset.rows]
+        self.sampler = WeightedSampler(torch.where(right, 1.0, self.args.upweight), self.args.seed)
+
+    def train_sampler(self) -> Sampler | None:
+        return self.sampler
+
+
+METHOD = Method(
+    name="jtt",
+    title="JTT",
+    trainer=JttTrainer,
+    arguments=JttArguments,
+    network=classifier_alone,
+    selector=ERM_ERRORS,
+    baseline="erm",
+    about=(
+        "JTT ([Liu et al., 2021](https://huggingface.co/papers/2107.09044)): the classifier published here is trained "
+        "with cross entropy on batches in which each of these images comes {upweight} times as often as another."
+    ),
+    citations=(
+        """\
+@inproceedings{liu2021just,
+  title     = {Just Train Twice: Improving Group Robustness without Training Group Information},
+  author    = {Liu, Evan Z. and Haghgoo, Behzad and Chen, Annie S. and Raghunathan, Aditi and Koh, Pang Wei and
+               Sagawa, Shiori and Liang, Percy and Finn, Chelsea},
+  booktitle = {ICML},
+  year      = {2021}
+}""",
+    ),
+)

@@ -1,0 +1,55 @@
+"""Deep feature reweighting on pseudo-groups: the head of an ordinary classifier, trained anew on balanced batches."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_biasensemble.descriptors import Method
+from hf_biasensemble.models.build import classifier_alone
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.objectives import cross_entropy
+from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE
+from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoGroupTrainer
+
+
+class LastLayerTrainer(PseudoGroupTrainer):
+    """Last layer retraining (https://arxiv.org/abs/2204.02937) on pseudo-groups, which batches hold equally often. The
+    encoder stays as it is, batch normalisation included. Logs `loss_classification`."""
+
+    def __init__(self, model: DebiasedImageClassifier, *args: Any, **kwargs: Any):
+        for encoder in model.encoders():
+            encoder.requires_grad_(False)
+        super().__init__(model, *args, **kwargs)
+
+    def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        for encoder in self.classifier().encoders():
+            encoder.eval()
+        logits = model(pixel_values=batch["pixel_values"])["logits"]
+        return {"classification": self.part.mean(cross_entropy(logits, batch["labels"]))}
+
+
+METHOD = Method(
+    name="last_layer_be",
+    title="Last layer on pseudo-groups",
+    trainer=LastLayerTrainer,
+    arguments=PseudoGroupArguments,
+    network=classifier_alone,
+    selector=BIAS_ENSEMBLE,
+    baseline="erm",
+    starts_from="erm",
+    about=(
+        "Deep feature reweighting ([Kirichenko et al., 2023](https://huggingface.co/papers/2204.02937)) without its "
+        "group labels: the last layer of an ordinary classifier is trained again, on batches that hold each group of "
+        "class and votes (`pseudo_groups: {pseudo_groups}`) equally often. All other layers stay as they were."
+    ),
+    citations=(
+        """\
+@inproceedings{kirichenko2023last,
+  title     = {Last Layer Re-Training is Sufficient for Robustness to Spurious Correlations},
+  author    = {Kirichenko, Polina and Izmailov, Pavel and Wilson, Andrew Gordon},
+  booktitle = {ICLR},
+  year      = {2023}
+}""",
+    ),
+)

@@ -1,0 +1,38 @@
+"""Learning from Failure: samples that a biased model finds hard count more."""
+
+from hf_biasensemble.descriptors import Method
+from hf_biasensemble.models.build import biased_and_debiased
+from hf_biasensemble.trainers.lff import LffTrainer
+from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments
+
+CITATION = """\
+@inproceedings{nam2020learning,
+  title     = {Learning from Failure: De-biasing Classifier from Biased Classifier},
+  author    = {Nam, Junhyun and Cha, Hyuntak and Ahn, Sungsoo and Lee, Jaeho and Shin, Jinwoo},
+  booktitle = {NeurIPS},
+  year      = {2020}
+}"""
+
+EASY_IMAGES = "all images with a loss (generalized cross entropy) that favours what it finds easy"
+
+
+def about(biased_set: str) -> str:
+    """The card's words, with what the biased network learns from."""
+    return (
+        "LfF ([Nam et al., 2020](https://huggingface.co/papers/2007.02561)): a biased and a debiased network learn "
+        f"side by side. The biased one learns from {biased_set}. The debiased one, which is published here, learns "
+        "most from the images that are harder for the biased one than for itself."
+    )
+
+
+METHOD = Method(
+    name="lff",
+    title="LfF",
+    trainer=LffTrainer,
+    arguments=RelativeDifficultyArguments,
+    network=biased_and_debiased,
+    unused=frozenset({"conflicting_share"}),
+    baseline="erm",
+    about=about(EASY_IMAGES),
+    citations=(CITATION,),
+)

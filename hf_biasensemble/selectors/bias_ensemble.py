@@ -1,0 +1,94 @@
+"""BiasEnsemble as a selector: which settings its votes depend on, and the trainer of its members."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from transformers import TrainerCallback
+
+from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import image_transform
+from hf_biasensemble.descriptors import Selector
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.models.build import build_members
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.selectors.making import member_arguments
+from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
+
+TRAINING_OPTIONS = (
+    *("seed", "data_seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "gradient_accumulation_steps"),
+    *("dataloader_drop_last", "bf16", "fp16"),
+)
+"""Of training, what members are trained with."""
+
+
+def votes_depend_on(model_args: ModelArguments, selection_args: Any, args: DebiasingArguments) -> dict[str, Any]:
+    """All settings that votes depend on: batches, training, and each option of model and selector that sways them."""
+    settings: dict[str, Any] = {"batch_size": args.per_device_train_batch_size * args.world_size}
+    settings |= {name: getattr(args, name) for name in TRAINING_OPTIONS}
+    for part in (selection_args, model_args):
+        settings |= {f.name: getattr(part, f.name) for f in fields(part) if f.name not in part.sways_no_vote}
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _settings(
+    model_args: ModelArguments, selection_args: SelectionArguments, args: DebiasingArguments
+) -> dict[str, Any]:
+    settings = votes_depend_on(model_args, selection_args, args)
+    for name in ("learning_rate", "image_scale"):
+        settings[name] = settings.pop(f"member_{name}") or settings[name]
+    return settings
+
+
+def _trainer(
+    model_args: ModelArguments,
+    selection_args: SelectionArguments,
+    args: DebiasingArguments,
+    splits: dict[str, ImageSplit],
+    callbacks: Sequence[TrainerCallback],
+) -> BiasEnsembleTrainer:
+    if selection_args.keep_member == "best" and "validation" not in splits:
+        raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
+    rate = selection_args.member_learning_rate or args.learning_rate
+    scale = selection_args.member_image_scale or model_args.image_scale
+    return BiasEnsembleTrainer(
+        build_members(model_args, splits["train"].class_names, selection_args.num_members, args.seed),
+        member_arguments(args, selection_args.member_steps, rate),
+        image_transform(replace(model_args, image_scale=scale)),
+        selection_args,
+        train_dataset=splits["train"],
+        eval_dataset={name: split for name, split in splits.items() if name == "validation"},
+        callbacks=list(callbacks),
+    )
+
+
+def _check(selection: Selection, class_names: list[str]) -> None:
+    selection.check(class_names)
+
+
+BIAS_ENSEMBLE = Selector(
+    name="bias_ensemble",
+    title="BiasEnsemble members",
+    arguments=SelectionArguments,
+    settings=_settings,
+    trainer=_trainer,
+    check=_check,
+    about=(
+        "BiasEnsemble ([Lee et al., 2023](https://huggingface.co/papers/2205.14594)): {num_members} biased networks "
+        "are trained for {member_steps} steps each. An image of whose true class at least {member_agreement} of them "
+        "are more than {member_threshold} sure goes into the bias-amplified set, since a network that has seen so "
+        "little tends to be sure for the shortcut's sake."
+    ),
+    citations=(
+        """\
+@inproceedings{lee2023biasensemble,
+  title     = {Revisiting the Importance of Amplifying Bias for Debiasing},
+  author    = {Lee, Jungsoo and Park, Jeonghoon and Kim, Daeyoung and Lee, Juyoung and Choi, Edward and Choo, Jaegul},
+  booktitle = {AAAI},
+  year      = {2023}
+}""",
+    ),
+)

@@ -1,0 +1,96 @@
+"""The first stage of JTT: what a briefly trained ordinary classifier gets wrong is held to be bias-conflicting."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from transformers import TrainerCallback
+
+from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import image_transform
+from hf_biasensemble.descriptors import Selector
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.models.build import build_members
+from hf_biasensemble.objectives import cross_entropy
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.selectors.bias_ensemble import votes_depend_on
+from hf_biasensemble.selectors.making import member_arguments
+from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
+
+
+@dataclass
+class ErmErrorsArguments:
+    """JTT's first stage: an ordinary classifier, trained for a short time."""
+
+    _argument_group_name: ClassVar[str] = "selection: errors of a first classifier"
+    sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir"})
+
+    first_stage_steps: int = option(
+        300, "Optimisation steps of the first classifier, 1 or more; JTT's number of epochs T, here in steps."
+    )
+    selection_dir: str | None = option(
+        None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
+    )
+
+    def __post_init__(self) -> None:
+        require(self.first_stage_steps >= 1, "--first_stage_steps", "at least 1", self.first_stage_steps)
+
+
+class ErmErrorsTrainer(BiasEnsembleTrainer):
+    """One ordinary classifier in place of the members: cross entropy, and a vote for what it gets right."""
+
+    def member_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits, labels)
+
+    def select(self, provenance: dict | None = None) -> Selection:
+        made = super().select(provenance)
+        assert made.predicted_labels is not None
+        right = made.predicted_labels == made.labels
+        return replace(made, votes=right.astype(made.votes.dtype), is_selected=right)
+
+
+def _trainer(
+    model_args: ModelArguments,
+    selection_args: ErmErrorsArguments,
+    args: DebiasingArguments,
+    splits: dict[str, ImageSplit],
+    callbacks: Sequence[TrainerCallback],
+) -> ErmErrorsTrainer:
+    return ErmErrorsTrainer(
+        build_members(model_args, splits["train"].class_names, 1, args.seed),
+        member_arguments(args, selection_args.first_stage_steps, args.learning_rate),
+        image_transform(model_args),
+        SelectionArguments(num_members=1, member_agreement=1),
+        train_dataset=splits["train"],
+        callbacks=list(callbacks),
+    )
+
+
+def _check(selection: Selection, class_names: list[str]) -> None:
+    if selection.is_selected.all() or not selection.is_selected.any():
+        raise BiasEnsembleError(
+            f"the first classifier: expected it to get some training images right and some wrong, found all "
+            f"{len(selection.index)} {'right' if selection.is_selected.all() else 'wrong'}; "
+            f"{'lower' if selection.is_selected.all() else 'raise'} --first_stage_steps"
+        )
+
+
+def _settings(model_args: ModelArguments, selection_args: Any, args: DebiasingArguments) -> dict[str, Any]:
+    return {"selector": "erm_errors", **votes_depend_on(model_args, selection_args, args)}
+
+
+ERM_ERRORS = Selector(
+    name="erm_errors",
+    title="First classifier",
+    arguments=ErmErrorsArguments,
+    settings=_settings,
+    trainer=_trainer,
+    check=_check,
+    about=(
+        "An ordinary classifier is trained for {first_stage_steps} steps, without augmentation. The training images "
+        "that it then gets wrong are held to be those that a shortcut misleads."
+    ),
+)

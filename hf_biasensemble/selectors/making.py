@@ -1,0 +1,117 @@
+"""The selection of a run: the one that is there and fits, or else a new one."""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
+from hf_biasensemble.checkpoints import check_processes, newest_readable, remove_checkpoints
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.descriptors import Selector
+from hf_biasensemble.errors import BiasEnsembleError, differences
+from hf_biasensemble.output_folder import sole_writer
+from hf_biasensemble.reporting.progress import NamedProgressCallback, use_own_progress
+from hf_biasensemble.selection import FILE_NAME, Selection
+
+
+def make_selection(
+    selector: Selector,
+    model_args: ModelArguments,
+    selection_args: Any,
+    args: DebiasingArguments,
+    splits: dict[str, ImageSplit],
+    must_serve: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[Selection, dict[str, Any]]:
+    """The selection in `output_dir/selection` or in `selection_dir`, or else a new one.
+
+    One that is there but was made from something else is refused by name. So is one that cannot serve training, new or
+    not, unless `must_serve` is false: it can still be looked at.
+
+    Returns:
+        The selection, and its summary with `selection_runtime`.
+    """
+    folder = Path(args.output_dir) / "selection"
+    shared = Path(selection_args.selection_dir or folder)
+    provenance = {
+        "train_fingerprint": splits["train"].fingerprint,
+        **selector.settings(model_args, selection_args, args),
+    }
+    guarded = shared != folder and args.should_save
+    with sole_writer(shared, "--selection_dir", wait=True) if guarded else nullcontext():
+        args.distributed_state.wait_for_everyone()  # from here on all processes find the same
+        found = next((place for place in (folder, shared) if (place / FILE_NAME).exists()), None)
+        if found is None:
+            selection, runtime = train_members(
+                selector, model_args, selection_args, args, splits, provenance, callbacks
+            )
+        else:
+            selection, runtime = Selection.load(found), {}
+            different = differences(selection.provenance, provenance)
+            if different:
+                raise BiasEnsembleError(
+                    f"{found / FILE_NAME} was made with other settings: {'; '.join(different)}; remove it or use "
+                    f"another {'--output_dir' if found == folder else '--selection_dir'}"
+                )
+        if must_serve:
+            try:
+                selector.check(selection, splits["train"].class_names)
+            except BiasEnsembleError:
+                if args.should_save:  # nobody can go on from these members
+                    remove_checkpoints(folder)
+                raise
+        if args.should_save:
+            for place in {folder, shared} - {found}:
+                selection.save(place)
+            remove_checkpoints(folder)  # of the members, no longer of use
+        args.distributed_state.wait_for_everyone()
+    return selection, {**selection.summary(), **runtime}
+
+
+def train_members(
+    selector: Selector,
+    model_args: ModelArguments,
+    selection_args: Any,
+    args: DebiasingArguments,
+    splits: dict[str, ImageSplit],
+    provenance: dict[str, Any],
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[Selection, dict[str, Any]]:
+    """Trains the selector's members and lets them vote; gives the selection and `selection_runtime`."""
+    progress = NamedProgressCallback(selector.title)
+    trainer = selector.trainer(model_args, selection_args, args, splits, [progress, *callbacks])
+    use_own_progress(trainer)
+    folder = Path(trainer.args.output_dir)
+    checkpoint = newest_readable(folder) if args.resume_from_checkpoint else None
+    if checkpoint is not None:
+        check_processes(checkpoint, args.world_size)
+    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.check_finite()
+    selection = trainer.select(provenance)
+    return selection, {"selection_runtime": trained.metrics["train_runtime"]}
+
+
+def member_arguments(args: DebiasingArguments, steps: int, learning_rate: float) -> DebiasingArguments:
+    """Settings of a member stage of the run: its own folder and steps, nothing that belongs to the method alone, and
+    at least five checkpoints."""
+    given = {f.name: getattr(args, f.name) for f in fields(DebiasingArguments) if f.init}
+    changes: dict[str, Any] = {
+        "output_dir": str(Path(args.output_dir) / "selection"),
+        "max_steps": steps,
+        "learning_rate": learning_rate,
+        "eval_strategy": "no",
+        "save_total_limit": 1,
+        "checkpoint_choice": "last",
+        "published_protocol": False,
+        "step_decay_steps": 0,
+        "weight_average": 0.0,
+    }
+    if args.save_strategy != "no":
+        every = args.save_steps if args.save_strategy == "steps" and args.save_steps >= 1 else math.inf
+        changes |= {"save_strategy": "steps", "save_steps": min(every, math.ceil(steps / 5))}
+    return DebiasingArguments(**(given | changes))
