@@ -100,7 +100,15 @@ def test_metadata_and_table_have_the_numbers_of_the_results(finished, name):
             for metric, column in COLUMNS.items()
             if column in rows[split]
         }
-        assert shown == {key: f"{100 * value:.1f}" for key, value in measured.items()}
+        assert {key: cell.split()[0] for key, cell in shown.items()} == {
+            key: f"{100 * value:.1f}" for key, value in measured.items()
+        }
+        for key, cell in shown.items():
+            if key.endswith("ac_score"):
+                continue
+            low, high, images = re.fullmatch(r"[\d.]+ \(([\d.]+) to ([\d.]+); n = (\d+)\)", cell).groups()
+            assert 0 <= float(low) <= 100 * measured[key] + 0.05 and 100 * measured[key] - 0.05 <= float(high) <= 100
+            assert 0 < int(images) <= 64
 
 
 @pytest.mark.parametrize("name", ["lff", "conflicts only", "no bias labels", "train only"])

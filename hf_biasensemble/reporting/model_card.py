@@ -50,6 +50,7 @@ _CHOICES = {
     "oracle_test": f"**{ORACLE_MARK}**",
 }
 _RECIPES = Path(__file__).parents[2] / "configs"  # in a checkout; an installed package has no recipes to follow
+_OF_NO_RECIPE = ("seed", "init_from")
 _HOUSEKEEPING = {
     *(field.name for field in fields(DataArguments)),
     *("method_file", "license", "resume_from_checkpoint"),
@@ -294,6 +295,8 @@ def _used_settings(settings: Mapping[str, Any], method: Method) -> dict[str, Any
         skipped.add("init_part")
     known = method.option_names()
     used = {"method": method.name, **settings}
+    if used.get("init_from") and Path(used["init_from"]).is_dir():
+        used["init_from"] = Path(used["init_from"]).resolve().name  # as with the data, the path is nobody's business
     return {name: value for name, value in used.items() if name in known - skipped and value is not None}
 
 
@@ -307,7 +310,9 @@ def _recipes(used: Mapping[str, Any], method: Method) -> dict[Path, dict[str, An
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
         if recipe["method"] == used["method"]:
             theirs = {name: recipe.get(name, default) for name, default in _defaults(method).items() if name in used}
-            recipes[file] = {name: value for name, value in theirs.items() if value != used[name] and name != "seed"}
+            recipes[file] = {
+                name: value for name, value in theirs.items() if value != used[name] and name not in _OF_NO_RECIPE
+            }
     return recipes
 
 
