@@ -30,12 +30,13 @@ from hf_biasensemble.checkpoints import (
     remove_checkpoints,
 )
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
-from hf_biasensemble.data.prepare import image_transform, load_training_splits
+from hf_biasensemble.data.prepare import image_geometry, image_transform, load_training_splits
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.hub import check_can_push, push_model
 from hf_biasensemble.models.build import build_members, build_trainable, check_backbone
 from hf_biasensemble.models.export import save_classifier
+from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.output_folder import (
     CONFIG_FILE,
     DROPPED_FILE,
@@ -87,7 +88,8 @@ def run(
         check_can_push(hub_model_id, args.hub_token)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(output_dir, args, checkpoint)
-    splits = load_training_splits(data_args, model_args.image_size)
+    model_args = with_preprocessing(model_args)
+    splits = load_training_splits(data_args, image_geometry(model_args))
     check_checkpoint_choice(args, splits)
     check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args)
@@ -144,7 +146,7 @@ def train_and_publish(
     if test and test.groups():
         predictions = trainer.predict_logits(test).argmax(dim=-1).numpy()
     if trainer.is_world_process_zero():
-        save_classifier(trainer.published_model(), transform, output_dir)
+        save_classifier(trainer.published_model(), transform, output_dir, image_geometry(model_args))
         trainer.save_state()
         with written_whole(output_dir / RESULTS_FILE) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -204,7 +206,8 @@ def selection_settings(
         **asdict(selection_args),
         **asdict(model_args),
     }
-    settings.pop("selection_dir")
+    for name in ("selection_dir", "pretrained_weights"):  # the hash of the weights counts, not where they are
+        settings.pop(name)
     for name in ("learning_rate", "image_scale"):
         settings[name] = settings.pop(f"member_{name}") or settings[name]
     return json.loads(json.dumps(settings, default=str))

@@ -25,9 +25,10 @@ from hf_biasensemble.arguments import (
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.collectives import leave
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prepare import image_transform, load_image_splits
+from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
 from hf_biasensemble.run import train_members
 
@@ -116,7 +117,8 @@ def selection_inputs(
     data_args, model_args, selection_args, args = parse_arguments(
         ARGUMENTS, words(data, output_dir, "lff_be", **changes)
     )
-    return model_args, selection_args, args, load_image_splits(data_args, model_args.image_size)
+    model_args = with_preprocessing(model_args)
+    return model_args, selection_args, args, load_image_splits(data_args, image_geometry(model_args))
 
 
 def killed_after(folder: Path, step: int) -> None:
@@ -155,20 +157,22 @@ def history(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def trained_logits(folder: Path, given: list[str]) -> torch.Tensor:
+def trained_logits(folder: Path, given: list[str], class_names: list[str] = CLASS_NAMES) -> torch.Tensor:
     """Logits of the test images, by the weights in the last checkpoint and through the training pipeline.
 
     Args:
         folder: Of a finished run of any method but ERM.
         given: What the train command was given.
+        class_names: Of the data.
     """
     data_args, model_args, _, args = parse_arguments(ARGUMENTS, given)
-    config = classifier_config(model_args, CLASS_NAMES, 2 if args.method.startswith("disent") else 1)
+    model_args = with_preprocessing(model_args)
+    config = classifier_config(model_args, class_names, 2 if args.method.startswith("disent") else 1)
     network = DebiasedImageClassifier(config).eval()
     checkpoint = load_file(folder / "checkpoint-12" / "model.safetensors")
     debiased = {name: value for name, value in checkpoint.items() if name.startswith("debiased.")}
     network.load_state_dict({name.removeprefix("debiased."): value for name, value in debiased.items()})
-    pixels = load_image_splits(data_args, model_args.image_size)["test"].pixels
+    pixels = load_image_splits(data_args, image_geometry(model_args))["test"].pixels
     with torch.inference_mode():
         return network(image_transform(model_args)(pixels, training=False)).logits
 

@@ -9,6 +9,7 @@ import yaml
 from runs import METHODS, ROOT, results, selection_inputs
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.arguments.model import DEFAULT_PREPROCESSING
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.models.build import build_members
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
@@ -107,7 +108,7 @@ def test_every_option_on_the_page_exists_and_takes_the_value_it_is_named_with():
     for name, values in given:
         assert name in OPTIONS or name in ("q", "batch_size", "momentum"), name
         if values and name in OPTIONS:
-            default = OPTIONS[name]
+            default = {**OPTIONS, **DEFAULT_PREPROCESSING}[name]
             value = yaml.safe_load(values) if not isinstance(default, list) else [float(v) for v in values.split()]
             assert isinstance(value, (int, float)) if isinstance(default, float) else isinstance(value, type(default))
 

@@ -57,15 +57,17 @@ def main(argv: list[str] | None = None) -> int:
     from contextlib import nullcontext
 
     from hf_biasensemble.data.pixels import write_unreadable
-    from hf_biasensemble.data.prepare import load_training_splits
+    from hf_biasensemble.data.prepare import image_geometry, load_training_splits
     from hf_biasensemble.models.build import check_backbone
+    from hf_biasensemble.models.preprocessing import with_preprocessing
     from hf_biasensemble.output_folder import AUDIT_IMAGES, DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.reporting.audit import write_audit
     from hf_biasensemble.reporting.audit_images import write_suspected_images
     from hf_biasensemble.run import check_fingerprint, make_selection
 
     output_dir = Path(args.output_dir)
-    splits = load_training_splits(data_args, model_args.image_size)
+    model_args = with_preprocessing(model_args)
+    splits = load_training_splits(data_args, image_geometry(model_args))
     check_backbone(model_args, args.per_device_train_batch_size)
     check_fingerprint(splits["train"], data_args)
     with sole_writer(output_dir) if args.should_save else nullcontext():

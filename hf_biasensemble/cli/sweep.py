@@ -122,6 +122,10 @@ def make_plan(asked: argparse.Namespace, overrides: list[str], method: str, data
     types = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
     data_args, model_args, selection_args, args = parse_arguments(types, words)
     selection_args = with_protocol(selection_args, args)
+    if model_args.starts_pretrained:
+        from hf_biasensemble.models.preprocessing import with_preprocessing
+
+        model_args = with_preprocessing(model_args)
     if args.uses_selection:
         from hf_biasensemble.run import selection_settings
 

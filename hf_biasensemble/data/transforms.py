@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from hf_biasensemble.data.geometry import centre
+
 Draw = Callable[[Callable[[int], torch.Tensor], int], torch.Tensor]
 """`draw(make, B)`: what `make(S)` drew for S samples (dimension 1), of it the B that are asked for."""
 
@@ -26,6 +28,7 @@ class ImageTransform:
         crop_padding: While training, pad by this many black pixels and crop back at a random place; 0 for none.
         horizontal_flip: While training, mirror each image with probability 1/2.
         augmentation: While training, after these: `"none"`, or `"affine"` for [`random_affine`].
+        image_size: Height and width of what the network sees: the centre of larger images. `None`: all of them.
     """
 
     image_mean: tuple[float, ...]
@@ -33,6 +36,7 @@ class ImageTransform:
     crop_padding: int = 0
     horizontal_flip: bool = False
     augmentation: str = "none"
+    image_size: int | None = None
 
     def __call__(self, pixels: torch.Tensor, training: bool) -> torch.Tensor:
         """Transforms a batch; each image has its own random draw from torch's global generator."""
@@ -46,10 +50,18 @@ class ImageTransform:
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """The part that a published model's processor repeats, on images (..., C, H, W) in [0, 255]."""
-        values = pixels.to(torch.get_default_dtype(), copy=True).div_(255)
+        values = self.seen(pixels).to(torch.get_default_dtype(), copy=True).div_(255)
         if any(self.image_mean):
             values.sub_(values.new_tensor(self.image_mean).view(-1, 1, 1))
         return values.div_(values.new_tensor(self.image_std).view(-1, 1, 1))
+
+    def seen(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The centre that the network sees, of images (..., C, H, W)."""
+        (height, width), size = pixels.shape[-2:], self.image_size
+        if size is None or (height, width) == (size, size):
+            return pixels
+        top, left = centre(height, size), centre(width, size)
+        return pixels[..., top : top + size, left : left + size]
 
 
 def random_crop_and_flip(images: torch.Tensor, padding: int, flip: bool, draw: Draw = draw_for_these) -> torch.Tensor:

@@ -30,7 +30,7 @@ def classifier_config(
         backbone=model_args.backbone,
         backbone_args=model_args.timm_arguments(),
         num_encoders=num_encoders,
-        image_size=model_args.image_size,
+        image_size=model_args.preprocessing()["image_size"],
         id2label=dict(enumerate(class_names)),
         label2id={name: number for number, name in enumerate(class_names)},
     )
@@ -49,7 +49,7 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
     """
     config = classifier_config(model_args, class_names=[])
     where = f"--backbone {config.backbone} at --image_size {config.image_size}"
-    with _timm_errors_named(config):
+    with timm_errors_named(config):
         encoder = build_with_seed(0, lambda: build_encoder(config)).eval()
     image = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
     with torch.no_grad():
@@ -81,7 +81,8 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
 
 
 @contextmanager
-def _timm_errors_named(config: DebiasedImageClassifierConfig) -> Iterator[None]:
+def timm_errors_named(config: DebiasedImageClassifierConfig) -> Iterator[None]:
+    """Words what timm says of a name or arguments that it does not know as a `BiasEnsembleError`."""
     try:
         yield
     except (RuntimeError, TypeError) as error:
@@ -107,7 +108,7 @@ def build_classifier(
     Raises:
         `BiasEnsembleError`: If timm does not know the backbone, or its weights cannot be had or do not fit.
     """
-    with _timm_errors_named(config):
+    with timm_errors_named(config):
         model = build_with_seed(seed, lambda: DebiasedImageClassifier(config))
     if pretrained or weights_file:
         weights = _weights_in_file(weights_file, model) if weights_file else _timm_weights(config)

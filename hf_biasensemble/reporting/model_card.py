@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.arguments.model import DEFAULT_PREPROCESSING
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.metrics.accuracy import METRICS
@@ -263,11 +264,12 @@ def _recipes(used: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
 
 
 def _defaults() -> dict[str, Any]:
-    return {
+    defaults = {
         field.name: field.default if field.default_factory is MISSING else field.default_factory()
         for arguments in (ModelArguments, SelectionArguments, DebiasingArguments)
         for field in fields(arguments)
     }
+    return defaults | DEFAULT_PREPROCESSING  # `None` stands for these in a network from scratch
 
 
 def _command(settings: Mapping[str, Any], num_processes: int) -> str:
