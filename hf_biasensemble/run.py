@@ -122,7 +122,7 @@ def train_and_publish(
 ) -> dict[str, Any]:
     """Selection, training, published model and results of a run whose settings have been checked."""
     output_dir = Path(args.output_dir)
-    transform = image_transform(model_args, args.augmentation)
+    transform = image_transform(model_args, args.augmentation, args.color_jitter)
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
     selection = None

@@ -23,6 +23,7 @@ from hf_biasensemble.arguments import ModelArguments, parse_arguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.models.build import build_members, build_trainable
 from hf_biasensemble.models.export import load_classifier
+from hf_biasensemble.models.preprocessing import with_preprocessing
 
 SEVERITIES = {
     "cmnist": ("0.5pct", "1pct", "2pct", "5pct"),
@@ -251,7 +252,7 @@ def test_pretrained_weights_of_bar_are_those_of_torchvision_and_start_every_netw
     theirs = torchvision.models.resnet18()
     torch.save(theirs.state_dict(), file)
     backbone_args = json.loads(settings["backbone_args"]) | {"pretrained_cfg_overlay": {"file": str(file)}}
-    model_args = ModelArguments(settings["backbone"], json.dumps(backbone_args), pretrained=True)
+    model_args = with_preprocessing(ModelArguments(settings["backbone"], json.dumps(backbone_args), pretrained=True))
     names = CLASS_NAMES["bar"]
     pair = build_trainable(model_args, names, "lff_be", seed=0)
     networks = [pair.biased, pair.debiased, build_trainable(model_args, names, "disent_be", seed=0).debiased]

@@ -10,6 +10,7 @@ from hf_biasensemble.arguments.options import option, require
 from hf_biasensemble.arguments.selection import SelectionArguments
 
 METHODS = ("erm", "lff", "disent", "lff_be", "disent_be")
+AUGMENTATIONS = ("none", "affine", "photographs")
 CHECKPOINT_CHOICES = {
     "last": None,
     "validation_accuracy": "validation_accuracy",
@@ -46,8 +47,13 @@ class DebiasingArguments(TrainingArguments):
     )
     augmentation: str = option(
         "none",
-        "none, or affine: training images are turned, zoomed and shifted at random, after crop and flip; not for the "
-        "members.",
+        "none; affine: training images are turned, zoomed and shifted at random, after crop and flip; photographs: "
+        "parts of at least 0.4 of their area are resized and mirrored at random. Not for the members.",
+    )
+    color_jitter: float = option(
+        0.0,
+        "With augmentation photographs: change brightness, contrast and saturation by up to this share, for instance "
+        "0.4, so that colour is less of a shortcut, and less of a cue where it tells the classes apart; 0: not.",
     )
     weight_average: float = option(
         0.0, "Publish a moving average of the weights with this decay, for instance 0.999; 0: the weights themselves."
@@ -105,7 +111,11 @@ class DebiasingArguments(TrainingArguments):
         require(0 <= self.loss_average_decay < 1, "--loss_average_decay", "in [0, 1)", self.loss_average_decay)
         q = self.generalized_cross_entropy_q
         require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
-        require(self.augmentation in ("none", "affine"), "--augmentation", "none or affine", self.augmentation)
+        known = self.augmentation in AUGMENTATIONS
+        require(known, "--augmentation", f"one of {', '.join(AUGMENTATIONS)}", self.augmentation)
+        require(0 <= self.color_jitter <= 1, "--color_jitter", "in [0, 1]", self.color_jitter)
+        jitters = not self.color_jitter or self.augmentation == "photographs"
+        require(jitters, "--color_jitter", "--augmentation photographs with it", self.augmentation)
         for name in ("weight_average", "conflicting_share"):
             require(0 <= getattr(self, name) < 1, f"--{name}", "in [0, 1)", getattr(self, name))
         for name in ("lambda_dis", "lambda_swap", "lambda_swap_bias"):

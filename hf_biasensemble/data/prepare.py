@@ -84,7 +84,9 @@ def image_geometry(model_args: ModelArguments) -> Geometry:
     )
 
 
-def image_transform(model_args: ModelArguments, augmentation: str = "none") -> ImageTransform:
+def image_transform(
+    model_args: ModelArguments, augmentation: str = "none", color_jitter: float = 0.0
+) -> ImageTransform:
     """`(pixel / 255 / scale - mean) / std`, written as one mean and one standard deviation of pixel / 255."""
     scale, preprocessing = model_args.image_scale, model_args.preprocessing()
     return ImageTransform(
@@ -94,4 +96,5 @@ def image_transform(model_args: ModelArguments, augmentation: str = "none") -> I
         crop_padding=model_args.crop_padding,
         horizontal_flip=model_args.horizontal_flip,
         augmentation=augmentation,
+        color_jitter=color_jitter,
     )

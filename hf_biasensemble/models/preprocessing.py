@@ -81,6 +81,7 @@ def _preprocessing_of(backbone: str, timm_arguments: dict[str, Any], wanted: lis
             cfg = registered.to_dict() if registered else {}
         else:  # a name on the Hub, a folder, or nothing that timm knows
             cfg = build_with_seed(0, lambda: build_encoder(config)).pretrained_cfg
+    cfg = {**cfg, **(timm_arguments.get("pretrained_cfg_overlay") or {})} if cfg else cfg
     where = f"--backbone {backbone}"
     if not cfg:
         essential = [name for name in ("image_size", "image_mean", "image_std") if name in wanted]
