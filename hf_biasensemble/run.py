@@ -217,6 +217,7 @@ _MEMBER_OPTIONS = (
     "seed",
     "data_seed",
     "learning_rate",
+    "backbone_learning_rate",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "warmup_steps",

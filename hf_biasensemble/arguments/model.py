@@ -34,6 +34,11 @@ class ModelArguments:
     pretrained: bool = option(False, "Start from timm's pretrained weights.")
     pretrained_weights: str | None = option(None, "Start from this file (safetensors or .pth) of the timm backbone.")
     pretrained_weights_sha256: str | None = option(None, "Refuse another pretrained_weights than with this SHA-256.")
+    train_layers: int | None = option(
+        None,
+        "Train only so many layers of the pretrained backbone, the last ones, and the classifier; 0: the classifier "
+        "alone. By default all.",
+    )
     image_size: int | None = option(
         None, "Height and width of the network input in pixels; by default the pretrained backbone's, else 28."
     )
@@ -80,6 +85,10 @@ class ModelArguments:
             require(found, "--pretrained_weights", "a file with weights", self.pretrained_weights)
         elif self.pretrained_weights_sha256 is not None:
             require(False, "--pretrained_weights_sha256", "a file of --pretrained_weights", "none")
+        if self.train_layers is not None:
+            require(self.train_layers >= 0, "--train_layers", "0 or more", self.train_layers)
+            expected, scratch = "--pretrained or --pretrained_weights with it", f"{self.backbone} from scratch"
+            require(self.starts_pretrained, "--train_layers", expected, scratch)
         try:
             self.timm_arguments()
         except ValueError:

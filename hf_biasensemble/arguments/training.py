@@ -82,6 +82,9 @@ class DebiasingArguments(TrainingArguments):
     per_device_train_batch_size: int = option(256, "Training batch size per process.")
     per_device_eval_batch_size: int = option(512, "Evaluation batch size per process.")
     learning_rate: float = option(1e-3, "Learning rate of Adam.")
+    backbone_learning_rate: float | None = option(
+        None, "Learning rate of the backbones, also the members'; by default that of the classifiers."
+    )
     max_steps: int = option(50_000, "Optimisation steps.")
     max_grad_norm: float = option(0.0, "Clip the gradient norm; 0: not.")
     lr_scheduler_type: str = option("constant", "Learning rate schedule.")
@@ -105,6 +108,8 @@ class DebiasingArguments(TrainingArguments):
         for name in ("eval_steps", "save_steps", "logging_steps"):
             require((getattr(self, name) or 0) > 0, f"--{name}", "above 0", getattr(self, name))
         require(0 < self.learning_rate < math.inf, "--learning_rate", "above 0", self.learning_rate)
+        rate = self.backbone_learning_rate
+        require(rate is None or 0 < rate < math.inf, "--backbone_learning_rate", "above 0", rate)
         require(self.weight_decay >= 0, "--weight_decay", "0 or more", self.weight_decay)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
         require(self.max_steps >= 1, "--max_steps", "at least 1", self.max_steps)

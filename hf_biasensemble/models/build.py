@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.models.fine_tuning import freeze_first_layers
 from hf_biasensemble.models.modeling_debiased import (
     DebiasedImageClassifier,
     DebiasedImageClassifierConfig,
@@ -45,12 +46,13 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
 
     Raises:
         `BiasEnsembleError`: If timm does not know the backbone, it cannot take images of that size, does not give
-            pooled features, or cannot train on so few samples at once.
+            pooled features, has fewer layers than are to be trained, or cannot train on so few samples at once.
     """
     config = classifier_config(model_args, class_names=[])
     where = f"--backbone {config.backbone} at --image_size {config.image_size}"
     with timm_errors_named(config):
         encoder = build_with_seed(0, lambda: build_encoder(config)).eval()
+    freeze_first_layers(encoder, model_args.train_layers)
     image = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
     with torch.no_grad():
         try:
@@ -94,7 +96,11 @@ def timm_errors_named(config: DebiasedImageClassifierConfig) -> Iterator[None]:
 
 
 def build_classifier(
-    config: DebiasedImageClassifierConfig, pretrained: bool, seed: int, weights_file: str | None = None
+    config: DebiasedImageClassifierConfig,
+    pretrained: bool,
+    seed: int,
+    weights_file: str | None = None,
+    train_layers: int | None = None,
 ) -> DebiasedImageClassifier:
     """One classifier, initialised from the seed or, its encoders, from timm's pretrained weights or a file of them.
 
@@ -104,6 +110,7 @@ def build_classifier(
         seed (`int`): Of everything else.
         weights_file (`str`, *optional*): Start the encoders from this file instead, safetensors or what `torch.save`
             wrote of a state dict. Pickled code in it is not run. A classifier in it is left out.
+        train_layers (`int`, *optional*): Train only so many layers of the encoders, the last ones; by default all.
 
     Raises:
         `BiasEnsembleError`: If timm does not know the backbone, or its weights cannot be had or do not fit.
@@ -114,6 +121,8 @@ def build_classifier(
         weights = _weights_in_file(weights_file, model) if weights_file else _timm_weights(config)
         for encoder in model.encoders():
             encoder.load_state_dict(weights)
+    for encoder in model.encoders():
+        freeze_first_layers(encoder, train_layers)
     return model
 
 
@@ -174,9 +183,8 @@ def build_trainable(model_args: ModelArguments, class_names: list[str], method: 
     """
     num_encoders = 2 if method.startswith("disent") else 1
     config = classifier_config(model_args, class_names, num_encoders)
-    debiased = build_classifier(
-        config, model_args.pretrained, derived_seed(seed, "debiased model"), model_args.pretrained_weights
-    )
+    pretrained, file, layers = model_args.pretrained, model_args.pretrained_weights, model_args.train_layers
+    debiased = build_classifier(config, pretrained, derived_seed(seed, "debiased model"), file, layers)
     if not method.startswith(("lff", "disent")):
         return debiased
     if num_encoders == 2:
@@ -185,9 +193,7 @@ def build_trainable(model_args: ModelArguments, class_names: list[str], method: 
             debiased,
             build_with_seed(derived_seed(seed, "bias head"), lambda: nn.Linear(head.in_features, head.out_features)),
         )
-    biased = build_classifier(
-        config, model_args.pretrained, derived_seed(seed, "biased model"), model_args.pretrained_weights
-    )
+    biased = build_classifier(config, pretrained, derived_seed(seed, "biased model"), file, layers)
     return BiasedDebiasedPair(biased, debiased)
 
 
@@ -195,5 +201,5 @@ def build_members(model_args: ModelArguments, class_names: list[str], num_member
     """The biased members of BiasEnsemble, each with its own initialisation."""
     config = classifier_config(model_args, class_names)
     seeds = [derived_seed(seed, "member", number) for number in range(num_members)]
-    pretrained, file = model_args.pretrained, model_args.pretrained_weights
-    return MemberEnsemble([build_classifier(config, pretrained, member_seed, file) for member_seed in seeds])
+    pretrained, file, layers = model_args.pretrained, model_args.pretrained_weights, model_args.train_layers
+    return MemberEnsemble([build_classifier(config, pretrained, member_seed, file, layers) for member_seed in seeds])

@@ -27,6 +27,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import predict_logits
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.metrics.difficulty import DIFFICULTIES
+from hf_biasensemble.models.fine_tuning import parameter_groups
 from hf_biasensemble.processes import print_once
 from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
@@ -135,9 +136,8 @@ class DebiasingTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            parameters = [p for p in (self.model if model is None else model).parameters() if p.requires_grad]
             self.optimizer = torch.optim.Adam(
-                parameters,
+                parameter_groups(self.model if model is None else model, self.args.backbone_learning_rate),
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
