@@ -119,6 +119,7 @@ def test_every_part_of_the_geometry_makes_another_store(split, cache):
         Geometry(28, resize_mode="crop"),
         Geometry(28, interpolation="bicubic"),
         Geometry(21, crop_pct=0.75),  # stored at 28 pixels as well
+        Geometry(21, "crop", "bilinear", 0.75),
         Geometry(21, "crop", "bicubic", 0.75),
     ]
     stores = [decode_split(split, geometry, mapped=True).pixels.file for geometry in geometries]

@@ -115,6 +115,11 @@ def test_pixels_are_those_of_torchvisions_resizing():
         assert (crops[number] - expected).abs().max() < 0.1
 
 
+def test_no_black_comes_in_at_the_borders():
+    white = torch.full((200, 3, 16, 16), 255, dtype=torch.uint8)
+    assert random_resized_crop(white, 32).min() > 254.9
+
+
 @pytest.mark.parametrize("jitter", [0.0, 0.4])
 def test_parts_of_a_batch_get_what_one_process_draws_for_the_whole(jitter):
     transform = ImageTransform(**PLAIN, augmentation="photographs", image_size=24, color_jitter=jitter)
