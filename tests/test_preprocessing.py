@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,6 +12,10 @@ from photographs import BACKBONE, SHAPES, photograph, photograph_folder, weights
 from PIL import Image
 from runs import ARGUMENTS, error_line, results, run_command, train, trained_logits, weights, words
 from transformers import (
+    AutoImageProcessor,
+    CLIPImageProcessor,
+    ConvNextImageProcessor,
+    DeiTImageProcessor,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTConfig,
@@ -20,7 +25,6 @@ from transformers import (
 )
 
 from hf_biasensemble.arguments import ModelArguments, parse_arguments
-from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import predict_logits
@@ -266,31 +270,58 @@ def test_commands_measure_a_cropping_model_as_training_did(mode, file, photograp
     assert right / len(rows) == pytest.approx(measured["test_accuracy"])
 
 
-@pytest.mark.parametrize(
-    "options, expected",
-    [
-        ({"size": {"height": 32, "width": 32}, "resample": 3}, Geometry(32, "squash", "bicubic")),
-        ({"size": {"height": 32, "width": 32}}, Geometry(32)),
-    ],
-)
-def test_model_of_somebody_else_is_shown_images_by_its_own_processor(options, expected, tmp_path):
+def vit(folder, processor) -> None:
+    """A published model of somebody else: a tiny vision transformer with this processor."""
     config = ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8
     )
-    ViTForImageClassification(config).save_pretrained(tmp_path)
-    ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.2] * 3, **options).save_pretrained(tmp_path)
+    ViTForImageClassification(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+SQUARE, LARGER = {"height": 32, "width": 32}, {"height": 40, "width": 40}
+NORMALISATION = {"image_mean": [0.4] * 3, "image_std": [0.2] * 3}
+
+
+@pytest.mark.parametrize(
+    "processor, stored, resize_mode, interpolation",
+    [
+        (ViTImageProcessor(size=SQUARE, **NORMALISATION), 32, "squash", "bilinear"),
+        (ViTImageProcessor(size=SQUARE, resample=3, **NORMALISATION), 32, "squash", "bicubic"),
+        (CLIPImageProcessor(size={"shortest_edge": 40}, crop_size=SQUARE, **NORMALISATION), 40, "crop", "bicubic"),
+        (CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SQUARE, **NORMALISATION), 32, "crop", "bicubic"),
+        (
+            DeiTImageProcessor(size=LARGER, crop_size=SQUARE, **NORMALISATION),
+            40,
+            "squash",
+            "bicubic",
+        ),
+    ],
+)
+def test_model_of_somebody_else_is_shown_images_by_its_own_processor(
+    processor, stored, resize_mode, interpolation, tmp_path
+):
+    vit(tmp_path, processor)
     model, transform, geometry = load_classifier(str(tmp_path))
-    assert geometry == expected and transform.image_mean == (0.4,) * 3
-    classify = pipeline("image-classification", model=str(tmp_path))
-    image = photograph(90, 70)
-    pixels = torch.tensor(list(geometry.resized(image).tobytes()), dtype=torch.uint8).view(1, 32, 32, 3)
-    with torch.inference_mode():
-        ours = model(transform(pixels.permute(0, 3, 1, 2), training=False)).logits.softmax(-1)[0]
-    said = {entry["label"]: entry["score"] for entry in classify(image)}
-    assert said == pytest.approx({model.config.id2label[n]: float(p) for n, p in enumerate(ours)}, abs=5e-3)
+    assert (geometry.image_size, geometry.stored_size) == (32, stored)
+    assert (geometry.resize_mode, geometry.interpolation) == (resize_mode, interpolation)
+    image = photograph(90, 72)
+    pixels = torch.from_numpy(np.array(geometry.resized(image))).permute(2, 0, 1)[None]
+    theirs = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]
+    assert (transform(pixels, training=False) - theirs).abs().max() < 3 / 255 / 0.2  # they may resize tensors
 
 
-def test_model_whose_processor_keeps_the_aspect_ratio_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "processor",
+    [ConvNextImageProcessor(size={"shortest_edge": 32}), ViTImageProcessor(size={"height": 32, "width": 40})],
+)
+def test_model_for_oblong_images_is_refused(processor, tmp_path):
+    vit(tmp_path, processor)
+    with pytest.raises(BiasEnsembleError, match="expected square images .* found another image_size; "):
+        load_classifier(str(tmp_path))
+
+
+def test_timm_model_that_pads_images_is_refused(tmp_path):
     model = timm.create_model(BACKBONE, num_classes=2)
     cfg = {"input_size": [3, 32, 32], "crop_mode": "border", "mean": [0.5] * 3, "std": [0.5] * 3}
     config = TimmWrapperConfig(architecture=BACKBONE, model_args={}, num_labels=2, pretrained_cfg=cfg)

@@ -129,14 +129,18 @@ def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, Geometr
 
 
 def _of_processor(processor: Any) -> dict[str, Any]:
-    """The same as [`timm_preprocessing`] of a processor of transformers, `None` for what the library cannot do."""
+    """The same as [`timm_preprocessing`] of a processor of transformers, `None` for what the library cannot do.
+
+    Where an odd number of pixels is cut off, theirs may start one pixel before ours.
+    """
     size = dict(processor.size)
     edge = size.get("shortest_edge") or (size.get("height") if size.get("height") == size.get("width") else None)
-    seen = dict(processor.crop_size).get("height") if getattr(processor, "do_center_crop", None) else edge
-    whole = "shortest_edge" in size and seen is edge  # an image that is not square would stay so
+    crops = getattr(processor, "do_center_crop", None)
+    seen = dict(processor.crop_size).get("height") if crops else edge
+    oblong = "shortest_edge" in size and not crops  # an image that is not square stays so
     method = getattr(processor, "resample", None)
     return {
-        "image_size": None if whole else seen,
+        "image_size": None if oblong else seen,
         "image_mean": processor.image_mean,
         "image_std": processor.image_std,
         "interpolation": "bilinear" if method is None else Image.Resampling(int(method)).name.lower(),
