@@ -17,6 +17,7 @@ _HOME_OF = {
     "DebiasingTrainer": "trainers.base",
     "DisentTrainer": "trainers.disent",
     "ErmTrainer": "trainers.erm",
+    "Geometry": "data.geometry",
     "ImageSplit": "data.pixels",
     "ImageTransform": "data.transforms",
     "LffTrainer": "trainers.lff",
