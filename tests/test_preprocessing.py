@@ -24,7 +24,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_biasensemble.arguments import ModelArguments, parse_arguments
+from hf_biasensemble.arguments import DataArguments, ModelArguments, parse_arguments
 from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import predict_logits
@@ -203,6 +203,14 @@ def test_sweep_knows_a_finished_run_of_a_pretrained_backbone(file, photographs, 
     assert "was finished before" in capsys.readouterr().out
 
 
+def test_audit_and_training_of_a_pretrained_backbone_share_a_selection(file, photographs, tmp_path):
+    given = {"backbone": BACKBONE, "pretrained_weights": file, "image_size": 32, "member_threshold": 0}
+    given |= {"member_steps": 2, "member_agreement": 1, "selection_dir": tmp_path / "shared"}
+    assert run_command("audit", words(photographs, tmp_path / "audit", "lff_be", **given)) == 0
+    assert train(photographs, tmp_path / "out", "lff_be", max_steps=1, **given) == 0
+    assert "selection_runtime" not in results(tmp_path / "out")
+
+
 def test_weights_of_another_architecture_are_refused(photographs, tmp_path, capsys):
     other = weights_file(tmp_path / "other.safetensors", backbone="test_efficientnet")
     assert train(photographs, tmp_path / "out", backbone=BACKBONE, pretrained_weights=other) == 2
@@ -266,8 +274,11 @@ def test_commands_measure_a_cropping_model_as_training_did(mode, file, photograp
         run_command("predict", [str(out), str(photographs / "test"), "--output_file", str(tmp_path / "p.jsonl")]) == 0
     )
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    right = sum(f"/{row['label']}/" in row["file"] for row in rows)
-    assert right / len(rows) == pytest.approx(measured["test_accuracy"])
+    model, transform, geometry = load_classifier(str(out))
+    test = load_image_splits(DataArguments(dataset_name=str(photographs)), geometry)["test"]
+    probabilities = predict_logits(model, test, transform, 7).softmax(dim=-1).amax(dim=-1).tolist()
+    expected = dict(zip((record["path"] for record in test.images["image"]), probabilities, strict=True))
+    assert {row["file"]: row["probability"] for row in rows} == pytest.approx(expected, abs=1e-5)
 
 
 def vit(folder, processor) -> None:
