@@ -107,8 +107,8 @@ def draw_mended_mistakes() -> None:
     predictions: dict[str, Any] = {}
     for name in ("ERM", "LfF+BE recommended"):
         run = RUNS[name]
-        model, transform, image_size = load_classifier(str(OUTPUT_DIR / run))
-        test = load_image_splits(DataArguments(dataset_name=str(OUTPUT_DIR / "data")), image_size)["test"]
+        model, transform, geometry = load_classifier(str(OUTPUT_DIR / run))
+        test = load_image_splits(DataArguments(dataset_name=str(OUTPUT_DIR / "data")), geometry)["test"]
         with torch.inference_mode():
             logits = model(pixel_values=transform(test.pixels, training=False)).logits
         predictions[name] = logits.argmax(dim=-1).numpy()

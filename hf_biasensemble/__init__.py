@@ -21,6 +21,7 @@ _HOME_OF = {
     "DisentArguments": "trainers.disent",
     "DisentTrainer": "trainers.disent",
     "ErmTrainer": "trainers.erm",
+    "Geometry": "data.geometry",
     "ImageSplit": "data.pixels",
     "ImageTransform": "data.transforms",
     "LffTrainer": "trainers.lff",

@@ -155,6 +155,7 @@ MAY_DIFFER_ON_RESUME = {
     "audit",
     "dataset_name",  # the fingerprint tells whether the data are the same
     "output_dir",
+    "pretrained_weights",  # as above
     "selection_dir",
     "compare_with",
     "overwrite_output_dir",

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, resolved, with_protocol
 from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
-from hf_biasensemble.data.prepare import check_fingerprint, image_transform, load_training_splits
+from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, image_transform, load_training_splits
 from hf_biasensemble.descriptors import Method
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import details_of
@@ -22,6 +22,7 @@ from hf_biasensemble.hub import check_can_push, push_model
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import save_classifier
+from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.output_folder import (
     CONFIG_FILE,
     DROPPED_FILE,
@@ -73,7 +74,8 @@ def run(
         check_can_push(hub_model_id, args.hub_token)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(output_dir, args, checkpoint)
-    splits = load_training_splits(data_args, model_args.image_size)
+    model_args = with_preprocessing(model_args)
+    splits = load_training_splits(data_args, image_geometry(model_args))
     check_checkpoint_choice(args, splits)
     if method.starts_from and not model_args.init_from:
         raise BiasEnsembleError(
@@ -113,7 +115,7 @@ def train_and_publish(
 ) -> dict[str, Any]:
     """Selection, training, published model and results of a run whose settings have been checked."""
     output_dir = Path(args.output_dir)
-    transform = image_transform(model_args, args.augmentation)
+    transform = image_transform(model_args, args.augmentation, args.color_jitter)
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
     network = method.network(model_args, splits["train"].class_names, args.seed)  # what it starts from may not fit
@@ -144,7 +146,7 @@ def train_and_publish(
         results |= {f"{name}_{key}": value for key, value in details_of(split, predictions[name]).items()}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
-        save_classifier(trainer.published_model(), transform, output_dir)
+        save_classifier(trainer.published_model(), transform, output_dir, image_geometry(model_args))
         trainer.save_state()
         with written_whole(output_dir / RESULTS_FILE) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

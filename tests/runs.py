@@ -17,8 +17,9 @@ from synthetic import CLASS_NAMES
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.collectives import leave
-from hf_biasensemble.data.prepare import image_transform, load_image_splits
+from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
 from hf_biasensemble.methods import METHODS as ALL_METHODS
+from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
 from hf_biasensemble.run_arguments import parse_run
 from hf_biasensemble.selectors.making import train_members
@@ -114,7 +115,8 @@ def train_one_after_another(file: str) -> None:
 def selection_inputs(data: Path, output_dir: Path, method: str = "lff_be", **changes: object) -> tuple:
     """What `make_selection` is called with in a run: selector, settings of model, selector and training, splits."""
     data_args, model_args, selection_args, args = parse_run(words(data, output_dir, method, **changes))
-    splits = load_image_splits(data_args, model_args.image_size)
+    model_args = with_preprocessing(model_args)
+    splits = load_image_splits(data_args, image_geometry(model_args))
     return ALL_METHODS[method].selector, model_args, selection_args, args, splits
 
 
@@ -154,17 +156,19 @@ def history(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def trained_logits(folder: Path, given: list[str]) -> torch.Tensor:
+def trained_logits(folder: Path, given: list[str], class_names: list[str] = CLASS_NAMES) -> torch.Tensor:
     """Logits of the test images, by the weights in the last checkpoint and through the training pipeline.
 
     Args:
         folder: Of a finished run of any method but ERM.
         given: What the train command was given.
+        class_names: Of the data.
     """
     data_args, model_args, _, args = parse_run(given)
-    network = ALL_METHODS[args.method].network(model_args, CLASS_NAMES, args.seed)
+    model_args = with_preprocessing(model_args)
+    network = ALL_METHODS[args.method].network(model_args, class_names, args.seed)
     network.load_state_dict(load_file(folder / "checkpoint-12" / "model.safetensors"))
-    pixels = load_image_splits(data_args, model_args.image_size)["test"].pixels
+    pixels = load_image_splits(data_args, image_geometry(model_args))["test"].pixels
     with torch.inference_mode():
         return network.eval()(pixel_values=image_transform(model_args)(pixels, training=False))["logits"]
 

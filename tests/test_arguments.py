@@ -204,7 +204,7 @@ def test_what_training_arguments_refuse_is_an_error_of_one_line(error_of, option
     [
         ("learning_rate:", "learning_rate: expected one value, found nothing"),
         ("image_mean: []", "image_mean: expected one or more values, found nothing"),
-        ("image_mean: null", "image_mean: expected one or more values, found nothing"),
+        ("report_to: null", "report_to: expected one or more values, found nothing"),
         ("seed: [1, 2]", "seed: expected one value, found [1, 2]"),
     ],
 )

@@ -66,9 +66,9 @@ def test_image_size_is_passed_on_to_a_backbone_that_has_the_argument(digits, tmp
 def test_backbone_with_a_layer_after_the_pooling(digits, tmp_path, method):
     """Its features are wider than timm's `num_features`."""
     assert train(digits, tmp_path / "out", method, backbone="mobilenetv3_small_050", image_size=32, max_steps=2) == 0
-    model, _, size = load_classifier(str(tmp_path / "out"))
+    model, _, geometry = load_classifier(str(tmp_path / "out"))
     with torch.inference_mode():
-        assert model(torch.zeros(2, 3, size, size)).logits.shape == (2, 4)
+        assert model(torch.zeros(2, 3, geometry.image_size, geometry.image_size)).logits.shape == (2, 4)
 
 
 # Batch normalisation and batches of one ------------------------------------------------------------------------------

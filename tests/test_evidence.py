@@ -47,8 +47,8 @@ def explain(*options: object, **named: object) -> int:
 
 
 def opened(folder, data, split="test"):
-    model, transform, size = load_classifier(str(folder))
-    return model, transform, load_image_splits(DataArguments(dataset_name=str(data)), size)[split]
+    model, transform, geometry = load_classifier(str(folder))
+    return model, transform, load_image_splits(DataArguments(dataset_name=str(data)), geometry)[split]
 
 
 def predictions(folder, data):
@@ -103,8 +103,8 @@ def test_one_model_alone_shows_conflicting_images_that_it_gets_right(models, dig
     cut = {"dataset_name": str(tmp_path / "data"), "validation_share": 0.5, "test_share": 0.0}
     file = tmp_path / "evidence.png"
     assert explain(model=models / "lff", split="validation", output_file=file, num_images=20, **cut) == 0
-    model, transform, size = load_classifier(str(models / "lff"))
-    split = load_image_splits(DataArguments(**cut), size)["validation"]
+    model, transform, geometry = load_classifier(str(models / "lff"))
+    split = load_image_splits(DataArguments(**cut), geometry)["validation"]
     measured = split.measured_by()
     predicted = predict_logits(model, split, transform, 64).argmax(dim=-1).numpy()
     right = predicted == measured["labels"]

@@ -9,6 +9,7 @@ import yaml
 from runs import METHODS, ROOT, results, selection_inputs
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments
+from hf_biasensemble.arguments.model import DEFAULT_PREPROCESSING
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.methods import METHODS as ALL_METHODS
 from hf_biasensemble.models.build import build_members
@@ -118,8 +119,8 @@ def test_every_option_on_the_page_exists_and_takes_the_value_it_is_named_with():
     assert len(given) > 30
     for name, values in given:
         assert name in OPTIONS or name in ("q", "batch_size", "momentum"), name
-        if values and OPTIONS.get(name) is not None:
-            default = OPTIONS[name]
+        if values and OPTIONS.get(name, DEFAULT_PREPROCESSING.get(name)) is not None:
+            default = {**OPTIONS, **DEFAULT_PREPROCESSING}[name]
             value = yaml.safe_load(values) if not isinstance(default, list) else [float(v) for v in values.split()]
             assert isinstance(value, (int, float)) if isinstance(default, float) else isinstance(value, type(default))
 

@@ -208,8 +208,8 @@ def test_the_card_renders(finished, name):
 @pytest.mark.parametrize("name", ["lff", "conflicts only", "timm"])
 def test_picture_of_the_groups_is_of_the_published_model(finished, tmp_path, name):
     data, output_dir = finished(name)
-    model, transform, size = load_classifier(str(output_dir))
-    test = load_image_splits(DataArguments(dataset_name=str(data)), size)["test"]
+    model, transform, geometry = load_classifier(str(output_dir))
+    test = load_image_splits(DataArguments(dataset_name=str(data)), geometry)["test"]
     predictions = predict_logits(model, test, transform, 64).argmax(dim=-1).numpy()
     columns = test.measured_by()
     attribute, names = columns["bias_labels"], COLOUR_NAMES

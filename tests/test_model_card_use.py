@@ -32,8 +32,8 @@ def test_examples_run_without_the_library_and_classify_alike(finished, tmp_path)
     scripts, expected = ["import sys", "sys.modules['hf_biasensemble'] = None  # cannot be imported"], []
     for name, count in NEEDED.items():
         data, output_dir = finished(name)
-        model, transform, size = load_classifier(str(output_dir))
-        pixels = load_image_splits(DataArguments(dataset_name=str(data)), size)["test"].pixels
+        model, transform, geometry = load_classifier(str(output_dir))
+        pixels = load_image_splits(DataArguments(dataset_name=str(data)), geometry)["test"].pixels
         with torch.inference_mode():
             predicted = model(pixel_values=transform(pixels, training=False)).logits.argmax(-1).tolist()
         row = (

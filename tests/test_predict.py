@@ -138,8 +138,10 @@ def test_onnx_file_gives_the_same_logits(model, tmp_path, capsys):
         pytest.skip("the extra `onnx` is not installed; without it, the command says so")
     import onnxruntime
 
-    network, transform, size = load_classifier(str(model))
-    inputs = transform(torch.randint(256, (5, 3, size, size), dtype=torch.uint8), training=False)
+    network, transform, geometry = load_classifier(str(model))
+    inputs = transform(
+        torch.randint(256, (5, 3, geometry.image_size, geometry.image_size), dtype=torch.uint8), training=False
+    )
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     ours = session.run(["logits"], {"pixel_values": inputs.numpy()})[0]
     with torch.inference_mode():

@@ -12,6 +12,7 @@ from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_members
+from hf_biasensemble.models.preprocessing import with_preprocessing
 
 BACKBONE = "test_resnet"
 NAMES = ["a", "b", "c"]
@@ -40,13 +41,17 @@ def saved(source, folder: Path, kind: str) -> Path:
     return file
 
 
+def starting_from(file: Path) -> ModelArguments:
+    return with_preprocessing(ModelArguments(backbone=BACKBONE, pretrained_weights=str(file)))
+
+
 @pytest.mark.parametrize(
     "kind",
     ["safetensors", "safetensors of transformers", "state dict", "training checkpoint", "without classifier"],
 )
 @pytest.mark.parametrize("method", ["erm", "lff_be", "disent_be"])
 def test_every_encoder_starts_from_the_file(source, tmp_path, kind, method):
-    arguments = ModelArguments(backbone=BACKBONE, pretrained_weights=str(saved(source, tmp_path, kind)))
+    arguments = starting_from(saved(source, tmp_path, kind))
     model = METHODS[method].network(arguments, NAMES, 0)
     classifiers = [model] if method == "erm" else [model.debiased, *([model.biased] if method == "lff_be" else [])]
     encoders = [encoder for classifier in classifiers for encoder in classifier.encoders()]
@@ -57,7 +62,7 @@ def test_every_encoder_starts_from_the_file(source, tmp_path, kind, method):
 
 
 def test_members_start_from_the_file_with_classifiers_of_their_own(source, tmp_path):
-    arguments = ModelArguments(backbone=BACKBONE, pretrained_weights=str(saved(source, tmp_path, "state dict")))
+    arguments = starting_from(saved(source, tmp_path, "state dict"))
     first, second = build_members(arguments, NAMES, 2, seed=0).members
     for one, other in zip(first.encoders(), second.encoders(), strict=True):
         assert torch.equal(one.conv1[0].weight, source.conv1[0].weight)
@@ -67,7 +72,7 @@ def test_members_start_from_the_file_with_classifiers_of_their_own(source, tmp_p
 
 def error_of(file: Path) -> str:
     with pytest.raises(BiasEnsembleError) as caught:
-        METHODS["erm"].network(ModelArguments(backbone=BACKBONE, pretrained_weights=str(file)), NAMES, 0)
+        METHODS["erm"].network(starting_from(file), NAMES, 0)
     assert "\n" not in str(caught.value) and str(file) in str(caught.value)
     return str(caught.value)
 

@@ -24,6 +24,7 @@ from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_members
 from hf_biasensemble.models.export import load_classifier
+from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.run_arguments import parse_run
 
 SEVERITIES = {
@@ -50,11 +51,13 @@ PUBLISHED_OF_ALL = {
     "eval_strategy": "steps",
     "eval_steps": 500,
 }
+SQUASHED = {"resize_mode": "squash", "interpolation": "bilinear", "crop_pct": 1}
 MLP = {
     "backbone": "mlp",
     "backbone_args": None,
     "pretrained": False,
     "image_size": 28,
+    **SQUASHED,
     "image_mean": [0, 0, 0],
     "image_std": [1, 1, 1],
     "image_scale": 255,
@@ -66,6 +69,7 @@ RESNET = {
     "backbone_args": '{"zero_init_last": false}',
     "pretrained": False,
     "image_size": 224,
+    **SQUASHED,
     "image_mean": [0.4914, 0.4822, 0.4465],
     "image_std": [0.2023, 0.1994, 0.2010],
     "image_scale": 1,
@@ -253,7 +257,7 @@ def test_pretrained_weights_of_bar_are_those_of_torchvision_and_start_every_netw
     theirs = torchvision.models.resnet18()
     torch.save(theirs.state_dict(), file)
     backbone_args = json.loads(settings["backbone_args"]) | {"pretrained_cfg_overlay": {"file": str(file)}}
-    model_args = ModelArguments(settings["backbone"], json.dumps(backbone_args), pretrained=True)
+    model_args = with_preprocessing(ModelArguments(settings["backbone"], json.dumps(backbone_args), pretrained=True))
     names = CLASS_NAMES["bar"]
     pair = METHODS["lff_be"].network(model_args, names, 0)
     networks = [pair.biased, pair.debiased, METHODS["disent_be"].network(model_args, names, 0).debiased]
@@ -345,9 +349,10 @@ def test_training_command_of_the_page_runs(line, workplace, monkeypatch):
     assert len(selection) == num_train(data, severity)
     state = json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["global_step"] == 2 and state["train_batch_size"] == expected["per_device_train_batch_size"]
-    model, transform, size = load_classifier(str(output_dir))
+    model, transform, geometry = load_classifier(str(output_dir))
     assert list(model.config.id2label.values()) == CLASS_NAMES[data]
     assert getattr(model.config, "num_encoders", 1) == (2 if method == "disent_be" else 1)
+    size = geometry.image_size
     with torch.inference_mode():
         logits = model(transform(torch.zeros(2, 3, size, size, dtype=torch.uint8), training=False)).logits
     assert logits.shape == (2, len(CLASS_NAMES[data])) and torch.isfinite(logits).all()

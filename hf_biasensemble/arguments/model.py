@@ -6,14 +6,33 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.errors import BiasEnsembleError
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+RESIZE_MODES = ("crop", "squash")
+DEFAULT_PREPROCESSING: dict[str, Any] = {
+    "image_size": 28,
+    "image_mean": [0.0, 0.0, 0.0],
+    "image_std": [1.0, 1.0, 1.0],
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "resize_mode": "squash",
+}
+"""What holds for a network from scratch where its options say nothing; a pretrained one brings its own."""
 
 
 @dataclass
 class ModelArguments:
-    """Network and preprocessing."""
+    """Network and preprocessing.
+
+    A pretrained backbone brings its preprocessing: options that are left out are `None` here until
+    [`with_preprocessing`] fills them in. A network from scratch has the library's defaults at once.
+    """
 
     _argument_group_name: ClassVar[str] = "model"
-    sways_no_vote: ClassVar[frozenset[str]] = frozenset({"init_from", "init_part"})
+    sways_no_vote: ClassVar[frozenset[str]] = frozenset(
+        {"init_from", "init_part", "pretrained_weights"}
+    )  # its hash counts
 
     backbone: str = option("mlp", "mlp, or the name of a timm model with pooled features.")
     backbone_args: str | None = option(None, "Further arguments of timm.create_model, as JSON.")
@@ -23,36 +42,94 @@ class ModelArguments:
         None, "Start what is published from the weights of this classifier: the folder of a run or a Hub id."
     )
     init_part: str = option("whole", "What of it: whole, encoder (with a new head) or head.")
-    image_size: int = option(28, "Height and width of the network input in pixels.")
-    image_mean: list[float] = option([0.0, 0.0, 0.0], "Mean per channel, of pixels divided by 255 and image_scale.")
-    image_std: list[float] = option([1.0, 1.0, 1.0], "Standard deviation per channel, of the same.")
+    pretrained_weights_sha256: str | None = option(None, "Refuse another pretrained_weights than with this SHA-256.")
+    train_layers: int | None = option(
+        None,
+        "Train only so many layers of the pretrained backbone, the last ones, and the classifier; 0: the classifier "
+        "alone. By default all.",
+    )
+    image_size: int | None = option(
+        None, "Height and width of the network input in pixels; by default the pretrained backbone's, else 28."
+    )
+    image_mean: list[float] | None = option(
+        None,
+        "Mean per channel, of pixels divided by 255 and image_scale; by default the pretrained backbone's, else 0.",
+    )
+    image_std: list[float] | None = option(
+        None, "Standard deviation per channel, of the same; by default the pretrained backbone's, else 1."
+    )
+    interpolation: str | None = option(
+        None,
+        f"How images are resized, one of {', '.join(INTERPOLATIONS)}; by default as for the pretrained backbone, else "
+        "bilinear.",
+    )
+    crop_pct: float | None = option(
+        None, "Share of the resized image's side that is seen; by default the pretrained backbone's, else 1."
+    )
+    resize_mode: str | None = option(
+        None,
+        "squash: both sides are resized, whatever the aspect ratio; crop: the shorter one, and the centre is seen; by "
+        "default as for the pretrained backbone, else squash.",
+    )
     image_scale: float = option(1.0, "Pixels are divided by this besides 255.")
     crop_padding: int = option(0, "Training images are padded by this many pixels and cropped at random; 0: not.")
     horizontal_flip: bool = option(False, "Training images are mirrored at random.")
 
     def __post_init__(self) -> None:
-        require(self.image_size >= 1, "--image_size", "at least 1", self.image_size)
+        require(self.image_size is None or self.image_size >= 1, "--image_size", "at least 1", self.image_size)
         require(self.image_scale > 0, "--image_scale", "above 0", self.image_scale)
         require(self.crop_padding >= 0, "--crop_padding", "0 or more", self.crop_padding)
-        require(len(self.image_mean) == 3, "--image_mean", "three numbers", self.image_mean)
-        require(
-            len(self.image_std) == 3 and all(value > 0 for value in self.image_std),
-            "--image_std",
-            "three numbers above 0",
-            self.image_std,
-        )
+        mean, std, share = self.image_mean, self.image_std, self.crop_pct
+        require(mean is None or len(mean) == 3, "--image_mean", "three numbers", mean)
+        valid = std is None or (len(std) == 3 and all(value > 0 for value in std))
+        require(valid, "--image_std", "three numbers above 0", std)
+        require(share is None or 0 < share <= 1, "--crop_pct", "in (0, 1]", share)
+        for name, values in (("interpolation", INTERPOLATIONS), ("resize_mode", RESIZE_MODES)):
+            value = getattr(self, name)
+            require(value is None or value in values, f"--{name}", f"one of {', '.join(values)}", value)
         require(self.backbone != "mlp" or not self.pretrained, "--pretrained", "a timm backbone", "the MLP")
         if self.pretrained_weights is not None:
             require(self.backbone != "mlp", "--pretrained_weights", "a timm backbone", "the MLP")
             found = Path(self.pretrained_weights).expanduser().is_file()
             require(found, "--pretrained_weights", "a file with weights", self.pretrained_weights)
-        require(
-            self.init_part in ("whole", "encoder", "head"), "--init_part", "whole, encoder or head", self.init_part
-        )
+        elif self.pretrained_weights_sha256 is not None:
+            require(False, "--pretrained_weights_sha256", "a file of --pretrained_weights", "none")
+        if self.train_layers is not None:
+            require(self.train_layers >= 0, "--train_layers", "0 or more", self.train_layers)
+            expected, scratch = "--pretrained or --pretrained_weights with it", f"{self.backbone} from scratch"
+            require(self.starts_pretrained, "--train_layers", expected, scratch)
+        parts = ("whole", "encoder", "head")
+        require(self.init_part in parts, "--init_part", "whole, encoder or head", self.init_part)
         try:
             self.timm_arguments()
         except ValueError:
             require(False, "--backbone_args", 'a JSON object such as {"zero_init_last": false}', self.backbone_args)
+        if not self.starts_pretrained:
+            for name in self.open_preprocessing():
+                value = DEFAULT_PREPROCESSING[name]
+                setattr(self, name, list(value) if isinstance(value, list) else value)
+
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether the encoders start from pretrained weights, timm's or those of a file."""
+        return self.pretrained or self.pretrained_weights is not None
+
+    def open_preprocessing(self) -> list[str]:
+        """The options of preprocessing that nobody has settled yet."""
+        return [name for name in DEFAULT_PREPROCESSING if getattr(self, name) is None]
+
+    def preprocessing(self) -> dict[str, Any]:
+        """The options of preprocessing, all settled.
+
+        Raises:
+            `BiasEnsembleError`: If those of a pretrained backbone have not been filled in yet.
+        """
+        if self.open_preprocessing():
+            raise BiasEnsembleError(
+                f"expected {', '.join(f'--{name}' for name in self.open_preprocessing())} of the pretrained backbone "
+                f"{self.backbone}, found nothing; call hf_biasensemble.models.preprocessing.with_preprocessing first"
+            )
+        return {name: getattr(self, name) for name in DEFAULT_PREPROCESSING}
 
     def timm_arguments(self) -> dict[str, Any]:
         """`backbone_args` as a dict."""

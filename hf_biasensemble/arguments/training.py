@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from hf_biasensemble.arguments.options import option, require, require_steps
 from hf_biasensemble.arguments.selection import SelectionArguments
 
+AUGMENTATIONS = ("none", "affine", "photographs")
 CHECKPOINT_CHOICES = {
     "last": None,
     "validation_accuracy": "validation_accuracy",
@@ -41,8 +42,13 @@ class DebiasingArguments(TrainingArguments):
     )
     augmentation: str = option(
         "none",
-        "none, or affine: training images are turned, zoomed and shifted at random, after crop and flip; not for the "
-        "members.",
+        "none; affine: training images are turned, zoomed and shifted at random, after crop and flip; photographs: "
+        "parts of at least 0.4 of their area are resized and mirrored at random. Not for the members.",
+    )
+    color_jitter: float = option(
+        0.0,
+        "With augmentation photographs: change brightness, contrast and saturation by up to this share, for instance "
+        "0.4, so that colour is less of a shortcut, and less of a cue where it tells the classes apart; 0: not.",
     )
     weight_average: float = option(
         0.0, "Publish a moving average of the weights with this decay, for instance 0.999; 0: the weights themselves."
@@ -66,6 +72,9 @@ class DebiasingArguments(TrainingArguments):
     per_device_train_batch_size: int = option(256, "Training batch size per process.")
     per_device_eval_batch_size: int = option(512, "Evaluation batch size per process.")
     learning_rate: float = option(1e-3, "Learning rate of Adam.")
+    backbone_learning_rate: float | None = option(
+        None, "Learning rate of the backbones, also the members'; by default that of the classifiers."
+    )
     max_steps: int = option(50_000, "Optimisation steps.")
     max_grad_norm: float = option(0.0, "Clip the gradient norm; 0: not.")
     lr_scheduler_type: str = option("constant", "Learning rate schedule.")
@@ -88,10 +97,16 @@ class DebiasingArguments(TrainingArguments):
         for name in ("eval_steps", "save_steps", "logging_steps"):
             require((getattr(self, name) or 0) > 0, f"--{name}", "above 0", getattr(self, name))
         require(0 < self.learning_rate < math.inf, "--learning_rate", "above 0", self.learning_rate)
+        rate = self.backbone_learning_rate
+        require(rate is None or 0 < rate < math.inf, "--backbone_learning_rate", "above 0", rate)
         require(self.weight_decay >= 0, "--weight_decay", "0 or more", self.weight_decay)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
         require(self.max_steps >= 1, "--max_steps", "at least 1", self.max_steps)
-        require(self.augmentation in ("none", "affine"), "--augmentation", "none or affine", self.augmentation)
+        known = self.augmentation in AUGMENTATIONS
+        require(known, "--augmentation", f"one of {', '.join(AUGMENTATIONS)}", self.augmentation)
+        require(0 <= self.color_jitter <= 1, "--color_jitter", "in [0, 1]", self.color_jitter)
+        jitters = not self.color_jitter or self.augmentation == "photographs"
+        require(jitters, "--color_jitter", "--augmentation photographs with it", self.augmentation)
         require(0 <= self.weight_average < 1, "--weight_average", "in [0, 1)", self.weight_average)
         for name in ("step_decay_steps", "step_decay_start"):
             require_steps(f"--{name}", getattr(self, name))

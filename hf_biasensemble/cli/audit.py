@@ -50,9 +50,10 @@ def main(argv: list[str] | None = None) -> int:
 
     from hf_biasensemble.cli.stop_signal import StopSignal
     from hf_biasensemble.data.pixels import write_unreadable
-    from hf_biasensemble.data.prepare import check_fingerprint, load_training_splits
+    from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, load_training_splits
     from hf_biasensemble.methods import METHODS
     from hf_biasensemble.models.build import check_backbone
+    from hf_biasensemble.models.preprocessing import with_preprocessing
     from hf_biasensemble.output_folder import AUDIT_IMAGES, DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.reporting.audit import write_audit
     from hf_biasensemble.reporting.audit_images import write_suspected_images
@@ -63,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         names = ", ".join(name for name, method in METHODS.items() if method.selector)
         raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
     output_dir = Path(args.output_dir)
-    splits = load_training_splits(data_args, model_args.image_size)
+    model_args = with_preprocessing(model_args)
+    splits = load_training_splits(data_args, image_geometry(model_args))
     check_backbone(model_args, args.per_device_train_batch_size)
     check_fingerprint(splits["train"], data_args)
     with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:

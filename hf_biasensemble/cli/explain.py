@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     data_args, explain_args = parse_arguments([DataArguments, ExplainArguments], argv, description=__doc__)
     if not importlib.util.find_spec("captum"):
         raise BiasEnsembleError("expected the package captum, found none; pip install 'hf_biasensemble[explain]'")
+    from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.pixels import ImageSplit
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.models.export import load_classifier
@@ -55,12 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     if len(set(shown)) < len(names):
         shown = names
     classifiers: dict[str, Classifier] = {}
-    splits_of_size: dict[int, dict[str, ImageSplit]] = {}
+    decoded: dict[Geometry, dict[str, ImageSplit]] = {}
     for name, short in zip(names, shown, strict=True):
-        model, transform, image_size = load_classifier(name)
-        if image_size not in splits_of_size:
-            splits_of_size[image_size] = load_image_splits(data_args, image_size)
-        splits = splits_of_size[image_size]
+        model, transform, geometry = load_classifier(name)
+        if geometry not in decoded:
+            decoded[geometry] = load_image_splits(data_args, geometry)
+        splits = decoded[geometry]
         if explain_args.split not in splits:
             raise BiasEnsembleError(f"--split {explain_args.split}: expected one of {', '.join(splits)}")
         classifiers[short] = (model, transform, splits[explain_args.split])

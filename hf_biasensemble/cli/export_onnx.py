@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
 
     from hf_biasensemble.models.export import load_classifier
 
-    model, transform, size = load_classifier(options.model)
+    model, transform, geometry = load_classifier(options.model)
+    size = geometry.image_size
 
     images = torch.randint(256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     inputs = transform(images, training=False)
@@ -52,4 +53,5 @@ def main(argv: list[str] | None = None) -> int:
             compared = f"largest difference of logits {largest:.2g}"
     print(f"wrote {options.output_file} ({compared})")
     print(f"input: RGB at {size} x {size}, (pixel / 255 - mean) / std, {transform.image_mean}, {transform.image_std}")
+    print(f"resized before by {geometry}")
     return 0

@@ -96,12 +96,12 @@ def predictions(
     from hf_biasensemble.data.decoding import decode_image
     from hf_biasensemble.models.export import load_classifier
 
-    model, transform, image_size = load_classifier(model_name)
+    model, transform, geometry = load_classifier(model_name)
     top_k = min(top_k, model.config.num_labels)
 
     def decode(file: Path) -> np.ndarray | None:
         try:
-            return decode_image({"path": file}, image_size)
+            return decode_image({"path": file}, geometry)
         except Exception as error:  # PIL raises a dozen types for broken files
             unread[file] = " ".join(str(error).split())
             return None

@@ -124,6 +124,10 @@ def make_plan(asked: argparse.Namespace, overrides: list[str], method: str, data
     words += _for_method(overrides, method, asked.methods)
     data_args, model_args, selection_args, args = parse_run(words)
     selection_args = with_protocol(selection_args, args)
+    if model_args.starts_pretrained:
+        from hf_biasensemble.models.preprocessing import with_preprocessing
+
+        model_args = with_preprocessing(model_args)
     selector = METHODS[method].selector
     if selector:
         depends_on = selector.settings(model_args, selection_args, args) | {"selector": selector.name}

@@ -38,6 +38,7 @@ class TestArguments:
 def main(argv: list[str] | None = None) -> int:
     """Evaluates, prints a table and writes the metrics as JSON."""
     data_args, test_args = parse_arguments([DataArguments, TestArguments], argv, description=__doc__)
+    from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.evaluation import evaluate_classifier
     from hf_biasensemble.models.export import load_classifier
@@ -45,13 +46,14 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.reporting.progress import results_table
 
     if test_args.model:
-        model, transform, image_size = load_classifier(test_args.model)
+        model, transform, geometry = load_classifier(test_args.model)
     else:
         checkpoint = load_reference_checkpoint(
             test_args.reference_checkpoint, test_args.method, test_args.dataset, test_args.which or "debiased"
         )
-        model, transform, image_size = checkpoint.model, checkpoint.transform, checkpoint.image_size
-    splits = load_image_splits(data_args, image_size)
+        model, transform = checkpoint.model, checkpoint.transform
+        geometry = Geometry(checkpoint.image_size)
+    splits = load_image_splits(data_args, geometry)
     if test_args.split not in splits:
         raise BiasEnsembleError(f"--split {test_args.split}: expected one of {', '.join(splits)}")
     metrics = evaluate_classifier(model, splits[test_args.split], transform, test_args.batch_size)

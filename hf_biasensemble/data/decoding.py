@@ -11,6 +11,8 @@ import numpy as np
 from datasets.utils import tqdm
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hf_biasensemble.data.geometry import Geometry
+
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger images are refused by name: decoding one would take gigabytes."""
 
@@ -19,27 +21,31 @@ _ROWS_PER_TASK = 8
 
 
 def decode_rows(
-    images: datasets.Dataset, image_size: int, unreadable: dict[int, str], workers: int | None = None, title: str = ""
+    images: datasets.Dataset,
+    geometry: Geometry,
+    unreadable: dict[int, str],
+    workers: int | None = None,
+    title: str = "",
 ) -> Iterator[np.ndarray]:
     """Decodes all images, in order, in pieces that fit into memory.
 
     Args:
         images (`datasets.Dataset`): One column `image`, undecoded (`bytes` and `path`).
-        image_size (`int`): Height and width in pixels, at least 1.
+        geometry (`Geometry`): What becomes of an image of any size.
         unreadable (`dict[int, str]`): Filled with the reason for each row that cannot be read; its pixels are black.
         workers (`int`, *optional*): Threads; by default one per processor. The result is the same.
         title (`str`, *optional*): Text of the progress bar, which a terminal shows when decoding takes seconds.
 
     Yields:
-        uint8 (n, 3, image_size, image_size), with n of at most 64. The next piece is decoded meanwhile.
+        uint8 (n, 3, S, S), with S the `stored_size` and n at most 64. The next piece is decoded meanwhile.
     """
-    count = len(images)
+    count, size = len(images), geometry.stored_size
 
     def decode(chunk: np.ndarray, records: list, start: int, first: int) -> int:
         task = range(first, min(first + _ROWS_PER_TASK, len(records)))
         for place in task:
             try:
-                chunk[place] = decode_image(records[place], image_size)
+                chunk[place] = decode_image(records[place], geometry)
             except Exception as error:  # PIL raises a dozen types for broken files
                 chunk[place] = 0
                 unreadable[start + place] = _reason(error)
@@ -47,7 +53,7 @@ def decode_rows(
 
     def begin(start: int) -> tuple[np.ndarray, list[Future]]:
         records = images[start : start + _ROWS_AT_ONCE]["image"]
-        chunk = np.empty((len(records), 3, image_size, image_size), dtype=np.uint8)
+        chunk = np.empty((len(records), 3, size, size), dtype=np.uint8)
         firsts = range(0, len(records), _ROWS_PER_TASK)
         return chunk, [pool.submit(decode, chunk, records, start, first) for first in firsts]
 
@@ -63,12 +69,12 @@ def decode_rows(
                 chunk, tasks = following
 
 
-def decode_image(record: dict | None, image_size: int) -> np.ndarray:
-    """One undecoded image record (`bytes` or `path`) -> uint8 (3, image_size, image_size).
+def decode_image(record: dict | None, geometry: Geometry) -> np.ndarray:
+    """One undecoded image record (`bytes` or `path`) -> uint8 (3, S, S), with S the geometry's `stored_size`.
 
     EXIF rotation is applied, palette, grey, CMYK, 16-bit and float images are converted, alpha is dropped, and an
-    animation shows its first frame. Other sizes are resized bilinearly without keeping the aspect ratio, as the
-    published recipe does; JPEG files are decoded in full before that, not with the decoder's own coarser scaling.
+    animation shows its first frame. Other sizes are resized as the geometry says; JPEG files are decoded in full
+    before that, not with the decoder's own coarser scaling.
 
     Raises:
         `Exception`: Of many types, if the image cannot be read or has more than `MAX_IMAGE_PIXELS` pixels.
@@ -85,9 +91,7 @@ def decode_image(record: dict | None, image_size: int) -> np.ndarray:
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")  # PIL warns of a palette with transparency on its way to RGB
         rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-        if rgb.size != (image_size, image_size):
-            rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        return np.asarray(rgb).transpose(2, 0, 1)
+        return np.asarray(geometry.resized(rgb)).transpose(2, 0, 1)
 
 
 def encoded_image(record: dict | None) -> bytes | None:

@@ -14,6 +14,7 @@ import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import astuple
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from PIL import features
 
 from hf_biasensemble.data.cache import pixel_folder
 from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, decode_rows, encoded_image
+from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 
@@ -106,15 +108,15 @@ def hash_of_pixels(pixels: torch.Tensor | MappedPixels) -> Any:
 
 
 def open_or_build(
-    images: datasets.Dataset, image_size: int, source: str = "", workers: int | None = None
+    images: datasets.Dataset, geometry: Geometry, source: str = "", workers: int | None = None
 ) -> tuple[MappedPixels, dict[int, str]]:
-    """The store of these images at this size; built first if there is none that passes the check.
+    """The store of these images in this geometry; built first if there is none that passes the check.
 
     Of several processes that want the same store at once, one builds it and the others wait.
 
     Args:
         images (`datasets.Dataset`): One column `image`, undecoded.
-        image_size (`int`): Height and width in pixels.
+        geometry (`Geometry`): What becomes of an image of any size.
         source (`str`, *optional*): What the images are, for the list of stores and the progress bar.
         workers (`int`, *optional*): Decoding threads.
 
@@ -124,8 +126,8 @@ def open_or_build(
     Raises:
         `BiasEnsembleError`: If the disk has no room.
     """
-    shape = (len(images), 3, image_size, image_size)
-    file = pixel_folder() / (_name_of(images, image_size) + STORE_SUFFIX)
+    shape = (len(images), 3, geometry.stored_size, geometry.stored_size)
+    file = pixel_folder() / (_name_of(images, geometry) + STORE_SUFFIX)
     with suppress(FileNotFoundError, _UnusableStore):
         return _open(file, shape)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +144,7 @@ def open_or_build(
             pass
         except _UnusableStore as reason:
             print(f"{source}: the pixel store {file} {reason}; decoding anew", flush=True)
-        _write(file, images, shape, source, workers)
+        _write(file, images, geometry, shape, source, workers)
         return _open(file, shape)
 
 
@@ -195,7 +197,9 @@ def _read_footer(stream: Any) -> tuple[dict[str, Any], int]:
     return json.loads(content), start
 
 
-def _write(file: Path, images: datasets.Dataset, shape: tuple[int, ...], source: str, workers: int | None) -> None:
+def _write(
+    file: Path, images: datasets.Dataset, geometry: Geometry, shape: tuple[int, ...], source: str, workers: int | None
+) -> None:
     needed, free = int(np.prod(shape)), shutil.disk_usage(file.parent).free
     if needed > free:
         raise BiasEnsembleError(
@@ -207,7 +211,7 @@ def _write(file: Path, images: datasets.Dataset, shape: tuple[int, ...], source:
     digest = hash_of_shape(shape)
     try:
         with written_whole(file) as unfinished, open(unfinished, "wb") as stream:
-            for chunk in decode_rows(images, shape[-1], unreadable, workers, f"Decoding {source}"):
+            for chunk in decode_rows(images, geometry, unreadable, workers, f"Decoding {source}"):
                 digest.update(chunk.data)
                 stream.write(chunk.data)
             footer = {
@@ -228,10 +232,13 @@ def _write(file: Path, images: datasets.Dataset, shape: tuple[int, ...], source:
         ) from error
 
 
-def _name_of(images: datasets.Dataset, image_size: int) -> str:
-    """Hash of what the pixels depend on: content and order of the files, size, and the code that decodes."""
+def _name_of(images: datasets.Dataset, geometry: Geometry) -> str:
+    """Hash of what the pixels depend on: content and order of the files, geometry, and the code that decodes."""
     decoders = {name: features.version(name) for name in ("jpg", "jpg_2000", "webp", "avif", "libtiff")}
-    settings = [FORMAT_VERSION, PIL.__version__, decoders, MAX_IMAGE_PIXELS, image_size, len(images)]
+    size = geometry.image_size
+    # A number where images are squashed to it, as in stores from before there was another way.
+    shown = size if geometry == Geometry(size) else [geometry.stored_size, *astuple(geometry)]
+    settings = [FORMAT_VERSION, PIL.__version__, decoders, MAX_IMAGE_PIXELS, shown, len(images)]
     digest = hashlib.sha256(json.dumps(settings).encode())
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(images), _ROWS_AT_ONCE):

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_biasensemble.data.decoding import decode_rows, file_of
+from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.loading import LabelledSplit
 from hf_biasensemble.data.pixel_store import MappedPixels, hash_of_pixels, open_or_build
 from hf_biasensemble.errors import BiasEnsembleError
@@ -105,17 +106,18 @@ class ImageSplit(Dataset):
 
 def decode_split(
     split: LabelledSplit,
-    image_size: int,
+    geometry: Geometry | int,
     workers: int | None = None,
     mapped: bool = False,
     skip_unreadable: bool = False,
     name: str = "",
 ) -> ImageSplit:
-    """Decodes all images to RGB at `image_size` x `image_size`, as [`decode_image`] does.
+    """Decodes all images to RGB squares, as [`decode_image`] does.
 
     Args:
         split (`LabelledSplit`): What [`load_splits`] gave.
-        image_size (`int`): Height and width in pixels, at least 1.
+        geometry (`Geometry` or `int`): What becomes of an image of any size; a number of pixels: squashed to that
+            height and width.
         workers (`int`, *optional*): Decoding threads; by default one per processor.
         mapped (`bool`): Keep the pixels in a file of the cache, shared by processes and runs, instead of in memory.
         skip_unreadable (`bool`): Leave out images that cannot be read; `index` remains the row in the split as loaded.
@@ -124,15 +126,16 @@ def decode_split(
     Raises:
         `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten).
     """
-    count = len(split.images)
+    geometry = Geometry.of(geometry)
+    count, size = len(split.images), geometry.stored_size
     pixels: torch.Tensor | MappedPixels
     if mapped:
-        pixels, reasons = open_or_build(split.images, image_size, name, workers)
+        pixels, reasons = open_or_build(split.images, geometry, name, workers)
     else:
         reasons = {}
-        array = np.empty((count, 3, image_size, image_size), dtype=np.uint8)
+        array = np.empty((count, 3, size, size), dtype=np.uint8)
         done = 0
-        for chunk in decode_rows(split.images, image_size, reasons, workers, f"Decoding {name}"):
+        for chunk in decode_rows(split.images, geometry, reasons, workers, f"Decoding {name}"):
             array[done : done + len(chunk)] = chunk
             done += len(chunk)
         pixels = torch.from_numpy(array)

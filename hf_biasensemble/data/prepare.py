@@ -3,6 +3,7 @@
 import numpy as np
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
+from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.held_out import hold_out
 from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
@@ -10,14 +11,19 @@ from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 
 
-def load_image_splits(data_args: DataArguments, image_size: int) -> dict[str, ImageSplit]:
+def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:
     """The data set of the arguments, checked and decoded; missing splits are cut out of the training split.
+
+    Args:
+        data_args (`DataArguments`): Which data.
+        geometry (`Geometry` or `int`): What becomes of an image of any size; a number of pixels: squashed to that
+            height and width.
 
     Raises:
         `BiasEnsembleError`: If data, columns, labels or images are not as training needs them.
     """
     labelled = load_labelled_splits(data_args)
-    splits = decode_splits(labelled, data_args, image_size, data_args.skip_unreadable_images)
+    splits = decode_splits(labelled, data_args, geometry, data_args.skip_unreadable_images)
     for name, split in splits.items():
         lost = classes_without_images(split)
         if lost:
@@ -28,9 +34,9 @@ def load_image_splits(data_args: DataArguments, image_size: int) -> dict[str, Im
     return hold_out(splits, data_args.validation_share, data_args.test_share, data_args.split_seed)
 
 
-def load_training_splits(data_args: DataArguments, image_size: int) -> dict[str, ImageSplit]:
+def load_training_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:
     """[`load_image_splits`] of data that must have a training split."""
-    splits = load_image_splits(data_args, image_size)
+    splits = load_image_splits(data_args, geometry)
     if "train" not in splits:
         raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
     return splits
@@ -45,14 +51,14 @@ def load_labelled_splits(data_args: DataArguments) -> dict[str, LabelledSplit]:
 
 
 def decode_splits(
-    labelled: dict[str, LabelledSplit], data_args: DataArguments, image_size: int, skip_unreadable: bool
+    labelled: dict[str, LabelledSplit], data_args: DataArguments, geometry: Geometry | int, skip_unreadable: bool
 ) -> dict[str, ImageSplit]:
     """[`decode_split`] of each, in memory if all together keep to `pixel_memory_limit`, else mapped from a file."""
-    size = sum(len(split.labels) for split in labelled.values()) * 3 * image_size**2
+    size = sum(len(split.labels) for split in labelled.values()) * 3 * Geometry.of(geometry).stored_size ** 2
     return {
         name: decode_split(
             split,
-            image_size,
+            geometry,
             mapped=size > data_args.pixel_memory_bytes(),
             skip_unreadable=skip_unreadable,
             name=f"{data_args.dataset_name}, split {name}",
@@ -67,15 +73,30 @@ def classes_without_images(split: ImageSplit) -> list[str]:
     return [split.class_names[number] for number in lost]
 
 
-def image_transform(model_args: ModelArguments, augmentation: str = "none") -> ImageTransform:
+def image_geometry(model_args: ModelArguments) -> Geometry:
+    """What becomes of an image of any size before the network of these arguments sees it."""
+    preprocessing = model_args.preprocessing()
+    return Geometry(
+        preprocessing["image_size"],
+        preprocessing["resize_mode"],
+        preprocessing["interpolation"],
+        preprocessing["crop_pct"],
+    )
+
+
+def image_transform(
+    model_args: ModelArguments, augmentation: str = "none", color_jitter: float = 0.0
+) -> ImageTransform:
     """`(pixel / 255 / scale - mean) / std`, written as one mean and one standard deviation of pixel / 255."""
-    scale = model_args.image_scale
+    scale, preprocessing = model_args.image_scale, model_args.preprocessing()
     return ImageTransform(
-        image_mean=tuple(scale * value for value in model_args.image_mean),
-        image_std=tuple(scale * value for value in model_args.image_std),
+        image_mean=tuple(scale * value for value in preprocessing["image_mean"]),
+        image_std=tuple(scale * value for value in preprocessing["image_std"]),
+        image_size=preprocessing["image_size"],
         crop_padding=model_args.crop_padding,
         horizontal_flip=model_args.horizontal_flip,
         augmentation=augmentation,
+        color_jitter=color_jitter,
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from hf_biasensemble.data.geometry import centre
+
 Draw = Callable[[Callable[[int], torch.Tensor], int], torch.Tensor]
 """`draw(make, B)`: what `make(S)` drew for S samples (dimension 1), of it the B that are asked for."""
 
@@ -25,7 +27,10 @@ class ImageTransform:
         image_std: Standard deviation per channel.
         crop_padding: While training, pad by this many black pixels and crop back at a random place; 0 for none.
         horizontal_flip: While training, mirror each image with probability 1/2.
-        augmentation: While training, after these: `"none"`, or `"affine"` for [`random_affine`].
+        augmentation: While training, after these: `"none"`, `"affine"` for [`random_affine`], or `"photographs"` for
+            [`random_resized_crop`].
+        image_size: Height and width of what the network sees: the centre of larger images. `None`: all of them.
+        color_jitter: With `"photographs"`, how far [`random_colors`] goes; 0: not at all.
     """
 
     image_mean: tuple[float, ...]
@@ -33,6 +38,8 @@ class ImageTransform:
     crop_padding: int = 0
     horizontal_flip: bool = False
     augmentation: str = "none"
+    image_size: int | None = None
+    color_jitter: float = 0.0
 
     def __call__(self, pixels: torch.Tensor, training: bool) -> torch.Tensor:
         """Transforms a batch; each image has its own random draw from torch's global generator."""
@@ -42,14 +49,27 @@ class ImageTransform:
         """The random part, on uint8 images (B, ..., C, H, W); only "none" takes more than (B, C, H, W)."""
         if self.crop_padding or self.horizontal_flip:
             pixels = random_crop_and_flip(pixels, self.crop_padding, self.horizontal_flip, draw)
-        return random_affine(pixels, draw=draw) if self.augmentation == "affine" else pixels
+        if self.augmentation == "affine":
+            return random_affine(pixels, draw=draw)
+        if self.augmentation == "photographs":
+            pixels = random_resized_crop(pixels, self.image_size or pixels.shape[-1], draw=draw)
+            return random_colors(pixels, self.color_jitter, draw) if self.color_jitter else pixels
+        return pixels
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """The part that a published model's processor repeats, on images (..., C, H, W) in [0, 255]."""
-        values = pixels.to(torch.get_default_dtype(), copy=True).div_(255)
+        values = self.seen(pixels).to(torch.get_default_dtype(), copy=True).div_(255)
         if any(self.image_mean):
             values.sub_(values.new_tensor(self.image_mean).view(-1, 1, 1))
         return values.div_(values.new_tensor(self.image_std).view(-1, 1, 1))
+
+    def seen(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The centre that the network sees, of images (..., C, H, W)."""
+        (height, width), size = pixels.shape[-2:], self.image_size
+        if size is None or (height, width) == (size, size):
+            return pixels
+        top, left = centre(height, size), centre(width, size)
+        return pixels[..., top : top + size, left : left + size]
 
 
 def random_crop_and_flip(images: torch.Tensor, padding: int, flip: bool, draw: Draw = draw_for_these) -> torch.Tensor:
@@ -126,3 +146,75 @@ def random_affine(
     ).permute(2, 0, 1)
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images.to(torch.get_default_dtype()), grid, align_corners=False)
+
+
+_TRIES = 10
+
+
+def random_resized_crop(
+    images: torch.Tensor,
+    size: int,
+    scale: tuple[float, float] = (0.4, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    draw: Draw = draw_for_these,
+) -> torch.Tensor:
+    """A part of each image by its own draw, resized to a square and mirrored with probability 1/2.
+
+    Area and aspect ratio are drawn as torchvision's `RandomResizedCrop` does: again, up to ten times, where the part
+    would be larger than the image. Resized bilinearly without a filter against aliasing, which is harmless as long as
+    no part has more than about one and a half times the pixels of the result, as where 256 become 224.
+
+    Args:
+        images (`torch.Tensor` of shape (B, C, H, W)): Images in [0, 255].
+        size (`int`): Height and width of the result.
+        scale (`tuple[float, float]`, *optional*, defaults to (0.4, 1)): Share of the image's area.
+        ratio (`tuple[float, float]`, *optional*, defaults to (3 / 4, 4 / 3)): Width to height, its logarithm uniform.
+        draw (`Draw`, *optional*): For which samples random numbers are drawn; by default for these.
+
+    Returns:
+        `torch.Tensor` of shape (B, C, size, size), float.
+    """
+    count, channels, height, width = images.shape
+    draws = draw(lambda number: torch.rand(2 * _TRIES + 3, number, device=images.device), count)
+    area = (scale[0] + (scale[1] - scale[0]) * draws[:_TRIES]) * height * width
+    lowest, highest = (math.log(value) for value in ratio)
+    aspect = (lowest + (highest - lowest) * draws[_TRIES : 2 * _TRIES]).exp()
+    wide, high = (area * aspect).sqrt() / width, (area / aspect).sqrt() / height  # as shares of the sides
+    fits = (wide <= 1) & (high <= 1)
+    first = fits.int().argmax(dim=0, keepdim=True)
+    none_fits = ~fits.any(dim=0)
+    wide, high = (side.gather(0, first)[0].masked_fill(none_fits, 1) for side in (wide, high))
+    left, top, mirrored = draws[2 * _TRIES :]
+    # The grid runs from -1 to 1: a part of share w that starts at l has its middle at 2 l + w - 1.
+    across, down = 2 * left * (1 - wide) + wide - 1, 2 * top * (1 - high) + high - 1
+    wide = torch.where(mirrored < 0.5, -wide, wide)
+    zero = torch.zeros_like(wide)
+    matrix = torch.stack([torch.stack([wide, zero, across]), torch.stack([zero, high, down])]).permute(2, 0, 1)
+    grid = functional.affine_grid(matrix, [count, channels, size, size], align_corners=False)
+    pixels = images.to(torch.get_default_dtype())
+    return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+
+
+def random_colors(images: torch.Tensor, strength: float, draw: Draw = draw_for_these) -> torch.Tensor:
+    """Brightness, contrast and saturation of each image times a draw of its own, as torchvision's `ColorJitter`.
+
+    Args:
+        images (`torch.Tensor` of shape (B, 3, H, W)): RGB images in [0, 255], float.
+        strength (`float`): The factors are uniform in `[1 - strength, 1 + strength]`; above 0, at most 1.
+        draw (`Draw`, *optional*): For which samples random numbers are drawn; by default for these.
+
+    Returns:
+        `torch.Tensor` of shape (B, 3, H, W), in [0, 255].
+    """
+    draws = draw(lambda number: torch.rand(3, number, device=images.device), len(images))
+    brightness, contrast, saturation = (1 + strength * (2 * draws - 1)).view(3, -1, 1, 1, 1)
+    images = (images * brightness).clamp_(0, 255)
+    mean = _grey(images).mean(dim=(-2, -1), keepdim=True)
+    images = mean.lerp(images, contrast).clamp_(0, 255)
+    return _grey(images).lerp(images, saturation).clamp_(0, 255)
+
+
+def _grey(images: torch.Tensor) -> torch.Tensor:
+    """Brightness (B, 1, H, W) as the eye sees it."""
+    weights = images.new_tensor([0.2989, 0.587, 0.114])
+    return torch.einsum("c,bchw->bhw", weights, images).unsqueeze(1)

@@ -1,7 +1,5 @@
 """Untrained networks from the settings, each from a seed of its own."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.models.fine_tuning import freeze_first_layers
 from hf_biasensemble.models.initial_weights import start_from
 from hf_biasensemble.models.modeling_debiased import (
     DebiasedImageClassifier,
@@ -20,6 +19,7 @@ from hf_biasensemble.models.modeling_debiased import (
     feature_width,
 )
 from hf_biasensemble.models.pair import BiasedDebiasedPair, DisentangledPair, MemberEnsemble
+from hf_biasensemble.models.timm_errors import timm_errors_named
 from hf_biasensemble.seeding import build_with_seed, derived_seed
 
 
@@ -31,7 +31,7 @@ def classifier_config(
         backbone=model_args.backbone,
         backbone_args=model_args.timm_arguments(),
         num_encoders=num_encoders,
-        image_size=model_args.image_size,
+        image_size=model_args.preprocessing()["image_size"],
         id2label=dict(enumerate(class_names)),
         label2id={name: number for number, name in enumerate(class_names)},
     )
@@ -46,12 +46,13 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
 
     Raises:
         `BiasEnsembleError`: If timm does not know the backbone, it cannot take images of that size, does not give
-            pooled features, or cannot train on so few samples at once.
+            pooled features, has fewer layers than are to be trained, or cannot train on so few samples at once.
     """
     config = classifier_config(model_args, class_names=[])
     where = f"--backbone {config.backbone} at --image_size {config.image_size}"
-    with _timm_errors_named(config):
+    with timm_errors_named(config):
         encoder = build_with_seed(0, lambda: build_encoder(config)).eval()
+    freeze_first_layers(encoder, model_args.train_layers)
     image = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
     with torch.no_grad():
         try:
@@ -81,20 +82,12 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
                 ) from error
 
 
-@contextmanager
-def _timm_errors_named(config: DebiasedImageClassifierConfig) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, TypeError) as error:
-        near = ", ".join(timm.list_models(f"*{config.backbone.split('.')[0][:8]}*")[:5])
-        raise BiasEnsembleError(
-            f"--backbone {config.backbone} with arguments {config.backbone_args}: {' '.join(str(error).split())}; "
-            f"timm models with a similar name: {near or 'none'}"
-        ) from error
-
-
 def build_classifier(
-    config: DebiasedImageClassifierConfig, pretrained: bool, seed: int, weights_file: str | None = None
+    config: DebiasedImageClassifierConfig,
+    pretrained: bool,
+    seed: int,
+    weights_file: str | None = None,
+    train_layers: int | None = None,
 ) -> DebiasedImageClassifier:
     """One classifier, initialised from the seed or, its encoders, from timm's pretrained weights or a file of them.
 
@@ -104,16 +97,19 @@ def build_classifier(
         seed (`int`): Of everything else.
         weights_file (`str`, *optional*): Start the encoders from this file instead, safetensors or what `torch.save`
             wrote of a state dict. Pickled code in it is not run. A classifier in it is left out.
+        train_layers (`int`, *optional*): Train only so many layers of the encoders, the last ones; by default all.
 
     Raises:
         `BiasEnsembleError`: If timm does not know the backbone, or its weights cannot be had or do not fit.
     """
-    with _timm_errors_named(config):
+    with timm_errors_named(config):
         model = build_with_seed(seed, lambda: DebiasedImageClassifier(config))
     if pretrained or weights_file:
         weights = _weights_in_file(weights_file, model) if weights_file else _timm_weights(config)
         for encoder in model.encoders():
             encoder.load_state_dict(weights)
+    for encoder in model.encoders():
+        freeze_first_layers(encoder, train_layers)
     return model
 
 
@@ -176,7 +172,8 @@ def biased_and_debiased(model_args: ModelArguments, class_names: list[str], seed
     """f_B and f_D of LfF. The debiased model starts from the same weights as the classifier alone."""
     config = classifier_config(model_args, class_names)
     biased_seed = derived_seed(seed, "biased model")
-    biased = build_classifier(config, model_args.pretrained, biased_seed, model_args.pretrained_weights)
+    pretrained, file, layers = model_args.pretrained, model_args.pretrained_weights, model_args.train_layers
+    biased = build_classifier(config, pretrained, biased_seed, file, layers)
     return BiasedDebiasedPair(biased, _published(model_args, class_names, seed))
 
 
@@ -195,9 +192,8 @@ def _published(
 ) -> DebiasedImageClassifier:
     """The classifier that a run is for, before training."""
     config = classifier_config(model_args, class_names, num_encoders)
-    model = build_classifier(
-        config, model_args.pretrained, derived_seed(seed, "debiased model"), model_args.pretrained_weights
-    )
+    pretrained, file, layers = model_args.pretrained, model_args.pretrained_weights, model_args.train_layers
+    model = build_classifier(config, pretrained, derived_seed(seed, "debiased model"), file, layers)
     if model_args.init_from:
         start_from(model, model_args.init_from, model_args.init_part)
     return model
@@ -207,5 +203,5 @@ def build_members(model_args: ModelArguments, class_names: list[str], num_member
     """The biased members of BiasEnsemble, each with its own initialisation."""
     config = classifier_config(model_args, class_names)
     seeds = [derived_seed(seed, "member", number) for number in range(num_members)]
-    pretrained, file = model_args.pretrained, model_args.pretrained_weights
-    return MemberEnsemble([build_classifier(config, pretrained, member_seed, file) for member_seed in seeds])
+    pretrained, file, layers = model_args.pretrained, model_args.pretrained_weights, model_args.train_layers
+    return MemberEnsemble([build_classifier(config, pretrained, member_seed, file, layers) for member_seed in seeds])

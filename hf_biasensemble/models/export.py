@@ -2,7 +2,7 @@
 
 A single-encoder timm classifier becomes a `timm_wrapper` model, which plain transformers (and timm) load without code
 of ours. Anything else is saved with its modeling file beside it. Both name the image processor of `timm_wrapper` in
-`config.json`: as in training, it resizes with PIL and computes `(pixel / 255 - mean) / std` in that order.
+`config.json`: as in training, it resizes and crops with PIL and computes `(pixel / 255 - mean) / std` in that order.
 `ViTImageProcessor` resizes tensors, which can be one grey level off, and rounds in another order.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from PIL import Image
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -21,44 +22,48 @@ from transformers import (
 )
 
 import hf_biasensemble.models.registration  # noqa: F401
+from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
+from hf_biasensemble.models.preprocessing import timm_geometry, timm_preprocessing
 
 
-def save_classifier(model: DebiasedImageClassifier, transform: ImageTransform, folder: str | Path) -> None:
+def save_classifier(
+    model: DebiasedImageClassifier, transform: ImageTransform, folder: str | Path, geometry: Geometry | None = None
+) -> None:
     """Writes config, weights (safetensors), preprocessing and, where needed, the modeling file.
 
     Args:
         model (`DebiasedImageClassifier`): The trained classifier.
         transform (`ImageTransform`): The preprocessing it was trained with; its augmentation is not saved.
         folder (`str` or `Path`): Where to; made if missing.
+        geometry (`Geometry`, *optional*): How its images were resized and cropped; by default they were squashed to
+            the configuration's `image_size`.
     """
-    wrapped = as_timm_wrapper(model, transform)
+    wrapped = as_timm_wrapper(model, transform, geometry)
     if wrapped is not None:
         # Keys as timm has them, so that timm opens the folder too.
         wrapped.save_pretrained(folder, state_dict=wrapped.timm_model.state_dict())
         return
-    model.config.pretrained_cfg = preprocessing(model.config, transform)
+    model.config.pretrained_cfg = preprocessing(model.config, transform, geometry)
     model.config.image_processor_type = TimmWrapperImageProcessor.__name__
     model.save_pretrained(folder)
 
 
-def preprocessing(config: DebiasedImageClassifierConfig, transform: ImageTransform) -> dict[str, Any]:
-    """Image size and normalisation in timm's terms."""
+def preprocessing(
+    config: DebiasedImageClassifierConfig, transform: ImageTransform, geometry: Geometry | None = None
+) -> dict[str, Any]:
+    """Geometry and normalisation in timm's terms."""
     return {
-        "input_size": [config.num_channels, config.image_size, config.image_size],
-        "fixed_input_size": False,
-        "interpolation": "bilinear",
-        "crop_pct": 1.0,
-        "crop_mode": "squash",
+        **timm_geometry(geometry or Geometry(config.image_size)),
         "mean": list(transform.image_mean),
         "std": list(transform.image_std),
     }
 
 
 def as_timm_wrapper(
-    model: DebiasedImageClassifier, transform: ImageTransform
+    model: DebiasedImageClassifier, transform: ImageTransform, geometry: Geometry | None = None
 ) -> TimmWrapperForImageClassification | None:
     """The same classifier as a `timm_wrapper` model, or `None` where that cannot express it."""
     config = model.config
@@ -71,7 +76,7 @@ def as_timm_wrapper(
             model_args=config.timm_arguments(),
             id2label=dict(enumerate(labels)),
             label2id={name: number for number, name in enumerate(labels)},
-            pretrained_cfg=preprocessing(config, transform),
+            pretrained_cfg=preprocessing(config, transform, geometry),
         )
     )
     network = wrapped.timm_model
@@ -99,29 +104,57 @@ def _head_name(architecture: str) -> str:
     return timm.models.get_pretrained_cfg_value(architecture, "classifier") or "fc"
 
 
-def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, int]:
+def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, Geometry]:
     """Opens a published classifier.
 
     Args:
         name (`str`): Folder or Hub id of an image classification model.
 
     Returns:
-        The model in evaluation mode, its preprocessing, and the height and width it expects in pixels.
+        The model in evaluation mode, its preprocessing on the device, and what becomes of an image of any size before.
 
     Raises:
-        `BiasEnsembleError`: If there is no image classifier of that name.
+        `BiasEnsembleError`: If there is no image classifier of that name, or it wants images in a way that the library
+            does not know.
     """
     try:
         model = AutoModelForImageClassification.from_pretrained(name)
         in_config = getattr(model.config, "pretrained_cfg", None)
-        if in_config:
-            mean, std, size = in_config["mean"], in_config["std"], in_config["input_size"][-1]
-        else:
-            processor = AutoImageProcessor.from_pretrained(name)
-            mean, std, size = processor.image_mean, processor.image_std, processor.size["height"]
+        wanted = (
+            timm_preprocessing(in_config) if in_config else _of_processor(AutoImageProcessor.from_pretrained(name))
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise BiasEnsembleError(
             f"--model {name}: expected a folder or Hub id with an image classifier, found none that opens "
             f"({' '.join(str(error).split())[:300]})"
         ) from error
-    return model.eval(), ImageTransform(tuple(mean), tuple(std)), size
+    unknown = [key for key, value in wanted.items() if value is None]
+    if unknown:
+        raise BiasEnsembleError(
+            f"--model {name}: expected square images that are squashed, or whose centre is cropped, found another "
+            f"{' and '.join(unknown)}; use transformers or timm for this model"
+        )
+    geometry = Geometry(wanted["image_size"], wanted["resize_mode"], wanted["interpolation"], wanted["crop_pct"])
+    transform = ImageTransform(tuple(wanted["image_mean"]), tuple(wanted["image_std"]), image_size=geometry.image_size)
+    return model.eval(), transform, geometry
+
+
+def _of_processor(processor: Any) -> dict[str, Any]:
+    """The same as [`timm_preprocessing`] of a processor of transformers, `None` for what the library cannot do.
+
+    Where an odd number of pixels is cut off, theirs may start one pixel before ours.
+    """
+    size = dict(processor.size)
+    edge = size.get("shortest_edge") or (size.get("height") if size.get("height") == size.get("width") else None)
+    crops = getattr(processor, "do_center_crop", None)
+    seen = dict(processor.crop_size).get("height") if crops else edge
+    oblong = "shortest_edge" in size and not crops  # an image that is not square stays so
+    method = getattr(processor, "resample", None)
+    return {
+        "image_size": None if oblong else seen,
+        "image_mean": processor.image_mean,
+        "image_std": processor.image_std,
+        "interpolation": "bilinear" if method is None else Image.Resampling(int(method)).name.lower(),
+        "crop_pct": min(1.0, seen / (edge + 0.5)) if seen and edge and seen != edge else 1.0,  # rounded down to `edge`
+        "resize_mode": "crop" if "shortest_edge" in size else "squash",
+    }

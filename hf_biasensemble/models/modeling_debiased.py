@@ -96,6 +96,20 @@ class DebiasedImageClassifier(PreTrainedModel):
         """The encoder alone, or the intrinsic and the bias encoder."""
         return [encoder for encoder in (self.encoder, self.bias_encoder) if encoder is not None]
 
+    def train(self, mode: bool = True) -> "DebiasedImageClassifier":
+        # Layers whose weights stay must not change in their statistics either, which batch normalisation updates in
+        # training mode; where a whole encoder stays, its features have no dropout.
+        super().train(mode)
+        for encoder in self.encoders() if mode else []:
+            trained = [parameter.requires_grad for parameter in encoder.parameters()]
+            if not any(trained):
+                encoder.eval()
+            elif not all(trained):
+                for module in encoder.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.train(any(parameter.requires_grad for parameter in module.parameters()))
+        return self
+
     def init_weights(self):
         # A new model keeps the initialisation of torch and timm, as the published runs do. Weights that a checkpoint
         # lacks (a changed head) are drawn by `initialize_weights`, which does not come through here.

@@ -18,7 +18,7 @@ STEPS = 32
 """Points between the black image and the image at which gradients are taken."""
 
 Classifier = tuple[PreTrainedModel, ImageTransform, ImageSplit]
-"""A model, its preprocessing, and the images at the size that it takes."""
+"""A model, its preprocessing, and the images as it wants them decoded."""
 
 
 def write_evidence(
@@ -72,7 +72,7 @@ def write_evidence(
     }
     total = len(labels) if conflicting is None else int(conflicting.sum())
     title = f"{len(candidates):,} of {total:,} {kind}: {title}"
-    images = split.pixels.index_select(0, split.rows[torch.from_numpy(shown)]).numpy()
+    images = transform.seen(split.pixels.index_select(0, split.rows[torch.from_numpy(shown)])).numpy()
     return evidence_panel(images, labels[shown], explained, split.class_names, title, file)
 
 

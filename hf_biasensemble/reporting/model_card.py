@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_biasensemble.arguments import DataArguments
+from hf_biasensemble.arguments.model import DEFAULT_PREPROCESSING
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.descriptors import Method
 from hf_biasensemble.files import written_whole
@@ -317,11 +318,12 @@ def _recipes(used: Mapping[str, Any], method: Method) -> dict[Path, dict[str, An
 
 
 def _defaults(method: Method) -> dict[str, Any]:
-    return {
+    defaults = {
         field.name: field.default if field.default_factory is MISSING else field.default_factory()
         for arguments in method.argument_types(DataArguments)[1:]
         for field in fields(arguments)
     }
+    return defaults | DEFAULT_PREPROCESSING  # `None` stands for these in a network from scratch
 
 
 def _command(settings: Mapping[str, Any], num_processes: int, results: Mapping[str, Any]) -> str:

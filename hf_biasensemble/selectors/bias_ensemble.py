@@ -18,7 +18,15 @@ from hf_biasensemble.selectors.making import member_arguments
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
 TRAINING_OPTIONS = (
-    *("seed", "data_seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+    *(
+        "seed",
+        "data_seed",
+        "learning_rate",
+        "backbone_learning_rate",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "warmup_steps",
+    ),
     *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "gradient_accumulation_steps"),
     *("dataloader_drop_last", "bf16", "fp16"),
 )

@@ -17,6 +17,7 @@ from hf_biasensemble.collectives import mean_of_processes, total
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform, draw_for_these
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.models.fine_tuning import parameter_groups
 from hf_biasensemble.objectives import group_sums
 from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
@@ -108,9 +109,8 @@ class DebiasingTrainer(EvaluatingTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            parameters = [p for p in (self.model if model is None else model).parameters() if p.requires_grad]
             self.optimizer = torch.optim.Adam(
-                parameters,
+                parameter_groups(self.model if model is None else model, self.args.backbone_learning_rate),
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
