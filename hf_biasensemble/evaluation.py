@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
@@ -14,7 +15,9 @@ from hf_biasensemble.metrics.accuracy import accuracy_by_group, accuracy_interva
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, split: ImageSplit, transform: ImageTransform, batch_size: int) -> torch.Tensor:
+def predict_logits(
+    model: nn.Module, split: ImageSplit, transform: ImageTransform | FeatureTransform, batch_size: int
+) -> torch.Tensor:
     """Logits of the split's samples in its order, float32, on the model's device.
 
     Args:

@@ -10,10 +10,17 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback
 
-from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, resolved, with_protocol
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, resolved, settled_selection
 from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written
+from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
-from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, image_transform, load_training_splits
+from hf_biasensemble.data.prepare import (
+    check_fingerprint,
+    image_geometry,
+    image_transform,
+    load_training_splits,
+    training_transform,
+)
 from hf_biasensemble.descriptors import Method
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import details_of
@@ -22,6 +29,7 @@ from hf_biasensemble.hub import check_can_push, push_model
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import save_classifier
+from hf_biasensemble.models.frozen import encode_splits, with_backbone
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.output_folder import (
     CONFIG_FILE,
@@ -68,7 +76,7 @@ def run(
     method = METHODS[args.method]
     warn_of_missing_processes(args.world_size)
     output_dir = Path(args.output_dir)
-    selection_args = with_protocol(selection_args, args)
+    selection_args = settled_selection(selection_args, model_args, args)
     hub_model_id = args.hub_model_id or output_dir.resolve().name
     if args.push_to_hub:
         check_can_push(hub_model_id, args.hub_token)
@@ -77,7 +85,7 @@ def run(
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
     check_checkpoint_choice(args, splits)
-    if method.starts_from and not model_args.init_from:
+    if method.starts_from and not (model_args.init_from or model_args.freeze_backbone):
         raise BiasEnsembleError(
             f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
             "starts, found nothing; train that first, with the same network and data"
@@ -95,7 +103,11 @@ def run(
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
-        results = train_and_publish(method, model_args, selection_args, args, splits, checkpoint, callbacks)
+        heads, trained_on = model_args, splits
+        if model_args.freeze_backbone:
+            images = image_transform(model_args, args.augmentation, args.color_jitter)
+            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.seed, args.device)
+        results = train_and_publish(method, model_args, heads, selection_args, args, trained_on, checkpoint, callbacks)
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
             print(f"audit: {write_audit(output_dir, splits['train'], name, config_name)}", flush=True)
@@ -107,24 +119,26 @@ def run(
 def train_and_publish(
     method: Method,
     model_args: ModelArguments,
+    heads: ModelArguments,
     selection_args: Any,
     args: DebiasingArguments,
     splits: dict[str, ImageSplit],
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
-    """Selection, training, published model and results of a run whose settings have been checked."""
+    """Selection, training, published model and results of a run whose settings have been checked.
+
+    With a frozen backbone, `heads` are the arguments of networks on its features, which then stand in the splits.
+    """
     output_dir = Path(args.output_dir)
-    transform = image_transform(model_args, args.augmentation, args.color_jitter)
+    transform = training_transform(splits["train"], heads, args.augmentation, args.color_jitter)
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
-    network = method.network(model_args, splits["train"].class_names, args.seed)  # what it starts from may not fit
+    network = method.network(heads, splits["train"].class_names, args.seed)  # what it starts from may not fit
     selection = None
     extra = {}
     if method.selector:
-        selection, results = make_selection(
-            method.selector, model_args, selection_args, args, splits, callbacks=callbacks
-        )
+        selection, results = make_selection(method.selector, heads, selection_args, args, splits, callbacks=callbacks)
         extra = {"selection": selection}
     trainer = method.trainer(
         network,
@@ -146,7 +160,10 @@ def train_and_publish(
         results |= {f"{name}_{key}": value for key, value in details_of(split, predictions[name]).items()}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
-        save_classifier(trainer.published_model(), transform, output_dir, image_geometry(model_args))
+        published = trainer.published_model()
+        if isinstance(transform, FeatureTransform):
+            published = with_backbone(published, model_args, transform)
+        save_classifier(published, image_transform(model_args), output_dir, image_geometry(model_args))
         trainer.save_state()
         with written_whole(output_dir / RESULTS_FILE) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from hf_biasensemble.arguments.selection import SelectionArguments
 from hf_biasensemble.arguments.training import (
     CHECKPOINT_CHOICES,
     DebiasingArguments,
-    with_protocol,
+    settled_selection,
 )
 
 __all__ = [
@@ -21,5 +21,5 @@ __all__ = [
     "option",
     "parse_arguments",
     "resolved",
-    "with_protocol",
+    "settled_selection",
 ]

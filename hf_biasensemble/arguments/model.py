@@ -43,6 +43,14 @@ class ModelArguments:
     )
     init_part: str = option("whole", "What of it: whole, encoder (with a new head) or head.")
     pretrained_weights_sha256: str | None = option(None, "Refuse another pretrained_weights than with this SHA-256.")
+    freeze_backbone: bool = option(
+        False, "Leave the pretrained backbone as it is: images become features once, and heads are trained on these."
+    )
+    feature_views: int = option(
+        4, "With freeze_backbone and an augmentation: augmented views of each training image, beside the plain one."
+    )
+    head: str = option("linear", "With freeze_backbone, what is trained: linear, or mlp with one hidden layer.")
+    head_hidden: int = option(256, "Width of the hidden layer of head mlp.")
     train_layers: int | None = option(
         None,
         "Train only so many layers of the pretrained backbone, the last ones, and the classifier; 0: the classifier "
@@ -98,6 +106,17 @@ class ModelArguments:
             require(self.train_layers >= 0, "--train_layers", "0 or more", self.train_layers)
             expected, scratch = "--pretrained or --pretrained_weights with it", f"{self.backbone} from scratch"
             require(self.starts_pretrained, "--train_layers", expected, scratch)
+        require(self.head in ("linear", "mlp"), "--head", "linear or mlp", self.head)
+        require(self.head_hidden >= 1, "--head_hidden", "at least 1", self.head_hidden)
+        require(self.feature_views >= 0, "--feature_views", "0 or more", self.feature_views)
+        if self.freeze_backbone:
+            scratch = "nothing to freeze: the MLP" if self.backbone == "mlp" else f"{self.backbone} from scratch"
+            expected = "a pretrained timm backbone (--pretrained true or --pretrained_weights FILE)"
+            require(self.starts_pretrained, "--freeze_backbone", expected, scratch)
+            require(self.train_layers is None, "--train_layers", "nothing with --freeze_backbone", self.train_layers)
+            require(self.init_from is None, "--init_from", "nothing with --freeze_backbone", self.init_from)
+        else:
+            require(self.head == "linear", "--head", "linear without --freeze_backbone", self.head)
         parts = ("whole", "encoder", "head")
         require(self.init_part in parts, "--init_part", "whole, encoder or head", self.init_part)
         try:

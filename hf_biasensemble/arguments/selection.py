@@ -27,6 +27,11 @@ class SelectionArguments:
     selection_dir: str | None = option(
         None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
     )
+    cross_fit: bool | None = option(
+        None,
+        "Each member is two networks, trained on a half of the images each, which vote on the other half; by default "
+        "where the backbone is pretrained.",
+    )
     audit: bool = option(False, "At the end, also a page that shows the suspected images.")
 
     def __post_init__(self) -> None:
@@ -37,6 +42,8 @@ class SelectionArguments:
         require(valid, "--member_agreement", f"in 1..{self.num_members} (num_members)", self.member_agreement)
         q = self.generalized_cross_entropy_q
         require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
+        shared = self.cross_fit and self.share_batches
+        require(not shared, "--share_batches", "false with --cross_fit", self.share_batches)
         require(self.keep_member in ("last", "best"), "--keep_member", "last or best", self.keep_member)
         for name in ("member_learning_rate", "member_image_scale"):
             value = getattr(self, name)

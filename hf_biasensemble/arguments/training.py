@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
+from hf_biasensemble.arguments.model import ModelArguments
 from hf_biasensemble.arguments.options import option, require, require_steps
 from hf_biasensemble.arguments.selection import SelectionArguments
 
@@ -129,8 +130,15 @@ class DebiasingArguments(TrainingArguments):
         return int(value) if value >= 1 else round(value * self.max_steps)
 
 
-def with_protocol(selection_args: Any, args: DebiasingArguments) -> Any:
-    """The selector's settings as `published_protocol` has them, if that is on."""
-    if args.published_protocol and isinstance(selection_args, SelectionArguments):
+def settled_selection(selection_args: Any, model_args: ModelArguments, args: DebiasingArguments) -> Any:
+    """The selector's settings with what depends on the others: `published_protocol`, and whether votes are
+    cross-fitted where nobody has said so. They are where the backbone is pretrained, since such networks soon have
+    memorised each image that they are trained on."""
+    if not isinstance(selection_args, SelectionArguments):
+        return selection_args
+    if selection_args.cross_fit is None:
+        crossed = model_args.starts_pretrained and not selection_args.share_batches and not args.published_protocol
+        selection_args = dataclasses.replace(selection_args, cross_fit=crossed)
+    if args.published_protocol:
         return dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
     return selection_args

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_biasensemble.arguments import DataArguments, option, with_protocol
+from hf_biasensemble.arguments import DataArguments, option, settled_selection
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.run_arguments import parse_run
 
@@ -50,9 +50,15 @@ def main(argv: list[str] | None = None) -> int:
 
     from hf_biasensemble.cli.stop_signal import StopSignal
     from hf_biasensemble.data.pixels import write_unreadable
-    from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, load_training_splits
+    from hf_biasensemble.data.prepare import (
+        check_fingerprint,
+        image_geometry,
+        image_transform,
+        load_training_splits,
+    )
     from hf_biasensemble.methods import METHODS
     from hf_biasensemble.models.build import check_backbone
+    from hf_biasensemble.models.frozen import encode_splits
     from hf_biasensemble.models.preprocessing import with_preprocessing
     from hf_biasensemble.output_folder import AUDIT_IMAGES, DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.reporting.audit import write_audit
@@ -71,9 +77,13 @@ def main(argv: list[str] | None = None) -> int:
     with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
-        settings = with_protocol(selection_args, args)
+        settings = settled_selection(selection_args, model_args, args)
+        heads, trained_on = model_args, splits
+        if model_args.freeze_backbone:
+            images = image_transform(model_args, args.augmentation, args.color_jitter)
+            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.seed, args.device)
         selection, _ = make_selection(
-            selector, model_args, settings, args, splits, must_serve=False, callbacks=[stop_signal]
+            selector, heads, settings, args, trained_on, must_serve=False, callbacks=[stop_signal]
         )
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from hf_biasensemble.arguments import resolved, with_protocol
+from hf_biasensemble.arguments import resolved, settled_selection
 from hf_biasensemble.cli.parser import CommandParser
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.methods import METHODS, load_method_file
@@ -123,7 +123,7 @@ def make_plan(asked: argparse.Namespace, overrides: list[str], method: str, data
     words += ["--method_file", asked.method_file] if asked.method_file else []
     words += _for_method(overrides, method, asked.methods)
     data_args, model_args, selection_args, args = parse_run(words)
-    selection_args = with_protocol(selection_args, args)
+    selection_args = settled_selection(selection_args, model_args, args)
     if model_args.starts_pretrained:
         from hf_biasensemble.models.preprocessing import with_preprocessing
 

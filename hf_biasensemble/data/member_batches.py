@@ -34,6 +34,30 @@ class MemberBatches(Dataset):
             orders.append(torch.randperm(len(split), generator=generator))
         return cls(split, torch.stack(orders))
 
+    @classmethod
+    def cross_fitted(cls, split: ImageSplit, num_members: int, seed: int) -> tuple["MemberBatches", torch.Tensor]:
+        """Two networks for each member, each with a half of the samples that is balanced by class.
+
+        Returns:
+            The batches of 2M networks, the first of each pair and then the second ones, and bool (R, M): whether the
+            first network of a member is trained on the sample at that position. Halves of odd size lack a sample.
+        """
+        labels = split.labels[split.rows]
+        firsts, seconds, trained_on = [], [], []
+        for member in range(num_members):
+            generator = torch.Generator().manual_seed(derived_seed(seed, "member halves", member))
+            shuffled = torch.randperm(len(split), generator=generator)
+            by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]  # in turn: one half, the other half
+            halves = [by_class[start::2] for start in (0, 1)]
+            length = len(halves[1])
+            orders = [half[torch.randperm(len(half), generator=generator)][:length] for half in halves]
+            firsts.append(orders[0])
+            seconds.append(orders[1])
+            mask = torch.zeros(len(split), dtype=torch.bool)
+            mask[halves[0]] = True
+            trained_on.append(mask)
+        return cls(split, torch.stack([*firsts, *seconds])), torch.stack(trained_on, dim=1)
+
     def only(self, members: Sequence[int]) -> "MemberBatches":
         """The same batches for some of the members."""
         return MemberBatches(self.split, self.order[list(members)])

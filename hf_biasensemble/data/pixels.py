@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_biasensemble.data.decoding import decode_rows, file_of
+from hf_biasensemble.data.features import Features
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.loading import LabelledSplit
 from hf_biasensemble.data.pixel_store import MappedPixels, hash_of_pixels, open_or_build
@@ -50,9 +51,10 @@ class ImageSplit(Dataset):
         bias_names: Names of the bias labels, or `None` where unknown.
         unreadable: The images that are not in `rows` because they could not be read.
         images: The undecoded images of all N rows, for the names of their files; `None` where there are none.
+        source_fingerprint: That of the decoded training images, where features of them stand in the place of pixels.
     """
 
-    pixels: torch.Tensor | MappedPixels
+    pixels: torch.Tensor | MappedPixels | Features
     labels: torch.Tensor
     class_names: list[str]
     rows: torch.Tensor
@@ -61,6 +63,7 @@ class ImageSplit(Dataset):
     bias_names: list[str] | None = None
     unreadable: list[UnreadableImage] = field(default_factory=list)
     images: datasets.Dataset | None = None
+    source_fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -97,6 +100,8 @@ class ImageSplit(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the decoded images, labels and rows: equal exactly for equal data."""
+        if isinstance(self.pixels, Features):
+            return str(self.source_fingerprint)
         digest = hash_of_pixels(self.pixels)
         for array in (self.labels, self.rows):
             digest.update(array.contiguous().numpy().data.cast("B"))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
+from hf_biasensemble.data.features import Features, FeatureTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.held_out import hold_out
 from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
@@ -98,6 +99,16 @@ def image_transform(
         augmentation=augmentation,
         color_jitter=color_jitter,
     )
+
+
+def training_transform(
+    split: ImageSplit, model_args: ModelArguments, augmentation: str = "none", color_jitter: float = 0.0
+) -> ImageTransform | FeatureTransform:
+    """What becomes of batches of a split while training: [`image_transform`], or that of features in the place of
+    pixels."""
+    if isinstance(split.pixels, Features):
+        return split.pixels.transform()
+    return image_transform(model_args, augmentation, color_jitter)
 
 
 def check_fingerprint(train: ImageSplit, data_args: DataArguments) -> str:

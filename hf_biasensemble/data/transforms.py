@@ -41,6 +41,11 @@ class ImageTransform:
     image_size: int | None = None
     color_jitter: float = 0.0
 
+    @property
+    def augments(self) -> bool:
+        """Whether a training image is not always the same."""
+        return bool(self.crop_padding or self.horizontal_flip or self.augmentation != "none")
+
     def __call__(self, pixels: torch.Tensor, training: bool) -> torch.Tensor:
         """Transforms a batch; each image has its own random draw from torch's global generator."""
         return self.normalise(self.augment(pixels) if training else pixels)

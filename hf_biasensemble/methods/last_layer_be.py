@@ -23,8 +23,6 @@ class LastLayerTrainer(PseudoGroupTrainer):
         super().__init__(model, *args, **kwargs)
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        for encoder in self.classifier().encoders():
-            encoder.eval()
         logits = model(pixel_values=batch["pixel_values"])["logits"]
         return {"classification": self.part.mean(cross_entropy(logits, batch["labels"]))}
 

@@ -67,7 +67,7 @@ def as_timm_wrapper(
 ) -> TimmWrapperForImageClassification | None:
     """The same classifier as a `timm_wrapper` model, or `None` where that cannot express it."""
     config = model.config
-    if config.backbone == "mlp" or config.num_encoders != 1:
+    if config.backbone == "mlp" or config.num_encoders != 1 or config.head_hidden is not None:
         return None
     labels = [config.id2label[number] for number in range(config.num_labels)]
     wrapped = TimmWrapperForImageClassification(

@@ -27,6 +27,8 @@ class DebiasedImageClassifierConfig(PreTrainedConfig):
             Height and width of the input in pixels. Fixed for the MLP.
         num_channels (`int`, *optional*, defaults to 3):
             Channels of the input.
+        head_hidden (`int`, *optional*):
+            Width of a hidden layer with a ReLU between the backbone's features and the classifier; none by default.
     """
 
     model_type = "debiased_image_classifier"
@@ -37,6 +39,7 @@ class DebiasedImageClassifierConfig(PreTrainedConfig):
     num_encoders: int = 1
     image_size: int = 28
     num_channels: int = 3
+    head_hidden: int | None = None
 
     def timm_arguments(self) -> dict:
         """Arguments of `timm.create_model` besides name and head."""
@@ -59,11 +62,44 @@ class MlpEncoder(nn.Module):
         return self.layers(pixel_values.flatten(1))
 
 
+class FeatureLayer(nn.Module):
+    """A hidden layer with a ReLU on features (B, width) -> (B, hidden), or nothing: (B, width)."""
+
+    def __init__(self, width: int, hidden: int | None):
+        super().__init__()
+        self.num_features = hidden or width
+        self.linear = nn.Linear(width, hidden) if hidden else None
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features if self.linear is None else self.linear(features).relu()
+
+
+class BackboneWithLayer(nn.Module):
+    """Images (B, C, H, W) through a timm backbone and a hidden layer: (B, hidden)."""
+
+    def __init__(self, backbone: nn.Module, hidden: int):
+        super().__init__()
+        self.backbone = backbone
+        self.layer = FeatureLayer(feature_width(backbone), hidden)
+        self.num_features = hidden
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.backbone(pixel_values))
+
+
+FEATURES = "features"
+"""Stands for a backbone where a classifier reads the features of one instead of images; `backbone_args` has the
+`width` of these and that of a `hidden` layer, or `None`."""
+
+
 def build_encoder(config: DebiasedImageClassifierConfig) -> nn.Module:
     """Network from images (B, C, H, W) to pooled features (B, num_features)."""
     if config.backbone == "mlp":
         return MlpEncoder(config)
-    return timm.create_model(config.backbone, pretrained=False, num_classes=0, **config.timm_arguments())
+    if config.backbone == FEATURES:
+        return FeatureLayer(**(config.backbone_args or {}))
+    backbone = timm.create_model(config.backbone, pretrained=False, num_classes=0, **config.timm_arguments())
+    return backbone if config.head_hidden is None else BackboneWithLayer(backbone, config.head_hidden)
 
 
 def feature_width(encoder: nn.Module) -> int:

@@ -85,12 +85,14 @@ class MemberEnsemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    def forward(self, pixel_values: torch.Tensor, numbers: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
-        """`logits` (B, M, K) from one batch for all members (B, C, H, W) or one batch for each (B, M, C, H, W).
+    def forward(
+        self, pixel_values: torch.Tensor, numbers: Sequence[int] | None = None, per_member: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """`logits` (B, M, K) from one batch for all members (B, ...) or, `per_member`, one batch for each (B, M, ...).
 
         With `numbers`, only of these M members, in rising order.
         """
         members = [member for number, member in enumerate(self.members) if numbers is None or number in numbers]
-        batches = pixel_values.unbind(1) if pixel_values.dim() == 5 else [pixel_values] * len(members)
+        batches = pixel_values.unbind(1) if per_member else [pixel_values] * len(members)
         logits = [member(batch).logits for member, batch in zip(members, batches, strict=True)]
         return {"logits": torch.stack(logits, dim=1)}

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prepare import image_transform
+from hf_biasensemble.data.prepare import training_transform
 from hf_biasensemble.descriptors import Selector
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.build import build_members
@@ -62,10 +62,11 @@ def _trainer(
         raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
     rate = selection_args.member_learning_rate or args.learning_rate
     scale = selection_args.member_image_scale or model_args.image_scale
+    networks = selection_args.num_members * (2 if selection_args.cross_fit else 1)
     return BiasEnsembleTrainer(
-        build_members(model_args, splits["train"].class_names, selection_args.num_members, args.seed),
+        build_members(model_args, splits["train"].class_names, networks, args.seed),
         member_arguments(args, selection_args.member_steps, rate),
-        image_transform(replace(model_args, image_scale=scale)),
+        training_transform(splits["train"], replace(model_args, image_scale=scale)),
         selection_args,
         train_dataset=splits["train"],
         eval_dataset={name: split for name, split in splits.items() if name == "validation"},

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
 from hf_biasensemble.arguments.options import option, require
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prepare import image_transform
+from hf_biasensemble.data.prepare import training_transform
 from hf_biasensemble.descriptors import Selector
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.build import build_members
@@ -62,7 +62,7 @@ def _trainer(
     return ErmErrorsTrainer(
         build_members(model_args, splits["train"].class_names, 1, args.seed),
         member_arguments(args, selection_args.first_stage_steps, args.learning_rate),
-        image_transform(model_args),
+        training_transform(splits["train"], model_args),
         SelectionArguments(num_members=1, member_agreement=1),
         train_dataset=splits["train"],
         callbacks=list(callbacks),

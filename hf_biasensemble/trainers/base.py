@@ -14,6 +14,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.collectives import mean_of_processes, total
+from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform, draw_for_these
 from hf_biasensemble.errors import BiasEnsembleError
@@ -41,7 +42,7 @@ class DebiasingTrainer(EvaluatingTrainer):
     Args:
         model (`nn.Module`): What is trained; its output holds `logits` of the classifier that is evaluated.
         args (`DebiasingArguments`): Settings.
-        transform (`ImageTransform`): From uint8 batches to network input.
+        transform (`ImageTransform` or `FeatureTransform`): From uint8 batches, or stored features, to network input.
         train_dataset (`ImageSplit`, *optional*): Needed for training.
         eval_dataset (`dict[str, ImageSplit]`, *optional*): Splits to evaluate, by the prefix of their metrics.
         callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
@@ -57,7 +58,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         self,
         model: nn.Module,
         args: DebiasingArguments,
-        transform: ImageTransform,
+        transform: ImageTransform | FeatureTransform,
         train_dataset: Dataset | None = None,
         eval_dataset: dict[str, ImageSplit] | None = None,
         callbacks: list | None = None,

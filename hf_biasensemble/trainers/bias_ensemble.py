@@ -9,6 +9,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, SelectionArguments
+from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.member_batches import MemberBatches
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
@@ -23,6 +24,9 @@ _LOGITS_AT_ONCE = 1 << 20  # of all members and classes
 
 class BiasEnsembleTrainer(MemberSharingTrainer):
     """Trains all members in one run and makes the selection from their votes.
+
+    With `cross_fit`, a member is a pair of networks: each is trained on a half of the images, and says of the other
+    half what the member votes. So a member has seen no image that it votes on.
 
     The loss is the sum over the members of their mean generalized cross entropy. Adam works on each parameter alone,
     so this equals separate runs. Logs `loss_member_0`, `loss_member_1`, ...
@@ -41,19 +45,23 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self,
         model: MemberEnsemble,
         args: DebiasingArguments,
-        transform: ImageTransform,
+        transform: ImageTransform | FeatureTransform,
         selection_args: SelectionArguments,
         train_dataset: ImageSplit,
         eval_dataset: dict[str, ImageSplit] | None = None,
         batches: MemberBatches | None = None,
         callbacks: list | None = None,
     ):
-        self.num_members = len(model.members)
+        self.num_networks = len(model.members)
+        self.num_members = selection_args.num_members
+        self.trained_on: torch.Tensor | None = None  # (R, M), with cross_fit: by the first network of each pair
         self.selection_args = selection_args
         self.split = train_dataset
-        self.best_accuracy = torch.full((self.num_members,), -1.0)
+        self.best_accuracy = torch.full((self.num_networks,), -1.0)
         self.best_state: dict[str, torch.Tensor] = {}
-        if batches is None and not selection_args.share_batches:
+        if batches is None and selection_args.cross_fit:
+            batches, self.trained_on = MemberBatches.cross_fitted(train_dataset, self.num_members, args.seed)
+        elif batches is None and not selection_args.share_batches:
             batches = MemberBatches.shuffled(train_dataset, self.num_members, args.seed)
         callbacks = list(callbacks or [])
         if selection_args.keep_member == "best":
@@ -61,16 +69,17 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         super().__init__(model, args, transform, batches or train_dataset, eval_dataset, callbacks)
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        logits = model(pixel_values=batch["pixel_values"], numbers=self.own_members)["logits"]
         labels = batch["labels"]
-        labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, len(self.own_members))
+        per_member = labels.dim() == 2
+        logits = model(pixel_values=batch["pixel_values"], numbers=self.own_members, per_member=per_member)["logits"]
+        labels = labels if per_member else labels[:, None].expand(-1, len(self.own_members))
         losses = self.part.mean(
             generalized_cross_entropy(logits, labels, self.selection_args.generalized_cross_entropy_q)
         )
         terms = dict(zip(self.own_members, losses, strict=True))
-        for number in set(range(self.num_members)) - terms.keys():
+        for number in set(range(self.num_networks)) - terms.keys():
             terms[number] = losses.new_zeros(())
-        return {f"member_{number}": terms[number] for number in range(self.num_members)}
+        return {f"member_{number}": terms[number] for number in range(self.num_networks)}
 
     def member_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What each member minimises the mean of: logits (B, M, K), labels (B, M) -> (B, M)."""
@@ -115,11 +124,14 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         members = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         # Whole batches, but not the logits of all samples at once: of 1,000 classes these are larger than the images.
         batch = self.args.eval_batch_size * self.args.world_size
-        batches = max(1, _LOGITS_AT_ONCE // (self.num_members * len(self.split.class_names) * batch))
+        batches = max(1, _LOGITS_AT_ONCE // (self.num_networks * len(self.split.class_names) * batch))
         found = []
         for positions in torch.arange(len(self.split)).split(batches * batch):
             part = self.split.select(positions)
             logits = self.predict_logits(part, members, full_precision=True)
+            if self.trained_on is not None:
+                first, second = logits.chunk(2, dim=1)
+                logits = torch.where(self.trained_on[positions][:, :, None], second, first)
             labels = part.labels[part.rows, None].expand(-1, self.num_members)
             found.append({"probabilities": true_class_probability(logits, labels).numpy(), **_predictions(logits)})
         return {name: np.concatenate([some[name] for some in found]) for name in found[0]}

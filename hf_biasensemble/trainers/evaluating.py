@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, TrainerControl
 from transformers.trainer_utils import PredictionOutput
 
 from hf_biasensemble.collectives import share_buffers
+from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
@@ -23,7 +24,7 @@ from hf_biasensemble.trainers.weight_average import WeightAverage
 class EvaluatingTrainer(CheckpointingTrainer):
     """Evaluates [`ImageSplit`]s by group, and publishes the classifier of the step that is chosen."""
 
-    transform: ImageTransform
+    transform: ImageTransform | FeatureTransform
     checkpoint_choice: CheckpointChoice
     weight_average: WeightAverage | None = None
     control: TrainerControl

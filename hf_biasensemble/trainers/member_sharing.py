@@ -12,6 +12,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.collectives import from_process, total
+from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.member_batches import MemberBatches
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import Draw, ImageTransform, draw_for_these
@@ -47,7 +48,7 @@ class MemberSharingTrainer(DebiasingTrainer):
         self,
         model: MemberEnsemble,
         args: DebiasingArguments,
-        transform: ImageTransform,
+        transform: ImageTransform | FeatureTransform,
         train_dataset: MemberBatches | ImageSplit,
         eval_dataset: dict[str, ImageSplit] | None = None,
         callbacks: list | None = None,
@@ -56,7 +57,7 @@ class MemberSharingTrainer(DebiasingTrainer):
         self.own_members = tuple(range(args.process_index % num_members, num_members, args.world_size))
         if args.world_size > 1 and isinstance(train_dataset, MemberBatches):
             train_dataset = train_dataset.only(self.own_members)
-            transform = _MemberTransform(**vars(transform), num_members=num_members, own_members=self.own_members)
+            transform = _MemberTransform(transform, num_members, self.own_members)  # type: ignore[assignment]
         super().__init__(model, args, transform, train_dataset, eval_dataset, callbacks)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -124,11 +125,15 @@ class MemberSharingTrainer(DebiasingTrainer):
 
 
 @dataclass(frozen=True)
-class _MemberTransform(ImageTransform):
-    """Draws crops and flips for the batches of all members, as one process does, and uses those of its own ones."""
+class _MemberTransform:
+    """Draws for the batches of all members, as one process does, and uses the draws of its own ones."""
 
-    num_members: int = 1
-    own_members: tuple[int, ...] = (0,)
+    transform: ImageTransform | FeatureTransform
+    num_members: int
+    own_members: tuple[int, ...]
+
+    def __call__(self, pixels: torch.Tensor, training: bool) -> torch.Tensor:
+        return self.transform(pixels, training)
 
     def augment(self, pixels: torch.Tensor, draw: Draw = draw_for_these) -> torch.Tensor:
         samples = len(pixels)
@@ -137,4 +142,8 @@ class _MemberTransform(ImageTransform):
             drawn = make(samples * self.num_members).unflatten(1, (samples, self.num_members))
             return drawn[:, :, self.own_members].flatten(1, 2)
 
-        return super().augment(pixels.flatten(0, 1), draw_for_all).unflatten(0, pixels.shape[:2])
+        augmented = self.transform.augment(pixels.flatten(0, 1), draw_for_all)
+        return augmented.unflatten(0, pixels.shape[:2])
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.transform.normalise(pixels)

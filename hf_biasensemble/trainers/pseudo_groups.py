@@ -9,6 +9,7 @@ from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.sampling import WeightedSampler
 from hf_biasensemble.data.transforms import ImageTransform
@@ -50,7 +51,7 @@ class PseudoGroupTrainer(DebiasingTrainer):
         self,
         model: nn.Module,
         args: PseudoGroupArguments,
-        transform: ImageTransform,
+        transform: ImageTransform | FeatureTransform,
         train_dataset: ImageSplit,
         selection: Selection,
         **kwargs: Any,

@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments, option
 from hf_biasensemble.arguments.options import require
+from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.sampling import ConflictingShareSampler
 from hf_biasensemble.data.transforms import ImageTransform
@@ -65,7 +66,7 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
         self,
         model: nn.Module,
         args: RelativeDifficultyArguments,
-        transform: ImageTransform,
+        transform: ImageTransform | FeatureTransform,
         train_dataset: ImageSplit,
         selection: Selection | None = None,
         **kwargs: Any,

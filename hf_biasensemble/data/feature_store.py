@@ -1,0 +1,147 @@
+"""Features of a frozen backbone on disk: each image goes through it once, for all runs on these images and weights.
+
+A store is a plain `.npy` file, float16 (N, 1 + V, D). Its name is a hash of all that the features depend on: decoded
+images, weights, preprocessing, views and seed; so features of anything else are never found under it.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets.utils import tqdm
+from filelock import FileLock
+from torch import nn
+
+from hf_biasensemble.data.cache import cache_folder
+from hf_biasensemble.data.pixel_store import MappedPixels, hash_of_pixels
+from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.seeding import build_with_seed, derived_seed
+
+FORMAT_VERSION = 1
+ROWS_AT_ONCE = 64
+"""Images that go through the backbone together. Random views are drawn by such blocks, so it is part of the format."""
+
+
+def feature_folder() -> Path:
+    """Where the feature stores are."""
+    return cache_folder() / "features"
+
+
+def name_of_features(
+    pixels: torch.Tensor | MappedPixels,
+    encoder: nn.Module,
+    architecture: str,
+    transform: ImageTransform,
+    views: int,
+    seed: int,
+) -> str:
+    """Hash of all that the features depend on."""
+    digest = hash_of_pixels(pixels)
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    settings = {
+        "format": FORMAT_VERSION,
+        "views": views,
+        "seed": seed if views else None,
+        "architecture": architecture,
+    }
+    digest.update(json.dumps([settings, vars(transform)], sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:32]
+
+
+def open_or_encode(
+    pixels: torch.Tensor | MappedPixels,
+    encoder: nn.Module,
+    architecture: str,
+    transform: ImageTransform,
+    views: int,
+    seed: int,
+    width: int,
+    in_memory: Callable[[int], bool],
+    title: str = "",
+) -> torch.Tensor:
+    """The features of these images, encoded first if they are not there.
+
+    Of several processes, one encodes and the others wait. One that was killed is taken up where it was.
+
+    Args:
+        pixels (uint8 (N, 3, S, S)): All images of a split as loaded.
+        encoder (`nn.Module`): Gives features (B, D) of normalised images; on the device that is to do it.
+        architecture (`str`): Its name and arguments.
+        transform (`ImageTransform`): From pixels to its input; augments the views.
+        views (`int`): Augmented views of each image, 0 or more.
+        seed (`int`): Of the augmented views.
+        width (`int`): D.
+        in_memory (`Callable`): Whether so many bytes are to be read into memory, not mapped.
+        title (`str`, *optional*): What the images are, for the progress bar.
+
+    Returns:
+        float16 (N, 1 + V, D).
+    """
+    name = name_of_features(pixels, encoder, architecture, transform, views, seed)
+    file, shape = feature_folder() / f"{name}.npy", (len(pixels), 1 + views, width)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        if not _is_whole(file, shape):
+            _encode(file, shape, pixels, encoder, transform, seed, title)
+    mapped = not in_memory(2 * int(np.prod(shape)))
+    values: np.ndarray = np.load(file, mmap_mode="c" if mapped else None)  # copy on write, of which none happens
+    return torch.from_numpy(values)
+
+
+def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
+    with suppress(OSError, ValueError):
+        found = np.load(file, mmap_mode="r")
+        return found.shape == shape and found.dtype == np.float16
+    return False
+
+
+@torch.inference_mode()
+def _encode(
+    file: Path,
+    shape: tuple[int, ...],
+    pixels: torch.Tensor | MappedPixels,
+    encoder: nn.Module,
+    transform: ImageTransform,
+    seed: int,
+    title: str,
+) -> None:
+    unfinished, progress = file.with_suffix(".unfinished"), file.with_suffix(".json")
+    device = next(encoder.parameters()).device
+    done = 0
+    with suppress(OSError, ValueError, KeyError):
+        if _is_whole(unfinished, shape):
+            done = json.loads(progress.read_text(encoding="utf-8"))["rows"]
+    mode: Any = "r+" if done else "w+"
+    values = np.lib.format.open_memmap(unfinished, mode=mode, dtype=np.float16, shape=shape)
+    # A full disk shows here, not as a bus error when a page of the map is written.
+    with open(unfinished, "rb+") as stream:
+        os.posix_fallocate(stream.fileno(), 0, values.offset + values.nbytes)
+    was_training = encoder.training
+    encoder.eval()
+    bar = tqdm(
+        total=len(pixels), initial=done, desc=f"Encoding {title}", unit="image", disable=None, delay=2, leave=False
+    )
+    with bar:
+        for start in range(done, len(pixels), ROWS_AT_ONCE):
+            rows = torch.arange(start, min(start + ROWS_AT_ONCE, len(pixels)))
+            images = pixels.index_select(0, rows).to(device)
+            encoded = [encoder(transform(images, training=False))]
+            for view in range(1, shape[1]):
+                block = derived_seed(seed, "feature views", start * shape[1] + view)
+                encoded.append(encoder(build_with_seed(block, partial(transform, images, training=True))))
+            values[start : start + len(rows)] = torch.stack(encoded, dim=1).to(torch.float16).cpu().numpy()
+            values.flush()
+            progress.write_text(json.dumps({"rows": start + len(rows)}), encoding="utf-8")
+            bar.update(len(rows))
+    encoder.train(was_training)
+    del values
+    os.replace(unfinished, file)
+    progress.unlink(missing_ok=True)

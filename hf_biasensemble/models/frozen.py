@@ -1,0 +1,116 @@
+"""A backbone that stays as it is: images become features once, heads are trained on these, and both are published."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hf_biasensemble.arguments import DataArguments, ModelArguments
+from hf_biasensemble.data.feature_store import open_or_encode
+from hf_biasensemble.data.features import Features, FeatureTransform
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.models.build import build_classifier, classifier_config
+from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier, feature_width
+
+
+def encode_splits(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    splits: dict[str, ImageSplit],
+    transform: ImageTransform,
+    seed: int,
+    device: torch.device,
+) -> tuple[ModelArguments, dict[str, ImageSplit]]:
+    """The splits with features of the frozen backbone in place of pixels, and the arguments of networks on these.
+
+    Args:
+        model_args (`ModelArguments`): With `freeze_backbone`, and preprocessing settled.
+        data_args (`DataArguments`): Says how much is kept in memory.
+        splits (`dict[str, ImageSplit]`): Decoded images, `train` among them.
+        transform (`ImageTransform`): Their preprocessing; its augmentation makes the further views of training images.
+        seed (`int`): Of these views.
+        device (`torch.device`): Where to encode.
+    """
+    config = classifier_config(model_args, class_names=[])
+    built = build_classifier(config, model_args.pretrained, 0, model_args.pretrained_weights)
+    encoder = built.encoder.to(device)
+    views = model_args.feature_views if transform.augments else 0
+    width = feature_width(encoder)
+    architecture = f"{config.backbone} {json.dumps(config.timm_arguments(), sort_keys=True)}"
+    found: dict[int, torch.Tensor] = {}
+    for name in sorted(splits, key=lambda name: name != "train"):  # splits cut from train share its pixels
+        pixels: Any = splits[name].pixels
+        if id(pixels) not in found:
+            of_train = views if name == "train" else 0
+            found[id(pixels)] = open_or_encode(
+                pixels,
+                encoder,
+                architecture,
+                transform,
+                of_train,
+                seed,
+                width,
+                in_memory=lambda size: size <= data_args.pixel_memory_bytes(),
+                title=name,
+            )
+    train = splits["train"]
+    plain = found[id(train.pixels)][:, 0].index_select(0, train.rows).float()
+    mean, std = plain.mean(dim=0), plain.std(dim=0, correction=0)
+    std = torch.where(std > 1e-6, std, 1.0)
+    fingerprint = train.fingerprint
+    of_features = {
+        name: replace(split, pixels=Features(found[id(split.pixels)], mean, std), source_fingerprint=fingerprint)
+        for name, split in splits.items()
+    }
+    settings = {"width": width, "hidden": model_args.head_hidden if model_args.head == "mlp" else None}
+    heads = replace(
+        model_args,
+        backbone=FEATURES,
+        backbone_args=json.dumps(settings),
+        pretrained=False,
+        pretrained_weights=None,
+        pretrained_weights_sha256=None,
+        freeze_backbone=False,
+        crop_padding=0,
+        horizontal_flip=False,
+    )
+    return heads, of_features
+
+
+def with_backbone(
+    heads: DebiasedImageClassifier, model_args: ModelArguments, transform: FeatureTransform
+) -> DebiasedImageClassifier:
+    """The classifier of images: the frozen backbone and what was trained on its features, whose first layer also
+    standardises them.
+
+    Args:
+        heads (`DebiasedImageClassifier`): A classifier of features.
+        model_args (`ModelArguments`): Those of the run, whose backbone it is.
+        transform (`FeatureTransform`): Says how features were standardised.
+    """
+    names = [heads.config.id2label[number] for number in range(heads.config.num_labels)]
+    config = classifier_config(model_args, names, heads.config.num_encoders)
+    if model_args.head == "mlp":
+        config.head_hidden = model_args.head_hidden
+    model = build_classifier(config, False, 0)
+    plain = build_classifier(
+        classifier_config(model_args, names), model_args.pretrained, 0, model_args.pretrained_weights
+    )
+    with torch.no_grad():
+        for ours, theirs in zip(model.encoders(), heads.encoders(), strict=True):
+            backbone: Any = ours if config.head_hidden is None else ours.backbone
+            backbone.load_state_dict(plain.encoder.state_dict())
+            if config.head_hidden is not None:
+                layer: Any = ours.layer
+                layer.load_state_dict(theirs.state_dict())
+        model.classifier.load_state_dict(heads.classifier.state_dict())
+        hidden: list[Any] = [] if config.head_hidden is None else list(model.encoders())
+        first: list[Any] = [encoder.layer.linear for encoder in hidden] or [model.classifier]
+        mean, std = transform.mean.to(torch.float64), transform.std.to(torch.float64)
+        for layer in first:
+            weight = layer.weight.double().cpu() / std
+            layer.bias.copy_(layer.bias.double().cpu() - weight @ mean)
+            layer.weight.copy_(weight)
+    return model.eval()
