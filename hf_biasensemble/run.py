@@ -90,6 +90,10 @@ def run(
             f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
             "starts, found nothing; train that first, with the same network and data"
         )
+    if method.starts_from and model_args.head != "linear":
+        raise BiasEnsembleError(
+            f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
+        )
     check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)

@@ -63,7 +63,7 @@ def words(data: Path, output_dir: Path, method: str = "erm", **changes: object) 
 def train(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> int:
     """One that starts from another method's run has that made first, beside its own folder."""
     before = ALL_METHODS[method].starts_from
-    if before and not {"init_from", "resume_from_checkpoint"} & changes.keys():
+    if before and not {"init_from", "resume_from_checkpoint", "freeze_backbone"} & changes.keys():
         start = output_dir.parent / f"{output_dir.name}_start"
         network = {name: changes[name] for name in ("backbone", "image_size") if name in changes}
         if not start.exists():

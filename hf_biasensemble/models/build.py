@@ -180,6 +180,11 @@ def biased_and_debiased(model_args: ModelArguments, class_names: list[str], seed
 def disentangled(model_args: ModelArguments, class_names: list[str], seed: int) -> DisentangledPair:
     """The two encoders and two heads of DisEnt."""
     debiased = _published(model_args, class_names, seed, num_encoders=2)
+    if not any(True for encoder in debiased.encoders() for _ in encoder.parameters()):
+        raise BiasEnsembleError(
+            "--head: expected mlp with --freeze_backbone and two encoders to disentangle, found linear, which leaves "
+            "these without a weight"
+        )
     head = debiased.classifier
     return DisentangledPair(
         debiased,

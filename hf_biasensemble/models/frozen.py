@@ -33,7 +33,7 @@ def encode_splits(
         seed (`int`): Of these views.
         device (`torch.device`): Where to encode.
     """
-    config = classifier_config(model_args, class_names=[])
+    config = classifier_config(model_args, splits["train"].class_names)
     built = build_classifier(config, model_args.pretrained, 0, model_args.pretrained_weights)
     encoder = built.encoder.to(device)
     views = model_args.feature_views if transform.augments else 0
@@ -73,6 +73,7 @@ def encode_splits(
         pretrained_weights=None,
         pretrained_weights_sha256=None,
         freeze_backbone=False,
+        head="linear",
         crop_padding=0,
         horizontal_flip=False,
     )
