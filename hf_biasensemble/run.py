@@ -30,7 +30,7 @@ from hf_biasensemble.checkpoints import (
     remove_checkpoints,
 )
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
-from hf_biasensemble.data.prepare import image_transform, load_training_splits
+from hf_biasensemble.data.prepare import image_transform, load_training_splits, stated_aligned_bias
 from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.hub import check_can_push, push_model
@@ -92,6 +92,7 @@ def run(
     check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
     if args.resume_from_checkpoint:
         check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
     owner = sole_writer(output_dir) if args.should_save else nullcontext()

@@ -16,6 +16,11 @@ class DataArguments:
     label_column: str = option("label", "Column with the classes.")
     bias_label_column: str | None = option(None, "Column with the bias attribute; only measures, never trains.")
     conflicting_column: str | None = option(None, "Column that says whether a sample is bias-conflicting.")
+    aligned_bias: list[str] | None = option(
+        None,
+        "Pairs BIAS=CLASS of what is bias-aligned, for instance female=blond male=dark; by default equal names, else "
+        "the most frequent bias of each class in train.",
+    )
 
     train_fingerprint: str | None = option(None, "Refuse other training data than with this fingerprint.")
 
@@ -27,6 +32,8 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)
+        told_twice = self.aligned_bias and self.conflicting_column
+        require(not told_twice, "--aligned_bias", "it without --conflicting_column", self.conflicting_column)
         for name in ("validation_share", "test_share"):
             require(0 <= getattr(self, name) < 1, f"--{name}", "in [0, 1)", getattr(self, name))
         both = self.validation_share + self.test_share

@@ -41,7 +41,14 @@ def load_labelled_splits(data_args: DataArguments) -> dict[str, LabelledSplit]:
     columns = ColumnNames(
         data_args.image_column, data_args.label_column, data_args.bias_label_column, data_args.conflicting_column
     )
-    return load_splits(str(data_args.dataset_name), data_args.dataset_config_name, columns)
+    name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
+    return load_splits(name, config_name, columns, data_args.aligned_bias)
+
+
+def stated_aligned_bias(train: ImageSplit, data_args: DataArguments) -> list[str] | None:
+    """What `config.yaml` says of `--aligned_bias`: what the option said, or the majority that was found, so that
+    a run from that file measures the same."""
+    return train.aligned_bias if train.aligned_by == "majority" else data_args.aligned_bias
 
 
 def decode_splits(
