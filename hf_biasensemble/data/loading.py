@@ -7,6 +7,7 @@ import numpy as np
 
 from hf_biasensemble.data.alignment import Alignment, aligned_as_told, aligned_by_majority, aligned_by_names
 from hf_biasensemble.data.sources import open_data_set
+from hf_biasensemble.data.split_names import SplitNames, chosen_splits, without_unlabelled_test
 from hf_biasensemble.errors import BiasEnsembleError
 
 
@@ -54,6 +55,8 @@ def load_splits(
     config_name: str | None = None,
     columns: ColumnNames | None = None,
     aligned_bias: list[str] | None = None,
+    names: SplitNames | None = None,
+    revision: str | None = None,
 ) -> dict[str, LabelledSplit]:
     """Opens a data set and checks everything that training relies on.
 
@@ -63,9 +66,12 @@ def load_splits(
         columns (`ColumnNames`, *optional*): Where to find what. By default `image`, `label` and, if there,
             `bias_label` and `is_conflicting`.
         aligned_bias (`list[str]`, *optional*): Which bias goes with which class, as pairs `bias=class`.
+        names (`SplitNames`, *optional*): Which split is for what.
+        revision (`str`, *optional*): Branch, tag or commit of a data set on the Hub.
 
     Returns:
-        `dict[str, LabelledSplit]`: `train` and, where the data has them, `validation` and `test`. Which samples are
+        `dict[str, LabelledSplit]`: `train`, `validation` and `test`, as far as the data has them; a test split without
+        labels is left out, and a line says so. Which samples are
         bias-conflicting says the column `is_conflicting`; where there is none, `aligned_bias`; else the names, if bias
         labels and classes have the same; else the majority of each class in `train`, which is printed. Numbers alone
         are never compared.
@@ -73,17 +79,16 @@ def load_splits(
     Raises:
         `BiasEnsembleError`: If the data or a column is missing, or labels are unusable; names column and row.
     """
-    columns = columns or ColumnNames()
-    raw = open_data_set(name, config_name, columns.image)
-    wanted: list[str] = [split for split in ("train", "validation", "test") if split in raw]
-    if not wanted:
-        raise BiasEnsembleError(f"{name}: expected a split train, validation or test, found {', '.join(raw)}")
-    class_names = _class_names({split: raw[split] for split in wanted}, columns.label, name)
+    columns, names = columns or ColumnNames(), names or SplitNames()
+    raw = chosen_splits(open_data_set(name, config_name, columns.image, revision, vars(names).values()), names, name)
+    raw = without_unlabelled_test(raw, columns.label, name)
+    class_names = _class_names(raw, columns.label, name)
     bias_column = columns.bias_label or "bias_label"
-    with_bias = {split: raw[split] for split in wanted if bias_column in raw[split].column_names}
+    with_bias = {split: data for split, data in raw.items() if bias_column in data.column_names}
     bias_names = _class_names(with_bias, bias_column, name) if with_bias else []
     splits = {
-        split: _check_split(raw[split], columns, class_names, bias_names, f"{name}, split {split}") for split in wanted
+        split: _check_split(data, columns, class_names, bias_names, f"{name}, split {split}")
+        for split, data in raw.items()
     }
     if "train" in splits:
         _check_train_covers(splits, class_names, name)
