@@ -141,7 +141,9 @@ class DebiasingArguments(TrainingArguments):
 
 
 def with_protocol(selection_args: SelectionArguments, args: DebiasingArguments) -> SelectionArguments:
-    """The selection's settings as `published_protocol` has them, if that is on."""
+    """The selection's settings as `published_protocol` has them, if that is on; members must be evaluated twice."""
     if args.published_protocol:
-        return dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
+        selection_args = dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
+    if args.uses_selection:
+        selection_args.check_evaluations()
     return selection_args

@@ -65,13 +65,14 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.run import check_fingerprint, make_selection
 
     output_dir = Path(args.output_dir)
+    selection_args = with_protocol(selection_args, args)
     splits = load_training_splits(data_args, model_args.image_size)
     check_backbone(model_args, args.per_device_train_batch_size)
     check_fingerprint(splits["train"], data_args)
     with sole_writer(output_dir) if args.should_save else nullcontext():
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
-        selection, _ = make_selection(model_args, with_protocol(selection_args, args), args, splits, must_serve=False)
+        selection, _ = make_selection(model_args, selection_args, args, splits, must_serve=False)
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
