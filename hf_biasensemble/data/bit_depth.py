@@ -37,12 +37,15 @@ def in_8_bits(image: Image.Image) -> Image.Image:
     lowest, highest = values.min(), values.max()
     if not (lowest >= 0 and highest <= white):  # also when they are not numbers
         raise ValueError(f"values from {lowest:g} to {highest:g} in a file that states 0 to {white:g}; {_TO_DO}")
-    grey = np.rint(values * (255 / white)).astype(np.uint8)
+    if image.mode == "F" or white < 255:
+        grey = np.rint(values * (255 / white)).astype(np.uint8)
+    else:
+        grey = (values // ((white + 1) // 256)).astype(np.uint8)  # the highest 8 bits, as PIL has it in colour
     # A file may say that 0 is white. PIL inverts such images if they have 8 bits only.
     return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey)
 
 
-def _white(image: Image.Image, tags: dict) -> float:
+def _white(image: Image.Image, tags: dict) -> int:
     """The value that is white."""
     if image.mode != "F" and image.format in _FULL_16_BITS:
         return 65535
@@ -50,7 +53,7 @@ def _white(image: Image.Image, tags: dict) -> float:
     black = next((_number(tags[tag]) for tag in _BLACKEST if tag in tags), 0)
     # Some programs write what an image happens to contain, which differs from image to image.
     if white is not None and white in _STATED and black == 0:
-        return white
+        return int(white)
     bits = int(_number(tags.get(_BITS, 0)))
     if image.mode != "F" and bits <= 16 and _number(tags.get(_SAMPLE_FORMAT, _UNSIGNED)) == _UNSIGNED and bits:
         return 2**bits - 1
