@@ -237,7 +237,7 @@ def test_recipes_are_found():
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.parent.name)
 def test_shipped_recipe_runs(file, digits, tmp_path):
-    changes = {"max_steps": 2, "member_steps": 2, "member_threshold": 0, "member_agreement": 1}
+    changes = {"max_steps": 2, "member_steps": 2, "member_eval_steps": 1, "member_threshold": 0, "member_agreement": 1}
     given = {"config": file, "dataset_name": digits, "output_dir": tmp_path / "out", "use_cpu": "true", **changes}
     assert run_command("train", [word for name, value in given.items() for word in (f"--{name}", str(value))]) == 0
     assert 0 <= results(tmp_path / "out")["test_unbiased_accuracy"] <= 1
