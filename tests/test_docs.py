@@ -214,7 +214,8 @@ def test_messages_of_the_page_on_errors_are_those_of_the_code():
 # Running them --------------------------------------------------------------------------------------------------------
 
 
-FEW_STEPS = "--max_steps 2 --member_steps 2 --member_threshold 0 --use_cpu true --disable_tqdm true".split()
+FEW_STEPS = "--max_steps 2 --member_steps 2 --member_eval_steps 1 --member_threshold 0".split()
+FEW_STEPS += "--use_cpu true --disable_tqdm true".split()
 FEWER_RUNS = {"--seeds": ["0"], "--dataset_config_names": ["1pct"]}
 
 

@@ -164,42 +164,6 @@ def test_data_without_bias_labels_load(tmp_path):
     assert split.bias_labels is None and split.is_conflicting is None
 
 
-def test_conflicting_follows_from_bias_labels_unless_the_data_say_it(tmp_path):
-    content = {"train": {"label": [0, 0, 1], "bias_label": [0, 1, 0]}}
-    split = load_splits(data_set(tmp_path / "a", content, label=Value("int64"), bias_label=Value("int64")))["train"]
-    assert split.is_conflicting.tolist() == [False, True, True]
-    content["train"]["is_conflicting"] = [True, False, False]
-    kinds = {"label": Value("int64"), "bias_label": Value("int64"), "is_conflicting": Value("bool")}
-    split = load_splits(data_set(tmp_path / "b", content, **kinds))["train"]
-    assert split.is_conflicting.tolist() == [True, False, False]
-
-
-def test_bias_labels_of_another_number_of_classes_say_nothing_of_conflict(tmp_path):
-    content = {"train": {"label": [0, 1, 1], "bias_label": [0, 1, 2]}}
-    split = load_splits(data_set(tmp_path, content, label=Value("int64"), bias_label=Value("int64")))["train"]
-    assert split.bias_labels.tolist() == [0, 1, 2]
-    assert split.is_conflicting is None
-
-
-def test_bias_classes_are_counted_over_all_splits(tmp_path):
-    """A small split may lack a bias class; that must not renumber the others or lose the conflict."""
-    content = {
-        "train": {"label": ["a", "b", "c"], "bias_label": ["a", "b", "c"]},
-        "test": {"label": ["a", "b", "c"], "bias_label": ["b", "c", "c"]},
-    }
-    name = data_set(tmp_path, content, label=Value("string"), bias_label=Value("string"))
-    split = load_splits(name)["test"]
-    assert split.bias_labels.tolist() == [1, 2, 2]
-    assert split.is_conflicting.tolist() == [True, True, False]
-
-
-def test_text_that_names_other_things_than_the_classes_says_nothing_of_conflict(tmp_path):
-    content = {"train": {"label": ["cat", "dog"], "bias_label": ["dark", "bright"]}}
-    split = load_splits(data_set(tmp_path, content, label=Value("string"), bias_label=Value("string")))["train"]
-    assert split.bias_labels.tolist() == [1, 0]
-    assert split.is_conflicting is None
-
-
 @pytest.mark.parametrize(
     "column, kind, values, found",
     [

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 from synthetic import encoded, png, png_header_only
 
 from hf_biasensemble.arguments import DataArguments
@@ -39,8 +39,21 @@ def with_alpha(mode: str) -> bytes:
     return encoded(image, "PNG")
 
 
-def floats(*values: float) -> bytes:
-    return encoded(Image.fromarray(np.resize(np.float32(values), (30, 40))), "TIFF")
+def tiff(kind: type, *values: float, white: float | None = None) -> bytes:
+    """A grey TIFF that repeats these values; `white` is the largest value by its tags."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    if white is not None:
+        tags[340], tags[341] = kind(0).item(), kind(white).item()
+    return encoded(Image.fromarray(np.resize(np.array(values, kind), (30, 40))), "TIFF", tiffinfo=tags)
+
+
+def packed_tiff(value: int) -> bytes:
+    """A grey TIFF of 12 bits per pixel, which PIL reads but does not write."""
+    entries = [(256, 40), (257, 30), (258, 12), (259, 1), (262, 1), (273, 8 + 2 + 9 * 12 + 4), (277, 1), (278, 30)]
+    entries += [(279, 40 * 30 * 3 // 2)]
+    content = b"".join(struct.pack("<HHII", tag, 4, 1, number) for tag, number in entries)
+    pair = bytes([value >> 4, (value & 15) << 4 | value >> 8, value & 255])
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + content + bytes(4) + pair * (40 * 30 // 2)
 
 
 def turned_by_exif() -> bytes:
@@ -89,10 +102,15 @@ KINDS: dict[str, tuple[str, bytes, tuple[int, int, int] | str]] = {
     "16-bit grey PNG": ("sixteen.png", encoded(Image.fromarray(np.full((30, 40), 124 << 8, np.uint16)), "PNG"), GREY),
     "16-bit grey TIFF": ("sixteen.tif", encoded(Image.fromarray(np.full((30, 40), 31999, np.uint16)), "TIFF"), GREY),
     "16-bit colour PNG": ("sixteen_rgb.png", sixteen_bit_rgb(), ORANGE),
-    "float TIFF in 0 to 1": ("unit.tiff", floats(124 / 255), GREY),
-    "float TIFF in 0 to 255": ("float.tiff", floats(124.2), GREY),
-    "float TIFF of other values": ("height.tiff", floats(-3, 4000), "float values from -3 to 4000"),
-    "float TIFF with a NaN": ("nan.tiff", floats(0.5, np.nan), "float values from nan to nan"),
+    "12-bit grey TIFF": ("twelve.tif", packed_tiff(124 << 4), GREY),
+    "12 bits in a 16-bit TIFF that states 4095": ("in_sixteen.tif", tiff(np.uint16, 124 << 4, white=4095), GREY),
+    "32-bit grey TIFF that states 255": ("thirty_two.tif", tiff(np.int32, 124, white=255), GREY),
+    "32-bit grey TIFF": ("deep.tif", tiff(np.int32, 124), "32-bit values of which the file does not state what is"),
+    "float TIFF that states 0 to 1": ("unit.tiff", tiff(np.float32, 124 / 255, white=1), GREY),
+    "float TIFF that states 0 to 255": ("float.tiff", tiff(np.float32, 124.2, white=255), GREY),
+    "float TIFF": ("plain.tiff", tiff(np.float32, 124 / 255), "float values of which the file does not state what is"),
+    "float TIFF of other values": ("height.tiff", tiff(np.float32, -3, 4000, white=255), "values from -3 to 4000"),
+    "float TIFF with a NaN": ("nan.tiff", tiff(np.float32, 0.5, np.nan, white=1), "values from nan to nan"),
     "CMYK JPEG": ("cmyk.jpg", encoded(orange("CMYK"), "JPEG", quality=100), ORANGE),
     "progressive JPEG": ("progressive.jpg", encoded(orange(), "JPEG", quality=100, progressive=True), ORANGE),
     "JPEG with bytes after its end": ("longer.jpg", encoded(orange(), "JPEG", quality=100) + b"more", ORANGE),
@@ -213,7 +231,10 @@ NOTES = {
     "palette": "its colours; transparency is dropped",
     "colour": "alpha is dropped, whatever it hides",
     "16-bit": "scaled to 8 bits",
-    "float": "scaled to 0 to 255, grey in RGB",
+    "12-bit": "scaled to 8 bits",
+    "12": "scaled to 8 bits",
+    "32-bit": "scaled to 8 bits",
+    "float": "scaled to 8 bits",
     "CMYK": "converted to RGB",
     "LAB": "converted to RGB",
     "JPEG turned by EXIF": "shown upright",

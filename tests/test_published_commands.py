@@ -315,7 +315,8 @@ def workplace(tmp_path_factory):
 
 
 # Two steps, no download. A data set of fewer images than a batch makes smaller batches, so the batch size stays as is.
-SMALL = {"max_steps": 2, "member_steps": 2, "member_threshold": 0, "use_cpu": "true", "disable_tqdm": "true"}
+SMALL = {"max_steps": 2, "member_steps": 2, "member_eval_steps": 1, "member_threshold": 0}
+SMALL |= {"use_cpu": "true", "disable_tqdm": "true"}
 SMALL_RESNET = {"image_size": 32, "pretrained": "false"}
 NARROW = {"channels": [8, 8, 16, 16]}
 

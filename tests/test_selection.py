@@ -7,9 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import content, error_line, results, selection_inputs, train
+from runs import content, error_line, results, selection_inputs, train, words
 from synthetic import coloured_digits
 
+from hf_biasensemble.arguments import SelectionArguments
+from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.making import make_selection
@@ -187,5 +189,30 @@ def test_best_members_with_shared_batches_still_find_the_aligned_images(digits, 
 def test_best_members_need_a_validation_split(digits, tmp_path, capsys):
     data = datasets.load_dataset(str(digits))
     datasets.DatasetDict({"train": data["train"]}).save_to_disk(tmp_path / "data")
-    assert train(tmp_path / "data", tmp_path / "out", "lff_be", keep_member="best", validation_share=0) == 2
+    best = {"keep_member": "best", "member_eval_steps": 7}
+    assert train(tmp_path / "data", tmp_path / "out", "lff_be", **best, validation_share=0) == 2
     assert "--keep_member best: expected a validation split" in error_line(capsys)
+
+
+@pytest.mark.parametrize("command", ["train", "audit"])
+@pytest.mark.parametrize("changes", [{"keep_member": "best", "member_eval_steps": 30}, {"published_protocol": "true"}])
+def test_members_evaluated_only_after_one_update_are_refused(digits, tmp_path, capsys, command, changes):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "all_results.json").write_text("{}")
+    changes = {**changes, "member_steps": 30, "overwrite_output_dir": "true"}
+    assert run_command(command, words(digits, out, "lff_be", **changes)) == 2
+    message = error_line(capsys)
+    assert "--member_steps: expected more than member_eval_steps (" in message
+    assert "a single update, found 30; " in message
+    assert message.endswith("raise it, lower --member_eval_steps, or use --keep_member last")
+    assert [path.name for path in out.iterdir()] == ["all_results.json"]
+
+
+def test_methods_without_members_do_not_mind(digits, tmp_path):
+    assert train(digits, tmp_path / "out", "erm", keep_member="best", member_eval_steps=30, member_steps=30) == 0
+
+
+def test_members_evaluated_twice_are_not_refused():
+    SelectionArguments(keep_member="best", member_steps=31, member_eval_steps=30).check_evaluations()
+    SelectionArguments(keep_member="best").check_evaluations()  # the published setting

@@ -15,26 +15,42 @@ class DataArguments:
 
     dataset_name: str | None = option(None, "Hub id, folder (class folders, Parquet, saved DatasetDict) or table.")
     dataset_config_name: str | None = option(None, "Configuration of the data set, for instance a severity: 1pct.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of a data set on the Hub.")
+    train_split: str = option("train", "Split to train on.")
+    validation_split: str = option("validation", "Split for validation; valid, val and dev are also found.")
+    test_split: str = option("test", "Split for testing; one without labels is left out.")
     image_column: str = option("image", "Column with the images.")
     label_column: str = option("label", "Column with the classes.")
     bias_label_column: str | None = option(None, "Column with the bias attribute; only measures, never trains.")
     conflicting_column: str | None = option(None, "Column that says whether a sample is bias-conflicting.")
+    aligned_bias: list[str] | None = option(
+        None,
+        "Pairs BIAS=CLASS of what is bias-aligned, for instance female=blond male=dark; by default equal names, else "
+        "the most frequent bias of each class in train.",
+    )
 
     train_fingerprint: str | None = option(None, "Refuse other training data than with this fingerprint.")
 
     validation_share: float = option(0.1, "Share of train that becomes validation, if the data have none; 0: none.")
     test_share: float = option(0.1, "Share of train that becomes test, if the data have none; 0: none.")
     split_seed: int = option(0, "Seed of these cuts; the same for all runs that are to be compared.")
+    max_train_samples: int | None = option(None, "Use at most so many training images, drawn by split_seed.")
+    max_eval_samples: int | None = option(None, "Use at most so many images of validation, and as many of test.")
     skip_unreadable_images: bool = option(False, "Leave out images that cannot be read, and list them in output_dir.")
     pixel_memory_limit: str = option("4GB", "Decoded images of more bytes are kept in a cached file, not in memory.")
 
     def __post_init__(self) -> None:
         require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)
+        told_twice = self.aligned_bias and self.conflicting_column
+        require(not told_twice, "--aligned_bias", "it without --conflicting_column", self.conflicting_column)
         for name in ("validation_share", "test_share"):
             require(0 <= getattr(self, name) < 1, f"--{name}", "in [0, 1)", getattr(self, name))
         both = self.validation_share + self.test_share
         require(both < 1, "--validation_share and --test_share", "below 1 together", both)
         require(self.split_seed >= 0, "--split_seed", "0 or more", self.split_seed)
+        for name in ("max_train_samples", "max_eval_samples"):
+            most = getattr(self, name)
+            require(most is None or most >= 1, f"--{name}", "at least 1", most)
         self.pixel_memory_bytes()
 
     def pixel_memory_bytes(self) -> int:

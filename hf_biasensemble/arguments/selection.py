@@ -49,3 +49,12 @@ class SelectionArguments:
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, f"--{name}", "above 0", value)
         require(self.member_eval_steps >= 1, "--member_eval_steps", "at least 1", self.member_eval_steps)
+
+    def check_evaluations(self) -> None:
+        """Refuses `keep_member="best"` with members that are evaluated only once, after a single update, which would
+        then vote with that."""
+        expected = f"more than member_eval_steps ({self.member_eval_steps}), since --keep_member best would else keep "
+        expected += "members after a single update"
+        found = f"{self.member_steps}; raise it, lower --member_eval_steps, or use --keep_member last"
+        evaluated_twice = self.member_steps > self.member_eval_steps
+        require(self.keep_member == "last" or evaluated_twice, "--member_steps", expected, found)

@@ -140,5 +140,6 @@ def settled_selection(selection_args: Any, model_args: ModelArguments, args: Deb
         crossed = model_args.starts_pretrained and not selection_args.share_batches and not args.published_protocol
         selection_args = dataclasses.replace(selection_args, cross_fit=crossed)
     if args.published_protocol:
-        return dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
+        selection_args = dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
+    selection_args.check_evaluations()
     return selection_args

@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         names = ", ".join(name for name, method in METHODS.items() if method.selector)
         raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
     output_dir = Path(args.output_dir)
+    selection_args = settled_selection(selection_args, model_args, args)
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
     check_backbone(model_args, args.per_device_train_batch_size)
@@ -77,13 +78,12 @@ def main(argv: list[str] | None = None) -> int:
     with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
-        settings = settled_selection(selection_args, model_args, args)
         heads, trained_on = model_args, splits
         if model_args.freeze_backbone:
             images = image_transform(model_args, args.augmentation, args.color_jitter)
             heads, trained_on = encode_splits(model_args, data_args, splits, images, args.seed, args.device)
         selection, _ = make_selection(
-            selector, heads, settings, args, trained_on, must_serve=False, callbacks=[stop_signal]
+            selector, heads, selection_args, args, trained_on, must_serve=False, callbacks=[stop_signal]
         )
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)

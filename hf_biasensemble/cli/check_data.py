@@ -34,15 +34,19 @@ class CheckArguments:
 def main(argv: list[str] | None = None) -> int:
     """Prints splits, counts by class and bias, image sizes and modes, and bad images; writes a contact sheet."""
     data_args, arguments = parse_arguments([DataArguments, CheckArguments], argv, description=__doc__)
-    from hf_biasensemble.data.held_out import hold_out
     from hf_biasensemble.data.pixels import write_unreadable
-    from hf_biasensemble.data.prepare import classes_without_images, decode_splits, load_labelled_splits
+    from hf_biasensemble.data.prepare import (
+        classes_without_images,
+        decode_splits,
+        load_labelled_splits,
+        parts_to_use,
+    )
     from hf_biasensemble.output_folder import DROPPED_FILE
 
     labelled = load_labelled_splits(data_args)
     decoded = decode_splits(labelled, data_args, arguments.image_size, skip_unreadable=True)
     lost = {name: classes_without_images(split) for name, split in decoded.items()}
-    splits = hold_out(decoded, data_args.validation_share, data_args.test_share, data_args.split_seed)
+    splits = parts_to_use(decoded, data_args)
     for name, split in splits.items():
         print(f"\n{name}: {len(split):,} images, {len(split.class_names)} classes")
         print_table(count_table(split))

@@ -16,7 +16,14 @@ import numpy as np
 from PIL import Image
 
 from hf_biasensemble.data.archive import MAX_UNPACKED_SIZE, unpacked
-from hf_biasensemble.data.repository import SHARED, DatasetRepository, RepositoryParser, run_script, written_aside
+from hf_biasensemble.data.repository import (
+    SHARED,
+    DatasetRepository,
+    RepositoryParser,
+    check_source_outside,
+    run_script,
+    written_aside,
+)
 from hf_biasensemble.data.severity import parse_severity
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.sizes import size_in_bytes
@@ -107,10 +114,7 @@ def source_folder(
             f"expected either --source_dir or --archive, found {'both' if archive else 'neither'}; pass one of them"
         )
     final, given = Path(output_dir).resolve(), Path(source_dir or archive or "")
-    if given.resolve().is_relative_to(final):
-        raise BiasEnsembleError(
-            f"expected the source outside output_dir, found {given} in {final}; name another folder"
-        )
+    check_source_outside(given, output_dir)
     if archive is not None:
         most = size_in_bytes(max_unpacked_size, "--max_unpacked_size")
         with unpacked(archive, final.with_name(f".{final.name}.unpacked"), most) as folder:

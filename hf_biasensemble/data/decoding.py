@@ -11,6 +11,7 @@ import numpy as np
 from datasets.utils import tqdm
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hf_biasensemble.data.bit_depth import in_8_bits, is_deep
 from hf_biasensemble.data.geometry import Geometry
 
 MAX_IMAGE_PIXELS = 100_000_000
@@ -72,9 +73,9 @@ def decode_rows(
 def decode_image(record: dict | None, geometry: Geometry) -> np.ndarray:
     """One undecoded image record (`bytes` or `path`) -> uint8 (3, S, S), with S the geometry's `stored_size`.
 
-    EXIF rotation is applied, palette, grey, CMYK, 16-bit and float images are converted, alpha is dropped, and an
-    animation shows its first frame. Other sizes are resized as the geometry says; JPEG files are decoded in full
-    before that, not with the decoder's own coarser scaling.
+    EXIF rotation is applied, palette, grey and CMYK images are converted, images of more than 8 bits are scaled by the
+    range that the file states, alpha is dropped, and an animation shows its first frame. Other sizes are resized as
+    the geometry says; JPEG files are decoded in full before that, not with the decoder's own coarser scaling.
 
     Raises:
         `Exception`: Of many types, if the image cannot be read or has more than `MAX_IMAGE_PIXELS` pixels.
@@ -84,10 +85,8 @@ def decode_image(record: dict | None, geometry: Geometry) -> np.ndarray:
             raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_IMAGE_PIXELS:,}")
         ImageOps.exif_transpose(image, in_place=True)
         upright: Image.Image = image
-        if upright.mode.startswith("I;16") or upright.mode == "I":
-            upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
-        if upright.mode == "F":
-            upright = Image.fromarray(_bytes_of_floats(np.asarray(upright)))
+        if is_deep(upright):
+            upright = in_8_bits(upright)
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")  # PIL warns of a palette with transparency on its way to RGB
         rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
@@ -113,14 +112,6 @@ def open_image(record: dict | None) -> Image.Image:
 def file_of(record: dict | None) -> str:
     """What to call a record's file in a message."""
     return (record or {}).get("path") or "embedded"
-
-
-def _bytes_of_floats(values: np.ndarray) -> np.ndarray:
-    """Grey values in [0, 1], or else in [0, 255], as uint8."""
-    lowest, highest = float(values.min()), float(values.max())
-    if not (lowest >= 0 and highest <= 255):  # also when they are not numbers
-        raise ValueError(f"float values from {lowest:g} to {highest:g}, expected in [0, 1] or [0, 255]")
-    return (values * (255 if highest <= 1 else 1)).round().astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:

@@ -1,10 +1,11 @@
-"""Validation and test images cut out of the training split where the data have none."""
+"""Validation and test images cut out of the training split where the data have none, and at most so many of each."""
 
 from dataclasses import replace
 
 import numpy as np
 
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.processes import print_once
 from hf_biasensemble.seeding import derived_seed
 
@@ -43,6 +44,45 @@ def hold_out(
     print_once(f"no {' and no '.join(missing)} split: of {len(train)} training images, {listed}, --split_seed {seed}")
     together = {**splits, "train": kept, **cut}
     return {name: together[name] for name in ("train", *shares) if name in together}
+
+
+def at_most(
+    splits: dict[str, ImageSplit], max_train_samples: int | None, max_eval_samples: int | None, seed: int
+) -> dict[str, ImageSplit]:
+    """Keeps the first images of each split after a shuffle, in their old order, and says how many in a line.
+
+    The parts share the pixels, and their `index` is the row in the split as loaded. A smaller number keeps some of
+    the images that a larger one keeps.
+
+    Args:
+        splits (`dict[str, ImageSplit]`): `train`, `validation` and `test`, as far as there are any.
+        max_train_samples (`int`, *optional*): Images of `train`; by default all.
+        max_eval_samples (`int`, *optional*): Images of each of the others; by default all.
+        seed (`int`): Of the shuffles.
+
+    Raises:
+        `BiasEnsembleError`: If a class has no training image left.
+    """
+    kept = {}
+    for name, split in splits.items():
+        option, most = ("train", max_train_samples) if name == "train" else ("eval", max_eval_samples)
+        kept[name] = split
+        if most is not None and most < len(split):
+            order = np.random.default_rng(derived_seed(seed, f"at most of {name}")).permutation(len(split))
+            kept[name] = split.select(np.sort(order[:most]))
+            print_once(f"{name}: {most:,} of {len(split):,} images are used (--max_{option}_samples)")
+    lost = _classes_lost(splits["train"], kept["train"]) if "train" in splits else []
+    if lost:
+        raise BiasEnsembleError(
+            f"--max_train_samples {max_train_samples}: expected images of every class, found none of "
+            f"{', '.join(lost[:10])}; raise it"
+        )
+    return kept
+
+
+def _classes_lost(before: ImageSplit, after: ImageSplit) -> list[str]:
+    lost = np.setdiff1d(before.labels[before.rows].numpy(), after.labels[after.rows].numpy())
+    return [before.class_names[number] for number in lost]
 
 
 def _draw(labels: np.ndarray, free: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
+from hf_biasensemble.data.alignment import Alignment, aligned_as_told, aligned_by_majority, aligned_by_names
 from hf_biasensemble.data.sources import open_data_set
+from hf_biasensemble.data.split_names import SplitNames, chosen_splits, without_unlabelled_test
 from hf_biasensemble.errors import BiasEnsembleError
 
 
@@ -33,6 +35,9 @@ class LabelledSplit:
         bias_labels: int64 (N,), or `None` where unknown. They measure; training never reads them.
         is_conflicting: bool (N,), or `None` where unknown.
         bias_names: Names of the bias labels, or `None` where unknown.
+        aligned_bias: What is bias-aligned, as pairs `bias=class`; `None` where unknown or where a column says it.
+        aligned_by: Who says what is bias-aligned: "column", "option" (`--aligned_bias`), "names" or "majority"; `None`
+            where that is unknown.
     """
 
     images: datasets.Dataset
@@ -41,10 +46,17 @@ class LabelledSplit:
     bias_labels: np.ndarray | None
     is_conflicting: np.ndarray | None
     bias_names: list[str] | None = None
+    aligned_bias: list[str] | None = None
+    aligned_by: str | None = None
 
 
 def load_splits(
-    name: str, config_name: str | None = None, columns: ColumnNames | None = None
+    name: str,
+    config_name: str | None = None,
+    columns: ColumnNames | None = None,
+    aligned_bias: list[str] | None = None,
+    names: SplitNames | None = None,
+    revision: str | None = None,
 ) -> dict[str, LabelledSplit]:
     """Opens a data set and checks everything that training relies on.
 
@@ -53,29 +65,34 @@ def load_splits(
         config_name (`str`, *optional*): Configuration, for instance a severity such as `"1pct"`.
         columns (`ColumnNames`, *optional*): Where to find what. By default `image`, `label` and, if there,
             `bias_label` and `is_conflicting`.
+        aligned_bias (`list[str]`, *optional*): Which bias goes with which class, as pairs `bias=class`.
+        names (`SplitNames`, *optional*): Which split is for what.
+        revision (`str`, *optional*): Branch, tag or commit of a data set on the Hub.
 
     Returns:
-        `dict[str, LabelledSplit]`: `train` and, where the data has them, `validation` and `test`. A sample is
-        bias-conflicting where the column `is_conflicting` says so, else where its bias label differs from its label
-        (only when both count the same number of classes; columns of text must also name the same).
+        `dict[str, LabelledSplit]`: `train`, `validation` and `test`, as far as the data has them; a test split without
+        labels is left out, and a line says so. Which samples are
+        bias-conflicting says the column `is_conflicting`; where there is none, `aligned_bias`; else the names, if bias
+        labels and classes have the same; else the majority of each class in `train`, which is printed. Numbers alone
+        are never compared.
 
     Raises:
         `BiasEnsembleError`: If the data or a column is missing, or labels are unusable; names column and row.
     """
-    columns = columns or ColumnNames()
-    raw = open_data_set(name, config_name, columns.image)
-    wanted: list[str] = [split for split in ("train", "validation", "test") if split in raw]
-    if not wanted:
-        raise BiasEnsembleError(f"{name}: expected a split train, validation or test, found {', '.join(raw)}")
-    class_names = _class_names({split: raw[split] for split in wanted}, columns.label, name)
+    columns, names = columns or ColumnNames(), names or SplitNames()
+    raw = chosen_splits(open_data_set(name, config_name, columns.image, revision, vars(names).values()), names, name)
+    raw = without_unlabelled_test(raw, columns.label, name)
+    class_names = _class_names(raw, columns.label, name)
     bias_column = columns.bias_label or "bias_label"
-    with_bias = {split: raw[split] for split in wanted if bias_column in raw[split].column_names}
+    with_bias = {split: data for split, data in raw.items() if bias_column in data.column_names}
     bias_names = _class_names(with_bias, bias_column, name) if with_bias else []
     splits = {
-        split: _check_split(raw[split], columns, class_names, bias_names, f"{name}, split {split}") for split in wanted
+        split: _check_split(data, columns, class_names, bias_names, f"{name}, split {split}")
+        for split, data in raw.items()
     }
     if "train" in splits:
         _check_train_covers(splits, class_names, name)
+    _tell_conflicting(splits, aligned_bias, name)
     return splits
 
 
@@ -149,19 +166,50 @@ def _check_split(
     conflicting_column = _present(data, columns.is_conflicting, "is_conflicting", where, "--conflicting_column")
     if conflicting_column:
         is_conflicting = _integers(data, conflicting_column, ["False", "True"], where).astype(bool)
-    elif bias_labels is not None and _correspond(data, (columns.label, str(bias_column)), class_names, bias_names):
-        is_conflicting = bias_labels != labels
     return LabelledSplit(
-        images, labels, class_names, bias_labels, is_conflicting, None if bias_labels is None else bias_names
+        images,
+        labels,
+        class_names,
+        bias_labels,
+        is_conflicting,
+        bias_names=None if bias_labels is None else bias_names,
+        aligned_by=conflicting_column and "column",
     )
 
 
-def _correspond(
-    data: datasets.Dataset, columns: tuple[str, str], class_names: list[str], bias_names: list[str]
-) -> bool:
-    """Whether bias label i goes with class i: as many of both and, where text was numbered, the same names."""
-    is_text = any(getattr(data.features[column], "dtype", "").endswith("string") for column in columns)
-    return len(bias_names) == len(class_names) and (bias_names == class_names or not is_text)
+def _tell_conflicting(splits: dict[str, LabelledSplit], told: list[str] | None, name: str) -> None:
+    """Fills in `is_conflicting` where no column says it but bias labels are there; of all splits alike."""
+    untold = [split for split in splits.values() if split.bias_labels is not None and split.is_conflicting is None]
+    if told and not untold:
+        found = "a column that says which images are conflicting" if _any_conflicting(splits) else "no bias labels"
+        raise BiasEnsembleError(
+            f"{name}: expected bias labels that --aligned_bias is about, found {found}; leave the option out, or name "
+            "the bias labels with --bias_label_column"
+        )
+    if not untold:
+        return
+    alignment = _alignment(untold[0], splits.get("train"), told)
+    if alignment is None:
+        return
+    for split in untold:
+        assert split.bias_labels is not None
+        split.is_conflicting = alignment.is_conflicting(split.labels, split.bias_labels)
+        split.aligned_bias, split.aligned_by = alignment.pairs(), alignment.decided_by
+
+
+def _alignment(some: LabelledSplit, train: LabelledSplit | None, told: list[str] | None) -> Alignment | None:
+    """What is bias-aligned, by the first that tells: the option, the names (`some` has them), the majority."""
+    class_names, bias_names = some.class_names, some.bias_names or []
+    if told:
+        return aligned_as_told(told, bias_names, class_names)
+    alignment = aligned_by_names(bias_names, class_names)
+    if alignment is None and train is not None and train.bias_labels is not None:
+        return aligned_by_majority(train.labels, train.bias_labels, bias_names, class_names)
+    return alignment
+
+
+def _any_conflicting(splits: dict[str, LabelledSplit]) -> bool:
+    return any(split.is_conflicting is not None for split in splits.values())
 
 
 def _present(data: datasets.Dataset, named: str | None, default: str, where: str, option: str) -> str | None:

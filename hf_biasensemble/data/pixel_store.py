@@ -32,7 +32,7 @@ from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Goes up when the file's layout or what `decode_image` makes of an image changes."""
 
 STORE_SUFFIX = ".pixels"

@@ -49,6 +49,8 @@ class ImageSplit(Dataset):
         bias_labels: int64 array (N,), or `None` where unknown.
         is_conflicting: bool array (N,), or `None` where unknown.
         bias_names: Names of the bias labels, or `None` where unknown.
+        aligned_bias: What is bias-aligned, as pairs `bias=class`; `None` where unknown or where a column says it.
+        aligned_by: Who says what is bias-aligned: "column", "option", "names" or "majority"; `None` where unknown.
         unreadable: The images that are not in `rows` because they could not be read.
         images: The undecoded images of all N rows, for the names of their files; `None` where there are none.
         source_fingerprint: That of the decoded training images, where features of them stand in the place of pixels.
@@ -61,6 +63,8 @@ class ImageSplit(Dataset):
     bias_labels: np.ndarray | None = None
     is_conflicting: np.ndarray | None = None
     bias_names: list[str] | None = None
+    aligned_bias: list[str] | None = None
+    aligned_by: str | None = None
     unreadable: list[UnreadableImage] = field(default_factory=list)
     images: datasets.Dataset | None = None
     source_fingerprint: str | None = None
@@ -159,6 +163,8 @@ def decode_split(
         bias_labels=split.bias_labels,
         is_conflicting=split.is_conflicting,
         bias_names=split.bias_names,
+        aligned_bias=split.aligned_bias,
+        aligned_by=split.aligned_by,
         unreadable=unreadable,
         images=split.images,
     )

@@ -5,9 +5,10 @@ import numpy as np
 from hf_biasensemble.arguments import DataArguments, ModelArguments
 from hf_biasensemble.data.features import Features, FeatureTransform
 from hf_biasensemble.data.geometry import Geometry
-from hf_biasensemble.data.held_out import hold_out
+from hf_biasensemble.data.held_out import at_most, hold_out
 from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
+from hf_biasensemble.data.split_names import SplitNames
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 
@@ -32,7 +33,13 @@ def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dic
                 f"{data_args.dataset_name}, split {name}: expected readable images of every class, found none of "
                 f"{', '.join(lost[:10])}; the first unreadable: {split.unreadable[0]}; mend them or remove the class"
             )
-    return hold_out(splits, data_args.validation_share, data_args.test_share, data_args.split_seed)
+    return parts_to_use(splits, data_args)
+
+
+def parts_to_use(splits: dict[str, ImageSplit], data_args: DataArguments) -> dict[str, ImageSplit]:
+    """Cuts out the splits that are missing, then keeps at most so many images as the arguments say."""
+    whole = hold_out(splits, data_args.validation_share, data_args.test_share, data_args.split_seed)
+    return at_most(whole, data_args.max_train_samples, data_args.max_eval_samples, data_args.split_seed)
 
 
 def load_training_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:
@@ -44,11 +51,25 @@ def load_training_splits(data_args: DataArguments, geometry: Geometry | int) -> 
 
 
 def load_labelled_splits(data_args: DataArguments) -> dict[str, LabelledSplit]:
-    """[`load_splits`] with the columns of the arguments."""
+    """[`load_splits`] with the names of columns and splits in the arguments."""
     columns = ColumnNames(
         data_args.image_column, data_args.label_column, data_args.bias_label_column, data_args.conflicting_column
     )
-    return load_splits(str(data_args.dataset_name), data_args.dataset_config_name, columns)
+    names = SplitNames(data_args.train_split, data_args.validation_split, data_args.test_split)
+    return load_splits(
+        str(data_args.dataset_name),
+        data_args.dataset_config_name,
+        columns,
+        data_args.aligned_bias,
+        names,
+        data_args.dataset_revision,
+    )
+
+
+def stated_aligned_bias(train: ImageSplit, data_args: DataArguments) -> list[str] | None:
+    """What `config.yaml` says of `--aligned_bias`: what the option said, or the majority that was found, so that
+    a run from that file measures the same."""
+    return train.aligned_bias if train.aligned_by == "majority" else data_args.aligned_bias
 
 
 def decode_splits(

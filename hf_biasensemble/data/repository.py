@@ -73,8 +73,20 @@ def run_script(parser: RepositoryParser, build: Callable[..., Path], argv: Seque
     return 0
 
 
+def check_source_outside(source: str | Path, output_dir: str | Path) -> None:
+    """Raises BiasEnsembleError if the source, or what a link in it means, is in `output_dir`: replacing it would
+    delete the source."""
+    final, given = Path(output_dir).resolve(), Path(source)
+    links = (path for path in given.rglob("*") if path.is_symlink())
+    for path in (given, *links):
+        if path.resolve().is_relative_to(final):
+            raise BiasEnsembleError(
+                f"expected the source outside output_dir, found {path} in {final}; name another folder"
+            )
+
+
 @contextmanager
-def written_aside(output_dir: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def written_aside(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Iterator[Path]:
     """Yield an empty hidden sibling of `output_dir` that takes its place when the block ends.
 
     An exception removes the sibling; what a killed run left is removed by the next run. So `output_dir` is always
@@ -83,9 +95,11 @@ def written_aside(output_dir: str | Path, overwrite: bool = False) -> Iterator[P
     Args:
         output_dir: Folder to make.
         overwrite: Replace all that a non-empty `output_dir` holds (default `False`).
+        source: What the data are made of, which must not be in `output_dir` (default: not checked).
 
     Raises:
-        BiasEnsembleError: `output_dir` is not empty, is no folder, holds the home or working folder, or is in use.
+        BiasEnsembleError: `output_dir` is not empty, is no folder, holds the home or working folder or the source, or
+            is in use.
     """
     from filelock import FileLock, Timeout
 
@@ -98,6 +112,8 @@ def written_aside(output_dir: str | Path, overwrite: bool = False) -> Iterator[P
             f"expected output_dir to be new or empty, found files in {final}; "
             "name another folder, or pass --overwrite_output_dir to replace it"
         )
+    if source is not None:
+        check_source_outside(source, final)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):

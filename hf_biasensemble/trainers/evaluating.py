@@ -53,7 +53,10 @@ class EvaluatingTrainer(CheckpointingTrainer):
         """
         model = model or self.published_model()
         share_buffers(model)
-        parts = torch.arange(len(split)).tensor_split(self.args.world_size)
+        # Whole batches of one process: a matrix product of fewer rows may have another last bit.
+        batches = torch.arange(len(split)).split(self.args.eval_batch_size)
+        of_processes = torch.arange(len(batches)).tensor_split(self.args.world_size)
+        parts = [torch.cat([batches[0][:0], *(batches[number] for number in numbers)]) for numbers in of_processes]
         with nullcontext() if full_precision else self.accelerator.autocast():
             own = parts[self.args.process_index]
             own = split.select(own if len(own) else torch.tensor([0]))  # not every network takes an empty batch
