@@ -112,7 +112,7 @@ def run(
         heads, trained_on = model_args, splits
         if model_args.freeze_backbone:
             images = image_transform(model_args, args.augmentation, args.color_jitter)
-            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.seed, args.device)
+            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
         results = train_and_publish(method, model_args, heads, selection_args, args, trained_on, checkpoint, callbacks)
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from runs import SETTINGS
+from runs import common_settings
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.pixels import ImageSplit
@@ -21,7 +21,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def audit(data: Path, output_dir: Path, **changes) -> int:
-    settings = {"dataset_name": data, "output_dir": output_dir, **SETTINGS, **changes}
+    settings = {"dataset_name": data, "output_dir": output_dir, **common_settings("lff_be"), **changes}
     return run_command("audit", [word for name, value in settings.items() for word in (f"--{name}", str(value))])
 
 

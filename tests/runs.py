@@ -53,11 +53,16 @@ PUSHED = {
 
 def words(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> list[str]:
     """What is given to the train command; a list is a setting of several values."""
-    known = ALL_METHODS[method].option_names()
-    common = {name: value for name, value in SETTINGS.items() if name in known}
-    settings = {"dataset_name": data, "output_dir": output_dir, "method": method, **common, **changes}
+    settings = {"dataset_name": data, "output_dir": output_dir, "method": method}
+    settings |= {**common_settings(*([method] if method in METHODS else METHODS)), **changes}
     given = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
     return [str(word) for name, values in given.items() for word in (f"--{name}", *values)]
+
+
+def common_settings(*methods: str) -> dict[str, object]:
+    """What tests set of the options that one of these methods has."""
+    known = set().union(*(ALL_METHODS[method].option_names() for method in methods if method in METHODS))
+    return {name: value for name, value in SETTINGS.items() if name in known}
 
 
 def train(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> int:

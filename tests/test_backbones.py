@@ -83,7 +83,7 @@ def warnings(caplog) -> list[str]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_last_batch_of_one_is_left_out_where_batch_normalisation_fails_on_it(digits, tmp_path, caplog, method):
-    wanted = {"member_threshold": 0, "member_agreement": 1, "swap_start_step": 2}
+    wanted = {"member_threshold": 0, "member_agreement": 1, "swap_start_step": 2, "first_stage_steps": 2}
     wanted = {name: value for name, value in wanted.items() if name in ALL_METHODS[method].option_names()}
     given = {**LAST_OF_ONE, **RESNET, **wanted}
     assert train(digits, tmp_path / "out", method, **given) == 0

@@ -11,10 +11,11 @@ from synthetic import encoded
 from test_odd_images import packed_tiff, tiff
 
 from hf_biasensemble.data.decoding import decode_image
+from hf_biasensemble.data.geometry import Geometry
 
 
 def grey_of(content: bytes) -> int:
-    return int(decode_image({"bytes": content, "path": None}, 4)[0, 0, 0])
+    return int(decode_image({"bytes": content, "path": None}, Geometry(4))[0, 0, 0])
 
 
 def png(value: int) -> bytes:

@@ -17,8 +17,8 @@ import pytest
 from image_trees import SCRIPTS, load_script
 from synthetic import coloured_digits
 from test_published_commands import SEVERITIES, write_card
-from transformers import HfArgumentParser
 
+from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.cli.main import COMMANDS, run_command
 from hf_biasensemble.methods import METHODS
 
@@ -133,7 +133,7 @@ def parsing_only(monkeypatch):
 
         return parse_and_end
 
-    for parser, name in ((HfArgumentParser, "parse_args_into_dataclasses"), (argparse.ArgumentParser, "parse_args")):
+    for parser, name in ((StrictParser, "parse_args_into_dataclasses"), (argparse.ArgumentParser, "parse_args")):
         monkeypatch.setattr(parser, name, ending(getattr(parser, name)))
 
 

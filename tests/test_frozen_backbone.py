@@ -193,7 +193,7 @@ def test_head_and_backbone_agree_with_the_head_on_features(digits, frozen, tmp_p
         model_args = with_preprocessing(model_args)
         splits = load_image_splits(data_args, image_geometry(model_args))
         transform = image_transform(model_args, "photographs")
-        heads, encoded = encode_splits(model_args, data_args, splits, transform, 0, torch.device("cpu"))
+        heads, encoded = encode_splits(model_args, data_args, splits, transform, torch.device("cpu"))
         assert encoded["train"].fingerprint == splits["train"].fingerprint
         features = encoded["test"].pixels
         assert isinstance(features, Features) and features.shape[1] == 1 and encoded["train"].pixels.shape[1] == 3

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from fresh_python import environment
 from PIL import Image
-from runs import SETTINGS, content, error_line, results
+from runs import SETTINGS, common_settings, content, error_line, results
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.cli.sweep import _parse, make_plan
@@ -24,7 +24,7 @@ TABLES = ("table.md", "table.csv", "cells.csv", "table.png")
 
 
 def sweep_words(data: Path, output_dir: Path, methods: str, seeds: str = "0", **changes) -> list[str]:
-    settings = {"dataset_name": data, **SETTINGS, **changes}
+    settings = {"dataset_name": data, **common_settings(*methods.split()), **changes}
     own = [*"sweep --methods".split(), *methods.split(), "--seeds", *seeds.split(), "--output_dir", str(output_dir)]
     return [*own, *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 
@@ -144,7 +144,7 @@ def test_mistakes_show_before_anything_runs(digits, tmp_path, capsys, changes, s
 
 def test_method_that_nobody_knows_and_doubles_are_refused(digits, tmp_path, capsys):
     assert sweep(digits, tmp_path / "out", "lff lfff") == 2
-    assert "invalid choice: 'lfff'" in error_line(capsys)
+    assert "--method: expected one of disent, disent_be, erm" in error_line(capsys)
     assert sweep(digits, tmp_path / "out", "lff", seeds="0 1 0") == 2
     assert "--seeds: expected different values, found 0 1 0" in error_line(capsys)
 

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         heads, trained_on = model_args, splits
         if model_args.freeze_backbone:
             images = image_transform(model_args, args.augmentation, args.color_jitter)
-            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.seed, args.device)
+            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
         selection, _ = make_selection(
             selector, heads, selection_args, args, trained_on, must_serve=False, callbacks=[stop_signal]
         )

@@ -125,7 +125,11 @@ def _encode(
     with open(unfinished, "rb+") as stream:
         os.posix_fallocate(stream.fileno(), 0, values.offset + values.nbytes)
     was_training = encoder.training
-    encoder.eval()
+    encoder.eval().to(memory_format=torch.channels_last)  # two to three times as fast on a processor
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        return encoder(images.contiguous(memory_format=torch.channels_last))
+
     bar = tqdm(
         total=len(pixels), initial=done, desc=f"Encoding {title}", unit="image", disable=None, delay=2, leave=False
     )
@@ -133,10 +137,10 @@ def _encode(
         for start in range(done, len(pixels), ROWS_AT_ONCE):
             rows = torch.arange(start, min(start + ROWS_AT_ONCE, len(pixels)))
             images = pixels.index_select(0, rows).to(device)
-            encoded = [encoder(transform(images, training=False))]
+            encoded = [encode(transform(images, training=False))]
             for view in range(1, shape[1]):
                 block = derived_seed(seed, "feature views", start * shape[1] + view)
-                encoded.append(encoder(build_with_seed(block, partial(transform, images, training=True))))
+                encoded.append(encode(build_with_seed(block, partial(transform, images, training=True))))
             values[start : start + len(rows)] = torch.stack(encoded, dim=1).to(torch.float16).cpu().numpy()
             values.flush()
             progress.write_text(json.dumps({"rows": start + len(rows)}), encoding="utf-8")

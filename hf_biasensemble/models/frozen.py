@@ -20,7 +20,6 @@ def encode_splits(
     data_args: DataArguments,
     splits: dict[str, ImageSplit],
     transform: ImageTransform,
-    seed: int,
     device: torch.device,
 ) -> tuple[ModelArguments, dict[str, ImageSplit]]:
     """The splits with features of the frozen backbone in place of pixels, and the arguments of networks on these.
@@ -30,7 +29,6 @@ def encode_splits(
         data_args (`DataArguments`): Says how much is kept in memory.
         splits (`dict[str, ImageSplit]`): Decoded images, `train` among them.
         transform (`ImageTransform`): Their preprocessing; its augmentation makes the further views of training images.
-        seed (`int`): Of these views.
         device (`torch.device`): Where to encode.
     """
     config = classifier_config(model_args, splits["train"].class_names)
@@ -50,7 +48,7 @@ def encode_splits(
                 architecture,
                 transform,
                 of_train,
-                seed,
+                data_args.split_seed,  # not that of the run: the views serve all seeds
                 width,
                 in_memory=lambda size: size <= data_args.pixel_memory_bytes(),
                 title=name,
