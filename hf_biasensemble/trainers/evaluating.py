@@ -142,7 +142,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
         """The logged evaluation of a step; empty if there was none."""
         for entry in reversed(self.state.log_history):
             metrics = {key: value for key, value in entry.items() if key.endswith((*METRICS, *DIFFICULTIES))}
-            of_own_splits = any(key.startswith(tuple(self.eval_dataset or ())) for key in metrics)
+            of_own_splits = any(key.startswith(("train_", *(self.eval_dataset or ()))) for key in metrics)
             if of_own_splits and entry["step"] == step:
                 return metrics
         return {}
