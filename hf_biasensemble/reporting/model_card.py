@@ -12,6 +12,7 @@ import timm
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_biasensemble import shipped
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, SelectionArguments
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.files import written_whole
@@ -46,7 +47,6 @@ _CHOICES = {
     "validation_ac_score": "the evaluated step with the highest AC score on the validation split",
     "oracle_test": f"**{ORACLE_MARK}**",
 }
-_RECIPES = Path(__file__).parents[2] / "configs"  # in a checkout; an installed package has no recipes to follow
 _HOUSEKEEPING = {
     *(field.name for field in fields(DataArguments)),
     *("output_dir", "overwrite_output_dir", "selection_dir", "compare_with", "use_cpu", "report_to"),
@@ -254,7 +254,9 @@ def _recipes(used: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
     What a recipe leaves out has its default there; the seed is nobody's recipe.
     """
     recipes = {}
-    for file in sorted([*_RECIPES.glob(f"{used['method']}/*.yaml"), *_RECIPES.glob("recommended/*.yaml")]):
+    for name, file in shipped.recipes().items():
+        if not name.startswith((f"{used['method']}/", "recommended/")):
+            continue
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
         if recipe["method"] == used["method"]:
             theirs = {name: recipe.get(name, default) for name, default in _defaults().items() if name in used}
