@@ -6,7 +6,7 @@ Names are imported when first used, so that `import hf_biasensemble` costs nothi
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOME_OF = {
     "BiasEnsembleTrainer": "trainers.bias_ensemble",
