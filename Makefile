@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow quality style docs build
+.PHONY: help install quickstart test test-slow test-onnx test-browser test-wheel quality style docs build
 
 help:  ## list the goals
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 15
 
 install: $(INSTALLED)  ## make .venv with the library (editable) and all that development needs
 
@@ -26,6 +26,19 @@ test: $(INSTALLED)  ## run the tests
 
 test-slow: $(INSTALLED)  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
+
+test-wheel: $(INSTALLED)  ## build the wheel and use it in an empty folder
+	@$(BIN)/python -m pytest -q -m 'slow or not slow' tests/test_wheel.py
+
+test-onnx: $(INSTALLED)  ## run the tests of ONNX files, with the extra `onnx`
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[onnx]'
+	@$(BIN)/python -m pytest -q -k onnx tests/test_predict.py
+
+test-browser: $(INSTALLED)  ## run the tests of the audit page, where there is a Chromium
+	@if which chromium google-chrome | grep -q .; then \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input playwright && \
+	    $(BIN)/python -m pytest -q -m slow tests/test_audit_page.py; \
+	else echo "no Chromium here: the tests of the audit page in a browser are left out"; fi
 
 quality: $(INSTALLED)  ## check style and types
 	@$(BIN)/ruff check .

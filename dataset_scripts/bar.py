@@ -207,7 +207,7 @@ def build(
             title="BAR (Biased Action Recognition), mixed anew",
             summary=f"{SUMMARY} **Not the split of the BiasEnsemble paper**: see below.",
             making=_making(aligned, conflicting, validation_share, seed),
-            command=f"python dataset_scripts/bar.py --source alinlab {origin} \\\n"
+            command=f"hf-biasensemble make-dataset bar --source alinlab {origin} \\\n"
             f"    --severities {' '.join(configs)} --validation_share {validation_share} --seed {seed} \\\n"
             f"    --output_dir bar",
             tags=AUTHORS.tags,

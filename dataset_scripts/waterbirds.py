@@ -151,7 +151,7 @@ def build(
             title="Waterbirds",
             summary=SUMMARY,
             making=MAKING,
-            command=f"python dataset_scripts/waterbirds.py {origin} \\\n    --output_dir waterbirds",
+            command=f"hf-biasensemble make-dataset waterbirds {origin} \\\n    --output_dir waterbirds",
             tags=["waterbirds"],
             license="unknown",
         )

@@ -12,6 +12,19 @@ class BiasEnsembleError(ValueError):
     """
 
 
+def missing_package(package: str, extra: str) -> BiasEnsembleError:
+    """The error where an optional package is needed and not installed; it says what installs the package.
+
+    Args:
+        package: What is missing.
+        extra: The extra of this library that brings it.
+    """
+    return BiasEnsembleError(
+        f"expected the package {package}, found none; pip install 'hf_biasensemble[{extra}]', "
+        f"or in a checkout pip install '.[{extra}]'"
+    )
+
+
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> list[str]:
     """What differs between the settings of something that is there and those asked for, worded for an error."""
     return [

@@ -27,7 +27,6 @@ PUBLISHED_FILES = [
     "preprocessor_config.json",
     "modeling_*.py",
     CARD_FILE,
-    ".eval_results/*.yaml",
     "all_results.json",
     "config.yaml",
     "history.csv",

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from synthetic import CLASS_NAMES
 
@@ -46,7 +47,7 @@ SETTINGS = {
 }
 PUSHED = {
     *("config.json", "model.safetensors", "modeling_debiased.py", "README.md", "all_results.json", "config.yaml"),
-    *("history.csv", "figures/accuracy.png", "figures/curves.png", ".eval_results/results.yaml"),
+    *("history.csv", "figures/accuracy.png", "figures/evidence.png"),
     *("figures/groups.png", "figures/relative_difficulty.png", "figures/selection.png"),
 }
 
@@ -68,7 +69,9 @@ def common_settings(*methods: str) -> dict[str, object]:
 def train(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> int:
     """One that starts from another method's run has that made first, beside its own folder."""
     before = ALL_METHODS[method].starts_from
-    if before and not {"init_from", "resume_from_checkpoint", "freeze_backbone"} & changes.keys():
+    if before and "resume_from_checkpoint" in changes:
+        changes["init_from"] = yaml.safe_load((output_dir / "config.yaml").read_text())["init_from"]
+    elif before and not {"init_from", "freeze_backbone"} & changes.keys():
         start = output_dir.parent / f"{output_dir.name}_start"
         network = {name: changes[name] for name in ("backbone", "image_size") if name in changes}
         if not start.exists():

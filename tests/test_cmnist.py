@@ -9,6 +9,8 @@ import pytest
 from image_trees import all_bytes
 from mnist_files import TEST, TRAIN, build, cmnist, read_split
 
+from hf_biasensemble.cli.main import run_command
+
 # --- counts and colours ----------------------------------------------------------------------------------------------
 
 
@@ -128,10 +130,10 @@ def test_configs_hold_out_the_same_digits_but_draw_their_own_colours(mnist_folde
 
 def test_the_command_on_the_card_makes_the_same_files(coloured_mnist, mnist_folder, tmp_path, monkeypatch):
     text = (coloured_mnist / "README.md").read_text()
-    command = re.search(r"```bash\n(python .*?)\n```", text, re.DOTALL)[1].replace("\\\n", " ")
-    program, script, *options = shlex.split(command)
-    assert (program, script) == ("python", "dataset_scripts/cmnist.py")
+    command = re.search(r"```bash\n(hf-biasensemble .*?)\n```", text, re.DOTALL)[1].replace("\\\n", " ")
+    program, command, *words = shlex.split(command)
+    assert (program, command) == ("hf-biasensemble", "make-dataset")
     monkeypatch.chdir(tmp_path)
     Path("mnist").symlink_to(mnist_folder)
-    assert cmnist.main(options) == 0
+    assert run_command("make_dataset", words) == 0
     assert all_bytes(Path("cmnist")) == all_bytes(coloured_mnist)

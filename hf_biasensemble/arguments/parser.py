@@ -10,7 +10,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, get_type_hints
 
@@ -18,6 +17,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.shipped import config_file
 
 
 class Foreign(NamedTuple):
@@ -43,7 +43,7 @@ def parse_arguments(
     foreign: Callable[[str], Foreign | None] = lambda name: None,
     epilog: str | None = None,
 ) -> tuple[Any, ...]:
-    """Fills the dataclasses from `--config FILE.yaml` and the command line.
+    """Fills the dataclasses from `--config` (a YAML file, or a recipe by name) and the command line.
 
     Args:
         argument_types (`list[type]`): The dataclasses whose fields are the options.
@@ -61,7 +61,7 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = StrictParser(argument_types, hidden, foreign, allow_abbrev=False, description=description, epilog=epilog)
-    parser.add_argument("--config", help="YAML file with any of the options below.")
+    parser.add_argument("--config", help="YAML file with any of the options below, or a recipe such as lff_be/cmnist.")
     parser.known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
     file = given_option("config", argv)
     try:
@@ -154,7 +154,7 @@ def read_yaml(file: str) -> dict[str, Any]:
         `BiasEnsembleError`: If it cannot be read or holds something else.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.safe_load(config_file(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BiasEnsembleError(f"--config {file} could not be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_biasensemble.arguments import DataArguments, option, parse_arguments
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.errors import BiasEnsembleError, missing_package
 
 
 @dataclass
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Opens the models and the data, and writes the picture."""
     data_args, explain_args = parse_arguments([DataArguments, ExplainArguments], argv, description=__doc__)
     if not importlib.util.find_spec("captum"):
-        raise BiasEnsembleError("expected the package captum, found none; pip install 'hf_biasensemble[explain]'")
+        raise missing_package("captum", "explain")
     from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.pixels import ImageSplit
     from hf_biasensemble.data.prepare import load_image_splits

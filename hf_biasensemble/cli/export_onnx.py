@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from hf_biasensemble.cli.parser import CommandParser
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.errors import BiasEnsembleError, missing_package
 from hf_biasensemble.files import written_whole
 
 TOLERANCE = 1e-4
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output_file", type=Path, metavar="OUT.onnx", help="file to write")
     options = parser.parse_args(argv)
     if not importlib.util.find_spec("onnxscript"):
-        raise BiasEnsembleError("expected the package onnxscript, found none; pip install 'hf_biasensemble[onnx]'")
+        raise missing_package("onnxscript", "onnx")
     import torch
 
     from hf_biasensemble.models.export import load_classifier

@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "labels and probabilities for images of your own",
     "push": "upload a finished output folder to the Hub",
     "export-onnx": "a saved classifier as an ONNX file",
+    "make-dataset": "write a benchmark data set as a folder of Parquet files",
     "check-data": "what training would see of a data set",
     "cache": "list or clear what is kept between runs",
 }

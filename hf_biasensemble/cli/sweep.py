@@ -1,6 +1,6 @@
 """Compare methods: one run per method, data set configuration and seed, each in a process and a folder of its own.
 
-hf-biasensemble sweep --config 'configs/{method}/cmnist.yaml' --methods erm lff_be --dataset_config_names 1pct 5pct
+hf-biasensemble sweep --config '{method}/cmnist' --methods erm lff_be --dataset_config_names 1pct 5pct
 --seeds 0 1 2 --dataset_name data/cmnist --output_dir outputs/sweep [any option of train]
 
 Started again, it keeps finished runs and resumes unfinished ones. Methods with BiasEnsemble share a selection where
@@ -89,7 +89,7 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dataset_config_names", nargs="+", default=["default"], help="Configurations, as 1pct 5pct.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds (0 1 2).")
     parser.add_argument("--output_dir", required=True, help="Folder for runs and tables.")
-    parser.add_argument("--config", help="YAML file of the runs; {method} in its name stands for the method.")
+    parser.add_argument("--config", help="YAML file or recipe; {method} in its name stands for the method.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time (1); they share the processor cores.")
     asked, overrides = parser.parse_known_args(argv)
     if asked.jobs < 1:

@@ -1,4 +1,4 @@
-"""Train a debiased classifier: `train.py --config configs/lff_be/cmnist.yaml --dataset_name DIR --output_dir OUT`."""
+"""Train a debiased classifier: `train.py --config lff_be/cmnist --dataset_name DIR --output_dir OUT`."""
 
 import sys
 

@@ -297,7 +297,7 @@ def build_from_authors(
   are what their folders and file names (`..._<label>_<bias label>`) say.
 - The bytes of the image files were kept.
 {source.notes}""",
-            command=f"python dataset_scripts/{source.name}.py --source authors {origin} \\\n"
+            command=f"hf-biasensemble make-dataset {source.name} --source authors {origin} \\\n"
             f"    --severities {' '.join(names)} --output_dir {source.name}_repository",
             tags=source.tags,
             license="unknown",

