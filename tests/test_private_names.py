@@ -30,6 +30,8 @@ CLASSES = (
 # "Class.name" -> parameters of a method, or None for what an instance holds.
 EXPECTED = {
     "Trainer._clip_grad_norm": "self, model",
+    "HfArgumentParser._add_dataclass_arguments": "self, dtype",
+    "HfArgumentParser._parse_dataclass_field": "parser, field",
     "Trainer._created_lr_scheduler": None,
     "Trainer._finalize_training": "self, trial, num_train_samples, start_time",
     "Trainer._get_dataloader": "self, dataset, description, batch_size, sampler_fn, is_training, dataloader_key",

@@ -9,6 +9,7 @@ from fresh_python import WITHOUT_LIBRARY, fresh_python
 from runs import error_line, results
 
 from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.metrics.accuracy import METRICS
 
 # The test command ----------------------------------------------------------------------------------------------------
 
@@ -23,7 +24,8 @@ def test_saved_model_measures_as_it_did_in_training(finished, digits, tmp_path, 
     file = tmp_path / "new" / "metrics.json"
     assert measure(finished("lff_be"), digits, file, "--split", split, "--batch_size", "7") == 0
     measured = json.loads(file.read_text())
-    expected = {name: value for name, value in results(finished("lff_be")).items() if name.startswith(f"{split}_")}
+    in_training = results(finished("lff_be"))
+    expected = {f"{split}_{name}": in_training[f"{split}_{name}"] for name in METRICS}
     assert measured == expected and len(measured) == 6
 
 

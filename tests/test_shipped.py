@@ -6,16 +6,10 @@ import pytest
 from image_trees import SCRIPTS
 from runs import error_line
 
-from hf_biasensemble.arguments import (
-    DataArguments,
-    DebiasingArguments,
-    ModelArguments,
-    SelectionArguments,
-    parse_arguments,
-)
 from hf_biasensemble.cli.main import COMMANDS, run_command
 from hf_biasensemble.cli.sweep import _parse, make_plan
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.run_arguments import parse_run
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
@@ -29,8 +23,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def parse(config: str):
-    types = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
-    return parse_arguments(types, ["--config", config, "--dataset_name", "some/data", "--output_dir", "out"])
+    return parse_run(["--config", config, "--dataset_name", "some/data", "--output_dir", "out"])
 
 
 # Recipes -------------------------------------------------------------------------------------------------------------

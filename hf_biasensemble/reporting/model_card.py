@@ -325,7 +325,8 @@ def _defaults(method: Method) -> dict[str, Any]:
         for arguments in method.argument_types(DataArguments)[1:]
         for field in fields(arguments)
     }
-    return defaults | DEFAULT_PREPROCESSING  # `None` stands for these in a network from scratch
+    # What `None` stands for in a network from scratch.
+    return {**defaults, **DEFAULT_PREPROCESSING, **({"cross_fit": False} if "cross_fit" in defaults else {})}
 
 
 def _command(settings: Mapping[str, Any], num_processes: int, results: Mapping[str, Any]) -> str:
