@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from synthetic import CLASS_NAMES
 
+from hf_biasensemble.arguments import settled_selection
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.collectives import leave
 from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
@@ -123,6 +124,7 @@ def train_one_after_another(file: str) -> None:
 def selection_inputs(data: Path, output_dir: Path, method: str = "lff_be", **changes: object) -> tuple:
     """What `make_selection` is called with in a run: selector, settings of model, selector and training, splits."""
     data_args, model_args, selection_args, args = parse_run(words(data, output_dir, method, **changes))
+    selection_args = settled_selection(selection_args, model_args, args)
     model_args = with_preprocessing(model_args)
     splits = load_image_splits(data_args, image_geometry(model_args))
     return ALL_METHODS[method].selector, model_args, selection_args, args, splits

@@ -66,7 +66,7 @@ def test_each_run_has_a_folder_and_the_tables_their_figures(finished_sweep):
 def test_cards_show_erm_beside(finished_sweep):
     runs = finished_sweep / "default"
     accuracy = 100 * results(runs / "erm" / "seed_0")["test_accuracy"]
-    row = f"| test, `erm` on the same data for comparison | {accuracy:.1f} |"
+    row = f"| test, `erm` on the same data for comparison | {accuracy:.1f} ("
     assert row in (runs / "lff_be" / "seed_0" / "README.md").read_text()
     assert "for comparison" not in (runs / "erm" / "seed_0" / "README.md").read_text()
 
@@ -175,13 +175,13 @@ def cell(method: str, seed: int, conflicting: float, chosen: dict | None = None,
 def test_table_holds_mean_spread_and_paired_gains(tmp_path):
     cells = [cell("lff", 0, 40), cell("lff", 1, 50), cell("lff_be", 0, 45), cell("lff_be", 1, 49)]
     cells += [cell("disent_be", 0, 60)]
-    text = write_sweep_tables(cells, tmp_path)
+    text = write_sweep_tables(cells, tmp_path, baselines={"lff_be": "lff", "disent_be": "disent", "lff": "erm"})
     assert "| 1pct | lff | 0, 1 | 90.0 ± 0.0 | 45.0 ± 7.1 | 50.0 ± 0.0 |" in text
     assert "| 1pct | disent_be | 0 | 90.0 | 60.0 | 50.0 |" in text
-    line = "| 1pct | lff_be | bias-conflicting | seed 0: +5.0, seed 1: -1.0 | +2.0 ± 4.2 | in 1 of 2 seeds |"
+    line = "| 1pct | lff_be | lff | bias-conflicting | seed 0: +5.0, seed 1: -1.0 | +2.0 ± 4.2 | in 1 of 2 seeds |"
     assert line in text
-    assert "| 1pct | lff_be | bias-aligned | seed 0: +0.0, seed 1: +0.0 | +0.0 ± 0.0 | in no seed |" in text
-    assert "| 1pct | disent_be | bias" not in text  # nothing to pair it with
+    assert "| 1pct | lff_be | lff | bias-aligned | seed 0: +0.0, seed 1: +0.0 | +0.0 ± 0.0 | in no seed |" in text
+    assert "| 1pct | disent_be | disent" not in text  # nothing to pair it with
     with open(tmp_path / "table.csv", newline="") as stream:
         rows = {row["method"]: row for row in csv.DictReader(stream)}
     assert float(rows["lff"]["conflicting_accuracy_mean"]) == 45
@@ -193,8 +193,11 @@ def test_table_holds_mean_spread_and_paired_gains(tmp_path):
 
 def test_gain_in_every_seed_is_said_and_one_seed_says_little(tmp_path):
     cells = [cell("disent", 0, 40), cell("disent", 1, 50), cell("disent_be", 0, 41), cell("disent_be", 1, 60)]
-    assert "seed 0: +1.0, seed 1: +10.0 | +5.5 ± 6.4 | in every seed |" in write_sweep_tables(cells, tmp_path)
-    assert "seed 0: +1.0 | +1.0 | one seed only |" in write_sweep_tables([cells[0], cells[2]], tmp_path)
+    pairs = {"disent_be": "disent"}
+    text = write_sweep_tables(cells, tmp_path, baselines=pairs)
+    assert "seed 0: +1.0, seed 1: +10.0 | +5.5 ± 6.4 | in every seed |" in text
+    text = write_sweep_tables([cells[0], cells[2]], tmp_path, baselines=pairs)
+    assert "seed 0: +1.0 | +1.0 | one seed only |" in text
 
 
 def test_chosen_step_stands_after_the_last_and_is_marked(tmp_path):

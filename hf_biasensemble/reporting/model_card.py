@@ -294,6 +294,10 @@ def _used_settings(settings: Mapping[str, Any], method: Method) -> dict[str, Any
         skipped |= {"step_decay_factor", "step_decay_start"}
     if not settings.get("init_from"):
         skipped.add("init_part")
+    if not settings.get("freeze_backbone"):
+        skipped |= {"freeze_backbone", "feature_views", "head", "head_hidden"}
+    if not settings.get("color_jitter"):
+        skipped.add("color_jitter")
     known = method.option_names()
     used = {"method": method.name, **settings}
     if used.get("init_from") and Path(used["init_from"]).is_dir():
