@@ -89,7 +89,10 @@ def accuracy_intervals(
     from their variances. `ac_score` has none. The worst group was picked for being low, so its interval lies low, too.
 
     Args:
-        predictions, labels, bias_labels, is_conflicting (`np.ndarray` of shape (N,)): As of [`bias_accuracy`].
+        predictions (`np.ndarray` of shape (N,)): Predicted classes.
+        labels (`np.ndarray` of shape (N,)): True classes.
+        bias_labels (`np.ndarray` of shape (N,), *optional*): Bias attribute of each sample.
+        is_conflicting (`np.ndarray` of shape (N,), *optional*): Whether each sample is bias-conflicting.
 
     Returns:
         `dict[str, tuple[float, float, int]]`: By metric, both ends in [0, 1] and the number of images.
