@@ -1,6 +1,9 @@
 """A frozen backbone: features are stored once and never served old, heads are trained on them, both are published."""
 
 import json
+import re
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from hf_biasensemble.data import feature_store
 from hf_biasensemble.data.feature_store import feature_folder, name_of_features, open_or_encode
 from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS as ALL_METHODS
 from hf_biasensemble.models.export import load_classifier
 
@@ -137,6 +141,33 @@ def test_encoding_that_was_killed_is_taken_up(store, monkeypatch):
     handle.remove()
 
 
+def test_full_disk_is_one_line_and_leaves_nothing_behind(store):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # bytes that a file may have
+    try:
+        with pytest.raises(BiasEnsembleError, match="features of .* could not be written .* set HF_DATASETS_CACHE"):
+            encode(store, encoder_of())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert {file.suffix for file in feature_folder().iterdir()} == {".lock"}
+    assert len(encode(store, encoder_of())) == 150
+
+
+def test_large_images_go_through_a_processor_a_few_at_a_time(store, monkeypatch):
+    encoder = encoder_of()
+    whole = encode(store, encoder).clone()
+    (file,) = feature_folder().glob("*.npy")
+    file.unlink()
+    monkeypatch.setattr(feature_store, "VALUES_AT_ONCE", 20 * 3 * 32 * 32 + 5)
+    together: list[int] = []
+    encoder.register_forward_pre_hook(lambda module, inputs: together.append(len(inputs[0])))
+    found = encode(store, encoder)  # the same random views, and float32 rounds a little differently
+    torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-3)
+    assert together == [20, 20, 20, 4] * 6 + [20, 2] * 3
+
+
 def test_a_random_view_of_each_image_comes_while_training_and_the_first_in_evaluation():
     features = torch.arange(4.0).view(1, 4, 1).expand(4000, 4, 5).half()
     transform = FeatureTransform(torch.full((5,), 1.0), torch.full((5,), 2.0))
@@ -247,6 +278,8 @@ def test_two_processes_give_the_run_of_one(digits, frozen, tmp_path):
     [
         ({"backbone": "mlp", "pretrained_weights": ""}, "--pretrained_weights: expected a timm backbone"),
         ({"pretrained_weights": None}, "--freeze_backbone: expected a pretrained timm backbone"),
+        ({"backbone": "mlp", "pretrained_weights": None}, "found nothing to freeze: the MLP"),
+        ({"backbone": "test_efficientnet"}, "expected the .* weights of test_efficientnet, found .* missing"),
         ({"feature_views": -1}, "--feature_views: expected 0 or more"),
         ({"head": "deep"}, "--head: expected linear or mlp"),
         ({"train_layers": 1}, "--train_layers: expected nothing with --freeze_backbone"),
@@ -256,7 +289,16 @@ def test_two_processes_give_the_run_of_one(digits, frozen, tmp_path):
 def test_settings_that_do_not_fit_are_refused(digits, frozen, tmp_path, capsys, changes, expected):
     given = {name: value for name, value in {**frozen, **changes}.items() if value is not None}
     assert train(digits, tmp_path / "out", "erm", **given) == 2
-    assert expected in error_line(capsys)
+    assert re.search(expected, error_line(capsys))
+
+
+def test_without_further_views_the_head_sees_the_plain_one(digits, frozen, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_store, "cache_folder", lambda: tmp_path / "cache")
+    assert train(digits, tmp_path / "none", "erm", **{**frozen, "feature_views": 0}) == 0
+    shapes = {np.load(file).shape[:2] for file in feature_folder().glob("*.npy")}
+    assert {views for _, views in shapes} == {1}
+    assert train(digits, tmp_path / "plain", "erm", **{**frozen, "augmentation": "none"}) == 0
+    assert weights(tmp_path / "none") == weights(tmp_path / "plain")
 
 
 def test_images_smaller_than_the_crop_are_enlarged(backbone_file, frozen, tmp_path):

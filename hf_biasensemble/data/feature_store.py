@@ -21,11 +21,16 @@ from torch import nn
 from hf_biasensemble.data.cache import cache_folder
 from hf_biasensemble.data.pixel_store import MappedPixels, hash_of_pixels
 from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.seeding import build_with_seed, derived_seed
 
 FORMAT_VERSION = 1
 ROWS_AT_ONCE = 64
-"""Images that go through the backbone together. Random views are drawn by such blocks, so it is part of the format."""
+"""Images that are encoded together. Random views are drawn by such blocks, so it is part of the format."""
+VALUES_AT_ONCE = 2**19
+"""Input values that go through the backbone together on a processor, three images of 224 pixels. The outputs of its
+layers then stay below 32 MB, beyond which the C library returns memory to the system at once: with 64 images, touching
+fresh pages took more time than the computation."""
 
 
 def feature_folder() -> Path:
@@ -84,6 +89,9 @@ def open_or_encode(
 
     Returns:
         float16 (N, 1 + V, D).
+
+    Raises:
+        `BiasEnsembleError`: If the disk has no room.
     """
     name = name_of_features(pixels, encoder, architecture, transform, views, seed)
     file, shape = feature_folder() / f"{name}.npy", (len(pixels), 1 + views, width)
@@ -120,15 +128,26 @@ def _encode(
         if _is_whole(unfinished, shape):
             done = json.loads(progress.read_text(encoding="utf-8"))["rows"]
     mode: Any = "r+" if done else "w+"
-    values = np.lib.format.open_memmap(unfinished, mode=mode, dtype=np.float16, shape=shape)
-    # A full disk shows here, not as a bus error when a page of the map is written.
-    with open(unfinished, "rb+") as stream:
-        os.posix_fallocate(stream.fileno(), 0, values.offset + values.nbytes)
+    try:
+        values = np.lib.format.open_memmap(unfinished, mode=mode, dtype=np.float16, shape=shape)
+        # A full disk shows here, not as a bus error when a page of the map is written.
+        with open(unfinished, "rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, values.offset + values.nbytes)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        needed = 2 * int(np.prod(shape)) / 1e9
+        raise BiasEnsembleError(
+            f"expected {needed:.2g} GB for the features of {title or 'the images'} in {file.parent}, which could not "
+            f"be written ({error.strerror}); set HF_DATASETS_CACHE to another disk, clear with: hf-biasensemble cache "
+            "--clear, or lower --feature_views"
+        ) from error
     was_training = encoder.training
     encoder.eval().to(memory_format=torch.channels_last)  # two to three times as fast on a processor
 
     def encode(images: torch.Tensor) -> torch.Tensor:
-        return encoder(images.contiguous(memory_format=torch.channels_last))
+        together = max(1, VALUES_AT_ONCE // images[0].numel()) if device.type == "cpu" else len(images)
+        parts = images.split(together)
+        return torch.cat([encoder(part.contiguous(memory_format=torch.channels_last)) for part in parts])
 
     bar = tqdm(
         total=len(pixels), initial=done, desc=f"Encoding {title}", unit="image", disable=None, delay=2, leave=False
