@@ -27,6 +27,7 @@ class Selector:
         check: `(selection, class_names) -> None`: raises `BiasEnsembleError` if the selection cannot serve training.
         about: A paragraph of Markdown for the model card; `{name}` stands for a setting.
         citations: BibTeX entries.
+        judges: Whether its members follow the shortcut, so that what they predict can judge models.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Selector:
     check: Callable[..., None]
     about: str = ""
     citations: tuple[str, ...] = ()
+    judges: bool = False
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,20 @@ def check_classes(model: PreTrainedModel, split: ImageSplit) -> None:
         )
 
 
+def to_classes_of(split: ImageSplit, model: PreTrainedModel, logits: torch.Tensor, name: str) -> torch.Tensor:
+    """Logits (R, K) of the model in the order of the data's classes, which go by name.
+
+    Raises:
+        `BiasEnsembleError`: If the model, which is called `name`, has other classes.
+    """
+    names = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
+    if sorted(names) != sorted(split.class_names) or len(set(names)) < len(names):
+        raise BiasEnsembleError(
+            f"{name}: expected a model of the classes {', '.join(split.class_names)}, found {', '.join(names)}"
+        )
+    return logits[:, [names.index(class_name) for class_name in split.class_names]]
+
+
 def evaluate_classifier(
     model: PreTrainedModel, split: ImageSplit, transform: ImageTransform, batch_size: int = 512
 ) -> dict[str, float]:

@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.output_folder import AUDIT_FILES, AUDIT_IMAGES, CARD_FILE, REPOSITORY_PLACEHOLDER
 
-SELECTION_FILE = "selection/selection.parquet"
+SELECTION_FILES = ["selection/selection.parquet", "selection/members.safetensors"]
 PUBLISHED_FILES = [
     "config.json",
     "model*.safetensors",
@@ -62,7 +62,7 @@ def push_model(
         repo_id (`str`): Model repository, `namespace/name`, or a name in the namespace of the token. Made if missing.
         private (`bool`, *optional*, defaults to `False`): Make it private. One that is public is refused then.
         with_selection (`bool`, *optional*, defaults to `False`): Also the bias-amplified set, which lists every
-            training image by its row.
+            training image by its row, and the members that made it, which can judge other models.
         commit_message (`str`, *optional*): Title of the commit.
         token (`str`, *optional*): By default `HF_TOKEN` or the one of `hf auth login`.
 
@@ -79,12 +79,12 @@ def push_model(
     if found:
         hint = "; the images of an audit are pushed with --audit" if (folder / AUDIT_FILES[0]).exists() else ""
         raise BiasEnsembleError(f"expected the output folder of a finished run, found {found[0]} in {folder}{hint}")
-    wanted = [*PUBLISHED_FILES, SELECTION_FILE] if with_selection else PUBLISHED_FILES
+    wanted = [*PUBLISHED_FILES, *SELECTION_FILES] if with_selection else PUBLISHED_FILES
     return push_folder(
         folder,
         repo_id,
         files=[name for name in _files_in(folder) if _matches(name, wanted)],
-        replaced=[*PUBLISHED_FILES, SELECTION_FILE],
+        replaced=[*PUBLISHED_FILES, *SELECTION_FILES],
         private=private,
         commit_message=commit_message or "Upload debiased image classifier",
         token=token,

@@ -33,7 +33,7 @@ REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
 """Stands in the examples of a card for the place of the model, until it is pushed to one."""
 _RUN_FILES = (
     *(RESULTS_FILE, HISTORY_FILE, CARD_FILE),
-    *("trainer_state.json", "config.json", "model.safetensors", "selection"),
+    *("trainer_state.json", "config.json", "model.safetensors", "selection", "judging"),
 )
 # Alone, these are worth no refusal.
 _FURTHER_FILES = (
@@ -153,6 +153,7 @@ def check_same_run(output_dir: Path, settings: dict[str, Any]) -> None:
 
 MAY_DIFFER_ON_RESUME = {
     "audit",
+    "judge",  # what its members say is compared instead
     "dataset_name",  # the fingerprint tells whether the data are the same
     "output_dir",
     "pretrained_weights",  # as above

@@ -27,6 +27,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import details_of
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.hub import check_can_push, push_model
+from hf_biasensemble.judging.judge import judgement, members_that_judge, pseudo_groups_of
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import save_classifier
@@ -51,7 +52,7 @@ from hf_biasensemble.reporting.model_card import write_model_card
 from hf_biasensemble.reporting.progress import ORACLE_MARK, NamedProgressCallback, results_table, use_own_progress
 from hf_biasensemble.reporting.run_figures import write_run_figures
 from hf_biasensemble.selectors.making import make_selection
-from hf_biasensemble.trainers.checkpoint_choice import check_checkpoint_choice
+from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
 
 
 def run(
@@ -85,7 +86,9 @@ def run(
     check_output_dir(output_dir, args, checkpoint)
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
-    check_checkpoint_choice(args, splits)
+    check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
+    if args.judge:
+        members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
     if method.starts_from and not (model_args.init_from or model_args.freeze_backbone):
         raise BiasEnsembleError(
             f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
@@ -113,7 +116,9 @@ def run(
         if model_args.freeze_backbone:
             images = image_transform(model_args, args.augmentation, args.color_jitter)
             heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
-        results = train_and_publish(method, model_args, heads, selection_args, args, trained_on, checkpoint, callbacks)
+        results = train_and_publish(
+            method, model_args, heads, selection_args, args, trained_on, splits, checkpoint, callbacks
+        )
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
             print(f"audit: {write_audit(output_dir, splits['train'], name, config_name)}", flush=True)
@@ -129,12 +134,14 @@ def train_and_publish(
     selection_args: Any,
     args: DebiasingArguments,
     splits: dict[str, ImageSplit],
+    images: dict[str, ImageSplit],
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Selection, training, published model and results of a run whose settings have been checked.
 
-    With a frozen backbone, `heads` are the arguments of networks on its features, which then stand in the splits.
+    With a frozen backbone, `heads` are the arguments of networks on its features, which then stand in the splits;
+    `images` are the decoded images in any case.
     """
     output_dir = Path(args.output_dir)
     transform = training_transform(splits["train"], heads, args.augmentation, args.color_jitter)
@@ -144,7 +151,9 @@ def train_and_publish(
     selection = None
     extra = {}
     if method.selector:
-        selection, results = make_selection(method.selector, heads, selection_args, args, splits, callbacks=callbacks)
+        selection, results = make_selection(
+            method.selector, heads, selection_args, args, splits, callbacks=callbacks, image_args=model_args
+        )
         extra = {"selection": selection}
     trainer = method.trainer(
         network,
@@ -157,13 +166,23 @@ def train_and_publish(
         **extra,
     )
     use_own_progress(trainer)
+    members = members_that_judge(args.judge, output_dir / "selection" if method.selector else None, images["train"])
+    if members and "validation" in splits:
+        groups = pseudo_groups_of(members, images["validation"], splits["validation"], args.eval_batch_size)
+        trainer.judged = {"validation": groups}
+    if args.checkpoint_choice == "estimated" and (members is None or groups.doubt()):
+        trainer.checkpoint_choice = CheckpointChoice("last")
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_finite()
     results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}
     results |= trainer.publish()
-    predictions = {name: trainer.predict_logits(split).argmax(dim=-1).numpy() for name, split in evaluated.items()}
+    held_out = {name: trainer.held_out_predictions(name, split) for name, split in evaluated.items()}
+    predictions = {name: found.predictions for name, found in held_out.items()}
     for name, split in evaluated.items():
         results |= {f"{name}_{key}": value for key, value in details_of(split, predictions[name]).items()}
+    if "validation" in held_out:
+        judged = judgement(held_out["validation"], args.compare_with, images["train"].fingerprint)
+        results |= {f"validation_{key}": value for key, value in judged.items()}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
         published = trainer.published_model()
@@ -171,6 +190,8 @@ def train_and_publish(
             published = with_backbone(published, model_args, transform)
         save_classifier(published, image_transform(model_args), output_dir, image_geometry(model_args))
         trainer.save_state()
+        if "validation" in held_out:
+            held_out["validation"].save(output_dir, "validation")
         with written_whole(output_dir / RESULTS_FILE) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         write_run_figures(output_dir, selection, evaluated.get("test"), predictions.get("test"))
@@ -178,7 +199,9 @@ def train_and_publish(
             output_dir, method, {"train": splits["train"], **evaluated}, args.world_size, args.hub_model_id
         )
         if evaluated:
-            mark = f", {ORACLE_MARK}" if args.checkpoint_choice == "oracle_test" else ""
+            mark = f", {ORACLE_MARK}" if results["checkpoint_choice"] == "oracle_test" else ""
             print(results_table({method.name + mark: results}))
+        if "validation_judgement" in results:
+            print(results["validation_judgement"])
         print(f"saved to {output_dir}", flush=True)
     return results

@@ -75,7 +75,7 @@ def test_methods_share_a_selection_that_is_made_once(finished_sweep):
     shared = list((finished_sweep / "default" / "selections").glob("seed_0_*/selection.parquet"))
     assert len(shared) == 1
     runs = [finished_sweep / "default" / method / "seed_0" for method in ("lff_be", "disent_be")]
-    assert sum("selection_runtime" in results(run) for run in runs) == 1
+    assert not any("selection_runtime" in results(run) for run in runs)  # the members were trained before all runs
     assert {(run / "selection" / "selection.parquet").read_bytes() for run in runs} == {shared[0].read_bytes()}
     assert len({results(run)["selection_size"] for run in runs}) == 1
     assert Selection.load(shared[0].parent).is_selected.sum() == results(runs[0])["selection_size"]

@@ -16,6 +16,7 @@ CHECKPOINT_CHOICES = {
     "last": None,
     "validation_accuracy": "validation_accuracy",
     "validation_ac_score": "validation_ac_score",
+    "estimated": "validation_estimated_unbiased_probability",
     "oracle_test": "test_accuracy",
 }
 """What may decide which step is published, and the metric whose highest value does; `None`: the last step."""
@@ -57,7 +58,12 @@ class DebiasingArguments(TrainingArguments):
     checkpoint_choice: str = option(
         "last",
         f"Which step is published, one of {', '.join(CHECKPOINT_CHOICES)}; validation_ac_score needs bias labels, "
-        "oracle_test looks at the test split.",
+        "oracle_test looks at the test split, estimated at neither (docs/judging.md).",
+    )
+    judge: str | None = option(
+        None,
+        "Folder of a run with BiasEnsemble, or of its selection, whose members say which validation images contradict "
+        "the shortcut; by default the run's own members.",
     )
     published_protocol: bool = option(
         False,

@@ -83,7 +83,14 @@ def main(argv: list[str] | None = None) -> int:
             images = image_transform(model_args, args.augmentation, args.color_jitter)
             heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
         selection, _ = make_selection(
-            selector, heads, selection_args, args, trained_on, must_serve=False, callbacks=[stop_signal]
+            selector,
+            heads,
+            selection_args,
+            args,
+            trained_on,
+            must_serve=False,
+            callbacks=[stop_signal],
+            image_args=model_args,
         )
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)

@@ -9,6 +9,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 COMMANDS = {
     "train": "train a debiased classifier",
     "test": "accuracy by group of a saved classifier",
+    "judge": "which model is better where the shortcut misleads, without bias labels",
     "audit": "a page that shows which training images contradict the shortcut",
     "explain": "what a saved classifier looks at in odd images",
     "sweep": "compare methods over data sets and seeds",

@@ -4,7 +4,8 @@ hf-biasensemble sweep --config '{method}/cmnist' --methods erm lff_be --dataset_
 --seeds 0 1 2 --dataset_name data/cmnist --output_dir outputs/sweep [any option of train]
 
 Started again, it keeps finished runs and resumes unfinished ones. Methods with BiasEnsemble share a selection where
-all that it depends on is equal. Writes table.md, table.csv, cells.csv and table.png.
+all that it depends on is equal. Its members are trained first and judge all runs on the same data and seed, those of
+other methods too. Writes table.md, table.csv, cells.csv and table.png.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hf_biasensemble.errors import BiasEnsembleError, differences
 from hf_biasensemble.methods import METHODS, load_method_file
 from hf_biasensemble.output_folder import CONFIG_FILE, MAY_DIFFER_ON_RESUME, RESULTS_FILE, sole_writer
 from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.selection import FILE_NAME as SELECTION_FILE
 
 LOG_FILE = "train.log"
 _NOT_FOR_SWEEPS = (
@@ -39,7 +41,8 @@ _MAY_DIFFER = MAY_DIFFER_ON_RESUME - {"max_steps", "eval_strategy", "eval_steps"
 
 @dataclass(frozen=True)
 class Plan:
-    """One run to make: its place in the comparison, its folder, the words of its command line, its settings."""
+    """One run to make: its place in the comparison, its folder, the words of its command line, its settings, and where
+    it shares a selection."""
 
     data: str
     method: str
@@ -47,6 +50,8 @@ class Plan:
     folder: Path
     words: list[str]
     settings: dict[str, Any]
+    selection_dir: Path | None = None
+    command: str = "train"
 
     @property
     def name(self) -> str:
@@ -54,7 +59,10 @@ class Plan:
 
     @property
     def is_finished(self) -> bool:
-        return (self.folder / RESULTS_FILE).exists()
+        if self.command == "train":
+            return (self.folder / RESULTS_FILE).exists()
+        assert self.selection_dir is not None
+        return (self.selection_dir / SELECTION_FILE).exists()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,8 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     ]
     for plan in plans:
         check_earlier_run(plan)
+    judges, plans = with_judges(plans, output_dir)
     with sole_writer(output_dir):
-        failures = run_all(plans, asked.jobs)
+        failures = run_all([*judges, *plans], asked.jobs)
         from hf_biasensemble.reporting.sweep_table import Cell, write_sweep_tables
 
         finished = [plan for plan in plans if plan.is_finished]
@@ -135,7 +144,30 @@ def make_plan(asked: argparse.Namespace, overrides: list[str], method: str, data
         words += ["--selection_dir", str(Path(asked.output_dir) / data / "selections" / f"seed_{seed}_{digest}")]
     settings = resolved(data_args, model_args, selection_args, args, hidden=METHODS[method].unused)
     settings = yaml.safe_load(yaml.safe_dump(settings))
-    return Plan(data, method, seed, folder, words, settings)
+    return Plan(data, method, seed, folder, words, settings, Path(words[-1]) if selector else None)
+
+
+def with_judges(plans: list[Plan], output_dir: Path) -> tuple[list[Plan], list[Plan]]:
+    """The runs that train members first, one for each data and seed, and all runs with these members as their judge.
+
+    Nothing is added where a judge is named already, or where no method has members that can judge.
+    """
+    judges: dict[tuple[str, int], Plan] = {}
+    for plan in sorted(plans, key=lambda plan: METHODS[plan.method].starts_from is not None):
+        selector = METHODS[plan.method].selector
+        if selector and selector.judges and not plan.settings["judge"]:
+            shares = [f"--{name}={plan.settings[name]}" for name in ("validation_share", "test_share")]
+            folder = output_dir / plan.data / "members" / plan.folder.name
+            words = [*plan.words, "--output_dir", str(folder), *shares]
+            judge = replace(plan, method=f"members of {plan.method}", folder=folder, words=words, command="audit")
+            judges.setdefault((plan.data, plan.seed), judge)
+    judged = []
+    for plan in plans:
+        its_judge = judges.get((plan.data, plan.seed))
+        judge_dir = its_judge.selection_dir if its_judge else None
+        words = [] if judge_dir in (None, plan.selection_dir) else ["--judge", str(judge_dir)]
+        judged.append(replace(plan, words=plan.words + words))
+    return list(judges.values()), judged
 
 
 def _for_method(overrides: list[str], method: str, methods: list[str]) -> list[str]:
@@ -181,11 +213,13 @@ def run_all(plans: list[Plan], jobs: int) -> list[str]:
     failures: dict[str, str] = {}
     with ThreadPoolExecutor(jobs) as pool:
         # First what others are compared with or start from.
-        needed = {METHODS[plan.method].starts_from for plan in plans}
-        first = [plan for plan in plans if plan.method in needed or METHODS[plan.method].baseline is None]
+        judges = [plan for plan in plans if plan.command != "train"]
+        runs = [plan for plan in plans if plan.command == "train"]
+        needed = {METHODS[plan.method].starts_from for plan in runs}
+        first = [plan for plan in runs if plan.method in needed or METHODS[plan.method].baseline is None]
         number = 0
         try:
-            for wave in (first, [plan for plan in plans if plan not in first]):
+            for wave in (judges, first, [plan for plan in runs if plan not in first]):
                 running = {pool.submit(run_one, plan, jobs): plan for plan in wave}
                 for future in as_completed(running):
                     number += 1
@@ -211,7 +245,7 @@ def run_one(plan: Plan, jobs: int) -> str:
     log = plan.folder / LOG_FILE
     with open(log, "a", encoding="utf-8") as stream:
         ended = subprocess.run(
-            [sys.executable, "-m", "hf_biasensemble", "train", *words],
+            [sys.executable, "-m", "hf_biasensemble", plan.command, *words],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

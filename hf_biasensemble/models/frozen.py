@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
 from hf_biasensemble.data.feature_store import open_or_encode
@@ -32,8 +33,7 @@ def encode_splits(
         device (`torch.device`): Where to encode.
     """
     config = classifier_config(model_args, splits["train"].class_names)
-    built = build_classifier(config, model_args.pretrained, 0, model_args.pretrained_weights)
-    encoder = built.encoder.to(device)
+    encoder = frozen_backbone(model_args, splits["train"].class_names).to(device)
     views = model_args.feature_views if transform.augments else 0
     width = feature_width(encoder)
     architecture = f"{config.backbone} {json.dumps(config.timm_arguments(), sort_keys=True)}"
@@ -78,6 +78,12 @@ def encode_splits(
     return heads, of_features
 
 
+def frozen_backbone(model_args: ModelArguments, class_names: list[str]) -> nn.Module:
+    """The pretrained backbone of the arguments, without a classifier."""
+    config = classifier_config(model_args, class_names)
+    return build_classifier(config, model_args.pretrained, 0, model_args.pretrained_weights).encoder
+
+
 def with_backbone(
     heads: DebiasedImageClassifier, model_args: ModelArguments, transform: FeatureTransform
 ) -> DebiasedImageClassifier:
@@ -94,13 +100,11 @@ def with_backbone(
     if model_args.head == "mlp":
         config.head_hidden = model_args.head_hidden
     model = build_classifier(config, False, 0)
-    plain = build_classifier(
-        classifier_config(model_args, names), model_args.pretrained, 0, model_args.pretrained_weights
-    )
+    plain = frozen_backbone(model_args, names)
     with torch.no_grad():
         for ours, theirs in zip(model.encoders(), heads.encoders(), strict=True):
             backbone: Any = ours if config.head_hidden is None else ours.backbone
-            backbone.load_state_dict(plain.encoder.state_dict())
+            backbone.load_state_dict(plain.state_dict())
             if config.head_hidden is not None:
                 layer: Any = ours.layer
                 layer.load_state_dict(theirs.state_dict())

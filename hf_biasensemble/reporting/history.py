@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from hf_biasensemble.files import written_whole
+from hf_biasensemble.judging.estimates import ESTIMATES
 from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.metrics.difficulty import DIFFICULTY_METRICS
 
@@ -40,5 +41,6 @@ class HistoryCallback(TrainerCallback):
 _COLUMNS = (
     "step",
     *(f"{split}_{metric}" for split in ("validation", "test", "raw_validation", "raw_test") for metric in METRICS),
+    *(f"{split}_{metric}" for split in ("validation", "raw_validation") for metric in ESTIMATES),
     *(f"train_{metric}" for metric in DIFFICULTY_METRICS),
 )

@@ -1,7 +1,8 @@
-"""Names that come from data, as plain text in Markdown: whatever they hold, it is shown and not acted on."""
+"""Tables in Markdown, and names that come from data as plain text: whatever they hold, it is shown, not acted on."""
 
 import html
 import re
+from collections.abc import Sequence
 
 
 def as_text(name: str) -> str:
@@ -12,3 +13,9 @@ def as_text(name: str) -> str:
 def as_code(name: str) -> str:
     """The name in a code span."""
     return f"`{' '.join(name.split()).replace('`', chr(39))}`"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is the header."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])

@@ -49,13 +49,14 @@ _CHOICES = {
     "last": "the last one",
     "validation_accuracy": "the evaluated step with the highest validation accuracy",
     "validation_ac_score": "the evaluated step with the highest AC score on the validation split",
+    "estimated": "the evaluated step with the best estimate without bias labels, over neighbouring evaluations",
     "oracle_test": f"**{ORACLE_MARK}**",
 }
 _OF_NO_RECIPE = ("seed", "init_from")
 _HOUSEKEEPING = {
     *(field.name for field in fields(DataArguments)),
     *("method_file", "license", "resume_from_checkpoint"),
-    *("output_dir", "overwrite_output_dir", "selection_dir", "compare_with", "use_cpu", "report_to"),
+    *("output_dir", "overwrite_output_dir", "selection_dir", "judge", "compare_with", "use_cpu", "report_to"),
     *("per_device_eval_batch_size", "dataloader_pin_memory", "remove_unused_columns", "logging_nan_inf_filter"),
     *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps", "audit"),
 }

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
+from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.output_folder import HISTORY_FILE, RESULTS_FILE
 from hf_biasensemble.reporting.figures.sweep import sweep_figure
+from hf_biasensemble.reporting.markdown import markdown_table
 from hf_biasensemble.reporting.progress import ORACLE_MARK
+from hf_biasensemble.reporting.sweep_judgement import judged_section, mean_and_spread
 
 _NAMES = {
     "aligned_accuracy": "bias-aligned",
@@ -35,6 +39,8 @@ class Cell:
             averaged over the last five evaluations.
         chosen: Metrics of the published step, where `checkpoint_choice` is not `last`.
         checkpoint_choice: What decided which step is published.
+        held_out: What the published model says of the validation images, if the run left that.
+        is_of_test: Whether `last_step` and `chosen` are of the test split, not of the validation split.
     """
 
     data: str
@@ -43,6 +49,8 @@ class Cell:
     last_step: dict[str, float]
     chosen: dict[str, float]
     checkpoint_choice: str
+    held_out: HeldOutPredictions | None = None
+    is_of_test: bool = True
 
     @classmethod
     def read(cls, folder: Path, data: str, method: str, seed: int) -> "Cell":
@@ -55,7 +63,17 @@ class Cell:
         with open(folder / HISTORY_FILE, newline="", encoding="utf-8") as stream:
             evaluations = [100 * float(row[f"{split}_accuracy"]) for row in csv.DictReader(stream)]
         last_step["last_five_accuracy"] = mean(evaluations[-5:])
-        return cls(data, method, seed, last_step, {} if choice == "last" else published, choice)
+        try:
+            held_out = HeldOutPredictions.load(folder, "validation")
+        except BiasEnsembleError:  # no validation split, or a run of an older version
+            held_out = None
+        chosen = {} if choice == "last" else published
+        return cls(data, method, seed, last_step, chosen, choice, held_out, split == "test")
+
+    @property
+    def published(self) -> dict[str, float]:
+        """Metrics of the published step, in percent."""
+        return self.chosen or self.last_step
 
 
 def _percent(results: Mapping[str, float], prefix: str) -> dict[str, float]:
@@ -89,6 +107,7 @@ def write_sweep_tables(
             "## Last step\n\n" + _means_table(groups, metrics, "last_step"),
             *_chosen_section(groups, metrics),
             *_gain_section(groups, metrics, baselines or {}),
+            *judged_section(groups, baselines or {}),
             *(["## Without a result\n\n" + "\n".join(f"- {line}" for line in missing)] if missing else []),
         ]
     )
@@ -108,9 +127,9 @@ def write_sweep_tables(
 def _means_table(groups: Mapping[tuple[str, str], list[Cell]], metrics: Sequence[str], which: str) -> str:
     rows = [["data", "method", "seeds", *(_NAMES[metric] for metric in metrics)]]
     for (data, method), group in groups.items():
-        cells = [_mean_and_spread(_values(group, metric, which)) for metric in metrics]
+        cells = [mean_and_spread(_values(group, metric, which)) for metric in metrics]
         rows.append([data, method, ", ".join(str(cell.seed) for cell in group), *cells])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _chosen_section(groups: Mapping[tuple[str, str], list[Cell]], metrics: Sequence[str]) -> list[str]:
@@ -144,7 +163,7 @@ def _gain_section(
     if len(rows) == 1:
         return []
     about = "Percentage points at the last step, each seed against the same seed of the baseline."
-    return [f"## What each method adds to its baseline\n\n{about}\n\n{_markdown(rows)}"]
+    return [f"## What each method adds to its baseline\n\n{about}\n\n{markdown_table(rows)}"]
 
 
 def _verdict(gains: Mapping[int, float]) -> str:
@@ -158,19 +177,8 @@ def _values(group: Sequence[Cell], metric: str, which: str = "last_step") -> lis
     return [getattr(cell, which)[metric] for cell in group if metric in getattr(cell, which)]
 
 
-def _mean_and_spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
 def _gain(values: Sequence[float]) -> str:
     return f"{mean(values):+.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def _summary_row(group: Sequence[Cell], metrics: Sequence[str]) -> dict[str, str]:

@@ -85,6 +85,7 @@ BIAS_ENSEMBLE = Selector(
     settings=_settings,
     trainer=_trainer,
     check=_check,
+    judges=True,
     about=(
         "BiasEnsemble ([Lee et al., 2023](https://huggingface.co/papers/2205.14594)): {num_members} biased networks "
         "are trained for {member_steps} steps each. An image of whose true class at least {member_agreement} of them "

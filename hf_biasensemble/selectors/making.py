@@ -1,6 +1,7 @@
 """The selection of a run: the one that is there and fits, or else a new one."""
 
 import math
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -11,9 +12,15 @@ from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
 from hf_biasensemble.checkpoints import check_processes, newest_readable, remove_checkpoints
+from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.descriptors import Selector
 from hf_biasensemble.errors import BiasEnsembleError, differences
+from hf_biasensemble.files import written_whole
+from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
+from hf_biasensemble.judging.members import Members
+from hf_biasensemble.models.frozen import frozen_backbone
 from hf_biasensemble.output_folder import sole_writer
 from hf_biasensemble.reporting.progress import NamedProgressCallback, use_own_progress
 from hf_biasensemble.selection import FILE_NAME, Selection
@@ -27,11 +34,14 @@ def make_selection(
     splits: dict[str, ImageSplit],
     must_serve: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
+    image_args: ModelArguments | None = None,
 ) -> tuple[Selection, dict[str, Any]]:
     """The selection in `output_dir/selection` or in `selection_dir`, or else a new one.
 
     One that is there but was made from something else is refused by name. So is one that cannot serve training, new or
-    not, unless `must_serve` is false: it can still be looked at.
+    not, unless `must_serve` is false: it can still be looked at. Members that can judge models are kept beside it.
+
+    `image_args` are the arguments of the network on images where the splits hold features of a frozen backbone.
 
     Returns:
         The selection, and its summary with `selection_runtime`.
@@ -47,10 +57,11 @@ def make_selection(
         args.distributed_state.wait_for_everyone()  # from here on all processes find the same
         found = next((place for place in (folder, shared) if (place / FILE_NAME).exists()), None)
         if found is None:
-            selection, runtime = train_members(
-                selector, model_args, selection_args, args, splits, provenance, callbacks
+            selection, runtime, members = train_members(
+                selector, model_args, selection_args, args, splits, provenance, callbacks, image_args
             )
         else:
+            members = None
             selection, runtime = Selection.load(found), {}
             different = differences(selection.provenance, provenance)
             if different:
@@ -66,7 +77,12 @@ def make_selection(
                     remove_checkpoints(folder)
                 raise
         if args.should_save:
-            for place in {folder, shared} - {found}:
+            for place in {folder, shared} - {found}:  # whoever finds the selection finds the members
+                if members is not None:
+                    members.save(place)
+                elif found is not None and (found / MEMBERS_FILE).exists():
+                    with written_whole(place / MEMBERS_FILE) as unfinished:
+                        shutil.copyfile(found / MEMBERS_FILE, unfinished)
                 selection.save(place)
             remove_checkpoints(folder)  # of the members, no longer of use
         args.distributed_state.wait_for_everyone()
@@ -81,8 +97,10 @@ def train_members(
     splits: dict[str, ImageSplit],
     provenance: dict[str, Any],
     callbacks: Sequence[TrainerCallback] = (),
-) -> tuple[Selection, dict[str, Any]]:
-    """Trains the selector's members and lets them vote; gives the selection and `selection_runtime`."""
+    image_args: ModelArguments | None = None,
+) -> tuple[Selection, dict[str, Any], Members | None]:
+    """Trains the selector's members and lets them vote; gives the selection, `selection_runtime`, and the members if
+    they can judge models."""
     progress = NamedProgressCallback(selector.title)
     trainer = selector.trainer(model_args, selection_args, args, splits, [progress, *callbacks])
     use_own_progress(trainer)
@@ -93,7 +111,25 @@ def train_members(
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_finite()
     selection = trainer.select(provenance)
-    return selection, {"selection_runtime": trained.metrics["train_runtime"]}
+    runtime = {"selection_runtime": trained.metrics["train_runtime"]}
+    if not selector.judges:
+        return selection, runtime, None
+    names, images = splits["train"].class_names, image_args or model_args
+    transform = trainer.member_transform
+    on_features = isinstance(transform, FeatureTransform)
+    networks = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
+    fingerprint = splits["train"].fingerprint
+    members = Members(
+        networks,
+        model_args,
+        images,
+        image_transform(images) if on_features else transform,
+        names,
+        fingerprint,
+        frozen_backbone(images, names) if on_features else None,
+        transform if on_features else None,
+    )
+    return selection, runtime, members
 
 
 def member_arguments(args: DebiasingArguments, steps: int, learning_rate: float) -> DebiasingArguments:

@@ -56,6 +56,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self.num_members = selection_args.num_members
         self.trained_on: torch.Tensor | None = None  # (R, M), with cross_fit: by the first network of each pair
         self.selection_args = selection_args
+        self.member_transform = transform
         self.split = train_dataset
         self.best_accuracy = torch.full((self.num_networks,), -1.0)
         self.best_state: dict[str, torch.Tensor] = {}

@@ -1,5 +1,6 @@
 """Which of the evaluated states of a model is published."""
 
+import json
 import logging
 import math
 from pathlib import Path
@@ -18,49 +19,86 @@ from hf_biasensemble.reporting.progress import ORACLE_MARK
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "published.safetensors"
+_SMOOTHED = {"estimated"}
+"""Choices whose score is a mean over neighbouring evaluations, since few images stand behind each of them."""
 
 
 class CheckpointChoice:
-    """Keeps the weights of the evaluation with the highest value of one metric; of equal ones, the latest.
+    """Keeps the weights of the evaluation with the highest score; of equal ones, the latest.
+
+    The score is the value of one metric or, with `"estimated"`, its mean over an evaluation and those before and after
+    it. Then the last evaluation is a candidate only once [`~CheckpointChoice.settle`] says that no other follows.
 
     Args:
-        choice (`str`): A key of `CHECKPOINT_CHOICES`. With `"last"` nothing is kept: the last step is published.
+        name (`str`): A key of `CHECKPOINT_CHOICES`. With `"last"` nothing is kept: the last step is published.
 
     Attributes:
-        step (`int`): Step of the kept weights, 0 before the first evaluation.
-        score (`float`): Their value of the metric.
+        step (`int`): Step of the kept weights, 0 before there are any.
+        score (`float`): Their score.
         weights (`dict[str, torch.Tensor]`): The state dict itself.
+        scores (`list[float]`): The metric at the last evaluations, as many as are still needed.
+        waiting (`dict[str, torch.Tensor]`): Weights of the last evaluation, which has no score yet.
     """
 
-    def __init__(self, choice: str):
-        self.metric = CHECKPOINT_CHOICES[choice]
+    def __init__(self, name: str):
+        self.name = name
+        self.metric = CHECKPOINT_CHOICES[name]
+        self.is_smoothed = name in _SMOOTHED
         self.step = 0
         self.score = -math.inf
         self.weights: dict[str, torch.Tensor] = {}
+        self.scores: list[float] = []
+        self.waiting: dict[str, torch.Tensor] = {}
+        self.waiting_step = 0
 
     def consider(self, step: int, metrics: dict[str, float], model: nn.Module) -> None:
-        """Takes the model's weights if its metrics are as good as any before."""
-        if self.metric and metrics[self.metric] >= self.score:
-            self.step, self.score = step, metrics[self.metric]
-            self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        """Takes the model's weights if no evaluation before has a higher score."""
+        if not self.metric:
+            return
+        weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        if not self.is_smoothed:
+            self._keep(step, metrics[self.metric], weights)
+            return
+        self.scores = [*self.scores, metrics[self.metric]][-3:]
+        if self.waiting:
+            self._keep(self.waiting_step, sum(self.scores) / len(self.scores), self.waiting)
+        self.waiting, self.waiting_step = weights, step
+
+    def settle(self) -> None:
+        """No evaluation follows: the last one has its score from itself and the one before."""
+        if self.waiting:
+            last = self.scores[-2:]
+            self._keep(self.waiting_step, sum(last) / len(last), self.waiting)
+            self.waiting = {}
+
+    def _keep(self, step: int, score: float, weights: dict[str, torch.Tensor]) -> None:
+        if score >= self.score:
+            self.step, self.score, self.weights = step, score, weights
 
     def save(self, folder: str | Path) -> None:
         """Writes what is kept, if anything, into the folder of a checkpoint."""
-        if self.weights:
+        tensors = {f"kept.{name}": value for name, value in self.weights.items()}
+        tensors |= {f"waiting.{name}": value for name, value in self.waiting.items()}
+        if tensors:
+            stated = [self.step, self.score, self.scores, self.waiting_step]
             # safetensors refuses two names for the same memory and memory with gaps.
-            weights = {name: value.contiguous() for name, value in self.weights.items()}
-            save_file(weights, Path(folder) / FILE_NAME, {"step": str(self.step), "score": repr(self.score)})
+            separate = {name: value.contiguous().clone() for name, value in tensors.items()}
+            save_file(separate, Path(folder) / FILE_NAME, {"choice": json.dumps(stated)})
 
     def load(self, folder: str | Path) -> None:
         """Restores what [`~CheckpointChoice.save`] wrote."""
         file = Path(folder) / FILE_NAME
         if self.metric and file.exists():
             with safe_open(file, framework="pt") as stored:
-                self.step, self.score = int(stored.metadata()["step"]), float(stored.metadata()["score"])
-                self.weights = {name: stored.get_tensor(name) for name in stored.keys()}
+                self.step, self.score, self.scores, self.waiting_step = json.loads(stored.metadata()["choice"])
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+            self.weights, self.waiting = (
+                {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+                for part in ("kept.", "waiting.")
+            )
 
 
-def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSplit]) -> None:
+def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSplit], has_members: bool = True) -> None:
     """Refuses a `checkpoint_choice` that the data cannot make, and warns of one that looks at the test split."""
     metric = CHECKPOINT_CHOICES[args.checkpoint_choice]
     if metric is None:
@@ -73,6 +111,11 @@ def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSpl
         )
     if args.eval_strategy == "no":
         raise BiasEnsembleError(f"{name}: expected evaluations to choose from, found --eval_strategy no; use last")
+    if args.checkpoint_choice == "estimated" and not has_members:
+        raise BiasEnsembleError(
+            f"{name}: expected members of BiasEnsemble to judge by, found none with --method {args.method}; name a "
+            "run that has some with --judge RUN"
+        )
     conflicting = split.measured_by()["is_conflicting"]
     if metric.endswith("ac_score") and (conflicting is None or len(np.unique(conflicting)) < 2):
         raise BiasEnsembleError(

@@ -14,6 +14,9 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.judging.estimates import ESTIMATES
+from hf_biasensemble.judging.predictions import HeldOutPredictions
+from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.metrics.difficulty import DIFFICULTIES
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
@@ -28,6 +31,8 @@ class EvaluatingTrainer(CheckpointingTrainer):
     checkpoint_choice: CheckpointChoice
     weight_average: WeightAverage | None = None
     control: TrainerControl
+    judged: dict[str, PseudoGroups] | None = None
+    """By name, pseudo-groups of the trainer's own splits, on which accuracy is estimated without bias labels."""
 
     def training_measures(self) -> dict[str, float]:
         """What an evaluation says of the training samples, by key; part of its log like the accuracy of the splits."""
@@ -92,14 +97,22 @@ class EvaluatingTrainer(CheckpointingTrainer):
             models["raw_"] = self.classifier()
         for prefix, model in models.items():
             for name, split in splits.items():
-                predictions = self.predict_logits(split, model).argmax(dim=-1).numpy()
-                accuracy = bias_accuracy(predictions, **split.measured_by())
+                found = self.held_out_predictions(name, split, model)
+                accuracy = bias_accuracy(found.predictions, **split.measured_by())
+                if own:
+                    accuracy |= found.estimates()
                 metrics |= {f"{prefix}{name}_{key}": value for key, value in accuracy.items()}
         self.log(dict(metrics))
         if own:
             self.checkpoint_choice.consider(self.state.global_step, metrics, self.published_model())
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def held_out_predictions(self, name: str, split: ImageSplit, model: nn.Module | None = None) -> HeldOutPredictions:
+        """What the published model, or another, says of a split, with the pseudo-groups of the split of that name."""
+        logits = self.predict_logits(split, model).numpy()
+        labels = split.labels[split.rows].numpy()
+        return HeldOutPredictions.from_logits(logits, split.rows.numpy(), labels, (self.judged or {}).get(name))
 
     def predict(
         self, test_dataset: ImageSplit, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
@@ -131,7 +144,8 @@ class EvaluatingTrainer(CheckpointingTrainer):
         """
         last = self._evaluation_at(self.state.global_step) or self.evaluate()
         choice = self.checkpoint_choice
-        named = {"checkpoint_choice": self.args.checkpoint_choice, "published_step": self.state.global_step}
+        choice.settle()
+        named = {"checkpoint_choice": choice.name, "published_step": self.state.global_step}
         if not choice.weights:
             return {**last, **named}
         self.published_model().load_state_dict(choice.weights)
@@ -141,7 +155,9 @@ class EvaluatingTrainer(CheckpointingTrainer):
     def _evaluation_at(self, step: int) -> dict[str, float]:
         """The logged evaluation of a step; empty if there was none."""
         for entry in reversed(self.state.log_history):
-            metrics = {key: value for key, value in entry.items() if key.endswith((*METRICS, *DIFFICULTIES))}
+            metrics = {
+                key: value for key, value in entry.items() if key.endswith((*METRICS, *ESTIMATES, *DIFFICULTIES))
+            }
             of_own_splits = any(key.startswith(("train_", *(self.eval_dataset or ()))) for key in metrics)
             if of_own_splits and entry["step"] == step:
                 return metrics

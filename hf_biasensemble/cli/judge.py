@@ -1,0 +1,82 @@
+"""How good models are on images that contradict the shortcut, without bias labels:
+
+hf-biasensemble judge MODEL [MODEL ...] --dataset_name D --members RUN
+
+MODEL is a folder or Hub id of any image classifier that transformers or timm opens, with the classes of the data. The
+members of BiasEnsemble in RUN, which must not have learned from the images of --split, say which of these contradict
+the shortcut. The first model is the one that the others are compared with.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+
+from hf_biasensemble.arguments import DataArguments, option, parse_arguments
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import written_whole
+
+
+@dataclass
+class JudgeArguments:
+    """Who judges, and on which images."""
+
+    members: str | None = option(None, "Folder of a run with BiasEnsemble, or of its selection.")
+    split: str = option("validation", "Split whose images neither models nor members have learned from.")
+    output_file: str | None = option(None, "JSON file for the estimates.")
+    batch_size: int = option(512, "Images per batch.")
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise BiasEnsembleError("--members: expected the folder of a run with BiasEnsemble, found nothing")
+        if self.batch_size < 1:
+            raise BiasEnsembleError(f"--batch_size: expected at least 1, found {self.batch_size}")
+        if self.split == "train":
+            raise BiasEnsembleError("--split: expected images that the members have not learned from, found train")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints a table with estimates and a verdict for each model; exit status 0 also where nothing can be told."""
+    argv = sys.argv[1:] if argv is None else argv
+    number = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
+    names, options = argv[:number], argv[number:]
+    data_args, judge_args = parse_arguments([DataArguments, JudgeArguments], options, description=__doc__)
+    if not names:
+        raise BiasEnsembleError("judge: expected the folder or Hub id of a model first, found none")
+    from hf_biasensemble.data.prepare import load_image_splits
+    from hf_biasensemble.evaluation import predict_logits, to_classes_of
+    from hf_biasensemble.judging.members import Members
+    from hf_biasensemble.judging.predictions import HeldOutPredictions
+    from hf_biasensemble.models.export import load_classifier
+    from hf_biasensemble.reporting.judgement import judgement_table
+
+    members = Members.load(judge_args.members)
+    opened = {name: load_classifier(name) for name in names}
+    decoded = {}
+    for geometry in {members.geometry, *(geometry for _, _, geometry in opened.values())}:
+        decoded[geometry] = load_image_splits(data_args, geometry)
+        if judge_args.split not in decoded[geometry]:
+            raise BiasEnsembleError(
+                f"--split {judge_args.split}: expected one of {', '.join(decoded[geometry])}; --validation_share cuts "
+                "validation images out of the training images"
+            )
+    seen = decoded[members.geometry]
+    if "train" in seen and seen["train"].fingerprint != members.train_fingerprint:
+        print(
+            "note: the members were trained on other images than the training split of this data; the estimates hold "
+            f"only if none of the images of {judge_args.split} was among them",
+            file=sys.stderr,
+        )
+    groups = members.groups_of(seen[judge_args.split], judge_args.batch_size)
+    models = {}
+    for name, (model, transform, geometry) in opened.items():
+        split = decoded[geometry][judge_args.split]
+        found = predict_logits(model, split, transform, judge_args.batch_size)
+        logits = to_classes_of(split, model, found, name).cpu().numpy()
+        labels = split.labels[split.rows].numpy()
+        models[name] = HeldOutPredictions.from_logits(logits, split.rows.numpy(), labels, groups)
+    text, results = judgement_table(models)
+    print(text)
+    if judge_args.output_file:
+        with written_whole(judge_args.output_file) as file:
+            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0

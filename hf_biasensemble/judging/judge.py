@@ -1,0 +1,90 @@
+"""Who judges the models of a run, and what comes of it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from hf_biasensemble.data.features import Features
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.judging.members import FILE_NAME, Members
+from hf_biasensemble.judging.predictions import HeldOutPredictions
+from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+from hf_biasensemble.judging.verdict import sentence
+from hf_biasensemble.output_folder import CONFIG_FILE
+
+
+def members_that_judge(judge: str | None, own: Path | None, train: ImageSplit) -> Members | None:
+    """The members that `--judge` names, or else those of the run itself, if it has any.
+
+    Raises:
+        `BiasEnsembleError`: If there are none where `--judge` says, or they were trained on other images: some of them
+            may be among those that are held out here.
+    """
+    if judge is None:
+        return Members.load(own) if own is not None and (own / FILE_NAME).exists() else None
+    members = Members.load(judge)
+    if members.train_fingerprint != train.fingerprint:
+        raise BiasEnsembleError(
+            f"--judge {judge}: expected members trained on the training images of this run ({train.fingerprint}), "
+            f"found others ({members.train_fingerprint}), which may have learned from its validation images; use the "
+            "same data, sizes and --split_seed"
+        )
+    return members
+
+
+def pseudo_groups_of(members: Members, images: ImageSplit, trained_on: ImageSplit, batch_size: int) -> PseudoGroups:
+    """Pseudo-groups of a split of a run.
+
+    Args:
+        members (`Members`): Who judge.
+        images (`ImageSplit`): The decoded images of the split.
+        trained_on (`ImageSplit`): What the run's networks see of it, features of a frozen backbone perhaps. Taken
+            where the members read the same features.
+        batch_size (`int`): Images at a time.
+    """
+    features, theirs = trained_on.pixels, members.standardise
+    if isinstance(features, Features) and theirs is not None:
+        if torch.equal(features.mean, theirs.mean) and torch.equal(features.std, theirs.std):
+            return members.groups_of(trained_on, batch_size)
+    return members.groups_of(images, batch_size)
+
+
+def judgement(model: HeldOutPredictions, compare_with: str | None, train_fingerprint: str) -> dict[str, Any]:
+    """What the results of a run say of the model on held-out images, beside the estimates themselves.
+
+    Args:
+        model (`HeldOutPredictions`): Of the published model, with the groups that it is judged by.
+        compare_with (`str`, *optional*): Folder of another run, whose model is compared if it saw the same images.
+        train_fingerprint (`str`): Of the run's training images.
+    """
+    if model.groups is None:
+        return {}
+    found: dict[str, Any] = {"judgement": sentence(model, *_of_other_run(compare_with, train_fingerprint))}
+    found["judged_by"] = {
+        "members": model.groups.members,
+        "groups": model.groups.digest,
+        "images": len(model.groups),
+        "pseudo_conflicting": int(model.groups.is_conflicting.sum()),
+        "confidence_on_conflicting": model.groups.confidence_on_conflicting,
+    }
+    intervals = model.intervals()
+    if intervals:
+        found["estimated_intervals"] = {
+            f"estimated_{name}_accuracy": [estimate.low, estimate.high, estimate.images]
+            for name, estimate in intervals.items()
+        }
+    return found
+
+
+def _of_other_run(folder: str | None, train_fingerprint: str) -> tuple[HeldOutPredictions | None, str]:
+    """Predictions and method of a finished run on the same training images."""
+    try:
+        config = yaml.safe_load((Path(str(folder)) / CONFIG_FILE).read_text(encoding="utf-8"))
+        if folder and config["train_fingerprint"] == train_fingerprint:
+            return HeldOutPredictions.load(folder, "validation"), str(config["method"])
+    except (OSError, KeyError, TypeError, ValueError, BiasEnsembleError):
+        pass  # not finished, or from before there were such tables
+    return None, ""

@@ -1,0 +1,227 @@
+"""The trained members of BiasEnsemble as a file: what they take any image for, later and anywhere."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from hf_biasensemble.arguments import ModelArguments
+from hf_biasensemble.data.features import Features, FeatureTransform
+from hf_biasensemble.data.geometry import Geometry
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import image_geometry
+from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.files import written_whole
+from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+from hf_biasensemble.models.build import classifier_config
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, build_encoder
+from hf_biasensemble.models.pair import MemberEnsemble
+
+FILE_NAME = "members.safetensors"
+FORMAT_VERSION = 1
+_METADATA_KEY = "hf_biasensemble"
+_LOGITS_AT_ONCE = 1 << 22  # of all members and classes
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Trained members, with all that it takes to show them images.
+
+    Attributes:
+        networks: The members; with cross-fitting, both networks of each.
+        network_args: What each of them was built from.
+        image_args: How images are resized, and which backbone turns them into features where it is frozen.
+        transform: Normalisation of the images that the networks, or the backbone, see.
+        class_names: Names of the K classes.
+        train_fingerprint: Of the images that they were trained on.
+        backbone: The frozen backbone below all members, or `None`.
+        standardise: What becomes of its features, or `None`.
+    """
+
+    networks: MemberEnsemble
+    network_args: ModelArguments
+    image_args: ModelArguments
+    transform: ImageTransform
+    class_names: list[str]
+    train_fingerprint: str
+    backbone: nn.Module | None = None
+    standardise: FeatureTransform | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """What becomes of an image of any size before they see it."""
+        return image_geometry(self.image_args)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    def groups_of(self, split: ImageSplit, batch_size: int = 512) -> PseudoGroups:
+        """Pseudo-groups of images that no member has learned from, in the order of the split.
+
+        Args:
+            split (`ImageSplit`): Images decoded in the members' `geometry`, or features of their frozen backbone.
+            batch_size (`int`, *optional*, defaults to 512): Images at a time.
+
+        Raises:
+            `BiasEnsembleError`: If the classes are others than those of the members.
+        """
+        if split.class_names != self.class_names:
+            raise BiasEnsembleError(
+                f"expected images of the members' classes {', '.join(self.class_names)}, found "
+                f"{', '.join(split.class_names)}"
+            )
+        labels = split.labels[split.rows].numpy()
+        return PseudoGroups.from_probabilities(self.probabilities(split, batch_size), labels, self.digest)
+
+    def probabilities(self, split: ImageSplit, batch_size: int = 512) -> np.ndarray:
+        """Mean probability (R, K) over the members, float32 throughout."""
+        network: nn.Module = self.networks
+        transform: ImageTransform | FeatureTransform = self.transform
+        if isinstance(split.pixels, Features):
+            assert self.standardise is not None
+            transform = self.standardise
+        elif self.backbone is not None and self.standardise is not None:
+            network = _OnImages(self.backbone, self.standardise, self.networks)
+        at_once = max(1, _LOGITS_AT_ONCE // (len(self.networks.members) * len(self.class_names) * batch_size))
+        found = [np.empty((0, len(self.class_names)), dtype=np.float32)]
+        for positions in torch.arange(len(split)).split(at_once * batch_size):
+            logits = predict_logits(network, split.select(positions), transform, batch_size)
+            found.append(logits.softmax(dim=-1).mean(dim=1).cpu().numpy())
+        return np.concatenate(found)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `members.safetensors` into the folder, complete or not at all."""
+        stated = {
+            "format_version": FORMAT_VERSION,
+            "network_args": _portable(self.network_args),
+            "image_args": _portable(self.image_args),
+            "image_mean": self.transform.image_mean,
+            "image_std": self.transform.image_std,
+            "class_names": self.class_names,
+            "num_networks": len(self.networks.members),
+            "train_fingerprint": self.train_fingerprint,
+        }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
+        path = Path(folder) / FILE_NAME
+        with written_whole(path) as file:
+            save_file(tensors, file, {_METADATA_KEY: json.dumps(stated)})
+        return path
+
+    @classmethod
+    def load(cls, place: str | Path) -> "Members":
+        """Reads what [`~Members.save`] wrote.
+
+        Args:
+            place (`str` or `Path`): The folder of a run, a folder with the file, such as `--selection_dir`, or the Hub
+                id of a model that was pushed with its selection.
+
+        Raises:
+            `BiasEnsembleError`: If there are no members, or they cannot be read.
+        """
+        file = _file_in(str(place))
+        try:
+            with safe_open(file, framework="pt") as stored:
+                stated = json.loads(stored.metadata()[_METADATA_KEY])
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+            return cls._from(stated, tensors)
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise BiasEnsembleError(
+                f"{file}: expected the members of BiasEnsemble, found a file that cannot be read "
+                f"({' '.join(str(error).split())[:200]}); remove the selection and run again"
+            ) from error
+
+    @classmethod
+    def _from(cls, stated: dict[str, Any], tensors: dict[str, torch.Tensor]) -> "Members":
+        if stated["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format {stated['format_version']}, not {FORMAT_VERSION}")
+        network_args, image_args = (ModelArguments(**stated[name]) for name in ("network_args", "image_args"))
+        config = classifier_config(network_args, stated["class_names"])
+        networks = MemberEnsemble([DebiasedImageClassifier(config) for _ in range(stated["num_networks"])])
+        networks.load_state_dict(_below("networks.", tensors))
+        backbone = standardise = None
+        if "mean" in tensors:
+            backbone = build_encoder(classifier_config(image_args, stated["class_names"]))
+            backbone.load_state_dict(_below("backbone.", tensors))
+            standardise = FeatureTransform(tensors["mean"], tensors["std"])
+            backbone = backbone.eval()
+        return cls(
+            networks.eval(),
+            network_args,
+            image_args,
+            ImageTransform(
+                tuple(stated["image_mean"]),
+                tuple(stated["image_std"]),
+                image_size=image_geometry(image_args).image_size,
+            ),
+            stated["class_names"],
+            stated["train_fingerprint"],
+            backbone,
+            standardise,
+        )
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
+        if self.backbone is not None and self.standardise is not None:
+            tensors |= {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}
+            tensors |= {"mean": self.standardise.mean, "std": self.standardise.std}
+        return tensors
+
+
+class _OnImages(nn.Module):
+    """Members on the features of images, in the precision in which features are kept."""
+
+    def __init__(self, backbone: nn.Module, standardise: FeatureTransform, networks: MemberEnsemble):
+        super().__init__()
+        self.backbone, self.standardise, self.networks = backbone, standardise, networks
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.backbone(pixel_values).to(torch.float16)
+        return self.networks(pixel_values=self.standardise.normalise(features))
+
+
+def _file_in(place: str) -> Path:
+    """The members' file in a folder, or in a repository of the Hub."""
+    folder = Path(place).expanduser()
+    for path in (folder / FILE_NAME, folder / "selection" / FILE_NAME):
+        if path.exists():
+            return path
+    missing = f"{place}: expected a run with BiasEnsemble, or its selection folder, found no {FILE_NAME} there"
+    if folder.exists():
+        raise BiasEnsembleError(f"{missing}; selections of version 0.1 have none: remove the selection and run again")
+    try:
+        return Path(hf_hub_download(place, f"selection/{FILE_NAME}"))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise BiasEnsembleError(
+            f"{missing}, nor on the Hub ({' '.join(str(error).split())[:200]}); push with --with_selection to have "
+            "them there"
+        ) from error
+
+
+def _portable(model_args: ModelArguments) -> dict[str, Any]:
+    """The arguments without where weights came from, which stand beside them in the file."""
+    settled: dict[str, Any] = {"pretrained": False, "pretrained_weights": None, "pretrained_weights_sha256": None}
+    settled |= {"freeze_backbone": False, "head": "linear", "train_layers": None, "init_from": None}
+    return dataclasses.asdict(dataclasses.replace(model_args, **settled))
+
+
+def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,157 @@
+"""What a model says of held-out images, with their pseudo-groups, as a table: all that judging it takes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import written_whole
+from hf_biasensemble.judging.estimates import Estimate, difference, estimated_intervals, estimates
+from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+
+FOLDER = "judging"
+_METADATA_KEY = b"hf_biasensemble"
+
+
+@dataclass(frozen=True)
+class HeldOutPredictions:
+    """Predictions of a model for images that neither it nor the members learned from.
+
+    Attributes:
+        index: int64 (R,), row of each image in its split as loaded.
+        labels: int64 (R,), classes.
+        predictions: int64 (R,), predicted classes.
+        probabilities: float32 (R,), that the model gives the true class.
+        num_classes: How many classes there are.
+        groups: Pseudo-groups of the images, or `None` where no members judged.
+    """
+
+    index: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+    num_classes: int
+    groups: PseudoGroups | None = None
+
+    @classmethod
+    def from_logits(
+        cls, logits: np.ndarray, index: np.ndarray, labels: np.ndarray, groups: PseudoGroups | None = None
+    ) -> "HeldOutPredictions":
+        """From logits (R, K)."""
+        return cls(
+            index, labels, logits.argmax(axis=1), true_class_probabilities(logits, labels), logits.shape[1], groups
+        )
+
+    def judged_by(self, groups: PseudoGroups | None) -> "HeldOutPredictions":
+        """The same predictions with these groups of the same images."""
+        return HeldOutPredictions(
+            self.index, self.labels, self.predictions, self.probabilities, self.num_classes, groups
+        )
+
+    def is_about(self, others: "HeldOutPredictions") -> bool:
+        """Whether both are about the same images, in the same order."""
+        return np.array_equal(self.index, others.index) and np.array_equal(self.labels, others.labels)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """float64 (R,): 1 where the prediction is right."""
+        return (self.predictions == self.labels).astype(np.float64)
+
+    def doubt(self) -> str | None:
+        """Why nothing can be said of the model on bias-conflicting images; `None` if something can."""
+        return "no members of BiasEnsemble are named" if self.groups is None else self.groups.doubt()
+
+    def estimates(self) -> dict[str, float]:
+        """[`estimates`] of the model; nothing where there are doubts."""
+        if self.groups is None or self.doubt():
+            return {}
+        return estimates(self.probabilities, self.predictions, self.groups)
+
+    def intervals(self) -> dict[str, Estimate]:
+        """Estimated accuracy by group, with intervals; nothing where there are doubts."""
+        return {} if self.groups is None or self.doubt() else estimated_intervals(self.correct, self.groups)
+
+    def gain_over(self, other: "HeldOutPredictions") -> dict[str, Estimate]:
+        """By how much its accuracy exceeds that of another model, by group of this one's, in [-1, 1]."""
+        if self.groups is None or self.doubt():
+            return {}
+        return difference(self.correct, other.correct, self.groups)
+
+    def save(self, folder: str | Path, split: str) -> Path:
+        """Writes `judging/{split}.parquet` into the folder of a run, complete or not at all."""
+        columns = {
+            "index": self.index,
+            "label": self.labels,
+            "prediction": self.predictions,
+            "true_class_probability": self.probabilities,
+        }
+        stated = {"num_classes": self.num_classes}
+        if self.groups is not None:
+            columns |= self.groups.columns()
+            stated["members"] = self.groups.members  # type: ignore[assignment]
+        table = pa.table({name: pa.array(values) for name, values in columns.items()})
+        path = Path(folder) / FOLDER / f"{split}.parquet"
+        with written_whole(path) as file:
+            pq.write_table(table.replace_schema_metadata({_METADATA_KEY: json.dumps(stated)}), file)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path, split: str) -> "HeldOutPredictions":
+        """Reads what [`~HeldOutPredictions.save`] wrote.
+
+        Raises:
+            `BiasEnsembleError`: If there is no readable table in the folder.
+        """
+        path = Path(folder) / FOLDER / f"{split}.parquet"
+        try:
+            table = pq.read_table(path)
+            stated = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+            columns = {name: table.column(name).to_numpy() for name in table.column_names}
+            labels, num_classes = columns["label"], int(stated["num_classes"])
+            groups = None
+            if "members" in stated:
+                predicted, confidence = columns["member_prediction"], columns["member_confidence"]
+                groups = PseudoGroups(labels, predicted, confidence, num_classes, stated["members"])
+            return cls(
+                columns["index"],
+                labels,
+                columns["prediction"],
+                columns["true_class_probability"],
+                num_classes,
+                groups,
+            )
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise BiasEnsembleError(
+                f"expected predictions at {path}, found none that can be read ({' '.join(str(error).split())[:200]}); "
+                "run the training again"
+            ) from error
+
+
+def pooled(parts: Sequence[HeldOutPredictions]) -> HeldOutPredictions:
+    """Predictions of several folds as one: each image was held out of the model that predicts it."""
+    groups, num_classes = None, parts[0].num_classes
+    of_parts = [part.groups for part in parts if part.groups is not None]
+    if len(of_parts) == len(parts):
+        labels, predicted, confidence = (
+            np.concatenate([getattr(part, name) for part in of_parts])
+            for name in ("labels", "predicted", "confidence")
+        )
+        members = " ".join(part.members for part in of_parts)
+        groups = PseudoGroups(labels, predicted, confidence, num_classes, members)
+    index, labels, predictions, probabilities = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("index", "labels", "predictions", "probabilities")
+    )
+    return HeldOutPredictions(index, labels, predictions, probabilities, num_classes, groups)
+
+
+def true_class_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Softmax probability (R,) of the true class, float32, from logits (R, K)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    of_labels = np.take_along_axis(shifted, np.asarray(labels)[:, None], axis=1)[:, 0]
+    return np.exp(of_labels - np.log(np.exp(shifted).sum(axis=1))).astype(np.float32)

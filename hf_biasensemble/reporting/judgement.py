@@ -1,0 +1,69 @@
+"""Models judged without bias labels: as a table with verdicts, and as plain values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_biasensemble.judging.estimates import Estimate
+from hf_biasensemble.judging.predictions import HeldOutPredictions
+from hf_biasensemble.judging.verdict import CANNOT_TELL, caution, cost, reason_not_to_tell, verdict
+
+_COLUMNS = ("conflicting", "aligned", "unbiased")
+
+
+def judgement_table(models: Mapping[str, HeldOutPredictions]) -> tuple[str, dict[str, Any]]:
+    """What can be said of models on the same images.
+
+    Args:
+        models (`Mapping[str, HeldOutPredictions]`): By name; the first is the one that others are compared with.
+
+    Returns:
+        The text, and the same as plain values: by model `estimates`, with both ends of the interval and the number of
+        images, and but for the first `difference` and `verdict`; or `cannot_tell`, the reason, and nothing else.
+    """
+    first_name, first = next(iter(models.items()))
+    reason = next((found for model in models.values() if (found := reason_not_to_tell(model))), None)
+    if reason:
+        return f"{CANNOT_TELL}: {reason}", {"cannot_tell": reason}
+    assert first.groups is not None
+    conflicting = int(first.groups.is_conflicting.sum())
+    width = max(len(name) for name in models)
+    lines = [
+        f"Estimated without bias labels on {len(first.groups):,} images, of which {conflicting:,} contradict what the "
+        "members predict; percent, with 95 % intervals",
+        "",
+        " " * width + "".join(f"{column:>24}" for column in _COLUMNS),
+    ]
+    results: dict[str, Any] = {"images": len(first.groups), "pseudo_conflicting": conflicting, "models": {}}
+    said = []
+    for name, model in models.items():
+        estimated = model.intervals()
+        lines.append(f"{name:<{width}}" + "".join(f"{_cell(estimated[column]):>24}" for column in _COLUMNS))
+        results["models"][name] = {"estimates": {column: _values(estimated[column]) for column in _COLUMNS}}
+        if name != first_name:
+            gain = model.gain_over(first)
+            answer = verdict(gain)
+            results["models"][name] |= {
+                "difference": {column: _values(gain[column]) for column in _COLUMNS},
+                "verdict": answer,
+            }
+            said.append(_words(name, first_name, answer, gain))
+    cautions = list(dict.fromkeys(found for model in models.values() if (found := caution(model))))
+    results |= {"caution": cautions} if cautions else {}
+    return "\n".join([*lines, "", *said, *(f"caution: {text}" for text in cautions)]).rstrip(), results
+
+
+def _words(name: str, first_name: str, answer: str, gain: Mapping[str, Estimate]) -> str:
+    on = gain["conflicting"]
+    points = f"{100 * on.value:+.1f} points ({100 * on.low:+.1f} to {100 * on.high:+.1f})"
+    where = "on images that contradict the shortcut"
+    if answer == CANNOT_TELL:
+        return f"{name}: {CANNOT_TELL} whether it beats {first_name} {where}: {points}"
+    return f"{name}: {answer} than {first_name} {where}, by {points}; {cost(gain['aligned'])}"
+
+
+def _cell(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def _values(estimate: Estimate) -> list[float]:
+    return [estimate.value, estimate.low, estimate.high, estimate.images]
