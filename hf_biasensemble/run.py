@@ -44,7 +44,7 @@ from hf_biasensemble.output_folder import (
     remove_earlier_run,
     sole_writer,
 )
-from hf_biasensemble.processes import warn_of_missing_processes
+from hf_biasensemble.processes import print_once, warn_of_missing_processes
 from hf_biasensemble.reporting.audit import write_audit
 from hf_biasensemble.reporting.environment import environment_of
 from hf_biasensemble.reporting.history import HistoryCallback
@@ -170,8 +170,13 @@ def train_and_publish(
     if members and "validation" in splits:
         groups = pseudo_groups_of(members, images["validation"], splits["validation"], args.eval_batch_size)
         trainer.judged = {"validation": groups}
-    if args.checkpoint_choice == "estimated" and (members is None or groups.doubt()):
-        trainer.checkpoint_choice = CheckpointChoice("last")
+    if args.checkpoint_choice == "estimated":
+        reason = groups.doubt() if members else "the selection is from version 0.1, which did not keep its members"
+        if reason:
+            print_once(
+                f"--checkpoint_choice estimated: cannot tell which step is best, so the last one counts; {reason}"
+            )
+            trainer.checkpoint_choice = CheckpointChoice("last")
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_finite()
     results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}

@@ -33,6 +33,11 @@ class DataArguments:
 
     validation_share: float = option(0.1, "Share of train that becomes validation, if the data have none; 0: none.")
     test_share: float = option(0.1, "Share of train that becomes test, if the data have none; 0: none.")
+    validation_fold: str | None = option(
+        None,
+        "K/N, for instance 1/5: leave the K-th of N parts of the training images out of training, in place of the "
+        "validation split.",
+    )
     split_seed: int = option(0, "Seed of these cuts; the same for all runs that are to be compared.")
     max_train_samples: int | None = option(None, "Use at most so many training images, drawn by split_seed.")
     max_eval_samples: int | None = option(None, "Use at most so many images of validation, and as many of test.")
@@ -48,10 +53,21 @@ class DataArguments:
         both = self.validation_share + self.test_share
         require(both < 1, "--validation_share and --test_share", "below 1 together", both)
         require(self.split_seed >= 0, "--split_seed", "0 or more", self.split_seed)
+        self.fold()
         for name in ("max_train_samples", "max_eval_samples"):
             most = getattr(self, name)
             require(most is None or most >= 1, f"--{name}", "at least 1", most)
         self.pixel_memory_bytes()
+
+    def fold(self) -> tuple[int, int] | None:
+        """`validation_fold` as two numbers, the first from 0 on."""
+        if self.validation_fold is None:
+            return None
+        words = str(self.validation_fold).split("/")
+        number, count = (int(word) if word.isdecimal() else 0 for word in (words if len(words) == 2 else ("", "")))
+        valid = count >= 2 and 1 <= number <= count
+        require(valid, "--validation_fold", "K/N with K in 1..N and N at least 2, such as 1/5", self.validation_fold)
+        return number - 1, count
 
     def pixel_memory_bytes(self) -> int:
         """`pixel_memory_limit` as a number of bytes."""

@@ -46,6 +46,36 @@ def hold_out(
     return {name: together[name] for name in ("train", *shares) if name in together}
 
 
+def with_fold(splits: dict[str, ImageSplit], number: int, count: int, seed: int) -> dict[str, ImageSplit]:
+    """Takes one of `count` parts of `train` out of it, in place of `validation`; each class is parted evenly.
+
+    Args:
+        splits (`dict[str, ImageSplit]`): What the data have, `train` among it.
+        number (`int`): Which part, in [0, count). Together the parts are all of `train`, and no two share an image.
+        count (`int`): How many parts there are.
+        seed (`int`): The same seed makes the same parts.
+
+    Raises:
+        `BiasEnsembleError`: If a class has fewer images than there are parts.
+    """
+    train = splits["train"]
+    labels = train.labels[train.rows].numpy()
+    order = np.random.default_rng(derived_seed(seed, f"parts of train, {count}")).permutation(len(labels))
+    part = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        if len(of_class) < count:
+            raise BiasEnsembleError(
+                f"--validation_fold: expected {count} training images or more of each class, found {len(of_class)} of "
+                f"{train.class_names[label]}; use fewer parts"
+            )
+        part[of_class] = np.arange(len(of_class)) % count
+    kept, left_out = train.select(np.flatnonzero(part != number)), train.select(np.flatnonzero(part == number))
+    print_once(f"part {number + 1} of {count} of the training images, {len(left_out):,}, is held out as validation")
+    parts = {**splits, "train": kept, "validation": replace(left_out, unreadable=[])}
+    return {name: parts[name] for name in ("train", "validation", "test") if name in parts}
+
+
 def at_most(
     splits: dict[str, ImageSplit], max_train_samples: int | None, max_eval_samples: int | None, seed: int
 ) -> dict[str, ImageSplit]:

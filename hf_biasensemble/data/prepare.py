@@ -5,7 +5,7 @@ import numpy as np
 from hf_biasensemble.arguments import DataArguments, ModelArguments
 from hf_biasensemble.data.features import Features, FeatureTransform
 from hf_biasensemble.data.geometry import Geometry
-from hf_biasensemble.data.held_out import at_most, hold_out
+from hf_biasensemble.data.held_out import at_most, hold_out, with_fold
 from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.split_names import SplitNames
@@ -38,7 +38,10 @@ def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dic
 
 def parts_to_use(splits: dict[str, ImageSplit], data_args: DataArguments) -> dict[str, ImageSplit]:
     """Cuts out the splits that are missing, then keeps at most so many images as the arguments say."""
-    whole = hold_out(splits, data_args.validation_share, data_args.test_share, data_args.split_seed)
+    fold = data_args.fold() if "train" in splits else None
+    validation_share = 0.0 if fold else data_args.validation_share
+    whole = hold_out(splits, validation_share, data_args.test_share, data_args.split_seed)
+    whole = with_fold(whole, *fold, data_args.split_seed) if fold else whole
     return at_most(whole, data_args.max_train_samples, data_args.max_eval_samples, data_args.split_seed)
 
 

@@ -90,14 +90,10 @@ class PseudoGroups:
             )
         return None
 
-    def caution(self) -> str | None:
-        """What else these groups may be than those of class and bias; `None` if nothing points to it."""
-        if self.confidence_on_conflicting >= HESITANT:
-            return None
-        return (
-            "members hesitate on most of the images that contradict what they predict, so these may be hard images "
-            "rather than bias-conflicting ones"
-        )
+    @property
+    def hesitates(self) -> bool:
+        """Whether members hesitate on the pseudo-conflicting images, which may then be merely hard."""
+        return self.confidence_on_conflicting < HESITANT
 
     def columns(self) -> dict[str, Any]:
         """As columns of a table."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from hf_biasensemble.judging.estimates import Estimate
+from hf_biasensemble.judging.estimates import Estimate, group_means
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 
 CANNOT_TELL = "cannot tell"
@@ -39,20 +39,39 @@ def caution(model: HeldOutPredictions) -> str | None:
             "as the members: it follows the shortcut as well, or the labels of these images are wrong; look at them "
             "with hf-biasensemble audit"
         )
-    return model.groups.caution()
+    if model.groups.hesitates:
+        return (
+            "members hesitate on most of the images that contradict what they predict, so some may be hard images "
+            "rather than bias-conflicting ones"
+        )
+    return None
 
 
-def verdict(gain: Mapping[str, Estimate]) -> str:
-    """`better` or `worse` than another model on images that contradict the shortcut, or `cannot tell`.
+def verdict(model: HeldOutPredictions, other: HeldOutPredictions) -> tuple[str, str]:
+    """`better` or `worse` than another model on images that contradict the shortcut, or `cannot tell`, and why.
+
+    Where members hesitate on these images, they may be merely hard. Then a model counts as better only if it makes
+    good at least half of what the other loses on them against the remaining images: hard images stay hard for all.
 
     Args:
-        gain (`Mapping[str, Estimate]`): What [`HeldOutPredictions.gain_over`] gave; empty where there are doubts.
+        model (`HeldOutPredictions`): With its groups, by which both are judged.
+        other (`HeldOutPredictions`): About the same images.
     """
-    if not gain:
-        return CANNOT_TELL
-    if gain["conflicting"].low > 0:
-        return "better"
-    return "worse" if gain["conflicting"].high < 0 else CANNOT_TELL
+    reason = reason_not_to_tell(model)
+    if reason:
+        return CANNOT_TELL, reason
+    gain = model.gain_over(other)["conflicting"]
+    if gain.low <= 0 <= gain.high:
+        return CANNOT_TELL, "the difference may be chance"
+    assert model.groups is not None
+    behind = group_means((other if gain.value > 0 else model).correct, model.groups)
+    made_good = abs(gain.value) / max(behind["aligned"] - behind["conflicting"], 1e-9)
+    if model.groups.hesitates and 0 < made_good < MOSTLY:
+        return CANNOT_TELL, (
+            "members hesitate on the images that contradict what they predict, and most of these that one model gets "
+            "wrong the other does too: they seem to be hard images rather than bias-conflicting ones"
+        )
+    return ("better" if gain.value > 0 else "worse"), ""
 
 
 def sentence(model: HeldOutPredictions, other: HeldOutPredictions | None = None, other_name: str = "ERM") -> str:
@@ -70,10 +89,11 @@ def sentence(model: HeldOutPredictions, other: HeldOutPredictions | None = None,
     text = f"Estimated without bias labels: {model.intervals()['conflicting']} on images that contradict the shortcut"
     if other is None or not model.is_about(other):
         return f"{text}; {model.intervals()['aligned']} on the others."
-    theirs, gain = other.judged_by(model.groups).intervals(), model.gain_over(other)
-    if verdict(gain) == CANNOT_TELL:
-        return f"{text}, {other_name} {theirs['conflicting']}; too close to say which is better there."
-    return f"{text}, {other_name} {theirs['conflicting']}; {cost(gain['aligned'])}."
+    text = f"{text}, {other_name} {other.judged_by(model.groups).intervals()['conflicting']}"
+    answer, reason = verdict(model, other)
+    if answer == CANNOT_TELL:
+        return f"{text}; {CANNOT_TELL} which is better there: {reason}."
+    return f"{text}; {cost(model.gain_over(other)['aligned'])}."
 
 
 def cost(aligned: Estimate) -> str:

@@ -41,23 +41,23 @@ def judgement_table(models: Mapping[str, HeldOutPredictions]) -> tuple[str, dict
         results["models"][name] = {"estimates": {column: _values(estimated[column]) for column in _COLUMNS}}
         if name != first_name:
             gain = model.gain_over(first)
-            answer = verdict(gain)
+            answer, why = verdict(model, first)
             results["models"][name] |= {
                 "difference": {column: _values(gain[column]) for column in _COLUMNS},
                 "verdict": answer,
             }
-            said.append(_words(name, first_name, answer, gain))
+            said.append(_words(name, first_name, answer, why, gain))
     cautions = list(dict.fromkeys(found for model in models.values() if (found := caution(model))))
     results |= {"caution": cautions} if cautions else {}
     return "\n".join([*lines, "", *said, *(f"caution: {text}" for text in cautions)]).rstrip(), results
 
 
-def _words(name: str, first_name: str, answer: str, gain: Mapping[str, Estimate]) -> str:
+def _words(name: str, first_name: str, answer: str, why: str, gain: Mapping[str, Estimate]) -> str:
     on = gain["conflicting"]
     points = f"{100 * on.value:+.1f} points ({100 * on.low:+.1f} to {100 * on.high:+.1f})"
     where = "on images that contradict the shortcut"
     if answer == CANNOT_TELL:
-        return f"{name}: {CANNOT_TELL} whether it beats {first_name} {where}: {points}"
+        return f"{name}: {CANNOT_TELL} whether it beats {first_name} {where}: {points}; {why}"
     return f"{name}: {answer} than {first_name} {where}, by {points}; {cost(gain['aligned'])}"
 
 

@@ -126,6 +126,9 @@ def write_model_card(
         "command": _command(settings, num_processes, results),
         "has_intervals": any(f"{split}_intervals" in results for split in splits),
         "worst_groups": _worst_groups(results, splits),
+        "judgement": as_text(results.get("validation_judgement", "")),
+        "estimate_rows": _estimate_rows(results),
+        "judged_images": f"{results.get('validation_judged_by', {}).get('images', 0):,}",
         "made_on": _made_on(results),
     }
     metadata = ModelCardData(
@@ -203,6 +206,17 @@ def _worst_groups(results: Mapping[str, Any], splits: Mapping[str, ImageSplit]) 
             group = f"class {as_text(found['class'])}, bias {as_text(found['bias'])}"
             sentences.append(f"The worst group of {split}: {group}, {found['images']:,} images.")
     return sentences
+
+
+def _estimate_rows(results: Mapping[str, Any]) -> list[list[str]] | None:
+    """What members of BiasEnsemble let one estimate on the validation split, apart from what was measured there."""
+    intervals = results.get("validation_estimated_intervals")
+    if not intervals:
+        return None
+    names = {"aligned": "bias-aligned", "conflicting": "bias-conflicting", "unbiased": "unbiased"}
+    keys = {group: f"estimated_{group}_accuracy" for group in names}
+    cells = [_accuracy(results[f"validation_{key}"], intervals[key]) for key in keys.values()]
+    return [["estimated", *names.values()], ["validation", *cells]]
 
 
 def _made_on(results: Mapping[str, Any]) -> str:

@@ -85,7 +85,7 @@ def _against(cells: Sequence["Cell"], others: Sequence["Cell"]) -> str:
     for cell in cells:
         other = plain.get(cell.seed)
         if cell.held_out and other and cell.held_out.is_about(other):
-            said.append(verdict(cell.held_out.gain_over(other)))
+            said.append(verdict(cell.held_out, other)[0])
     return ", ".join(f"{answer} ({said.count(answer)} of {len(said)})" for answer in dict.fromkeys(said))
 
 

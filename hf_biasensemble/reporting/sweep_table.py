@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
-from hf_biasensemble.judging.predictions import HeldOutPredictions
+from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled
 from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.output_folder import HISTORY_FILE, RESULTS_FILE
 from hf_biasensemble.reporting.figures.sweep import sweep_figure
@@ -53,8 +53,9 @@ class Cell:
     is_of_test: bool = True
 
     @classmethod
-    def read(cls, folder: Path, data: str, method: str, seed: int) -> "Cell":
-        """Reads the results of the run in the folder: of its test split or, without one, its validation split."""
+    def read(cls, folder: Path, data: str, method: str, seed: int, folds: Sequence[Path] = ()) -> "Cell":
+        """Reads the results of the run in the folder: of its test split or, without one, its validation split. With
+        folds, what these runs say of the images that they were trained without."""
         results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         split = "test" if "test_accuracy" in results else "validation"
         choice = results["checkpoint_choice"]
@@ -64,7 +65,7 @@ class Cell:
             evaluations = [100 * float(row[f"{split}_accuracy"]) for row in csv.DictReader(stream)]
         last_step["last_five_accuracy"] = mean(evaluations[-5:])
         try:
-            held_out = HeldOutPredictions.load(folder, "validation")
+            held_out = pooled([HeldOutPredictions.load(place, "validation") for place in folds or [folder]])
         except BiasEnsembleError:  # no validation split, or a run of an older version
             held_out = None
         chosen = {} if choice == "last" else published

@@ -55,13 +55,14 @@ def make_selection(
     guarded = shared != folder and args.should_save
     with sole_writer(shared, "--selection_dir", wait=True) if guarded else nullcontext():
         args.distributed_state.wait_for_everyone()  # from here on all processes find the same
+        members: Members | None = None
         found = next((place for place in (folder, shared) if (place / FILE_NAME).exists()), None)
         if found is None:
-            selection, runtime, members = train_members(
-                selector, model_args, selection_args, args, splits, provenance, callbacks, image_args
-            )
+            trainer, runtime = _trained(selector, model_args, selection_args, args, splits, callbacks)
+            selection = trainer.select(provenance)
+            if selector.judges:
+                members = _members_of(trainer, model_args, image_args or model_args, splits["train"])
         else:
-            members = None
             selection, runtime = Selection.load(found), {}
             different = differences(selection.provenance, provenance)
             if different:
@@ -97,10 +98,21 @@ def train_members(
     splits: dict[str, ImageSplit],
     provenance: dict[str, Any],
     callbacks: Sequence[TrainerCallback] = (),
-    image_args: ModelArguments | None = None,
-) -> tuple[Selection, dict[str, Any], Members | None]:
-    """Trains the selector's members and lets them vote; gives the selection, `selection_runtime`, and the members if
-    they can judge models."""
+) -> tuple[Selection, dict[str, Any]]:
+    """Trains the selector's members and lets them vote; gives the selection and `selection_runtime`."""
+    trainer, runtime = _trained(selector, model_args, selection_args, args, splits, callbacks)
+    return trainer.select(provenance), runtime
+
+
+def _trained(
+    selector: Selector,
+    model_args: ModelArguments,
+    selection_args: Any,
+    args: DebiasingArguments,
+    splits: dict[str, ImageSplit],
+    callbacks: Sequence[TrainerCallback],
+) -> tuple[Any, dict[str, Any]]:
+    """The selector's trainer once its members are trained, and `selection_runtime`."""
     progress = NamedProgressCallback(selector.title)
     trainer = selector.trainer(model_args, selection_args, args, splits, [progress, *callbacks])
     use_own_progress(trainer)
@@ -110,26 +122,23 @@ def train_members(
         check_processes(checkpoint, args.world_size)
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_finite()
-    selection = trainer.select(provenance)
-    runtime = {"selection_runtime": trained.metrics["train_runtime"]}
-    if not selector.judges:
-        return selection, runtime, None
-    names, images = splits["train"].class_names, image_args or model_args
+    return trainer, {"selection_runtime": trained.metrics["train_runtime"]}
+
+
+def _members_of(trainer: Any, model_args: ModelArguments, images: ModelArguments, train: ImageSplit) -> Members:
+    """The trained members with all that it takes to show them images."""
     transform = trainer.member_transform
     on_features = isinstance(transform, FeatureTransform)
-    networks = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
-    fingerprint = splits["train"].fingerprint
-    members = Members(
-        networks,
+    return Members(
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval(),
         model_args,
         images,
         image_transform(images) if on_features else transform,
-        names,
-        fingerprint,
-        frozen_backbone(images, names) if on_features else None,
+        train.class_names,
+        train.fingerprint,
+        frozen_backbone(images, train.class_names) if on_features else None,
         transform if on_features else None,
     )
-    return selection, runtime, members
 
 
 def member_arguments(args: DebiasingArguments, steps: int, learning_rate: float) -> DebiasingArguments:
