@@ -294,12 +294,18 @@ def _settings_and_recipe(settings: Mapping[str, Any], method: Method, num_proces
     if differing:
         theirs = ["recipe", *(_value(differing[name]) if name in differing else "" for name in used)]
         rows = [[*row, value] for row, value in zip(rows, theirs, strict=True)]
-    kind = "recommended" if file and file.parent.name == "recommended" else "published"
     return {
         "setting_rows": rows,
-        "recipe": file and f"{kind} recipe `configs/{file.parent.name}/{file.name}`",
+        "recipe": file and f"{_kind_of(file)}recipe `configs/{file.parent.name}/{file.name}`",
         "is_recipe": not differing,
     }
+
+
+def _kind_of(recipe: Path) -> str:
+    """Kind of a shipped recipe: those of the authors' commands say in their first line that they are published."""
+    if recipe.parent.name == "recommended":
+        return "recommended "
+    return "published " if "published" in recipe.read_text(encoding="utf-8").splitlines()[0] else ""
 
 
 def _used_settings(settings: Mapping[str, Any], method: Method) -> dict[str, Any]:
