@@ -3,6 +3,8 @@
 import logging
 import os
 
+from hf_biasensemble.errors import BiasEnsembleError
+
 logger = logging.getLogger(__name__)
 
 
@@ -15,6 +17,19 @@ def print_once(line: str) -> None:
     """Prints a line from the first process of a launch only."""
     if is_first():
         print(line, flush=True)
+
+
+def refuse_data_parallel(gpus: int) -> None:
+    """Refuses to spread one process over several GPUs, as the Trainer would: its batch would grow with them.
+
+    Raises:
+        `BiasEnsembleError`: If this process would use more than one GPU.
+    """
+    if gpus > 1:
+        raise BiasEnsembleError(
+            f"expected one GPU for each process, found one process and {gpus} GPUs; start as many processes with "
+            f"accelerate launch --num_processes {gpus} train.py ..., or name one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
 
 
 def warn_of_missing_processes(started: int) -> None:

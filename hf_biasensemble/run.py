@@ -44,7 +44,7 @@ from hf_biasensemble.output_folder import (
     remove_earlier_run,
     sole_writer,
 )
-from hf_biasensemble.processes import print_once, warn_of_missing_processes
+from hf_biasensemble.processes import print_once, refuse_data_parallel, warn_of_missing_processes
 from hf_biasensemble.reporting.audit import write_audit
 from hf_biasensemble.reporting.environment import environment_of
 from hf_biasensemble.reporting.history import HistoryCallback
@@ -77,6 +77,7 @@ def run(
     """
     method = METHODS[args.method]
     warn_of_missing_processes(args.world_size)
+    refuse_data_parallel(args.n_gpu)
     output_dir = Path(args.output_dir)
     selection_args = settled_selection(selection_args, model_args, args)
     hub_model_id = args.hub_model_id or output_dir.resolve().name

@@ -100,7 +100,7 @@ def test_published_files_are_pushed_in_one_commit_and_nothing_else(full_folder, 
 def test_selection_is_pushed_on_demand_and_files_of_an_earlier_push_do_not_stay(full_folder, hub, push):
     assert push(full_folder, "mine", "--with_selection").returncode == 0
     repository = hub.model("me/mine")
-    assert set(repository.files) == PUSHED | {"selection/selection.parquet"}
+    assert set(repository.files) == PUSHED | {"selection/selection.parquet", "selection/members.safetensors"}
 
     repository.commit("by hand", repository.files | {"LICENSE": b"MIT", "data/config.json": b"{}"})
     (full_folder / "README.md").unlink()

@@ -210,6 +210,56 @@ def test_damaged_store_is_built_anew_and_that_is_said(split, cache, capsys, kind
     assert len(lines) == 1 and reason in lines[0] and str(file) in lines[0]
 
 
+def test_altered_store_is_noticed_though_its_footer_is_not(split, cache):
+    """Writing changes the time of modification, and then all of it is checked; touching does no harm."""
+    expected = decode_split(split, SIZE)
+    decode_split(split, SIZE, mapped=True)
+    (file,) = stores(cache)
+    with open(file, "r+b") as stream:
+        stream.seek(100)
+        stream.write(b"x" * 10)
+    again = decode_split(split, SIZE, mapped=True)
+    assert torch.equal(again.pixels[again.rows], expected.pixels[expected.rows])
+    (file,) = stores(cache)
+    before = identity(file)
+    os.utime(file)
+    assert decode_split(split, SIZE, mapped=True).fingerprint == expected.fingerprint
+    assert identity(file) == before and file.stat().st_mtime_ns == pixel_store._UNTOUCHED
+
+
+def test_store_of_193_gigabytes_opens_at_once_and_takes_no_memory(tmp_path):
+    """1.28 million images of 224 pixels, in a sparse file: more than the memory of the machine."""
+    shape = (1_281_167, 3, 224, 224)
+    footer = {"format_version": pixel_store.FORMAT_VERSION, "name": "large", "shape": shape, "sha256": "0" * 64}
+    content = json.dumps({**footer, "unreadable": {}, "source": ""}).encode()
+    file = tmp_path / "large.pixels"
+    with open(file, "wb") as stream:
+        stream.truncate(int(np.prod(shape)))
+        stream.seek(0, os.SEEK_END)
+        digest = pixel_store.hashlib.sha256(content).digest()
+        stream.write(content + pixel_store._TAIL.pack(digest, len(content), pixel_store._MARK))
+    os.utime(file, ns=(0, pixel_store._UNTOUCHED))
+    program = f"""
+import resource, torch
+from pathlib import Path
+from hf_biasensemble.data import pixel_store
+pixels, unreadable = pixel_store._open(Path({str(file)!r}), {shape})
+assert pixel_store.digest_of_pixels(pixels) == "0" * 64
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+generator = torch.Generator().manual_seed(0)
+for _ in range(100):
+    rows = torch.randint({shape[0]}, (16,), generator=generator)
+    assert pixels.index_select(0, rows).sum() == 0
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+assert grown < 200_000, f"{{grown}} KB"
+print("read")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment(tmp_path), capture_output=True, text=True, timeout=300
+    )
+    assert ended.stdout == "read\n", ended.stderr
+
+
 def test_full_disk_is_one_line_and_leaves_nothing_behind(split, cache):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -4,6 +4,7 @@ A store is a plain `.npy` file, float16 (N, 1 + V, D). Its name is a hash of all
 images, weights, preprocessing, views and seed; so features of anything else are never found under it.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from filelock import FileLock
 from torch import nn
 
 from hf_biasensemble.data.cache import cache_folder
-from hf_biasensemble.data.pixel_store import MappedPixels, hash_of_pixels
+from hf_biasensemble.data.pixel_store import MappedPixels, digest_of_pixels
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.seeding import build_with_seed, derived_seed
@@ -47,7 +48,7 @@ def name_of_features(
     seed: int,
 ) -> str:
     """Hash of all that the features depend on."""
-    digest = hash_of_pixels(pixels)
+    digest = hashlib.sha256(digest_of_pixels(pixels).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -1,21 +1,24 @@
-"""Decoded images on disk: written once by one process, checked when opened, read through a memory map by all.
+"""Decoded images on disk: written once by one process, read through a memory map by all.
 
 A store is one file: the pixels (N, 3, S, S), then a footer, JSON that holds format version, name, shape, SHA-256 of
 shape and pixels, and the rows that could not be read, then 48 bytes: SHA-256 of the footer, its length, and a mark.
 Its name is a hash of all that the pixels depend on, above all of the content of the image files; their names and times
-do not count.
+do not count. A whole store is given a time of modification that no clock shows: as long as it has that, nobody has
+written to it, and it opens at once however large it is. With any other time, all of it is checked once more.
 """
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import shutil
 import struct
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ UNFINISHED_SUFFIX = ".unfinished"  # of `written_whole`
 
 _MARK = b"HFBEPIX\n"
 _TAIL = struct.Struct("<32sQ8s")  # SHA-256 of the footer, its length, the mark
+_UNTOUCHED = 946_684_800 * 1_000_000_000  # time of modification of a whole store: the first second of the year 2000
 _BLOCK = 1 << 22  # bytes hashed at once
 _ROWS_AT_ONCE = 128
 
@@ -54,18 +58,22 @@ class MappedPixels:
     Args:
         file (`Path`): A store that was checked.
         shape (`tuple[int, int, int, int]`): Of the pixels.
+        digest (`str`): SHA-256 of shape and pixels, as the file's footer has it.
     """
 
-    def __init__(self, file: Path, shape: tuple[int, ...]):
+    def __init__(self, file: Path, shape: tuple[int, ...], digest: str):
         self.file = file
         self.shape = torch.Size(shape)
+        self.digest = digest
         with open(file, "rb") as stream:
-            # Copy on write, of which none happens: torch wants memory that it could write to.
-            self._map = mmap.mmap(stream.fileno(), self.shape.numel(), access=mmap.ACCESS_COPY)
-        self._tensor = torch.frombuffer(self._map, dtype=torch.uint8).view(self.shape)
+            # Read-only: a map that could be written to is counted as memory, which a large file exceeds.
+            self._map = mmap.mmap(stream.fileno(), self.shape.numel(), access=mmap.ACCESS_READ)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # nothing writes to it
+            self._tensor = torch.frombuffer(self._map, dtype=torch.uint8).view(self.shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MappedPixels, (self.file, self.shape)
+        return MappedPixels, (self.file, self.shape, self.digest)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -81,30 +89,29 @@ class MappedPixels:
             self._map.madvise(mmap.MADV_DONTNEED)
         return pixels
 
-    @cached_property
-    def sha256(self) -> Any:
-        """`hashlib` object that has seen shape and pixels. The file is read once for it, and not through the map."""
-        digest = hash_of_shape(self.shape)
-        remaining = self.shape.numel()
-        with open(self.file, "rb") as stream:
-            while remaining and (block := stream.read(min(_BLOCK, remaining))):
-                digest.update(block)
-                remaining -= len(block)
-        return digest
-
 
 def hash_of_shape(shape: tuple[int, ...]) -> Any:
     """The hash that pixels of this shape are then added to."""
     return hashlib.sha256(str(tuple(shape)).encode())
 
 
-def hash_of_pixels(pixels: torch.Tensor | MappedPixels) -> Any:
-    """`hashlib` object that has seen shape and pixels, the same for pixels in memory and in a store."""
+def digest_of_pixels(pixels: torch.Tensor | MappedPixels) -> str:
+    """SHA-256 of shape and pixels, the same for pixels in memory and in a store, where it is not computed again."""
     if isinstance(pixels, MappedPixels):
-        return pixels.sha256.copy()
+        return pixels.digest
     digest = hash_of_shape(pixels.shape)
     digest.update(pixels.contiguous().numpy().data.cast("B"))
-    return digest
+    return digest.hexdigest()
+
+
+def _digest_of_file(file: Path, shape: tuple[int, ...]) -> str:
+    """The same of the pixels in a store. The file is read for it, and not through a map."""
+    digest, remaining = hash_of_shape(shape), math.prod(shape)
+    with open(file, "rb") as stream:
+        while remaining and (block := stream.read(min(_BLOCK, remaining))):
+            digest.update(block)
+            remaining -= len(block)
+    return digest.hexdigest()
 
 
 def open_or_build(
@@ -173,11 +180,12 @@ def _open(file: Path, shape: tuple[int, ...]) -> tuple[MappedPixels, dict[int, s
         raise _UnusableStore(f"has format {footer['format_version']}, not {FORMAT_VERSION}")
     if footer["name"] != file.stem or tuple(footer["shape"]) != shape or size != int(np.prod(shape)):
         raise _UnusableStore("holds other images")
-    pixels = MappedPixels(file, shape)
-    if pixels.sha256.hexdigest() != footer["sha256"]:
-        raise _UnusableStore("was altered: its checksum is not the one it states")
-    with suppress(OSError):  # somebody else's file
-        os.utime(file)
+    if file.stat().st_mtime_ns != _UNTOUCHED:
+        if _digest_of_file(file, shape) != footer["sha256"]:
+            raise _UnusableStore("was altered: its checksum is not the one it states")
+        with suppress(OSError):  # somebody else's file
+            os.utime(file, ns=(time.time_ns(), _UNTOUCHED))  # copied or touched, but not altered
+    pixels = MappedPixels(file, shape, footer["sha256"])
     return pixels, {int(row): reason for row, reason in footer["unreadable"].items()}
 
 
@@ -223,8 +231,10 @@ def _write(
                 "source": source,
             }
             content = json.dumps(footer).encode()
-            # No fsync: what a power failure leaves does not pass the check.
             stream.write(content + _TAIL.pack(hashlib.sha256(content).digest(), len(content), _MARK))
+            stream.flush()
+            os.fsync(stream.fileno())  # before the mark that it is whole
+            os.utime(unfinished, ns=(time.time_ns(), _UNTOUCHED))
     except OSError as error:
         file.with_suffix(UNFINISHED_SUFFIX).unlink(missing_ok=True)
         raise BiasEnsembleError(

@@ -1,6 +1,7 @@
 """Decode once: a split's images as one uint8 array, and whole batches of it by row number."""
 
 import csv
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from hf_biasensemble.data.decoding import decode_rows, file_of
 from hf_biasensemble.data.features import Features
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.loading import LabelledSplit
-from hf_biasensemble.data.pixel_store import MappedPixels, hash_of_pixels, open_or_build
+from hf_biasensemble.data.pixel_store import MappedPixels, digest_of_pixels, open_or_build
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.processes import print_once
@@ -106,7 +107,7 @@ class ImageSplit(Dataset):
         """Hash of the decoded images, labels and rows: equal exactly for equal data."""
         if isinstance(self.pixels, Features):
             return str(self.source_fingerprint)
-        digest = hash_of_pixels(self.pixels)
+        digest = hashlib.sha256(digest_of_pixels(self.pixels).encode())
         for array in (self.labels, self.rows):
             digest.update(array.contiguous().numpy().data.cast("B"))
         digest.update("\0".join(self.class_names).encode())

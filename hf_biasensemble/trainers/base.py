@@ -20,6 +20,7 @@ from hf_biasensemble.data.transforms import ImageTransform, draw_for_these
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.fine_tuning import parameter_groups
 from hf_biasensemble.objectives import group_sums
+from hf_biasensemble.processes import refuse_data_parallel
 from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
 from hf_biasensemble.trainers.evaluating import EvaluatingTrainer
@@ -63,6 +64,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         eval_dataset: dict[str, ImageSplit] | None = None,
         callbacks: list | None = None,
     ):
+        refuse_data_parallel(args.n_gpu)
         if train_dataset is not None:
             filled_up = self.splits_batches and args.world_size > 1
             settle_last_batch(model, args, len(train_dataset), filled_up)  # type: ignore[arg-type]
