@@ -137,11 +137,11 @@ def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     return newest
 
 
-def check_same_run(output_dir: Path, settings: dict[str, Any]) -> None:
-    """Refuses to resume a run that was another: other data, method, model or seed."""
+def check_same_run(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Refuses to resume a run that was another: other data, method, model or seed. Gives the settings that it had."""
     file = output_dir / CONFIG_FILE
     if not file.exists():
-        return
+        return {}
     before = yaml.safe_load(file.read_text(encoding="utf-8"))
     different = differences(before, yaml.safe_load(yaml.safe_dump(settings)), ignored=MAY_DIFFER_ON_RESUME)
     if different:
@@ -149,6 +149,7 @@ def check_same_run(output_dir: Path, settings: dict[str, Any]) -> None:
             f"cannot resume the run in {output_dir}: {'; '.join(different)}; use the settings in {file} or another "
             "--output_dir"
         )
+    return before
 
 
 MAY_DIFFER_ON_RESUME = {
@@ -163,6 +164,8 @@ MAY_DIFFER_ON_RESUME = {
     "pixel_memory_limit",
     "per_device_eval_batch_size",
     "max_steps",
+    "num_train_epochs",
+    "schedule_steps",  # those of the run that is resumed hold
     "eval_strategy",
     "eval_steps",
     "save_strategy",

@@ -10,7 +10,14 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback
 
-from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, resolved, settled_selection
+from hf_biasensemble.arguments import (
+    DataArguments,
+    DebiasingArguments,
+    ModelArguments,
+    resolved,
+    settle_steps,
+    settled_selection,
+)
 from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written
 from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
@@ -103,8 +110,11 @@ def run(
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
     settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
+    before = {}
     if args.resume_from_checkpoint:
-        check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
+        before = check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
+    settle_steps(args, len(splits["train"]), before)
+    settings["schedule_steps"] = args.schedule_steps
     owner = sole_writer(output_dir) if args.should_save else nullcontext()
     with owner, one_line_if_not_written(f"the results in {output_dir}"):
         if args.should_save:

@@ -6,6 +6,7 @@ from hf_biasensemble.arguments.model import ModelArguments
 from hf_biasensemble.arguments.options import option
 from hf_biasensemble.arguments.parser import parse_arguments
 from hf_biasensemble.arguments.selection import SelectionArguments
+from hf_biasensemble.arguments.steps import settle_steps, steps_of_epochs
 from hf_biasensemble.arguments.training import (
     CHECKPOINT_CHOICES,
     DebiasingArguments,
@@ -21,5 +22,7 @@ __all__ = [
     "option",
     "parse_arguments",
     "resolved",
+    "settle_steps",
     "settled_selection",
+    "steps_of_epochs",
 ]

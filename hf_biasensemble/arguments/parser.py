@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn, get_type_hints
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_biasensemble.arguments.unsupported import UNSUPPORTED
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.shipped import config_file
 
@@ -65,7 +66,7 @@ def parse_arguments(
     parser.known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
     file = given_option("config", argv)
     try:
-        words = _as_words(file, read_yaml(file), parser, given_option("method", argv)) if file else []
+        words = _as_words(file, read_yaml(file), parser, argv) if file else []
         return parser.parse_args_into_dataclasses([*words, *argv])
     except BiasEnsembleError:
         raise
@@ -107,6 +108,8 @@ class StrictParser(HfArgumentParser):
             if owner not in groups:
                 groups[owner] = self.add_argument_group(_group_title(owner))
             field.type = hints[field.name]
+            if issubclass(dtype, TrainingArguments) and field.name in UNSUPPORTED:
+                field.metadata = MappingProxyType({**field.metadata, "help": argparse.SUPPRESS})
             self._parse_dataclass_field(groups[owner], field)
 
     def _options_of(self, dtype: type) -> list[dataclasses.Field]:
@@ -162,11 +165,20 @@ def read_yaml(file: str) -> dict[str, Any]:
     return content
 
 
-def _as_words(file: str, content: dict[str, Any], parser: StrictParser, method: str | None) -> list[str]:
+_IN_PLACE_OF = {
+    "max_steps": {"num_train_epochs", "schedule_steps"},
+    "num_train_epochs": {"max_steps", "schedule_steps"},
+}
+"""By option of the command line, those of the file that it stands in place of."""
+
+
+def _as_words(file: str, content: dict[str, Any], parser: StrictParser, argv: list[str]) -> list[str]:
     """The file's content as command line words, which the parser then checks like any other."""
+    method = given_option("method", argv)
     words: list[str] = []
     actions = {option.lstrip("-"): action for action in parser._actions for option in action.option_strings}
     known = parser.known - {"h", "help", "config"}
+    replaced = {key for option, keys in _IN_PLACE_OF.items() if given_option(option, argv) for key in keys}
     is_of_another_method = method is not None and content.get("method") not in (None, method)
     for key, value in content.items():
         if str(key) not in known:
@@ -176,6 +188,8 @@ def _as_words(file: str, content: dict[str, Any], parser: StrictParser, method: 
             if is_of_another_method or value == foreign.default:
                 continue
             raise BiasEnsembleError(foreign.refused(str(key), file))
+        if str(key) in replaced:
+            continue
         action = actions[str(key)]
         if value is None and action.default is None:
             continue

@@ -10,7 +10,9 @@ from transformers import TrainingArguments
 from hf_biasensemble.arguments.model import ModelArguments
 from hf_biasensemble.arguments.options import option, require, require_steps
 from hf_biasensemble.arguments.selection import SelectionArguments
+from hf_biasensemble.arguments.unsupported import check_supported
 
+DEFAULT_STEPS = 50_000
 AUGMENTATIONS = ("none", "affine", "photographs")
 CHECKPOINT_CHOICES = {
     "last": None,
@@ -82,7 +84,13 @@ class DebiasingArguments(TrainingArguments):
     backbone_learning_rate: float | None = option(
         None, "Learning rate of the backbones, also the members'; by default that of the classifiers."
     )
-    max_steps: int = option(50_000, "Optimisation steps.")
+    max_steps: int = option(DEFAULT_STEPS, "Optimisation steps.")
+    num_train_epochs: float = option(0, "Passes over the training images, in place of max_steps; 0: those steps.")
+    schedule_steps: int | None = option(
+        None,
+        "Steps that shares of max_steps and learning rate schedules count from; by default max_steps, and when a run "
+        "is resumed those that it began with.",
+    )
     max_grad_norm: float = option(0.0, "Clip the gradient norm; 0: not.")
     lr_scheduler_type: str = option("constant", "Learning rate schedule.")
     dataloader_drop_last: bool = option(True, "Drop an incomplete last batch.")
@@ -108,7 +116,7 @@ class DebiasingArguments(TrainingArguments):
         require(rate is None or 0 < rate < math.inf, "--backbone_learning_rate", "above 0", rate)
         require(self.weight_decay >= 0, "--weight_decay", "0 or more", self.weight_decay)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
-        require(self.max_steps >= 1, "--max_steps", "at least 1", self.max_steps)
+        self._check_steps()
         known = self.augmentation in AUGMENTATIONS
         require(known, "--augmentation", f"one of {', '.join(AUGMENTATIONS)}", self.augmentation)
         require(0 <= self.color_jitter <= 1, "--color_jitter", "in [0, 1]", self.color_jitter)
@@ -117,8 +125,6 @@ class DebiasingArguments(TrainingArguments):
         require(0 <= self.weight_average < 1, "--weight_average", "in [0, 1)", self.weight_average)
         for name in ("step_decay_steps", "step_decay_start"):
             require_steps(f"--{name}", getattr(self, name))
-        require(not self.remove_unused_columns, "--remove_unused_columns", "false", self.remove_unused_columns)
-        require(not self.load_best_model_at_end, "--load_best_model_at_end", "false: the last step counts", True)
         require(self.save_strategy != "best", "--save_strategy", "no, steps or epoch", self.save_strategy)
         choices = ("last", "oracle_test") if self.published_protocol else tuple(CHECKPOINT_CHOICES)
         protocol = " (--published_protocol)" if self.published_protocol else ""
@@ -126,14 +132,27 @@ class DebiasingArguments(TrainingArguments):
         require(self.checkpoint_choice in choices, "--checkpoint_choice", expected, self.checkpoint_choice)
         if self.published_protocol:
             self.checkpoint_choice = "oracle_test"
-        require(self.hub_revision is None, "--hub_revision", "nothing: pushes go to main", self.hub_revision)
+        check_supported(self, {field.name: field.default for field in dataclasses.fields(DebiasingArguments)})
         super().__post_init__()
         self.label_names: list[str] = []
 
+    def _check_steps(self) -> None:
+        """Epochs stand in place of steps, which are then -1 until the number of images is known."""
+        epochs = self.num_train_epochs
+        require(0 <= epochs < math.inf, "--num_train_epochs", "0 or more", epochs)
+        if not epochs:
+            require(self.max_steps >= 1, "--max_steps", "at least 1", self.max_steps)
+        else:
+            unsaid = self.max_steps in (-1, DEFAULT_STEPS)
+            require(unsaid, "--num_train_epochs", "it or --max_steps", f"both ({epochs:g} and {self.max_steps})")
+            self.max_steps = -1
+        count = self.schedule_steps
+        require(count is None or count >= 1, "--schedule_steps", "at least 1", count)
+
     def in_steps(self, name: str) -> int:
-        """The number of steps that an option means, which may be a share of `max_steps`."""
+        """The number of steps that an option means, which may be a share of `schedule_steps`."""
         value = getattr(self, name)
-        return int(value) if value >= 1 else round(value * self.max_steps)
+        return int(value) if value >= 1 else round(value * (self.schedule_steps or self.max_steps))
 
 
 def settled_selection(selection_args: Any, model_args: ModelArguments, args: DebiasingArguments) -> Any:

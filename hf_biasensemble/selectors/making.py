@@ -147,7 +147,7 @@ def member_arguments(args: DebiasingArguments, steps: int, learning_rate: float)
     given = {f.name: getattr(args, f.name) for f in fields(DebiasingArguments) if f.init}
     changes: dict[str, Any] = {
         "output_dir": str(Path(args.output_dir) / "selection"),
-        "max_steps": steps,
+        **{"max_steps": steps, "num_train_epochs": 0, "schedule_steps": None, "eval_on_start": False},
         "learning_rate": learning_rate,
         "eval_strategy": "no",
         "save_total_limit": 1,

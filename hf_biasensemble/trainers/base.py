@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_utils import TrainOutput
 
-from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.arguments import DebiasingArguments, steps_of_epochs
 from hf_biasensemble.collectives import mean_of_processes, total
 from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
@@ -70,6 +70,9 @@ class DebiasingTrainer(EvaluatingTrainer):
             settle_last_batch(model, args, len(train_dataset), filled_up)  # type: ignore[arg-type]
         # The Trainer would push the pair while it trains, and write the token into `training_args.bin`.
         settled: dict[str, Any] = {"push_to_hub": False, "hub_token": None}
+        if args.num_train_epochs and train_dataset is not None:
+            steps = steps_of_epochs(args, len(train_dataset))  # type: ignore[arg-type]
+            settled |= {"max_steps": steps, "num_train_epochs": 0}
         # No forward pass leaves parameters out, and looking for them costs time.
         settled["ddp_find_unused_parameters"] = bool(args.ddp_find_unused_parameters)
         super().__init__(
@@ -133,7 +136,7 @@ class DebiasingTrainer(EvaluatingTrainer):
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), factor)
             self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+        return super().create_scheduler(self.args.schedule_steps or num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         sampler = self.train_sampler()
