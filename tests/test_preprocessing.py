@@ -234,7 +234,7 @@ PUBLISHED = {
 def test_published_model_says_of_photographs_what_the_trained_one_says(kind, file, photographs, tmp_path):
     method, changes = PUBLISHED[kind]
     pretrained = {} if kind == "mlp" else {"pretrained_weights": file}
-    given = words(photographs, tmp_path / "out", method, num_train_epochs=4, **changes, **pretrained)
+    given = words(photographs, tmp_path / "out", method, **changes, **pretrained)
     assert run_command("train", given) == 0
     data_args, model_args, *_ = parse_run(given)
     expected = trained_logits(tmp_path / "out", given, ["ant", "owl"])
