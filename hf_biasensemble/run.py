@@ -199,6 +199,8 @@ def train_and_publish(
     if "validation" in held_out:
         judged = judgement(held_out["validation"], args.compare_with, images["train"].fingerprint)
         results |= {f"validation_{key}": value for key, value in judged.items()}
+        if "estimated_intervals" not in judged:  # what cannot be told is no result, though it may have chosen the step
+            results = {key: value for key, value in results.items() if "_estimated_" not in key}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
         published = trainer.published_model()

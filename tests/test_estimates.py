@@ -176,6 +176,23 @@ def test_hard_images_are_no_proof_of_a_shortcut(made_good, answers):
         assert verdict(ordinary, debiased)[0] == {"better": "worse"}.get(answer, answer)
 
 
+def test_levels_of_images_that_nobody_gets_right_are_not_told():
+    """As on photographs whose members mostly see more than the shortcut: what they get wrong is hard."""
+    groups = drawn(12, images=2000, conflicting=0.05, confidence=0.6)
+    random = np.random.default_rng(0)
+
+    def mostly_with_the_members(agrees: float) -> HeldOutPredictions:
+        said = np.where(random.random(len(groups)) < agrees, groups.predicted, groups.labels)
+        return HeldOutPredictions(np.arange(len(groups)), groups.labels, said, np.ones(len(groups)), 4, groups)
+
+    ordinary, debiased, solving = (mostly_with_the_members(agrees) for agrees in (0.8, 0.7, 0.1))
+    assert "no model that is judged gets most of these right" in str(reason_not_to_tell(ordinary, debiased))
+    assert "cannot tell" in sentence(debiased, ordinary) and "% (" not in sentence(debiased, ordinary)
+    assert reason_not_to_tell(ordinary, solving) is None  # one that can shows that they are not just hard
+    sure = drawn(12, images=2000, conflicting=0.05, confidence=0.9)
+    assert reason_not_to_tell(ordinary.judged_by(sure)) is None
+
+
 def test_table_of_predictions_comes_back(tmp_path):
     groups = drawn(6)
     model = predictions_of(groups, 0.9, 0.5)

@@ -12,7 +12,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.judging.members import FILE_NAME, Members
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
-from hf_biasensemble.judging.verdict import sentence
+from hf_biasensemble.judging.verdict import reason_not_to_tell, sentence
 from hf_biasensemble.output_folder import CONFIG_FILE
 
 
@@ -62,7 +62,9 @@ def judgement(model: HeldOutPredictions, compare_with: str | None, train_fingerp
     """
     if model.groups is None:
         return {}
-    found: dict[str, Any] = {"judgement": sentence(model, *_of_other_run(compare_with, train_fingerprint))}
+    other, other_name = _of_other_run(compare_with, train_fingerprint)
+    other = other.judged_by(model.groups) if other is not None and model.is_about(other) else None
+    found: dict[str, Any] = {"judgement": sentence(model, other, other_name)}
     found["judged_by"] = {
         "members": model.groups.members,
         "groups": model.groups.digest,
@@ -71,7 +73,7 @@ def judgement(model: HeldOutPredictions, compare_with: str | None, train_fingerp
         "confidence_on_conflicting": model.groups.confidence_on_conflicting,
     }
     intervals = model.intervals()
-    if intervals:
+    if intervals and not reason_not_to_tell(model, *([other] if other else [])):
         found["estimated_intervals"] = {
             f"estimated_{name}_accuracy": [estimate.low, estimate.high, estimate.images]
             for name, estimate in intervals.items()

@@ -23,16 +23,40 @@ def says_nothing(intervals: Mapping[str, Estimate]) -> str | None:
     )
 
 
-def reason_not_to_tell(model: HeldOutPredictions) -> str | None:
-    """Why nothing is said of the model's accuracy on bias-conflicting images; `None` if something is."""
-    return model.doubt() or says_nothing(model.intervals())
+def reason_not_to_tell(*models: HeldOutPredictions) -> str | None:
+    """Why nothing is said of the accuracy of these models on bias-conflicting images; `None` if something is.
+
+    Where members hesitate on the pseudo-conflicting images and no model gets most of them right either, these may be
+    hard or mislabelled images, and accuracy on them would say nothing of bias-conflicting ones.
+
+    Args:
+        models (`HeldOutPredictions`): About the same images, judged by the same groups.
+    """
+    for model in models:
+        if reason := model.doubt() or says_nothing(model.intervals()):
+            return reason
+    groups = models[0].groups
+    assert groups is not None
+    if groups.hesitates and min(agreement(model) for model in models) > MOSTLY:
+        return (
+            f"members hesitate on most of the {int(groups.is_conflicting.sum())} held-out images that contradict what "
+            "they predict, and no model that is judged gets most of these right: they may be hard or mislabelled "
+            "images rather than bias-conflicting ones"
+        )
+    return None
+
+
+def agreement(model: HeldOutPredictions) -> float:
+    """Fraction of the pseudo-conflicting images that the model takes for the same as the members do."""
+    assert model.groups is not None
+    same = model.predictions == model.groups.predicted
+    return float(same[model.groups.is_conflicting].mean())
 
 
 def caution(model: HeldOutPredictions) -> str | None:
     """What speaks against taking the estimates by their word; `None` if nothing does."""
     assert model.groups is not None
-    conflicting = model.groups.is_conflicting
-    agrees = float((model.predictions == model.groups.predicted)[conflicting].mean())
+    agrees = agreement(model)
     if agrees > MOSTLY:
         return (
             f"a model takes {100 * agrees:.0f} % of the images that contradict what the members predict for the same "
@@ -57,8 +81,7 @@ def verdict(model: HeldOutPredictions, other: HeldOutPredictions) -> tuple[str, 
         model (`HeldOutPredictions`): With its groups, by which both are judged.
         other (`HeldOutPredictions`): About the same images.
     """
-    reason = reason_not_to_tell(model)
-    if reason:
+    if reason := model.doubt() or says_nothing(model.intervals()):
         return CANNOT_TELL, reason
     gain = model.gain_over(other)["conflicting"]
     if gain.low <= 0 <= gain.high:
@@ -83,17 +106,18 @@ def sentence(model: HeldOutPredictions, other: HeldOutPredictions | None = None,
         other (`HeldOutPredictions`, *optional*): Of another model; left out if it is about other images.
         other_name (`str`, *optional*, defaults to `"ERM"`): Name of that.
     """
-    reason = reason_not_to_tell(model)
+    compared = other.judged_by(model.groups) if other is not None and model.is_about(other) else None
+    reason = reason_not_to_tell(model, *([compared] if compared else []))
     if reason:
         return f"Estimated without bias labels: {CANNOT_TELL}; {reason}."
     text = f"Estimated without bias labels: {model.intervals()['conflicting']} on images that contradict the shortcut"
-    if other is None or not model.is_about(other):
+    if compared is None:
         return f"{text}; {model.intervals()['aligned']} on the others."
-    text = f"{text}, {other_name} {other.judged_by(model.groups).intervals()['conflicting']}"
-    answer, reason = verdict(model, other)
+    text = f"{text}, {other_name} {compared.intervals()['conflicting']}"
+    answer, reason = verdict(model, compared)
     if answer == CANNOT_TELL:
         return f"{text}; {CANNOT_TELL} which is better there: {reason}."
-    return f"{text}; {cost(model.gain_over(other)['aligned'])}."
+    return f"{text}; {cost(model.gain_over(compared)['aligned'])}."
 
 
 def cost(aligned: Estimate) -> str:

@@ -21,7 +21,7 @@ def judgement_table(models: Mapping[str, HeldOutPredictions]) -> tuple[str, dict
         images, and but for the first `difference` and `verdict`; or `cannot_tell`, the reason, and nothing else.
     """
     first_name, first = next(iter(models.items()))
-    reason = next((found for model in models.values() if (found := reason_not_to_tell(model))), None)
+    reason = reason_not_to_tell(*models.values())
     if reason:
         return f"{CANNOT_TELL}: {reason}", {"cannot_tell": reason}
     assert first.groups is not None

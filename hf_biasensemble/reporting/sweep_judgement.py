@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
+from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.verdict import CANNOT_TELL, reason_not_to_tell, verdict
 from hf_biasensemble.reporting.markdown import markdown_table
 
@@ -16,6 +17,7 @@ _ABOUT = (
     "highest estimated unbiased accuracy, as the mean over the seeds; it looks at no bias label and at no test image."
 )
 PICK = "**pick**"
+_GROUPS = ("aligned", "conflicting", "unbiased")
 
 
 def judged_section(groups: Mapping[tuple[str, str], list["Cell"]], baselines: Mapping[str, str | None]) -> list[str]:
@@ -28,45 +30,45 @@ def judged_section(groups: Mapping[tuple[str, str], list["Cell"]], baselines: Ma
     """
     if not any(cell.held_out and cell.held_out.groups is not None for group in groups.values() for cell in group):
         return []
-    header = [
-        "data",
-        "method",
-        "estimated aligned",
-        "estimated conflicting",
-        "estimated unbiased",
-        "measured unbiased",
-    ]
+    header = ["data", "method", *(f"estimated {name}" for name in _GROUPS), "measured unbiased"]
     rows, notes = [[*header, "against its baseline", ""]], []
     for data in dict.fromkeys(name for name, _ in groups):
         of_data = {method: cells for (name, method), cells in groups.items() if name == data}
-        pick = picked(of_data)
+        pick, reason = picked(of_data), _reason(of_data)
         for method, cells in of_data.items():
-            measured = mean_and_spread(_measured(cells))
+            estimated = [mean_and_spread(_estimates(cells, name)) for name in _GROUPS]
+            shown = [CANNOT_TELL] * len(_GROUPS) if reason or not all(estimated) else estimated
             against = _against(cells, of_data.get(baselines.get(method) or "", []))
-            estimated = [mean_and_spread(estimated_accuracy(cells, name)) for name in header_groups()]
-            shown = estimated if any(estimated) else [CANNOT_TELL] * len(estimated)
-            rows.append([data, method, *shown, measured, against, PICK if method == pick else ""])
-        notes += _notes(data, of_data, pick)
+            row = [data, method, *shown, mean_and_spread(_measured(cells)), against]
+            rows.append([*row, PICK if method == pick else ""])
+        notes += [f"{data}: {CANNOT_TELL} how good they are there; {reason}."] if reason else []
+        notes += _regret(data, of_data, pick)
     return ["## Judged without bias labels\n\n" + "\n\n".join([_ABOUT, markdown_table(rows), *notes])]
 
 
-def header_groups() -> tuple[str, ...]:
-    """Groups of the table, in its order."""
-    return ("aligned", "conflicting", "unbiased")
-
-
-def estimated_accuracy(cells: Sequence["Cell"], group: str) -> list[float]:
-    """Estimates of the runs in percent, of those that can be judged."""
-    found = [cell.held_out.estimates() for cell in cells if cell.held_out and not reason_not_to_tell(cell.held_out)]
-    return [100 * estimates[f"estimated_{group}_accuracy"] for estimates in found]
+def _estimates(cells: Sequence["Cell"], group: str) -> list[float]:
+    """Estimated accuracy of the runs in percent, of those with groups that can rank models."""
+    found = [cell.held_out.estimates() for cell in cells if cell.held_out]
+    return [100 * estimates[f"estimated_{group}_accuracy"] for estimates in found if estimates]
 
 
 def picked(of_data: Mapping[str, Sequence["Cell"]]) -> str | None:
-    """The method with the highest estimate; `None` where not all can be judged, or there is one only."""
-    means = {method: estimated_accuracy(cells, "unbiased") for method, cells in of_data.items()}
+    """The method with the highest estimate; `None` where not all have one, or there is one method only."""
+    means = {method: _estimates(cells, "unbiased") for method, cells in of_data.items()}
     if len(means) < 2 or any(len(means[method]) < len(cells) for method, cells in of_data.items()):
         return None
     return max(means, key=lambda method: mean(means[method]))
+
+
+def _reason(of_data: Mapping[str, Sequence["Cell"]]) -> str | None:
+    """Why the estimates say nothing of how good the methods are, whatever their order."""
+    by_seed: dict[int, list[HeldOutPredictions]] = {}
+    for cells in of_data.values():
+        for cell in cells:
+            if cell.held_out and cell.held_out.groups is not None:
+                by_seed.setdefault(cell.seed, []).append(cell.held_out)
+    reasons = (reason_not_to_tell(*models) for models in by_seed.values())
+    return next((reason for reason in reasons if reason), None)
 
 
 def _measured(cells: Sequence["Cell"]) -> list[float]:
@@ -89,18 +91,10 @@ def _against(cells: Sequence["Cell"], others: Sequence["Cell"]) -> str:
     return ", ".join(f"{answer} ({said.count(answer)} of {len(said)})" for answer in dict.fromkeys(said))
 
 
-def _notes(data: str, of_data: Mapping[str, Sequence["Cell"]], pick: str | None) -> list[str]:
-    """Why there is no pick, or what it costs."""
-    reasons = {
-        reason_not_to_tell(cell.held_out)
-        for cells in of_data.values()
-        for cell in cells
-        if cell.held_out and cell.held_out.groups is not None
-    } - {None}
-    if pick is None:
-        return [f"{data}: {CANNOT_TELL} which is best; {reason}." for reason in sorted(map(str, reasons))]
+def _regret(data: str, of_data: Mapping[str, Sequence["Cell"]], pick: str | None) -> list[str]:
+    """What the pick costs, where that can be measured."""
     measured = {method: _measured(cells) for method, cells in of_data.items()}
-    if any(len(measured[method]) < len(cells) for method, cells in of_data.items()):
+    if pick is None or any(len(measured[method]) < len(cells) for method, cells in of_data.items()):
         return []
     best = max(measured, key=lambda method: mean(measured[method]))
     regret = mean(measured[best]) - mean(measured[pick])
