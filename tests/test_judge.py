@@ -325,6 +325,7 @@ def test_cannot_tell_ends_with_status_0_and_no_number(judged, digits, capsys):
 # Folds, processes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sweep_by_folds_judges_each_training_image_once(data, tmp_path, capsys):
     given = words(data, tmp_path / "out", "lff_be", **{**OWN_MEMBERS, "max_steps": 10, "eval_steps": 10})
     place = given.index("--method")
