@@ -191,7 +191,7 @@ for folder in ("first", "second"):
 
 
 def test_training_pushes_once_at_the_end(digits, hub, client, push, tmp_path):
-    given = words(digits, tmp_path, "lff_be", push_to_hub="true", hub_strategy="all_checkpoints", hub_token=TOKEN)
+    given = words(digits, tmp_path, "lff_be", push_to_hub="true", hub_token=TOKEN)
     hub.fail("POST .*/commit/", status=503)
     done = client("-c", TRAIN, *given, HF_TOKEN="")
     statuses = [line for line in done.stdout.splitlines() if line.startswith("status")]

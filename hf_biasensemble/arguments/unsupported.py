@@ -12,7 +12,7 @@ _EVALUATION = "evaluation has no data loader: it counts right answers of whole s
 _CHOICE = "--checkpoint_choice says which step is published"
 _MEMORY = "networks are not made for it; lower --per_device_train_batch_size, raise --gradient_accumulation_steps"
 _LANGUAGE = "it is for language models"
-_ORDER = "the method decides the order of the training images"
+_ORDER = "images have no lengths, and come in random order or one after another"
 _PROCESSES = "only processes that hold the whole network are supported; see docs/scaling.md"
 _SHARES = "how processes share batches is fixed, so that any number of them gives the same training"
 _RESUME = "a checkpoint holds all that exact resuming needs"
@@ -78,8 +78,9 @@ _AS_DEFAULT: dict[str, tuple[Any, ...]] = {
     "include_for_metrics": ([],),
     "include_num_input_tokens_seen": (False,),
     "label_names": ([],),
+    "train_sampling_strategy": ("sequential",),  # the trainer refuses it where the method has an order of its own
 }
-"""What the parser and `TrainingArguments` make of the default."""
+"""What is as good as the default: what the parser and `TrainingArguments` make of it, and what works as well."""
 
 _BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 _WITHOUT_WARMUP = ("constant",)

@@ -140,6 +140,10 @@ class DebiasingTrainer(EvaluatingTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         sampler = self.train_sampler()
+        if sampler is not None and self.args.train_sampling_strategy != "random":
+            raise BiasEnsembleError(
+                "--train_sampling_strategy: expected random, as the method has an order of its own"
+            )
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     def group_samples(self, groups: torch.Tensor, num_groups: int) -> None:
