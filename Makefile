@@ -36,7 +36,7 @@ test-onnx: $(INSTALLED)  ## run the tests of ONNX files, with the extra `onnx`
 
 test-browser: $(INSTALLED)  ## run the tests of the audit page, where there is a Chromium
 	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then \
-	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input playwright && \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input playwright axe-playwright-python && \
 	    $(BIN)/python -m pytest -q -m slow tests/test_audit_page.py; \
 	else echo "no Chromium here: the tests of the audit page in a browser are left out"; fi
 

@@ -75,9 +75,22 @@ def status(page) -> str:
 
 
 def shown_rows(page) -> list[int]:
-    """Row numbers of the cards, from the names of their buttons."""
-    labels = page.locator("#cards button").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
+    """Row numbers of the cards, from the names of their groups of marks."""
+    labels = page.locator("#cards .kinds").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     return [int(label.removeprefix("Mark row ")) for label in labels]
+
+
+def mark_button(page, row: int, kind: str):
+    return page.locator(f"#cards [aria-label='Mark row {row}'] [data-kind={kind}]")
+
+
+def exported(page, file) -> list[dict]:
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "audit_marks.csv"
+    download.value.save_as(file)
+    with open(file, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def test_pages_of_the_suspected_images(opened):
@@ -121,33 +134,92 @@ def test_names_are_text(opened):
     assert opened.locator("main script").count() == 0
 
 
-def test_marks_and_their_download(opened, tmp_path):
-    assert opened.is_disabled("#download")
-    opened.click("button[aria-label='Mark row 9']")
-    opened.select_option("#label", label=NAMES[0])
-    opened.focus("button[aria-label='Mark row 0']")
-    opened.keyboard.press("Space")
-    assert (
-        opened.locator("button[aria-label='Mark row 0'][aria-pressed=true]").count() == 2
-    )  # also in the class's part
-    opened.click("#cards button[aria-label='Mark row 16']")
-    opened.click("#cards button[aria-label='Mark row 16']")
-    assert opened.inner_text("#download") == "Download 2 marked rows as CSV"
-    opened.select_option("#label", label="any")
+def test_what_is_taken_for_what_opens_its_images(opened):
+    pairs = opened.locator(".pairs button")
+    assert pairs.first.inner_text().startswith(f"{NAMES[0]} is taken for {NAMES[1]}: 3 images")
+    pairs.first.click()
+    assert shown_rows(opened) == [0, 8, 16]
+    assert pairs.first.get_attribute("aria-pressed") == "true"
+    pairs.first.click()
+    assert status(opened) == "Images 1 to 48 of 130"
+    opened.locator(".cell button[data-label='2'][data-predicted='3']").click()
+    assert shown_rows(opened) == [2, 10, 18]
+
+
+def test_marks_by_key_and_by_click_with_undo(opened, tmp_path):
+    assert opened.is_disabled("#download") and opened.is_disabled("#undo")
+    opened.locator("#cards .open").first.focus()
+    opened.keyboard.press("1")
+    opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("2")
+    mark_button(opened, 9, "hard").click()
+    assert mark_button(opened, 0, "label_error").get_attribute("aria-pressed") == "true"
+    assert opened.inner_text("#download") == "Export 3 marks as CSV"
+    opened.select_option("[aria-label='Right class of row 0']", label=f"is {NAMES[2]}")
+    opened.keyboard.press("Escape")
+    opened.locator("#cards .open").nth(20).focus()
+    opened.keyboard.press("4")
+    opened.keyboard.press("u")
+    assert opened.inner_text("#download") == "Export 3 marks as CSV"
     opened.select_option("#view", label="marked by me")
-    assert sorted(shown_rows(opened)) == [0, 9]
-    with opened.expect_download() as download:
-        opened.click("#download")
-    download.value.save_as(tmp_path / download.value.suggested_filename)
-    with open(tmp_path / "audit_marked.csv", newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    rows = sorted(rows, key=lambda row: int(row["index"]))
-    assert [(row["index"], row["label"], row["predicted_label"], row["votes"]) for row in rows] == [
-        ("0", NAMES[0], NAMES[1], "0"),
-        ("9", NAMES[1], NAMES[2], "1"),
+    assert shown_rows(opened) == [0, 1, 9]
+    rows = exported(opened, tmp_path / "marks.csv")
+    assert [(row["index"], row["label"], row["kind"], row["new_label"]) for row in rows] == [
+        ("0", NAMES[0], "label_error", NAMES[2]),
+        ("1", NAMES[1], "bias_conflicting", ""),
+        ("9", NAMES[1], "hard", ""),
     ]
     assert rows[0]["bias_label"] == "attribute 7" and not {"image", "is_conflicting"} & rows[0].keys()
     assert float(rows[0]["mean_probability"]) == pytest.approx(0.01)
+
+
+def test_marks_outlive_the_page_and_come_back_from_their_file(opened, tmp_path):
+    opened.locator("#cards .open").first.focus()
+    opened.keyboard.press("1")
+    opened.reload()
+    assert mark_button(opened, 0, "label_error").get_attribute("aria-pressed") == "true"
+    before = exported(opened, tmp_path / "marks.csv")
+    opened.locator("#cards .open").first.focus()
+    opened.keyboard.press("1")
+    assert opened.is_disabled("#download")
+    opened.set_input_files("#import", tmp_path / "marks.csv")
+    opened.locator("#marks-status", has_text="Imported 1 marks.").wait_for()
+    assert exported(opened, tmp_path / "again.csv") == before
+    opened.click("#undo")
+    assert opened.is_disabled("#download")
+    (tmp_path / "other.csv").write_text("index,label,kind,new_label,image_hash\n0,x,hard,,sha256:0\n")
+    opened.set_input_files("#import", tmp_path / "other.csv")
+    opened.locator("#marks-status", has_text="of other images").wait_for()
+    assert opened.is_disabled("#download")
+
+
+def test_an_image_opens_large_and_can_be_marked_there(opened):
+    opened.locator("#cards .open").first.focus()
+    opened.keyboard.press("Enter")
+    assert opened.locator("#large img").bounding_box()["height"] > 400
+    opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("3")
+    assert opened.locator("#large img").get_attribute("alt").startswith("Row 1, ")
+    opened.keyboard.press("Escape")
+    assert not opened.is_visible("#dialog")
+    assert mark_button(opened, 1, "hard").get_attribute("aria-pressed") == "true"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser, file, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    page.locator("#cards .open").first.focus()
+    page.keyboard.press("1")
+    page.locator(".pairs button").first.click()
+    found = axe.Axe().run(page).response
+    assert len(found["passes"]) > 10
+    assert [violation["id"] for violation in found["violations"]] == []
+    page.locator("#cards .open").first.click()
+    assert [violation["id"] for violation in axe.Axe().run(page).response["violations"]] == []
+    context.close()
 
 
 def test_pages_of_the_classes(opened):
@@ -176,16 +248,17 @@ def test_fits_the_screen_in_both_schemes(browser, file, scheme, width):
 def test_keyboard_reaches_everything_in_order(opened):
     reached = []
     name = "(one) => one.id || one.className || one.getAttribute('aria-label')"
-    for _ in range(12):
+    for _ in range(100):
         opened.keyboard.press("Tab")
         focused = opened.locator(":focus")
         reached.append(focused.evaluate(name))
         assert focused.evaluate("(one) => getComputedStyle(one).outlineStyle") != "none"
     assert reached[0] == "skip"
-    assert [name for name in reached if name in ("view", "label", "votes", "next", "previous")] == [
+    assert [name for name in reached if name in ("view", "label", "predicted", "votes", "next", "previous")] == [
         "view",
         "label",
+        "predicted",
         "votes",
         "next",
     ]
-    assert "Mark row 0" in reached
+    assert "open" in reached and "pair" in reached

@@ -42,6 +42,10 @@ class DataArguments:
     max_train_samples: int | None = option(None, "Use at most so many training images, drawn by split_seed.")
     max_eval_samples: int | None = option(None, "Use at most so many images of validation, and as many of test.")
     skip_unreadable_images: bool = option(False, "Leave out images that cannot be read, and list them in output_dir.")
+    exclude_rows: str | None = option(
+        None, "Marks of an audit, as its page exports them (CSV): do not train on those of the kind label_error."
+    )
+    relabel: str | None = option(None, "Marks of an audit (CSV): train on images with a new_label under that label.")
     pixel_memory_limit: str = option("4GB", "Decoded images of more bytes are kept in a cached file, not in memory.")
 
     def __post_init__(self) -> None:

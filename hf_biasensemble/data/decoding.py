@@ -80,6 +80,15 @@ def decode_image(record: dict | None, geometry: Geometry) -> np.ndarray:
     Raises:
         `Exception`: Of many types, if the image cannot be read or has more than `MAX_IMAGE_PIXELS` pixels.
     """
+    return np.asarray(geometry.resized(upright_image(record))).transpose(2, 0, 1)
+
+
+def upright_image(record: dict | None) -> Image.Image:
+    """An undecoded image record as an RGB image of 8 bits in its own size, as [`decode_image`] reads it.
+
+    Raises:
+        `Exception`: Of many types, if the image cannot be read or has more than `MAX_IMAGE_PIXELS` pixels.
+    """
     with open_image(record) as image:
         if image.width * image.height > MAX_IMAGE_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_IMAGE_PIXELS:,}")
@@ -89,8 +98,10 @@ def decode_image(record: dict | None, geometry: Geometry) -> np.ndarray:
             upright = in_8_bits(upright)
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")  # PIL warns of a palette with transparency on its way to RGB
-        rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-        return np.asarray(geometry.resized(rgb)).transpose(2, 0, 1)
+        if upright.mode == "RGB":
+            upright.load()  # what is read after the file is closed must be there
+            return upright
+        return upright.convert("RGB")
 
 
 def encoded_image(record: dict | None) -> bytes | None:

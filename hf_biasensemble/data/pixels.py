@@ -55,6 +55,8 @@ class ImageSplit(Dataset):
         unreadable: The images that are not in `rows` because they could not be read.
         images: The undecoded images of all N rows, for the names of their files; `None` where there are none.
         source_fingerprint: That of the decoded training images, where features of them stand in the place of pixels.
+        excluded: Rows that `--exclude_rows` left out.
+        relabelled: Rows that have another label by `--relabel`.
     """
 
     pixels: torch.Tensor | MappedPixels | Features
@@ -69,6 +71,8 @@ class ImageSplit(Dataset):
     unreadable: list[UnreadableImage] = field(default_factory=list)
     images: datasets.Dataset | None = None
     source_fingerprint: str | None = None
+    excluded: int = 0
+    relabelled: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -7,6 +7,7 @@ from hf_biasensemble.data.features import Features, FeatureTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.held_out import at_most, hold_out, with_fold
 from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
+from hf_biasensemble.data.marks import with_marks
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.split_names import SplitNames
 from hf_biasensemble.data.transforms import ImageTransform
@@ -37,12 +38,17 @@ def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dic
 
 
 def parts_to_use(splits: dict[str, ImageSplit], data_args: DataArguments) -> dict[str, ImageSplit]:
-    """Cuts out the splits that are missing, then keeps at most so many images as the arguments say."""
+    """Cuts out the splits that are missing, keeps at most so many images as the arguments say, then leaves out and
+    relabels training images as marked; the other splits are the same with and without marks."""
     fold = data_args.fold() if "train" in splits else None
     validation_share = 0.0 if fold else data_args.validation_share
     whole = hold_out(splits, validation_share, data_args.test_share, data_args.split_seed)
     whole = with_fold(whole, *fold, data_args.split_seed) if fold else whole
-    return at_most(whole, data_args.max_train_samples, data_args.max_eval_samples, data_args.split_seed)
+    parts = at_most(whole, data_args.max_train_samples, data_args.max_eval_samples, data_args.split_seed)
+    if "train" in parts and (data_args.exclude_rows or data_args.relabel):
+        name = str(data_args.dataset_name)
+        parts["train"] = with_marks(parts["train"], data_args.exclude_rows, data_args.relabel, name)
+    return parts
 
 
 def load_training_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:

@@ -5,11 +5,7 @@ class. Bias labels, where the data have them, only measure how good that list is
 `audit_page.html.jinja`, what the page warns of is in `weak_signals.py`.
 """
 
-import base64
-import io
 import math
-from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-import torch
-from jinja2.utils import htmlsafe_json_dumps
-from PIL import Image
 
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.output_folder import AUDIT_FILES
+from hf_biasensemble.reporting.audit_page import WIDEST_TABLE, page_data, taken_for
 from hf_biasensemble.reporting.weak_signals import weak_signals
 from hf_biasensemble.selection import Selection
 
@@ -37,11 +31,8 @@ PAGE_BUDGET = 14_000_000
 HIGH_PROBABILITY = 0.9
 """All members must give another class at least this for a possible label error."""
 
-_THUMBNAIL = 112  # pixels at most
-_IMAGES_AT_ONCE = 64
 _BINS = 20
 _MOST_CLASSES_LISTED = 200
-_WIDEST_HEAT_MAP = 40
 _SETTINGS = (
     *("backbone", "image_size", "num_members", "member_steps", "batch_size", "learning_rate", "member_learning_rate"),
     *("image_scale", "member_image_scale", "member_threshold", "member_agreement", "keep_member", "seed"),
@@ -91,7 +82,10 @@ def write_audit(
         "title": audit_title(dataset_name, config_name),
         "list_files": [csv.name, parquet.name],
         **_figures(selection, split, order),
-        "data": _page_data(selection, split, files, order, top_k, page_budget),
+        "taken_for": taken_for(selection, split),
+        "data": page_data(
+            selection, split, files, order, possible_label_errors(selection, order).tolist(), top_k, page_budget
+        ),
         "budget": page_budget,
         "high_probability": HIGH_PROBABILITY,
         "pixel_size": split.pixels.shape[-1],
@@ -250,107 +244,10 @@ def _heat_map(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
     else:
         return None
     shape = (len(split.class_names), len(columns))
-    if max(shape) > _WIDEST_HEAT_MAP:
+    if max(shape) > WIDEST_TABLE:
         return {"columns": columns, "rows": []}
     count, suspected = np.zeros(shape, dtype=int), np.zeros(shape, dtype=int)
     np.add.at(count, (selection.labels, group), 1)
     np.add.at(suspected, (selection.labels, group), ~selection.is_selected)
     cells = np.stack([count, suspected], axis=-1).tolist()
     return {"columns": columns, "rows": list(zip(split.class_names, cells, strict=True))}
-
-
-def _page_data(
-    selection: Selection, split: ImageSplit, files: np.ndarray | None, order: np.ndarray, top_k: int, budget: int
-) -> dict[str, Any]:
-    """What the script of the page works with: the rows of the images shown, and which of them go where.
-
-    Half of the budget is for the classes; the most suspected images and possible label errors, in turn, fill the rest.
-    """
-    extremes = _extremes(selection, order, len(split.class_names), top_k)
-    suspected = order[~selection.is_selected[order]].tolist()
-    errors = possible_label_errors(selection, order).tolist()
-    names = {"class_names": split.class_names, "bias_names": split.bias_names}
-    rows: dict[int, list] = {}
-    used = len(htmlsafe_json_dumps(names))
-    for wanted, limit in ((_in_turn(*extremes), budget // 2), (_in_turn(suspected, errors), budget)):
-        for position, row in _rows(selection, split, files, [position for position in wanted if position not in rows]):
-            size = len(htmlsafe_json_dumps(row)) + 1
-            if used + size > limit:
-                break
-            rows[position] = row
-            used += size
-    place = {position: number for number, position in enumerate(rows)}
-    # Only the start of each list, without gaps, though an image from further down may be shown elsewhere.
-    starts = [takewhile(place.__contains__, some) for some in (suspected, errors, *extremes)]
-    shown = [[place[position] for position in start] for start in starts]
-    return {
-        **names,
-        "columns": list(_ROW_COLUMNS),
-        "rows": list(rows.values()),
-        "suspected": {"shown": shown[0], "total": len(suspected)},
-        "errors": {"shown": shown[1], "total": len(errors)},
-        "typical": shown[2::2],
-        "least_typical": shown[3::2],
-    }
-
-
-_ROW_COLUMNS = (
-    *("index", "file", "label", "votes", "mean_probability", "is_suspected", "predicted_label", "agreeing_members"),
-    *("lowest_probability", "bias_label", "is_conflicting", "image"),
-)
-
-
-def _extremes(selection: Selection, order: np.ndarray, num_classes: int, top_k: int) -> list[list[int]]:
-    """Positions of the most, then of the least typical images of each class in turn; no image is in both, unless it is
-    the only one of its class."""
-    by_class = order[np.argsort(selection.labels[order], kind="stable")]
-    extremes = []
-    for own in np.split(by_class, np.cumsum(np.bincount(selection.labels, minlength=num_classes))[:-1]):
-        number = min(top_k, max(1, len(own) // 2))
-        extremes += [own[::-1][:number].tolist(), own[:number].tolist()]
-    return extremes
-
-
-def _in_turn(*ranked: Sequence[int]) -> list[int]:
-    """All that the lists hold, once each: what comes first in one of them, then what comes second in one, ..."""
-    rank: dict[int, int] = {}
-    for some in ranked:
-        for number, position in enumerate(some):
-            rank[position] = min(rank.get(position, number), number)
-    return sorted(rank, key=rank.__getitem__)
-
-
-def _rows(
-    selection: Selection, split: ImageSplit, files: np.ndarray | None, positions: list[int]
-) -> Iterator[tuple[int, list]]:
-    """Each position with its values of `_ROW_COLUMNS`; images are read a few at a time, as far as they are wanted."""
-    sources = {
-        "index": selection.index,
-        "file": files,
-        "label": selection.labels,
-        "votes": selection.votes,
-        "mean_probability": selection.mean_probability,
-        "is_suspected": ~selection.is_selected,
-        "predicted_label": selection.predicted_labels,
-        "agreeing_members": selection.agreeing_members,
-        "lowest_probability": selection.lowest_probability,
-        "bias_label": selection.bias_labels if split.bias_names else None,
-        "is_conflicting": selection.is_conflicting,
-    }
-    for start in range(0, len(positions), _IMAGES_AT_ONCE):
-        some = positions[start : start + _IMAGES_AT_ONCE]
-        pixels = split.pixels.index_select(0, torch.from_numpy(selection.index[some]))
-        columns = [[None] * len(some) if values is None else values[some].tolist() for values in sources.values()]
-        for number, position in enumerate(some):
-            values = [column[number] for column in columns]
-            values = [round(value, 6) if isinstance(value, float) else value for value in values]
-            yield position, [*values, _thumbnail(pixels[number])]
-
-
-def _thumbnail(pixels: torch.Tensor) -> str:
-    """uint8 (3, S, S) as a small WebP, in base64."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=85)
-    return base64.b64encode(stream.getvalue()).decode()

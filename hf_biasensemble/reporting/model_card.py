@@ -120,6 +120,7 @@ def write_model_card(
         "dataset_id": _dataset(settings),
         "dataset_is_on_hub": _is_on_hub(settings),
         "dataset_config": settings["dataset_config_name"],
+        "marked": _marked(splits["train"]),
         **_counts(splits),
         "selection": _selection(results, len(splits["train"])),
         **_settings_and_recipe(settings, method, num_processes),
@@ -239,6 +240,13 @@ def _compared_with(settings: Mapping[str, Any]) -> dict[str, Any]:
     if theirs["train_fingerprint"] != settings["train_fingerprint"]:
         return {}
     return {"method": theirs["method"], **json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))}
+
+
+def _marked(train: ImageSplit) -> str:
+    """How many training images marks of an audit left out or relabelled; empty if none."""
+    counts = ((train.excluded, "left out"), (train.relabelled, "relabelled"))
+    told = [f"{count:,} training image{'s were' if count != 1 else ' was'} {what}" for count, what in counts if count]
+    return " and ".join(told)
 
 
 def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:

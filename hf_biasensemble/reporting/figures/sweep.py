@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_biasensemble.reporting.figures.canvas import COLORS, GREY, new_figure, save, tidy
+from hf_biasensemble.reporting.figures.canvas import ALIGNED, CONFLICTING, GREY, GROUP_LOOKS, new_figure, save, tidy
+
+_GROUPS = {"aligned_accuracy": ALIGNED, "conflicting_accuracy": CONFLICTING}
 
 
 def sweep_figure(
@@ -23,16 +25,16 @@ def sweep_figure(
     """
     data = list(dict.fromkeys(name for name, _ in values))
     methods = list(dict.fromkeys(method for _, method in values))
+    colors = [GROUP_LOOKS[_GROUPS.get(metric, "All")][0] for metric in metrics]
     figure = new_figure(2.9 * len(data) + 1.6, 0.45 * len(methods) + 1.5)
     panels = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
     for panel, name in zip(panels, data, strict=True):
         for row, method in enumerate(methods):
-            for number, metric in enumerate(metrics):
+            for number, (metric, color) in enumerate(zip(metrics, colors, strict=True)):
                 seeds = np.asarray(values.get((name, method), {}).get(metric, []))
                 if len(seeds):
                     height = row + 0.24 * (number - (len(metrics) - 1) / 2)
                     spread = seeds.std(ddof=1) if len(seeds) > 1 else 0.0
-                    color = COLORS[number % len(COLORS)]
                     panel.plot(seeds, np.full(len(seeds), height), "|", color=color, markersize=6, alpha=0.6)
                     panel.errorbar(seeds.mean(), height, xerr=spread, fmt="o", color=color, capsize=3, markersize=5)
         panel.set_xlim(0, 102)
@@ -40,6 +42,6 @@ def sweep_figure(
         panel.set_xlabel("accuracy (%)", color=GREY)
         tidy(panel, name, grid="x")
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
-    marks = [panels[0].plot([], [], "o", color=COLORS[number % len(COLORS)])[0] for number in range(len(metrics))]
+    marks = [panels[0].plot([], [], "o", color=color)[0] for color in colors]
     figure.legend(marks, list(metrics.values()), loc="outside lower center", ncols=len(metrics), frameon=False)
     return save(figure, file)

@@ -1,0 +1,135 @@
+"""Marks of an audit, as its page exports them, put to use: rows left out of the training split, labels corrected."""
+
+import csv
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hf_biasensemble.data.decoding import encoded_image
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.errors import BiasEnsembleError
+
+LABEL_ERROR = "label_error"
+"""The kind of mark that `--exclude_rows` leaves out; the others say what a person saw, and nothing is removed."""
+
+FORMULA_SIGNS = "=+-@\t\r\n"
+_COLUMNS = ("index", "label", "kind", "new_label", "image_hash")
+
+
+def image_hash(record: dict | None) -> str | None:
+    """`sha256:` and 16 hexadecimal digits, of the content of an undecoded image's file; `None` where there is none."""
+    content = encoded_image(record)
+    return None if content is None else f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def with_marks(train: ImageSplit, exclude_rows: str | None, relabel: str | None, name: str) -> ImageSplit:
+    """The training split without the label errors of one file of marks, and with the new labels of another.
+
+    Rows that are not in the split, because they were held out, stay where they are. A row with a new label is not left
+    out, so that one file can serve for both.
+
+    Args:
+        train (`ImageSplit`): With its undecoded images, by which the marks are checked.
+        exclude_rows (`str`, *optional*): CSV file; its rows of the kind `label_error` are left out.
+        relabel (`str`, *optional*): CSV file; its rows with a `new_label` get that label.
+        name (`str`): What to call the data in messages.
+
+    Raises:
+        `BiasEnsembleError`: If a file cannot be read, was made of other images or labels, names a class that is not
+            there, or leaves a class without images.
+    """
+    labels = train.labels.clone()
+    relabelled = {row: mark["new_label"] for row, mark in _marks(relabel, "relabel").items() if mark["new_label"]}
+    excluded = {row: mark for row, mark in _marks(exclude_rows, "exclude_rows").items() if row not in relabelled}
+    excluded = {row: mark for row, mark in excluded.items() if mark["kind"] == LABEL_ERROR}
+    for option, file, rows in (("relabel", relabel, relabelled), ("exclude_rows", exclude_rows, excluded)):
+        if file:
+            marks = _marks(file, option)
+            _check(train, {row: marks[row] for row in rows}, relabelled, f"--{option} {file}", name)
+    present = set(train.rows.tolist())
+    for row, new in relabelled.items():
+        if new not in train.class_names:
+            raise BiasEnsembleError(
+                f"--relabel {relabel}: expected a new_label out of {', '.join(train.class_names[:10])}, found {new!r} "
+                f"for row {row}; correct it"
+            )
+        if row in present:
+            labels[row] = train.class_names.index(new)
+    kept = train.rows[torch.from_numpy(~np.isin(train.rows.numpy(), list(excluded)))]
+    lost = np.setdiff1d(train.labels[train.rows].numpy(), labels[kept].numpy())
+    if len(lost):
+        raise BiasEnsembleError(
+            f"--exclude_rows and --relabel: expected training images of every class, found none left of "
+            f"{train.class_names[lost[0]]}; mark fewer rows"
+        )
+    changed = np.array([row for row in relabelled if row in present], dtype=np.int64)
+    return replace(
+        train,
+        labels=labels,
+        rows=kept,
+        is_conflicting=_conflicting(train, labels.numpy(), changed),
+        excluded=len(train.rows) - len(kept),
+        relabelled=len(changed),
+    )
+
+
+def _marks(file: str | None, option: str) -> dict[int, dict[str, str]]:
+    """Rows of a file of marks, by index; none without a file."""
+    if file is None:
+        return {}
+    try:
+        with open(Path(file).expanduser(), newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise BiasEnsembleError(
+                    f"--{option} {file}: expected the marks that audit.html exports, found no column "
+                    f"{', '.join(missing)}; mark images on that page and export them"
+                )
+            return {int(row["index"]): {key: _plain(row[key] or "") for key in _COLUMNS} for row in reader}
+    except (OSError, ValueError, csv.Error) as error:
+        raise BiasEnsembleError(
+            f"--{option} {file}: expected the marks that audit.html exports as CSV, found {error}; export them again"
+        ) from error
+
+
+def _plain(text: str) -> str:
+    """The text without the single quote that keeps spreadsheets from taking it for a formula."""
+    return text[1:] if text[:1] == "'" and text[1:2] and text[1] in FORMULA_SIGNS else text
+
+
+def _check(
+    train: ImageSplit, marks: dict[int, dict[str, str]], relabelled: dict[int, str], option: str, name: str
+) -> None:
+    """Refuses marks of other images, or of images with other labels."""
+    assert train.images is not None  # the split was loaded, not made of tensors
+    for row, mark in marks.items():
+        if not 0 <= row < len(train.labels):
+            raise BiasEnsembleError(
+                f"{option}: expected rows of {name} (0 to {len(train.labels) - 1}), found row {row}; use the marks of "
+                "an audit of these data"
+            )
+        if image_hash(train.images[row]["image"]) != mark["image_hash"]:
+            raise BiasEnsembleError(
+                f"{option}: expected marks of the images of {name}, found another image in row {row}; use the marks "
+                "of an audit of these data"
+            )
+        label = train.class_names[int(train.labels[row])]
+        if mark["label"] not in (label, relabelled.get(row)):
+            raise BiasEnsembleError(
+                f"{option}: expected the labels of {name}, found {mark['label']!r} instead of {label!r} for row "
+                f"{row}; use the marks of an audit of these data"
+            )
+
+
+def _conflicting(train: ImageSplit, labels: np.ndarray, changed: np.ndarray) -> np.ndarray | None:
+    """`is_conflicting` by the new labels, where bias labels say so; a column of the data is taken at its word."""
+    if train.is_conflicting is None or train.bias_labels is None or not train.aligned_bias or not train.bias_names:
+        return train.is_conflicting
+    pairs, column = set(train.aligned_bias), train.is_conflicting.copy()
+    for row in changed.tolist():
+        column[row] = f"{train.bias_names[train.bias_labels[row]]}={train.class_names[labels[row]]}" not in pairs
+    return column
