@@ -228,3 +228,12 @@ def test_histogram_without_bias_labels_has_one_kind_of_bars_and_the_line_of_the_
     assert not [word for word in text if word.startswith("Bias")]
     file = selection_histogram(selection(None), tmp_path / "votes.png")
     assert colour_pixels(file, ORANGE) == colour_pixels(file, BLUE) == 0
+
+
+@pytest.mark.parametrize(("metric", "color"), [("aligned_accuracy", "#0072b2"), ("conflicting_accuracy", "#d55e00")])
+def test_a_sweep_has_the_colours_of_the_groups(tmp_path, metric, color):
+    from hf_biasensemble.reporting.figures.sweep import sweep_figure
+
+    drawn = sweep_figure({("data", "erm"): {metric: [0.5, 0.6]}}, {metric: "some"}, tmp_path / "sweep.svg")
+    found = {one for one in ("#0072b2", "#d55e00") if one in drawn.read_text()}
+    assert found == {color}
