@@ -55,7 +55,7 @@ _CHOICES = {
 _OF_NO_RECIPE = ("seed", "init_from")
 _HOUSEKEEPING = {
     *(field.name for field in fields(DataArguments)),
-    *("method_file", "license", "resume_from_checkpoint"),
+    *("method_file", "license", "resume_from_checkpoint", "schedule_steps"),
     *("output_dir", "overwrite_output_dir", "selection_dir", "judge", "compare_with", "use_cpu", "report_to"),
     *("per_device_eval_batch_size", "dataloader_pin_memory", "remove_unused_columns", "logging_nan_inf_filter"),
     *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps", "audit"),
