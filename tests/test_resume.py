@@ -154,7 +154,7 @@ def test_members_go_on_where_they_were_stopped(undisturbed, digits, tmp_path, mo
         assert resume(digits, tmp_path / "out") == 0
         assert steps.made == 100 - 47
     assert_same(tmp_path / "out", undisturbed)
-    assert os.listdir(tmp_path / "out" / "selection") == ["selection.parquet"]
+    assert sorted(os.listdir(tmp_path / "out" / "selection")) == ["members.safetensors", "selection.parquet"]
 
 
 def test_finished_members_are_not_trained_again(copy, undisturbed, digits, monkeypatch):
