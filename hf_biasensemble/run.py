@@ -92,21 +92,7 @@ def run(
         check_can_push(hub_model_id, args.hub_token)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(output_dir, args, checkpoint)
-    model_args = with_preprocessing(model_args)
-    splits = load_training_splits(data_args, image_geometry(model_args))
-    check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
-    if args.judge:
-        members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
-    if method.starts_from and not (model_args.init_from or model_args.freeze_backbone):
-        raise BiasEnsembleError(
-            f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
-            "starts, found nothing; train that first, with the same network and data"
-        )
-    if method.starts_from and model_args.head != "linear":
-        raise BiasEnsembleError(
-            f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
-        )
-    check_backbone(model_args, args.per_device_train_batch_size)
+    model_args, splits = checked_data(method, data_args, model_args, args)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
     settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
@@ -136,6 +122,28 @@ def run(
         if args.push_to_hub and args.should_save:
             print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
     return results
+
+
+def checked_data(
+    method: Method, data_args: DataArguments, model_args: ModelArguments, args: DebiasingArguments
+) -> tuple[ModelArguments, dict[str, ImageSplit]]:
+    """Model arguments with their preprocessing and the decoded splits of a run, once method, network and data fit."""
+    model_args = with_preprocessing(model_args)
+    splits = load_training_splits(data_args, image_geometry(model_args))
+    check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
+    if args.judge:
+        members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
+    if method.starts_from and not (model_args.init_from or model_args.freeze_backbone):
+        raise BiasEnsembleError(
+            f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
+            "starts, found nothing; train that first, with the same network and data"
+        )
+    if method.starts_from and model_args.head != "linear":
+        raise BiasEnsembleError(
+            f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
+        )
+    check_backbone(model_args, args.per_device_train_batch_size)
+    return model_args, splits
 
 
 def train_and_publish(

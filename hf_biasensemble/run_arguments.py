@@ -14,6 +14,7 @@ def parse_run(
     description: str | None = None,
     data_arguments: type = DataArguments,
     further: tuple[type, ...] = (),
+    command: str = "train",
 ) -> tuple[Any, ...]:
     """The settings of a run, strictly: an option that does nothing with the method at hand is refused like a typo.
 
@@ -22,6 +23,7 @@ def parse_run(
         description (`str`, *optional*): For `--help`.
         data_arguments (`type`, *optional*, defaults to `DataArguments`): Dataclass of the options of the data.
         further (`tuple[type, ...]`, *optional*): Dataclasses of further options.
+        command (`str`, *optional*, defaults to `"train"`): Whose options they are, for `--help`.
 
     Returns:
         Data, model and training settings with the selector's in third place, `None` for a method without one; then the
@@ -39,6 +41,7 @@ def parse_run(
         hidden={method.arguments: method.unused},
         foreign=lambda name: _option_of_others(name, method),
         epilog=f"These are the options of {method.name}. Others have others: --method one of {', '.join(METHODS)}.",
+        command=command,
     )
     values = dict(zip(types, parsed, strict=True))
     selection_args = values[method.selector.arguments] if method.selector else None

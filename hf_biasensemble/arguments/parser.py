@@ -5,7 +5,6 @@ Command line wins over the YAML file, which wins over the defaults. A key that n
 
 import argparse
 import dataclasses
-import difflib
 import json
 import re
 import sys
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn, get_type_hints
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_biasensemble.arguments.help import OptionHelp, option_meant, with_own_names
 from hf_biasensemble.arguments.unsupported import UNSUPPORTED
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.shipped import config_file
@@ -43,6 +43,7 @@ def parse_arguments(
     hidden: Mapping[type, Collection[str]] = MappingProxyType({}),
     foreign: Callable[[str], Foreign | None] = lambda name: None,
     epilog: str | None = None,
+    command: str | None = None,
 ) -> tuple[Any, ...]:
     """Fills the dataclasses from `--config` (a YAML file, or a recipe by name) and the command line.
 
@@ -55,6 +56,7 @@ def parse_arguments(
         foreign (`Callable`, *optional*): What is known of an option that none of the dataclasses has. One in the file
             is passed over if it has its default there, or if the command line names another method than the file.
         epilog (`str`, *optional*): For the end of `--help`.
+        command (`str`, *optional*): Whose options they are, for `--help`: `train`, ...
 
     Raises:
         `BiasEnsembleError`: If a key is unknown (names the nearest known one and the file), a value does not fit its
@@ -62,8 +64,12 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = StrictParser(argument_types, hidden, foreign, allow_abbrev=False, description=description, epilog=epilog)
+    if command:
+        parser.prog = f"hf-biasensemble {command}"
+        parser.usage = f"{parser.prog} [--config FILE] [--OPTION VALUE ...]"
     parser.add_argument("--config", help="YAML file with any of the options below, or a recipe such as lff_be/cmnist.")
     parser.known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    argv = with_own_names(argv, parser.known)
     file = given_option("config", argv)
     try:
         words = _as_words(file, read_yaml(file), parser, argv) if file else []
@@ -95,9 +101,16 @@ class StrictParser(HfArgumentParser):
     ):
         self.hidden = hidden
         self.foreign = foreign
-        super().__init__(argument_types, **kwargs)
+        super().__init__(argument_types, formatter_class=OptionHelp, **kwargs)
+        for action in self._actions:
+            if any(option.startswith("--no_") and option[5:] in self._dests() for option in action.option_strings):
+                action.help = argparse.SUPPRESS  # the same option, the other way round
+        self._action_groups.sort(key=lambda group: group.title == _group_title(TrainingArguments))
         # argparse would take -1e-3 for an option.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
+
+    def _dests(self) -> set[str]:
+        return {action.dest for action in self._actions}
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         hints = get_type_hints(dtype)
@@ -145,8 +158,8 @@ def _group_title(owner: type) -> str:
 
 def unknown_key(key: str, known: set[str], where: str) -> str:
     """Message for a key that no option has."""
-    near = difflib.get_close_matches(key.lstrip("-"), known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "see --help for all options"
+    near = option_meant(key.lstrip("-"), known)
+    hint = f"did you mean {near}?" if near else "see --help for all options"
     return f"unknown option {key} in {where}; {hint}"
 
 

@@ -38,7 +38,7 @@ class AuditArguments:
 def main(argv: list[str] | None = None) -> int:
     """Makes the selection, or takes the one that is there, and writes page and lists."""
     data_args, model_args, selection_args, args, audit_args = parse_run(
-        sys.argv[1:] if argv is None else argv, __doc__, AuditDataArguments, (AuditArguments,)
+        sys.argv[1:] if argv is None else argv, __doc__, AuditDataArguments, (AuditArguments,), "audit"
     )
     if args.push_to_hub:
         raise BiasEnsembleError(

@@ -38,7 +38,7 @@ class CacheEntry:
 
 def main(argv: list[str] | None = None) -> int:
     """Lists the entries, or removes them."""
-    (arguments,) = parse_arguments([CacheArguments], argv, description=__doc__)
+    (arguments,) = parse_arguments([CacheArguments], argv, description=__doc__, command="cache")
     from hf_biasensemble.data.cache import cache_folder
 
     entries = list_cache()

@@ -33,7 +33,9 @@ class CheckArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints splits, counts by class and bias, image sizes and modes, and bad images; writes a contact sheet."""
-    data_args, arguments = parse_arguments([DataArguments, CheckArguments], argv, description=__doc__)
+    data_args, arguments = parse_arguments(
+        [DataArguments, CheckArguments], argv, description=__doc__, command="check-data"
+    )
     from hf_biasensemble.data.pixels import write_unreadable
     from hf_biasensemble.data.prepare import (
         classes_without_images,

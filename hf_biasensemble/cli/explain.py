@@ -39,7 +39,9 @@ class ExplainArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Opens the models and the data, and writes the picture."""
-    data_args, explain_args = parse_arguments([DataArguments, ExplainArguments], argv, description=__doc__)
+    data_args, explain_args = parse_arguments(
+        [DataArguments, ExplainArguments], argv, description=__doc__, command="explain"
+    )
     if not importlib.util.find_spec("captum"):
         raise missing_package("captum", "explain")
     from hf_biasensemble.data.geometry import Geometry

@@ -50,7 +50,7 @@ class ImportArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Writes weights, config, preprocessing and card."""
-    (arguments,) = parse_arguments([ImportArguments], argv, description=__doc__)
+    (arguments,) = parse_arguments([ImportArguments], argv, description=__doc__, command="import-reference")
     from hf_biasensemble.models.export import save_classifier
     from hf_biasensemble.models.reference_checkpoint import load_reference_checkpoint
 

@@ -1,26 +1,36 @@
 """`hf-biasensemble COMMAND ...`: each command is a small module with a `main(argv) -> int`."""
 
+import difflib
 import importlib
 import os
 import sys
 
 from hf_biasensemble.errors import BiasEnsembleError
 
-COMMANDS = {
-    "train": "train a debiased classifier",
-    "test": "accuracy by group of a saved classifier",
-    "judge": "which model is better where the shortcut misleads, without bias labels",
-    "audit": "a page that shows which training images contradict the shortcut",
-    "explain": "what a saved classifier looks at in odd images",
-    "sweep": "compare methods over data sets and seeds",
-    "import-reference": "turn a checkpoint of the authors' code into a saved classifier",
-    "predict": "labels and probabilities for images of your own",
-    "push": "upload a finished output folder to the Hub",
-    "export-onnx": "a saved classifier as an ONNX file",
-    "make-dataset": "write a benchmark data set as a folder of Parquet files",
-    "check-data": "what training would see of a data set",
-    "cache": "list or clear what is kept between runs",
+GROUPS = {
+    "before training": {
+        "check-data": "what training would see of a dataset",
+        "make-dataset": "write a benchmark dataset as a folder of Parquet files",
+    },
+    "training": {
+        "train": "train a debiased classifier",
+        "sweep": "compare methods over datasets and seeds",
+    },
+    "looking at images and models": {
+        "audit": "a page that shows which training images contradict the shortcut",
+        "test": "accuracy by group of a saved classifier",
+        "judge": "which model is better where the shortcut misleads, without bias labels",
+        "explain": "what a saved classifier looks at in odd images",
+    },
+    "using models": {
+        "predict": "labels and probabilities for images of your own",
+        "push": "upload a finished output folder to the Hub",
+        "export-onnx": "a saved classifier as an ONNX file",
+        "import-reference": "turn a checkpoint of the authors' code into a saved classifier",
+    },
+    "housekeeping": {"cache": "list or clear what is kept between runs"},
 }
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
 def run_command(module: str, argv: list[str] | None = None) -> int:
@@ -46,9 +56,29 @@ def run_process(module: str, argv: list[str] | None = None) -> int:
 
 def main() -> int:
     """Entry point of the console script."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        listed = "\n".join(f"  {name:<18}{help}" for name, help in COMMANDS.items())
-        asked = len(sys.argv) > 1 and sys.argv[1] in ("-h", "--help")
-        print(f"usage: hf-biasensemble COMMAND [options]\n\n{listed}", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
-    return run_process(sys.argv[1].replace("-", "_"), sys.argv[2:])
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command in COMMANDS:
+        return run_process(command.replace("-", "_"), sys.argv[2:])
+    if command == "--version":
+        from hf_biasensemble import __version__
+
+        print(f"hf_biasensemble {__version__}")
+        return 0
+    if command in ("-h", "--help"):
+        print(usage())
+        return 0
+    if command:
+        near = difflib.get_close_matches(command.replace("_", "-"), COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        print(f"error: unknown command {command}; {hint}", file=sys.stderr)
+    else:
+        print(usage(), file=sys.stderr)
+    return 2
+
+
+def usage() -> str:
+    """What `hf-biasensemble --help` prints."""
+    lines = ["usage: hf-biasensemble COMMAND [options]", "       hf-biasensemble COMMAND --help | --version"]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:<18}{text}" for name, text in commands.items())]
+    return "\n".join(lines)

@@ -37,7 +37,7 @@ class TestArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluates, prints a table and writes the metrics as JSON."""
-    data_args, test_args = parse_arguments([DataArguments, TestArguments], argv, description=__doc__)
+    data_args, test_args = parse_arguments([DataArguments, TestArguments], argv, description=__doc__, command="test")
     from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.evaluation import evaluate_classifier

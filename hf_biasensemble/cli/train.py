@@ -1,13 +1,35 @@
-"""Train a debiased classifier: `train.py --config lff_be/cmnist --dataset_name DIR --output_dir OUT`."""
+"""Train a debiased classifier: `train --config lff_be/cmnist --dataset_name DIR --output_dir OUT`."""
 
 import sys
+from dataclasses import dataclass
+from typing import ClassVar
 
+from hf_biasensemble.arguments import DataArguments, option
 from hf_biasensemble.run_arguments import parse_run
+
+
+@dataclass
+class CommandArguments:
+    """What the command does with the settings."""
+
+    _argument_group_name: ClassVar[str] = "command"
+
+    dry_run: bool = option(False, "Check settings and data, print what would run, and train nothing.")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the settings and runs."""
-    data_args, model_args, selection_args, args = parse_run(sys.argv[1:] if argv is None else argv, __doc__)
+    words = sys.argv[1:] if argv is None else argv
+    data_args, model_args, selection_args, args, asked = parse_run(
+        words, __doc__, DataArguments, (CommandArguments,), "train"
+    )
+    if asked.dry_run:
+        from hf_biasensemble.cli.dry_run import describe_run
+
+        description = describe_run(data_args, model_args, selection_args, args)
+        if args.should_save:
+            print(description)
+        return 0
     from hf_biasensemble.cli.stop_signal import StopSignal
     from hf_biasensemble.run import run
 

@@ -1,0 +1,100 @@
+"""What `train --dry_run` prints: the run that these settings mean, after all checks and without training."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, settled_selection
+from hf_biasensemble.arguments.steps import steps_of_epochs
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import check_fingerprint
+from hf_biasensemble.methods import METHODS
+from hf_biasensemble.models.build import build_classifier, classifier_config
+from hf_biasensemble.models.modeling_debiased import feature_width
+from hf_biasensemble.output_folder import check_output_dir, checkpoint_to_resume
+from hf_biasensemble.run import checked_data
+
+
+def describe_run(
+    data_args: DataArguments, model_args: ModelArguments, selection_args: Any, args: DebiasingArguments
+) -> str:
+    """Checks all that a run checks before it trains, decodes the images, and says in lines what would run.
+
+    Nothing is written into `output_dir`; decoded images above `pixel_memory_limit` go to the cache, as in a run.
+
+    Args:
+        data_args (`DataArguments`): Which data.
+        model_args (`ModelArguments`): Network and preprocessing.
+        selection_args (dataclass or `None`): Options of the method's selector, if it has one.
+        args (`DebiasingArguments`): Settings of training.
+
+    Raises:
+        `BiasEnsembleError`: Where the run would stop before training.
+    """
+    method = METHODS[args.method]
+    selection_args = settled_selection(selection_args, model_args, args)
+    checkpoint = checkpoint_to_resume(args)
+    check_output_dir(Path(args.output_dir), args, checkpoint)
+    model_args, splits = checked_data(method, data_args, model_args, args)
+    check_fingerprint(splits["train"], data_args)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = steps_of_epochs(args, len(splits["train"])) if args.num_train_epochs else args.max_steps
+    epochs = steps * batch / max(1, len(splits["train"]))
+    lines = {
+        "method": f"{method.name} ({method.title})",
+        "dataset": f"{data_args.dataset_name} {data_args.dataset_config_name or ''}".strip(),
+        **{f"  {name}": _size_of(split) for name, split in splits.items()},
+        "network": _network(model_args, splits["train"]),
+        "memory": _memory(model_args, args, splits),
+        "training": f"{steps:,} steps of {batch:,} images ({epochs:,.1f} epochs), evaluated "
+        + (f"every {args.eval_steps:g} steps" if args.eval_strategy == "steps" else f"by {args.eval_strategy}"),
+    }
+    if selection_args is not None:
+        each, count = (getattr(selection_args, name, None) for name in ("member_steps", "num_members"))
+        members = f", {count} members, {each:,} steps each" if each and count else ""
+        lines["selection"] = f"{method.selector.title if method.selector else ''}{members}"
+    lines["device"] = f"{args.device}, {args.world_size} process{'es' if args.world_size > 1 else ''}"
+    lines["output"] = f"{args.output_dir}" + (f", resumed from {checkpoint.name}" if checkpoint else "")
+    lines["time"] = "not known before a run: one with --max_steps 100 has train_steps_per_second in all_results.json"
+    return "\n".join(f"{name:<12}{text}" for name, text in lines.items()) + "\ndry run: nothing was trained"
+
+
+def _size_of(split: ImageSplit) -> str:
+    known = split.groups()
+    conflicting = split.measured_by()["is_conflicting"]
+    bias = "" if known is None else ", with bias labels"
+    if conflicting is not None:
+        bias = f", {int(conflicting.sum()):,} bias-conflicting"
+    return f"{len(split):,} images, {len(split.class_names)} classes{bias}"
+
+
+def _network(model_args: ModelArguments, train: ImageSplit) -> str:
+    built = build_classifier(classifier_config(model_args, train.class_names), False, 0)
+    count = sum(parameter.numel() for parameter in built.parameters())
+    start = "pretrained" if model_args.starts_pretrained else "from scratch"
+    frozen = f", frozen, head {model_args.head} trained" if model_args.freeze_backbone else ""
+    return f"{model_args.backbone}, {count:,} parameters, {start}{frozen}, input {model_args.image_size} pixels"
+
+
+def _memory(model_args: ModelArguments, args: DebiasingArguments, splits: dict[str, ImageSplit]) -> str:
+    """Bytes of the decoded images and, with a frozen backbone, of its features; splits cut from train share both."""
+    stores: dict[int, tuple[Any, bool]] = {}
+    for name in sorted(splits, key=lambda name: name != "train"):
+        stores.setdefault(id(splits[name].pixels), (splits[name].pixels, name == "train"))
+    pixels = sum(store.shape.numel() for store, _ in stores.values())
+    text = f"{_bytes(pixels)} of decoded images"
+    if model_args.freeze_backbone:
+        plain = replace(model_args, pretrained=False, pretrained_weights=None)
+        encoder = build_classifier(classifier_config(plain, splits["train"].class_names), False, 0).encoder
+        views = model_args.feature_views if args.augmentation != "none" or model_args.horizontal_flip else 0
+        rows = sum(store.shape[0] * (1 + views * is_train) for store, is_train in stores.values())
+        text += f", {_bytes(2 * rows * feature_width(encoder))} of features"
+    return text
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

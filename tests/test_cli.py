@@ -1,0 +1,118 @@
+"""The command line before anything runs: help, mistyped words, names of other scripts, dry runs; and progress."""
+
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+from runs import train, words
+
+from hf_biasensemble import __version__
+from hf_biasensemble.cli import main as cli
+from hf_biasensemble.cli.main import COMMANDS, run_command
+from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.reporting.progress import NamedProgressCallback
+from hf_biasensemble.run_arguments import parse_run
+
+
+def call(monkeypatch, *given: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["hf-biasensemble", *given])
+    return cli.main()
+
+
+def test_version(monkeypatch, capsys):
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"hf_biasensemble {__version__}\n"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("check_data", "check-data"), ("swep", "sweep")])
+def test_mistyped_command_gets_the_nearest_one(monkeypatch, capsys, typed, meant):
+    assert call(monkeypatch, typed) == 2
+    assert capsys.readouterr().err == f"error: unknown command {typed}; did you mean {meant}?\n"
+
+
+def test_unlike_any_command_lists_all(monkeypatch, capsys):
+    assert call(monkeypatch, "zzz") == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in COMMANDS)
+
+
+def test_help_has_every_command_once(monkeypatch, capsys):
+    assert call(monkeypatch, "--help") == 0
+    listed = re.findall(r"^  ([a-z-]+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"make-dataset"}))  # has a parser for each benchmark
+def test_help_of_a_command_names_it_and_has_each_option_once(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        run_command(command.replace("-", "_"), ["--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: hf-biasensemble {command} ")
+    options = re.findall(r"^  (?:-h, )?(--[\w-]+)", text, re.MULTILINE)
+    assert options and len(options) == len(set(options))
+    assert "default: None" not in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("lr", "learning_rate"),
+        ("epochs", "num_train_epochs"),
+        ("model_name_or_path", "backbone"),
+        ("batch_size", "per_device_train_batch_size"),
+        ("data_dir", "dataset_name"),
+        ("learning_rat", "learning_rate"),
+    ],
+)
+def test_usual_name_gets_the_option_that_is_meant(typed, meant):
+    with pytest.raises(BiasEnsembleError, match=f"unknown option --{typed} .*did you mean {meant}[?]"):
+        parse_run([f"--{typed}", "1", "--dataset_name", "x", "--output_dir", "y"])
+
+
+def test_options_of_the_example_scripts_that_mean_the_same_are_accepted():
+    given = ["--train_dir", "photos", "--image_column_name=picture", "--label-column-name", "kind"]
+    data, *_ = parse_run([*given, "--train_val_split", "0.2", "--output_dir", "out"])
+    assert (data.dataset_name, data.image_column, data.label_column) == ("photos", "picture", "kind")
+    assert data.validation_share == 0.2
+
+
+def test_dry_run_says_what_would_run_and_writes_nothing(digits, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert train(digits, out, "lff_be", dry_run="true") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^method +lff_be ", text, re.MULTILINE)
+    assert re.search(r"^  train +96 images, 4 classes, \d+ bias-conflicting$", text, re.MULTILINE)
+    assert "12 steps of 16 images (2.0 epochs)" in text and "3 members, 30 steps each" in text
+    assert not out.exists()
+
+
+def test_dry_run_refuses_what_the_run_would_refuse(digits, tmp_path, capsys):
+    assert run_command("train", [*words(digits, tmp_path / "out"), "--dry_run", "--label_column", "zzz"]) == 2
+    assert "zzz" in capsys.readouterr().err
+
+
+def test_without_a_terminal_progress_is_a_row_per_evaluation(digits, tmp_path, capsys):
+    assert train(digits, tmp_path / "out", "lff_be", disable_tqdm="false") == 0
+    lines = capsys.readouterr().out.splitlines()
+    header = max(number for number, line in enumerate(lines) if line.split()[:1] == ["step"])
+    headings = lines[header].split()
+    assert headings[:3] == ["step", "lr", "loss"] and "conflict." in headings
+    rows = [line.split() for line in lines[header + 1 :] if re.fullmatch(r"[\d. e+-]+", line)]
+    assert [row[0] for row in rows] == ["4", "8", "12"]
+    assert all(len(row) == len(headings) for row in rows)
+    assert float(rows[0][1]) == 0.003
+    assert all(len(line) <= 130 for line in lines[header:] if re.fullmatch(r"[\d. e+-]+", line))
+
+
+def test_new_estimates_find_their_column(capsys):
+    progress = NamedProgressCallback("Training x")
+    state = SimpleNamespace(is_world_process_zero=True, global_step=7)
+    metrics = {"validation_accuracy": 0.5, "validation_estimated_conflicting_accuracy": 0.25, "raw_test_accuracy": 0.1}
+    progress.on_evaluate(None, state, None, metrics)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()][1:] == [
+        ["validation"],
+        ["step", "accuracy", "est.confl."],
+        ["7", "0.500", "0.250"],
+    ]
