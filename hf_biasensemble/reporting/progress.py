@@ -20,7 +20,6 @@ _ACCURACIES = {  # in this order; the last word of a key after the split, and it
     "estimated_aligned_accuracy": "est.align.",
     "estimated_conflicting_accuracy": "est.confl.",
     "estimated_unbiased_accuracy": "est.unb.",
-    "estimated_worst_group_accuracy": "est.worst",
 }
 
 
