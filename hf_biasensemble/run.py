@@ -92,15 +92,7 @@ def run(
         check_can_push(hub_model_id, args.hub_token)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(output_dir, args, checkpoint)
-    model_args, splits = checked_data(method, data_args, model_args, args)
-    settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
-    settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
-    settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
-    before = {}
-    if args.resume_from_checkpoint:
-        before = check_same_run(checkpoint.parent if checkpoint else output_dir, settings)
-    settle_steps(args, len(splits["train"]), before)
-    settings["schedule_steps"] = args.schedule_steps
+    model_args, splits, settings = checked(data_args, model_args, selection_args, args, checkpoint)
     owner = sole_writer(output_dir) if args.should_save else nullcontext()
     with owner, one_line_if_not_written(f"the results in {output_dir}"):
         if args.should_save:
@@ -124,10 +116,18 @@ def run(
     return results
 
 
-def checked_data(
-    method: Method, data_args: DataArguments, model_args: ModelArguments, args: DebiasingArguments
-) -> tuple[ModelArguments, dict[str, ImageSplit]]:
-    """Model arguments with their preprocessing and the decoded splits of a run, once method, network and data fit."""
+def checked(
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    selection_args: Any,
+    args: DebiasingArguments,
+    checkpoint: Path | None,
+) -> tuple[ModelArguments, dict[str, ImageSplit], dict[str, Any]]:
+    """Model arguments with their preprocessing, decoded splits and the settings for `config.yaml`, once all fits.
+
+    Sets steps and schedule in `args`; writes nothing into its `output_dir`.
+    """
+    method = METHODS[args.method]
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
@@ -143,7 +143,15 @@ def checked_data(
             f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
         )
     check_backbone(model_args, args.per_device_train_batch_size)
-    return model_args, splits
+    settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
+    settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
+    before: dict[str, Any] = {}
+    if args.resume_from_checkpoint:
+        before = check_same_run(checkpoint.parent if checkpoint else Path(args.output_dir), settings)
+    settle_steps(args, len(splits["train"]), before)
+    settings["schedule_steps"] = args.schedule_steps
+    return model_args, splits, settings
 
 
 def train_and_publish(

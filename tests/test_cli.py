@@ -88,6 +88,23 @@ def test_dry_run_says_what_would_run_and_writes_nothing(digits, tmp_path, capsys
     assert not out.exists()
 
 
+def test_dry_run_counts_steps_of_epochs(digits, tmp_path, capsys):
+    given = words(digits, tmp_path / "out")
+    place = given.index("--max_steps")
+    assert run_command("train", [*given[:place], *given[place + 2 :], "--num_train_epochs", "3", "--dry_run"]) == 0
+    assert "18 steps of 16 images (3.0 epochs)" in capsys.readouterr().out
+
+
+def test_dry_run_refuses_to_resume_another_run(digits, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert train(digits, out) == 0
+    before = sorted(path.stat().st_mtime_ns for path in out.rglob("*"))
+    changes = {"resume_from_checkpoint": "true", "learning_rate": 0.5, "dry_run": "true"}
+    assert train(digits, out, **changes) == 2
+    assert "learning_rate" in capsys.readouterr().err
+    assert sorted(path.stat().st_mtime_ns for path in out.rglob("*")) == before
+
+
 def test_dry_run_refuses_what_the_run_would_refuse(digits, tmp_path, capsys):
     assert run_command("train", [*words(digits, tmp_path / "out"), "--dry_run", "--label_column", "zzz"]) == 2
     assert "zzz" in capsys.readouterr().err

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, settled_selection
-from hf_biasensemble.arguments.steps import steps_of_epochs
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prepare import check_fingerprint
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_classifier, classifier_config
 from hf_biasensemble.models.modeling_debiased import feature_width
 from hf_biasensemble.output_folder import check_output_dir, checkpoint_to_resume
-from hf_biasensemble.run import checked_data
+from hf_biasensemble.run import checked
 
 
 def describe_run(
@@ -35,23 +33,21 @@ def describe_run(
     selection_args = settled_selection(selection_args, model_args, args)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(Path(args.output_dir), args, checkpoint)
-    model_args, splits = checked_data(method, data_args, model_args, args)
-    check_fingerprint(splits["train"], data_args)
+    model_args, splits, _ = checked(data_args, model_args, selection_args, args, checkpoint)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps = steps_of_epochs(args, len(splits["train"])) if args.num_train_epochs else args.max_steps
-    epochs = steps * batch / max(1, len(splits["train"]))
+    epochs = args.max_steps * batch / max(1, len(splits["train"]))
     lines = {
         "method": f"{method.name} ({method.title})",
         "dataset": f"{data_args.dataset_name} {data_args.dataset_config_name or ''}".strip(),
         **{f"  {name}": _size_of(split) for name, split in splits.items()},
         "network": _network(model_args, splits["train"]),
         "memory": _memory(model_args, args, splits),
-        "training": f"{steps:,} steps of {batch:,} images ({epochs:,.1f} epochs), evaluated "
+        "training": f"{args.max_steps:,} steps of {batch:,} images ({epochs:,.1f} epochs), evaluated "
         + (f"every {args.eval_steps:g} steps" if args.eval_strategy == "steps" else f"by {args.eval_strategy}"),
     }
     if selection_args is not None:
-        each, count = (getattr(selection_args, name, None) for name in ("member_steps", "num_members"))
-        members = f", {count} members, {each:,} steps each" if each and count else ""
+        steps, count = (getattr(selection_args, name, None) for name in ("member_steps", "num_members"))
+        members = f", {count} members, {steps:,} steps each" if steps and count else ""
         lines["selection"] = f"{method.selector.title if method.selector else ''}{members}"
     lines["device"] = f"{args.device}, {args.world_size} process{'es' if args.world_size > 1 else ''}"
     lines["output"] = f"{args.output_dir}" + (f", resumed from {checkpoint.name}" if checkpoint else "")

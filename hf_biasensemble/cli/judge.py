@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     number = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
     names, options = argv[:number], argv[number:]
-    data_args, judge_args = parse_arguments([DataArguments, JudgeArguments], options, __doc__, command="judge")
+    data_args, judge_args = parse_arguments(
+        [DataArguments, JudgeArguments], options, description=__doc__, command="judge MODEL [MODEL ...]"
+    )
     if not names:
         raise BiasEnsembleError("judge: expected the folder or Hub id of a model first, found none")
     from hf_biasensemble.data.prepare import load_image_splits
