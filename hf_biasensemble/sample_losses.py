@@ -21,6 +21,7 @@ class SampleLosses:
         num_networks (`int`, *optional*, defaults to 2): Networks whose losses are kept, G.
         decay (`float`, *optional*, defaults to 0.7): Share of the old average, in [0, 1).
         epsilon (`float`, *optional*, defaults to 1e-8): Added to the class maximum, so that 0 / 0 is 0.
+        device (`torch.device`, *optional*): Where the averages are kept; by default where the labels are.
     """
 
     def __init__(
@@ -30,13 +31,14 @@ class SampleLosses:
         num_networks: int = 2,
         decay: float = 0.7,
         epsilon: float = 1e-8,
+        device: torch.device | None = None,
     ):
-        self.labels = labels
+        self.labels = labels.to(device or labels.device)
         self.decay = decay
         self.epsilon = epsilon
         # Where in its last batch each sample stood; -1 if it has not been in one.
-        self._last_place = torch.full((len(labels),), -1, dtype=torch.int32, device=labels.device)
-        self._maximum = _ClassMaximum(labels, num_classes, num_networks)
+        self._last_place = torch.full((len(labels),), -1, dtype=torch.int32, device=self.labels.device)
+        self._maximum = _ClassMaximum(labels, num_classes, num_networks, self.labels.device)
 
     def update(self, index: torch.Tensor, losses: torch.Tensor) -> None:
         """Takes in the losses of one batch.
@@ -93,8 +95,8 @@ class _ClassMaximum:
 
     width = 128  # two levels up to 16,384 samples a class, three up to two million
 
-    def __init__(self, labels: torch.Tensor, num_classes: int, num_rows: int):
-        device = labels.device
+    def __init__(self, labels: torch.Tensor, num_classes: int, num_rows: int, keep_on: torch.device):
+        device = labels.device  # where sizes are worked out; another device would be asked for each of them
         counts = torch.bincount(labels, minlength=num_classes)
         first_of_class = counts.cumsum(0) - counts
         by_class = torch.argsort(labels, stable=True)
@@ -106,7 +108,7 @@ class _ClassMaximum:
         nodes = counts.clamp(min=1)
         blocks, first_block, self.leaf = self._layout(nodes, labels, rank)
         while True:
-            self.levels.append(torch.zeros(num_rows, int(blocks.sum()), self.width, device=device))
+            self.levels.append(torch.zeros(num_rows, int(blocks.sum()), self.width, device=keep_on))
             class_of_block = torch.repeat_interleave(torch.arange(num_classes, device=device), blocks)
             rank_of_block = torch.arange(len(class_of_block), device=device) - first_block[class_of_block]
             if int(blocks.max()) == 1:
@@ -114,7 +116,9 @@ class _ClassMaximum:
                 break
             blocks, first_block, parents = self._layout(blocks, class_of_block, rank_of_block)
             self.parents.append(parents)
-        self.levels.append(torch.zeros(num_rows, num_classes, 1, device=device))
+        self.levels.append(torch.zeros(num_rows, num_classes, 1, device=keep_on))
+        self.parents = [parent.to(keep_on) for parent in self.parents]
+        self.leaf = self.leaf.to(keep_on)
 
     def _layout(
         self, nodes: torch.Tensor, classes: torch.Tensor, rank: torch.Tensor

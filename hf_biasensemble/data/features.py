@@ -1,6 +1,6 @@
 """Features of a frozen backbone in place of pixels: what trainers, selectors and evaluation see of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -49,6 +49,7 @@ class FeatureTransform:
 
     mean: torch.Tensor
     std: torch.Tensor
+    _on: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, features: torch.Tensor, training: bool) -> torch.Tensor:
         """A random view of each image while training, else the first one."""
@@ -65,5 +66,8 @@ class FeatureTransform:
 
     def normalise(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised features (..., D)."""
-        mean, std = (values.to(features.device) for values in (self.mean, self.std))
+        device = features.device
+        if device not in self._on:  # copied there once
+            self._on[device] = self.mean.to(device), self.std.to(device)
+        mean, std = self._on[device]
         return (features.to(torch.get_default_dtype()) - mean) / std

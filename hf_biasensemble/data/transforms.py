@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.nn import functional
@@ -11,6 +12,13 @@ from hf_biasensemble.data.geometry import centre
 
 Draw = Callable[[Callable[[int], torch.Tensor], int], torch.Tensor]
 """`draw(make, B)`: what `make(S)` drew for S samples (dimension 1), of it the B that are asked for."""
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # whoever asks first, others may need gradients
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Numbers as a tensor on the device, copied there once: a copy in each step would make the host wait."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def draw_for_these(make: Callable[[int], torch.Tensor], count: int) -> torch.Tensor:
@@ -65,8 +73,8 @@ class ImageTransform:
         """The part that a published model's processor repeats, on images (..., C, H, W) in [0, 255]."""
         values = self.seen(pixels).to(torch.get_default_dtype(), copy=True).div_(255)
         if any(self.image_mean):
-            values.sub_(values.new_tensor(self.image_mean).view(-1, 1, 1))
-        return values.div_(values.new_tensor(self.image_std).view(-1, 1, 1))
+            values.sub_(_constant(self.image_mean, values.dtype, values.device).view(-1, 1, 1))
+        return values.div_(_constant(self.image_std, values.dtype, values.device).view(-1, 1, 1))
 
     def seen(self, pixels: torch.Tensor) -> torch.Tensor:
         """The centre that the network sees, of images (..., C, H, W)."""
@@ -221,5 +229,5 @@ def random_colors(images: torch.Tensor, strength: float, draw: Draw = draw_for_t
 
 def _grey(images: torch.Tensor) -> torch.Tensor:
     """Brightness (B, 1, H, W) as the eye sees it."""
-    weights = images.new_tensor([0.2989, 0.587, 0.114])
+    weights = _constant((0.2989, 0.587, 0.114), images.dtype, images.device)
     return torch.einsum("c,bchw->bhw", weights, images).unsqueeze(1)

@@ -79,9 +79,9 @@ class BatchPart:
     def permutation(self, num_rows: int, device: torch.device) -> torch.Tensor:
         """Where the rows here (B,) get their features from: places in the batch of all processes, whose samples are
         permuted among themselves, as the first process draws it."""
-        places = torch.arange(num_rows * num_processes())
-        places[: self.num_samples] = torch.randperm(self.num_samples)
-        return from_first(places.to(device))[self.first : self.first + num_rows]
+        places = torch.arange(num_rows * num_processes(), device=device)
+        places[: self.num_samples] = torch.randperm(self.num_samples, device=device)
+        return from_first(places)[self.first : self.first + num_rows]
 
 
 @dataclass(frozen=True)
@@ -106,5 +106,5 @@ class WholeBatch:
         return rows
 
     def permutation(self, num_rows: int, device: torch.device) -> torch.Tensor:
-        """A random permutation (B,) of the rows."""
-        return torch.randperm(num_rows).to(device)
+        """A random permutation (B,) of the rows, drawn on the device."""
+        return torch.randperm(num_rows, device=device)

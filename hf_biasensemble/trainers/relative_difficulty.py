@@ -72,9 +72,10 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
         **kwargs: Any,
     ):
         super().__init__(model, args, transform, train_dataset, **kwargs)
-        device = self.args.device
-        labels = train_dataset.labels.to(device)
-        self.sample_losses = SampleLosses(labels, len(train_dataset.class_names), decay=self.args.loss_average_decay)
+        labels, device = train_dataset.labels, self.args.device
+        self.sample_losses = SampleLosses(
+            labels, len(train_dataset.class_names), decay=self.args.loss_average_decay, device=device
+        )
         self.amplified_set: torch.Tensor | None = None
         self.share_sampler: ConflictingShareSampler | None = None
         if selection is not None:

@@ -1,7 +1,6 @@
 """The moving average of a model's weights over the steps, to be evaluated and published in place of the last ones."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,18 +25,20 @@ class WeightAverage(TrainerCallback):
         self.model = model
         self.decay = decay
         self.steps = 0
-        self.averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
-
-    def _average(self, averaged: Any, current: Any, _: object) -> None:
-        if torch.is_floating_point(averaged[0]):
-            decay = min(self.decay, (self.steps + 1) / (self.steps + 10))
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-        else:  # counters
-            torch._foreach_copy_(averaged, current)
+        self.averaged = AveragedModel(model, use_buffers=True)
 
     @torch.no_grad()
     def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
-        self.averaged.update_parameters(self.model)
+        # `update_parameters` would copy its counter to the device at every step.
+        pairs = list(zip(_tensors(self.averaged.module), _tensors(self.model), strict=True))
+        weights = [pair for pair in pairs if self.steps and torch.is_floating_point(pair[0])]
+        copied = [pair for pair in pairs if not self.steps or not torch.is_floating_point(pair[0])]  # and counters
+        if weights:
+            decay = min(self.decay, (self.steps + 1) / (self.steps + 10))
+            torch._foreach_lerp_(*_columns(weights), 1 - decay)
+        if copied:
+            torch._foreach_copy_(*_columns(copied))
+        self.averaged.n_averaged += 1
         self.steps += 1
 
     def save(self, folder: str | Path) -> None:
@@ -48,3 +49,13 @@ class WeightAverage(TrainerCallback):
         """Restores what [`~WeightAverage.save`] wrote."""
         self.averaged.load_state_dict(load_file(Path(folder) / FILE_NAME))
         self.steps = int(self.averaged.n_averaged)
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    """Weights and buffers, without their gradients."""
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+
+
+def _columns(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """All that are first, and all that are second."""
+    return [first for first, _ in pairs], [second for _, second in pairs]
