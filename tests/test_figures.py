@@ -115,6 +115,11 @@ def test_curves_of_a_run_have_a_line_for_each_group_and_none_without_evaluations
     assert Image.open(two).size[0] > Image.open(one).size[0] and not (tmp_path / "no.png").exists()
     assert colour_pixels(one, ORANGE) > 500 and colour_pixels(one, BLUE) == 0
     assert colour_pixels(two, ORANGE) == colour_pixels(two, BLUE) == 0
+    estimates = ",".join(f"validation_estimated_{group}_accuracy" for group in ("aligned", "conflicting"))
+    file.write_text(f"step,test_accuracy,validation_accuracy,{estimates}\n100,.5,.6,.9,.4\n200,.5,.6,.9,.4\n")
+    judged = run_curves(file, tmp_path / "judged.png")
+    assert Image.open(judged).size[0] > Image.open(two).size[0]
+    assert colour_pixels(judged, ORANGE) > 500 and colour_pixels(judged, BLUE) > 500
 
 
 DIFFICULTY = "step,train_{0}relative_difficulty,train_{0}biased_loss,train_{0}debiased_loss"

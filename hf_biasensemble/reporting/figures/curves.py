@@ -27,6 +27,7 @@ _GROUPS = {
     "conflicting_accuracy": CONFLICTING,
     "unbiased_accuracy": "Unbiased",
 }
+_ESTIMATED = "Validation, estimated\nwithout bias labels"
 _DIFFICULTIES = dict(
     zip(DIFFICULTIES, ("Relative difficulty", "Biased model's loss", "Debiased model's loss"), strict=True)
 )
@@ -67,7 +68,8 @@ def accuracy_curves(histories: Mapping[str, str | Path], file: str | Path, split
 
 
 def run_curves(history: str | Path, file: str | Path) -> Path | None:
-    """Draws the accuracy of one run over its steps, a panel for each split and a line for each group.
+    """Draws the accuracy of one run over its steps, a panel for each split and a line for each group; where members
+    judged the run, a panel of its own shows what they estimate without bias labels.
 
     Args:
         history (`str` or `Path`): The run's `history.csv`.
@@ -82,6 +84,7 @@ def run_curves(history: str | Path, file: str | Path) -> Path | None:
     metrics = {"accuracy": "All", **_GROUPS}
     splits = ("validation", "test")
     panels = {split.capitalize(): {f"{split}_{metric}": name for metric, name in metrics.items()} for split in splits}
+    panels[_ESTIMATED] = {f"validation_estimated_{metric}": name for metric, name in _GROUPS.items()}
     return _group_panels(history, file, panels, "accuracy (%)", percent=True)
 
 
