@@ -195,7 +195,9 @@ def train_and_publish(
     use_own_progress(trainer)
     members = members_that_judge(args.judge, output_dir / "selection" if method.selector else None, images["train"])
     if members and "validation" in splits:
-        groups = pseudo_groups_of(members, images["validation"], splits["validation"], args.eval_batch_size)
+        groups = pseudo_groups_of(
+            members.to(args.device), images["validation"], splits["validation"], args.eval_batch_size
+        )
         trainer.judged = {"validation": groups}
     if args.checkpoint_choice == "estimated":
         reason = groups.doubt() if members else "the selection is from version 0.1, which did not keep its members"

@@ -2,6 +2,7 @@
 
 from hf_biasensemble.arguments.config_file import resolved
 from hf_biasensemble.arguments.data import DataArguments
+from hf_biasensemble.arguments.inference import InferenceArguments
 from hf_biasensemble.arguments.model import ModelArguments
 from hf_biasensemble.arguments.options import option
 from hf_biasensemble.arguments.parser import parse_arguments
@@ -17,6 +18,7 @@ __all__ = [
     "CHECKPOINT_CHOICES",
     "DataArguments",
     "DebiasingArguments",
+    "InferenceArguments",
     "ModelArguments",
     "SelectionArguments",
     "option",

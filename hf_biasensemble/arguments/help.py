@@ -36,6 +36,8 @@ MEANT = {
     "resume": "resume_from_checkpoint",
     "algorithm": "method",
     "baseline": "compare_with",
+    "device": "use_cpu",
+    "no_cuda": "use_cpu",
 }
 """Usual names of other scripts whose values may differ from ours: by name, the option to look at."""
 

@@ -11,7 +11,7 @@ import json
 import sys
 from dataclasses import dataclass
 
-from hf_biasensemble.arguments import DataArguments, option, parse_arguments
+from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 
@@ -23,13 +23,10 @@ class JudgeArguments:
     members: str | None = option(None, "Folder of a run with BiasEnsemble, or of its selection.")
     split: str = option("validation", "Split whose images neither models nor members have learned from.")
     output_file: str | None = option(None, "JSON file for the estimates.")
-    batch_size: int = option(512, "Images per batch.")
 
     def __post_init__(self) -> None:
         if not self.members:
             raise BiasEnsembleError("--members: expected the folder of a run with BiasEnsemble, found nothing")
-        if self.batch_size < 1:
-            raise BiasEnsembleError(f"--batch_size: expected at least 1, found {self.batch_size}")
         if self.split == "train":
             raise BiasEnsembleError("--split: expected images that the members have not learned from, found train")
 
@@ -39,8 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     number = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
     names, options = argv[:number], argv[number:]
-    data_args, judge_args = parse_arguments(
-        [DataArguments, JudgeArguments], options, description=__doc__, command="judge MODEL [MODEL ...]"
+    data_args, judge_args, inference = parse_arguments(
+        [DataArguments, JudgeArguments, InferenceArguments],
+        options,
+        description=__doc__,
+        command="judge MODEL [MODEL ...]",
     )
     if not names:
         raise BiasEnsembleError("judge: expected the folder or Hub id of a model first, found none")
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.models.export import load_classifier
     from hf_biasensemble.reporting.judgement import judgement_table
 
-    members = Members.load(judge_args.members)
+    members = Members.load(judge_args.members).to(inference.device)
     opened = {name: load_classifier(name) for name in names}
     decoded = {}
     for geometry in {members.geometry, *(geometry for _, _, geometry in opened.values())}:
@@ -68,11 +68,11 @@ def main(argv: list[str] | None = None) -> int:
             f"only if none of the images of {judge_args.split} was among them",
             file=sys.stderr,
         )
-    groups = members.groups_of(seen[judge_args.split], judge_args.batch_size)
+    groups = members.groups_of(seen[judge_args.split], inference.batch_size)
     models = {}
     for name, (model, transform, geometry) in opened.items():
         split = decoded[geometry][judge_args.split]
-        found = predict_logits(model, split, transform, judge_args.batch_size)
+        found = predict_logits(inference.placed(model), split, transform, inference.batch_size)
         logits = to_classes_of(split, model, found, name).cpu().numpy()
         labels = split.labels[split.rows].numpy()
         models[name] = HeldOutPredictions.from_logits(logits, split.rows.numpy(), labels, groups)

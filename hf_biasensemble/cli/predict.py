@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+from hf_biasensemble.arguments import InferenceArguments
+from hf_biasensemble.arguments.options import require
 from hf_biasensemble.cli.parser import CommandParser
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
@@ -27,17 +29,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; without it, CSV to the screen")
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
     parser.add_argument("--top_k", type=int, default=1, help="most probable classes to list (1)")
+    parser.add_argument("--use_cpu", action="store_true", help="stay on the processors")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision, bfloat16")
+    parser.add_argument("--fp16", action="store_true", help="mixed precision, float16")
     options = parser.parse_args(argv)
-    for name in ("batch_size", "top_k"):
-        if getattr(options, name) < 1:
-            raise BiasEnsembleError(f"--{name}: expected at least 1, found {getattr(options, name)}")
+    inference = InferenceArguments(options.batch_size, options.use_cpu, options.bf16, options.fp16)
+    require(options.top_k >= 1, "--top_k", "at least 1", options.top_k)
     output_file: Path | None = options.output_file
     if output_file and output_file.suffix not in FORMATS:
         raise BiasEnsembleError(f"--output_file: expected a name that ends in .csv or .jsonl, found {output_file}")
     files = list_images(options.paths)
 
     unread: dict[Path, str] = {}
-    rows = predictions(options.model, files, options.batch_size, options.top_k, unread)
+    rows = predictions(options.model, files, inference, options.top_k, unread)
     first = next(rows, None)
     if first is None:
         described = "; ".join(f"{file} ({reason})" for file, reason in list(unread.items())[:10])
@@ -79,14 +83,14 @@ def list_images(paths: list[Path]) -> list[Path]:
 
 
 def predictions(
-    model_name: str, files: list[Path], batch_size: int, top_k: int, unread: dict[Path, str]
+    model_name: str, files: list[Path], inference: InferenceArguments, top_k: int, unread: dict[Path, str]
 ) -> Iterator[dict[str, str | float]]:
     """One row per readable file, in order: `file`, `label`, `probability`, then `label_2`, `probability_2`, ...
 
     Args:
         model_name (`str`): Folder or Hub id.
         files (`list[Path]`): Image files.
-        batch_size (`int`): Images per batch.
+        inference (`InferenceArguments`): Device, precision and batch size.
         top_k (`int`): Classes per row, most probable first; at most as many as there are.
         unread (`dict[Path, str]`): Takes the files that cannot be read, with the reason.
     """
@@ -97,7 +101,8 @@ def predictions(
     from hf_biasensemble.models.export import load_classifier
 
     model, transform, geometry = load_classifier(model_name)
-    top_k = min(top_k, model.config.num_labels)
+    inference.placed(model)
+    top_k, batch_size = min(top_k, model.config.num_labels), inference.batch_size
 
     def decode(file: Path) -> np.ndarray | None:
         try:
@@ -114,7 +119,7 @@ def predictions(
             }
             if not decoded:
                 continue
-            pixels = torch.from_numpy(np.stack(list(decoded.values())))
+            pixels = torch.from_numpy(np.stack(list(decoded.values()))).to(inference.device)
             logits = model(pixel_values=transform(pixels, training=False)).logits
             probabilities, classes = logits.float().softmax(dim=-1).topk(top_k)
             for file, ranked in zip(decoded, zip(classes.tolist(), probabilities.tolist(), strict=True), strict=True):

@@ -6,7 +6,7 @@ Or of a checkpoint of the authors' code: `test.py --reference_checkpoint DIR --m
 import json
 from dataclasses import dataclass
 
-from hf_biasensemble.arguments import DataArguments, option, parse_arguments
+from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 
@@ -22,7 +22,6 @@ class TestArguments:
     which: str | None = option(None, "Of the reference checkpoint: debiased (default) or biased.")
     split: str = option("test", "Split of the data set.")
     output_file: str | None = option(None, "JSON file for the metrics.")
-    batch_size: int = option(512, "Images per batch.")
 
     def __post_init__(self) -> None:
         if bool(self.model) == bool(self.reference_checkpoint):
@@ -37,7 +36,9 @@ class TestArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluates, prints a table and writes the metrics as JSON."""
-    data_args, test_args = parse_arguments([DataArguments, TestArguments], argv, description=__doc__, command="test")
+    data_args, test_args, inference = parse_arguments(
+        [DataArguments, TestArguments, InferenceArguments], argv, description=__doc__, command="test"
+    )
     from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.evaluation import evaluate_classifier
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     splits = load_image_splits(data_args, geometry)
     if test_args.split not in splits:
         raise BiasEnsembleError(f"--split {test_args.split}: expected one of {', '.join(splits)}")
-    metrics = evaluate_classifier(model, splits[test_args.split], transform, test_args.batch_size)
+    metrics = evaluate_classifier(inference.placed(model), splits[test_args.split], transform, inference.batch_size)
     measured = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
     print(results_table({"": measured}, [test_args.split]))
     results: dict[str, float | str] = {**measured}

@@ -74,6 +74,13 @@ class Members:
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
+    def to(self, device: torch.device) -> "Members":
+        """The same members, on the device."""
+        for network in (self.networks, self.backbone):
+            if network is not None:
+                network.to(device)
+        return self
+
     def groups_of(self, split: ImageSplit, batch_size: int = 512) -> PseudoGroups:
         """Pseudo-groups of images that no member has learned from, in the order of the split.
 

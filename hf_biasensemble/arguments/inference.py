@@ -1,0 +1,44 @@
+"""Where a finished classifier runs, for the commands that only ask models; the names are those of `train`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hf_biasensemble.arguments.options import option, require
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass
+class InferenceArguments:
+    """Device, precision and batch size of a command that trains nothing."""
+
+    batch_size: int = option(512, "Images per batch.")
+    use_cpu: bool = option(False, "Stay on the processors, whatever other device Accelerate finds.")
+    bf16: bool = option(False, "Run the model in mixed precision, bfloat16.")
+    fp16: bool = option(False, "Run the model in mixed precision, float16.")
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "--batch_size", "at least 1", self.batch_size)
+        require(not (self.bf16 and self.fp16), "--bf16 and --fp16", "one of the two", "both")
+
+    @property
+    def device(self) -> "torch.device":
+        """The device that Accelerate finds, or the processors."""
+        import torch
+        from accelerate import PartialState
+
+        return torch.device("cpu") if self.use_cpu else PartialState().device
+
+    def placed(self, model: "nn.Module") -> "nn.Module":
+        """The same model on the device, in evaluation mode; its outputs are float32 in mixed precision as well."""
+        import torch
+        from accelerate.utils import convert_outputs_to_fp32
+
+        model.to(self.device).eval()
+        if self.bf16 or self.fp16:
+            dtype = torch.bfloat16 if self.bf16 else torch.float16
+            autocast = torch.autocast(self.device.type, dtype)
+            model.forward = convert_outputs_to_fp32(autocast(model.forward))  # as Accelerate prepares models
+        return model
