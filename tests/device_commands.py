@@ -1,4 +1,4 @@
-"""Runs a command on a device without hardware, and prints as JSON what it does there: `device_commands.py test ...`."""
+"""Runs a command on a device without hardware, and prints as JSON what it does there: `device_commands.py test ...`"""
 
 import json
 import sys

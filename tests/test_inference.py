@@ -20,7 +20,8 @@ def run(tmp_path_factory):
     """Data, a run with BiasEnsemble, and an image."""
     data = coloured_digits(tmp_path_factory.mktemp("data"), num_train=64, num_validation=32)
     folder = tmp_path_factory.mktemp("run")
-    assert train(data, folder / "lff_be", "lff_be", max_steps=4, eval_steps=4, member_steps=20, member_threshold=0.3) == 0
+    changes = {"max_steps": 4, "eval_steps": 4, "member_steps": 20, "member_threshold": 0.3}
+    assert train(data, folder / "lff_be", "lff_be", **changes) == 0
     Image.new("RGB", (28, 28), (200, 30, 30)).save(folder / "red.png")
     return data, folder / "lff_be", folder / "red.png"
 
