@@ -168,6 +168,8 @@ MAY_DIFFER_ON_RESUME = {
     "schedule_steps",  # those of the run that is resumed hold
     "eval_strategy",
     "eval_steps",
+    "eval_delay",
+    "eval_on_start",
     "save_strategy",
     "save_steps",
     "save_total_limit",

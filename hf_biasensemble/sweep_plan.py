@@ -16,7 +16,7 @@ from hf_biasensemble.output_folder import CONFIG_FILE, MAY_DIFFER_ON_RESUME, RES
 from hf_biasensemble.run_arguments import parse_run
 from hf_biasensemble.selection import FILE_NAME as SELECTION_FILE
 
-_COUNT = {"max_steps", "num_train_epochs", "eval_strategy", "eval_steps"}
+_COUNT = {"max_steps", "num_train_epochs", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start"}
 _MAY_DIFFER = MAY_DIFFER_ON_RESUME - _COUNT | {"train_fingerprint"}
 
 

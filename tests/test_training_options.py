@@ -8,7 +8,7 @@ import yaml
 from runs import SETTINGS, results, train
 from transformers import TrainingArguments
 
-from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.arguments import DebiasingArguments, resolved
 from hf_biasensemble.arguments.unsupported import UNSUPPORTED
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.run_arguments import parse_run
@@ -30,6 +30,18 @@ SUPPORTED = {
     *("dataloader_drop_last", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order"),
     *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_backend", "ddp_timeout"),
+}
+# What config.yaml need not state: it changes no number of a run, only where and how fast it runs, what is said of it
+# meanwhile and where it is sent.
+OF_NO_CONSEQUENCE = {
+    *("local_rank", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_find_unused_parameters"),
+    *("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers"),
+    *("dataloader_multiprocessing_context", "torch_empty_cache_steps"),
+    *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "logging_strategy", "logging_first_step"),
+    *("run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+    *("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id"),
+    *("resume_from_checkpoint", "restore_callback_states_from_checkpoint"),
+    *("do_train", "do_eval"),  # of scripts; evaluation follows eval_strategy
 }
 # Not the default; others are true, or the opposite of the default.
 VALUES = {
@@ -108,6 +120,29 @@ def test_schedule_that_would_ignore_another_option_is_refused(words, expected):
     assert f"--lr_scheduler_type: expected {expected}" in refusal(*words)
 
 
+WORKS_AS_WELL = {"train_sampling_strategy": "sequential"}  # of what is refused, the one value that is not
+
+
+@pytest.mark.parametrize("name", sorted((SUPPORTED | WORKS_AS_WELL.keys()) - OF_NO_CONSEQUENCE))
+def test_what_changes_a_run_is_stated(name):
+    args = DebiasingArguments(output_dir="out", use_cpu=True)
+    default = next(field.default for field in dataclasses.fields(args) if field.name == name)
+    value = WORKS_AS_WELL.get(name, not default if isinstance(default, bool) else 7)
+    setattr(args, name, value)  # some can only be asked for where there is a GPU
+    assert resolved(args)[name] == value
+
+
+def test_no_token_is_stated():
+    assert "secret" not in str(resolved(DebiasingArguments(output_dir="out", use_cpu=True, hub_token="secret")))
+
+
+def test_evaluations_may_begin_elsewhere_when_a_run_is_resumed(digits, tmp_path):
+    assert train(digits, tmp_path / "out") == 0
+    changes = {"resume_from_checkpoint": "true", "eval_delay": 4, "eval_on_start": "true", "max_steps": 14}
+    assert train(digits, tmp_path / "out", **changes) == 0
+    assert results(tmp_path / "out")["published_step"] == 14
+
+
 def test_replaced_settings_are_as_good_as_new_ones():
     args = DebiasingArguments(output_dir="out", use_cpu=True)
     assert dataclasses.replace(args, seed=5).seed == 5
@@ -148,9 +183,37 @@ def test_command_line_chooses_between_epochs_and_steps(tmp_path):
     assert (args.num_train_epochs, args.max_steps, args.schedule_steps) == (0, 7, None)
 
 
-@pytest.mark.parametrize("words", [("--num_train_epochs", "3", "--max_steps", "9"), ("--num_train_epochs", "-1")])
+def test_what_asks_for_neither_leaves_the_file_as_it_is(tmp_path):
+    """The 9 steps of a file do not become the default number of steps."""
+    assert both(tmp_path, "max_steps: 9", "--num_train_epochs=0").max_steps == 9
+    assert both(tmp_path, "num_train_epochs: 3", "--max_steps=-1").num_train_epochs == 3
+
+
+def test_neither_is_the_published_number_of_steps():
+    args = DebiasingArguments(output_dir="out", use_cpu=True)
+    assert (args.num_train_epochs, args.max_steps) == (0, 50_000)
+    args = DebiasingArguments(output_dir="out", use_cpu=True, num_train_epochs=3)
+    assert (args.num_train_epochs, args.max_steps) == (3, -1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--num_train_epochs", "3", "--max_steps", "9"),
+        ("--num_train_epochs", "3", "--max_steps", "50000"),  # as many as by default
+        ("--num_train_epochs", "-1"),
+        ("--num_train_epochs", "nan"),
+    ],
+)
 def test_epochs_beside_steps_or_none_are_refused(words):
     assert refusal(*words).startswith("--num_train_epochs: expected")
+
+
+def test_epochs_beside_steps_are_refused_in_a_file_and_in_code(tmp_path):
+    with pytest.raises(BiasEnsembleError, match=r"--num_train_epochs: expected it or --max_steps, found both \(3 and"):
+        both(tmp_path, "num_train_epochs: 3\nmax_steps: 50000")
+    with pytest.raises(BiasEnsembleError, match="found both"):
+        DebiasingArguments(output_dir="out", num_train_epochs=3, max_steps=50_000)
 
 
 # Schedules of resumed runs -------------------------------------------------------------------------------------------

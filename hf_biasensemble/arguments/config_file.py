@@ -27,23 +27,33 @@ def resolved(*arguments: Any, hidden: Collection[str] = ()) -> dict[str, Any]:
         stated = {"seed", *(name for kind in ours for name in kind.__annotations__)} - set(hidden)
         defaults = {f.name: f.default for f in dataclasses.fields(part)}
         for name, value in part.to_dict().items():
-            if name in stated or (name in _PORTABLE and value != defaults[name]):
+            if name in stated or (name in _CHANGING_A_RUN and value != defaults[name]):
                 settings[name] = value
         settings["report_to"] = settings["report_to"] or ["none"]
     return settings
 
 
-_PORTABLE = {
+_CHANGING_A_RUN = {
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
     "bf16",
+    "dataloader_in_order",
+    "ddp_broadcast_buffers",
+    "eval_delay",
+    "eval_on_start",
     "fp16",
+    "full_determinism",
     "gradient_accumulation_steps",
     "lr_scheduler_kwargs",
     "output_dir",
+    "tf32",
     "torch_compile",
+    "torch_compile_backend",
+    "torch_compile_mode",
+    "train_sampling_strategy",
     "use_cpu",
     "warmup_steps",
     "weight_decay",
 }
+"""Options of `TrainingArguments` that a run depends on: those left out say where it runs and what is told of it."""

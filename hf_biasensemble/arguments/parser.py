@@ -182,7 +182,7 @@ _IN_PLACE_OF = {
     "max_steps": {"num_train_epochs", "schedule_steps"},
     "num_train_epochs": {"max_steps", "schedule_steps"},
 }
-"""By option of the command line, those of the file that it stands in place of."""
+"""By option of the command line, those of the file that it stands in place of, unless it asks for nothing."""
 
 
 def _as_words(file: str, content: dict[str, Any], parser: StrictParser, argv: list[str]) -> list[str]:
@@ -191,7 +191,8 @@ def _as_words(file: str, content: dict[str, Any], parser: StrictParser, argv: li
     words: list[str] = []
     actions = {option.lstrip("-"): action for action in parser._actions for option in action.option_strings}
     known = parser.known - {"h", "help", "config"}
-    replaced = {key for option, keys in _IN_PLACE_OF.items() if given_option(option, argv) for key in keys}
+    asked = [option for option in _IN_PLACE_OF if given_option(option, argv) not in (None, "-1", "0", "0.0")]
+    replaced = {key for option in asked for key in _IN_PLACE_OF[option]}
     is_of_another_method = method is not None and content.get("method") not in (None, method)
     for key, value in content.items():
         if str(key) not in known:

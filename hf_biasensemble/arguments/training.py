@@ -84,8 +84,8 @@ class DebiasingArguments(TrainingArguments):
     backbone_learning_rate: float | None = option(
         None, "Learning rate of the backbones, also the members'; by default that of the classifiers."
     )
-    max_steps: int = option(DEFAULT_STEPS, "Optimisation steps.")
-    num_train_epochs: float = option(0, "Passes over the training images, in place of max_steps; 0: those steps.")
+    max_steps: int = option(-1, f"Optimisation steps; -1: those of num_train_epochs, or else {DEFAULT_STEPS:,}.")
+    num_train_epochs: float = option(0, "Passes over the training images, in place of max_steps; 0: none.")
     schedule_steps: int | None = option(
         None,
         "Steps that shares of max_steps and learning rate schedules count from; by default max_steps, and when a run "
@@ -138,14 +138,13 @@ class DebiasingArguments(TrainingArguments):
 
     def _check_steps(self) -> None:
         """Epochs stand in place of steps, which are then -1 until the number of images is known."""
-        epochs = self.num_train_epochs
+        epochs, steps = self.num_train_epochs, self.max_steps
         require(0 <= epochs < math.inf, "--num_train_epochs", "0 or more", epochs)
-        if not epochs:
-            require(self.max_steps >= 1, "--max_steps", "at least 1", self.max_steps)
-        else:
-            unsaid = self.max_steps in (-1, DEFAULT_STEPS)
-            require(unsaid, "--num_train_epochs", "it or --max_steps", f"both ({epochs:g} and {self.max_steps})")
-            self.max_steps = -1
+        require(steps == -1 or steps >= 1, "--max_steps", "at least 1", steps)
+        if epochs:
+            require(steps == -1, "--num_train_epochs", "it or --max_steps", f"both ({epochs:g} and {steps})")
+        elif steps == -1:
+            self.max_steps = DEFAULT_STEPS
         count = self.schedule_steps
         require(count is None or count >= 1, "--schedule_steps", "at least 1", count)
 
