@@ -12,7 +12,7 @@ class SelectionArguments:
     """BiasEnsemble: the biased members and their votes."""
 
     _argument_group_name: ClassVar[str] = "selection: BiasEnsemble"
-    sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir", "audit"})
+    sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir", "audit", "members_at_once"})
 
     num_members: int = option(5, "Biased members M.")
     member_steps: int = option(1000, "Optimisation steps of each member.")
@@ -24,6 +24,9 @@ class SelectionArguments:
     share_batches: bool = option(False, "All members see the same batches; saves decoding, members differ less.")
     member_learning_rate: float | None = option(None, "Learning rate of the members; by default learning_rate.")
     member_image_scale: float | None = option(None, "image_scale of what the members see; by default image_scale.")
+    members_at_once: int | None = option(
+        None, "Networks that keep activations at a time, for backbones of which few fit into memory; by default all."
+    )
     selection_dir: str | None = option(
         None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
     )
@@ -36,6 +39,8 @@ class SelectionArguments:
 
     def __post_init__(self) -> None:
         require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)
+        at_once = self.members_at_once
+        require(at_once is None or at_once >= 1, "--members_at_once", "at least 1", at_once)
         require(self.member_steps >= 1, "--member_steps", "at least 1", self.member_steps)
         require(0 <= self.member_threshold < 1, "--member_threshold", "in [0, 1)", self.member_threshold)
         valid = 1 <= self.member_agreement <= self.num_members

@@ -70,17 +70,31 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         super().__init__(model, args, transform, batches or train_dataset, eval_dataset, callbacks)
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        labels = batch["labels"]
-        per_member = labels.dim() == 2
-        logits = model(pixel_values=batch["pixel_values"], numbers=self.own_members, per_member=per_member)["logits"]
-        labels = labels if per_member else labels[:, None].expand(-1, len(self.own_members))
-        losses = self.part.mean(
-            generalized_cross_entropy(logits, labels, self.selection_args.generalized_cross_entropy_q)
-        )
+        own = len(self.own_members)
+        at_once = self.selection_args.members_at_once or own
+        losses: list[torch.Tensor] = []
+        for start in range(0, own, at_once):
+            found = self._mean_losses(model, batch, slice(start, start + at_once))
+            if start + at_once < own:  # no term has to do with another, so these members are done before the next run
+                self.accelerator.backward(found.sum() / self.current_gradient_accumulation_steps)
+                found = found.detach()
+            losses += found.unbind()
         terms = dict(zip(self.own_members, losses, strict=True))
         for number in set(range(self.num_networks)) - terms.keys():
-            terms[number] = losses.new_zeros(())
+            terms[number] = losses[0].new_zeros(())
         return {f"member_{number}": terms[number] for number in range(self.num_networks)}
+
+    def _mean_losses(self, model: nn.Module, batch: dict[str, torch.Tensor], part: slice) -> torch.Tensor:
+        """Mean loss of each member in this part of the own ones."""
+        numbers, pixels, labels = self.own_members[part], batch["pixel_values"], batch["labels"]
+        if per_member := labels.dim() == 2:
+            pixels, labels = pixels[:, part], labels[:, part]
+        else:
+            labels = labels[:, None].expand(-1, len(numbers))
+        logits = model(pixel_values=pixels, numbers=numbers, per_member=per_member)["logits"]
+        return self.part.mean(
+            generalized_cross_entropy(logits, labels, self.selection_args.generalized_cross_entropy_q)
+        )
 
     def member_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What each member minimises the mean of: logits (B, M, K), labels (B, M) -> (B, M)."""
