@@ -67,7 +67,14 @@ def amplified_set(samples: int) -> torch.Tensor:
 
 @contextmanager
 def trainer(
-    method: str, split: ImageSplit, setting: Setting, steps: int, num_members: int = 5, share_batches: bool = False
+    method: str,
+    split: ImageSplit,
+    setting: Setting,
+    steps: int,
+    num_members: int = 5,
+    share_batches: bool = False,
+    members_at_once: int | None = None,
+    use_cpu: bool = True,
 ) -> Iterator[DebiasingTrainer]:
     """A trainer of a method, or of `members`, that neither evaluates nor saves."""
     model_args = setting.model_args()
@@ -82,14 +89,17 @@ def trainer(
             eval_strategy="no",
             save_strategy="no",
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=use_cpu,
         )
         transform = image_transform(model_args)
         built: DebiasingTrainer
         if method == "members":
             networks = build_members(model_args, CLASS_NAMES, num_members, seed=0)
             selection_args = SelectionArguments(
-                num_members=num_members, member_agreement=1, share_batches=share_batches
+                num_members=num_members,
+                member_agreement=1,
+                share_batches=share_batches,
+                members_at_once=members_at_once,
             )
             built = BiasEnsembleTrainer(networks, args, transform, selection_args, train_dataset=split)
         else:

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from benchmarks import on_gpu
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.measuring import Figure, markdown, measure
 
@@ -21,6 +23,16 @@ def test_benchmark_runs_and_leaves_its_rows(tmp_path, capsys, name):
     for row in rows:
         assert row["benchmark"] == name and row["torch"] and row["commit"] and row["median"] in row["values"]
         assert f"| {row['figure']} | {row['contender']} |" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_what_only_gpus_can_show_says_so_and_the_rest_passes(capsys):
+    assert on_gpu.main() == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    said = {line.name: text.partition(": ")[2] for line, text in zip(on_gpu.LINES, lines, strict=True)}
+    for line in on_gpu.LINES:
+        assert said[line.name].startswith(f"needs {line.gpus} GPU" if line.gpus else "pass; "), said[line.name]
 
 
 def test_contenders_take_turns_and_a_ratio_is_one_of_medians():
