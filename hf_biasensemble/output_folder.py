@@ -24,8 +24,12 @@ ACCURACY_FIGURE = "figures/accuracy.png"
 GROUPS_FIGURE = "figures/groups.png"
 DIFFICULTY_FIGURE = "figures/relative_difficulty.png"
 SELECTION_FIGURE = "figures/selection.png"
-EVIDENCE_FIGURE = "figures/evidence.png"
-FIGURE_FILES = (ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE, EVIDENCE_FIGURE)
+FIGURES_DIR = "figures"
+EXPLAINED_FILES = tuple(
+    f"{FIGURES_DIR}/{name}" for name in ("reliance.csv", "reliance.png", "counterfactuals.png", "evidence.png")
+)
+"""What `explain` leaves behind."""
+FIGURE_FILES = (ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE, *EXPLAINED_FILES)
 AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
 AUDIT_IMAGES = "audit_images"
 DROPPED_FILE = "dropped_images.csv"

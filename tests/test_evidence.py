@@ -1,4 +1,7 @@
-"""`hf-biasensemble explain`: the right images, with attributions that add up to what each model says of them."""
+"""`hf-biasensemble explain`: the right images, with attributions that add up to what each model says of them.
+
+What changes with the images is in test_counterfactuals.py.
+"""
 
 import re
 import shutil
@@ -79,8 +82,8 @@ def test_attributions_add_up_to_what_the_image_adds_to_the_score(models, digits,
 def test_images_are_conflicting_ones_that_only_the_model_gets_right(models, digits, tmp_path, capsys):
     file = tmp_path / "evidence.svg"
     both = {"model": models / "lff", "compare_with": models / "erm", "dataset_name": digits}
-    assert explain(**both, output_file=file, num_images=5) == 0
-    assert f"evidence: {file}" in capsys.readouterr().out
+    assert explain(**both, output_dir=tmp_path, format="svg", num_images=5) == 0
+    assert f"wrote {file}" in capsys.readouterr().out
     measured = opened(models / "lff", digits)[2].measured_by()
     labels, conflicting = measured["labels"], measured["is_conflicting"]
     right, wrong = predictions(models / "lff", digits), predictions(models / "erm", digits)
@@ -101,8 +104,8 @@ def test_one_model_alone_shows_conflicting_images_that_it_gets_right(models, dig
     (tmp_path / "data").mkdir()
     shutil.copy(digits / "test.parquet", tmp_path / "data" / "train.parquet")
     cut = {"dataset_name": str(tmp_path / "data"), "validation_share": 0.5, "test_share": 0.0}
-    file = tmp_path / "evidence.png"
-    assert explain(model=models / "lff", split="validation", output_file=file, num_images=20, **cut) == 0
+    file = tmp_path / "explained" / "evidence.png"
+    assert explain(model=models / "lff", split="validation", output_dir=file.parent, num_images=20, **cut) == 0
     model, transform, geometry = load_classifier(str(models / "lff"))
     split = load_image_splits(DataArguments(**cut), geometry)["validation"]
     measured = split.measured_by()
@@ -119,26 +122,30 @@ def test_one_model_alone_shows_conflicting_images_that_it_gets_right(models, dig
     assert again.read_bytes() == file.read_bytes()
 
 
-def test_picture_goes_into_the_folder_of_the_model(models, digits, tmp_path):
+def test_pictures_go_into_the_folder_of_the_model(models, digits, tmp_path):
     folder = shutil.copytree(models / "disent", tmp_path / "disent")
     assert explain(model=folder, dataset_name=digits) == 0
-    width, height = Image.open(folder / "figures" / "evidence.png").size
-    assert width > 600 and height > 400
+    for name in ("evidence", "counterfactuals", "reliance"):
+        width, height = Image.open(folder / "figures" / f"{name}.png").size
+        assert width > 600 and height > 400
+    assert (folder / "figures" / "reliance.csv").is_file()
 
 
 def test_models_of_different_sizes_are_compared_on_the_same_images(models, digits, tmp_path):
     file = tmp_path / "evidence.svg"
     both = {"model": models / "lff", "compare_with": models / "timm", "dataset_name": digits}
-    assert explain(**both, output_file=file) == 0
+    assert explain(**both, output_dir=tmp_path, format="svg") == 0
     assert [word[0] for word in texts(file) if word[0] in "✓✗"] == ["✗"] * 8 + ["✓"] * 8
 
 
-def test_without_bias_labels_the_other_model_decides(models, tmp_path, capsys):
+def test_without_bias_labels_the_models_decide(models, tmp_path):
     data = coloured_digits(tmp_path / "data", leave_out=["bias_label", "is_conflicting"])
     file = tmp_path / "evidence.svg"
-    assert explain(model=models / "lff", dataset_name=data, output_file=file) == 2
-    assert "bias-conflicting, found none; name a biased model with --compare_with" in error_line(capsys)
-    assert explain(model=models / "lff", compare_with=models / "erm", dataset_name=data, output_file=file) == 0
+    options = {"model": models / "lff", "dataset_name": data, "output_dir": tmp_path, "format": "svg"}
+    assert explain(**options) == 0
+    right = (predictions(models / "lff", data) == opened(models / "lff", data)[2].measured_by()["labels"]).sum()
+    assert f"{right} of 64 images: lff right" in texts(file)
+    assert explain(**options, compare_with=models / "erm") == 0
     assert [word for word in texts(file) if re.match(r"\d+ of 64 images: erm wrong and lff right", word)]
 
 
@@ -148,7 +155,6 @@ def test_without_bias_labels_the_other_model_decides(models, tmp_path, capsys):
         ({"model": ""}, "--model: expected the folder or Hub id"),
         ({"split": "holdout"}, "--split holdout: expected one of"),
         ({"num_images": 0}, "--num_images: expected 1 to 20, found 0"),
-        ({"output_file": "evidence.gif"}, "--output_file: expected a name that ends in"),
         ({"dataset_name": "no/such"}, "no/such"),
         ({"compare_with": "no/such"}, "--model no/such: expected a folder or Hub id"),
         ({"modle": "x"}, "unknown option"),
@@ -158,22 +164,24 @@ def test_mistakes_are_one_line_and_write_nothing(models, digits, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert explain(**{"model": models / "lff", "dataset_name": digits, **options}) == 2
     assert message in error_line(capsys)
-    assert not list(tmp_path.rglob("evidence*")) and not (models / "lff" / "figures" / "evidence.png").exists()
+    assert not list(tmp_path.iterdir()) and not (models / "lff" / "figures" / "reliance.csv").exists()
 
 
 def test_the_same_model_twice_and_other_classes_are_refused(models, digits, tmp_path, capsys):
     assert explain(model=models / "lff", compare_with=models / "lff", dataset_name=digits) == 2
     assert "--compare_with: expected another model than --model" in error_line(capsys)
     shutil.copytree(models / "lff", tmp_path / "lff")
-    assert explain(model=models / "lff", compare_with=tmp_path / "lff", dataset_name=digits) == 2
-    assert re.search(r"expected bias-conflicting images with .* wrong and .* right, found none", error_line(capsys))
     config = (tmp_path / "lff" / "config.json").read_text().replace('"bar"', '"rod"')
     (tmp_path / "lff" / "config.json").write_text(config)
     assert explain(model=tmp_path / "lff", dataset_name=digits) == 2
     assert "expected a model of the classes bar, pole, cross, square, found rod" in error_line(capsys)
 
 
-def test_missing_captum_is_said_with_the_way_to_install_it(models, digits, monkeypatch, capsys):
+def test_without_captum_only_attributions_are_missing_and_the_way_to_install_it_is_said(
+    models, digits, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "captum", None)
-    assert explain(model=models / "lff", dataset_name=digits) == 2
-    assert "expected the package captum, found none; pip install 'hf_biasensemble[explain]'" in error_line(capsys)
+    assert explain(model=models / "lff", dataset_name=digits, output_dir=tmp_path) == 0
+    message = "note: no evidence.png: expected the package captum, found none; pip install 'hf_biasensemble[explain]'"
+    assert message in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {"reliance.csv", "reliance.png", "counterfactuals.png"}

@@ -18,7 +18,7 @@ from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.models.export import load_classifier
-from hf_biasensemble.output_folder import FIGURE_FILES
+from hf_biasensemble.output_folder import EXPLAINED_FILES, FIGURE_FILES
 from hf_biasensemble.reporting.model_card import REPOSITORY_PLACEHOLDER
 
 finished = cards.finished
@@ -81,7 +81,8 @@ def test_a_readme_that_is_already_there_is_not_lost(finished, tmp_path, capsys):
 def test_an_earlier_card_goes_with_its_run_and_all_its_pictures(finished, tmp_path):
     data, output_dir = finished("lff_be")
     folder = shutil.copytree(output_dir, tmp_path / "lff_be")
-    shutil.copy(folder / "figures" / "groups.png", folder / "figures" / "evidence.png")
+    for name in EXPLAINED_FILES:
+        shutil.copy(folder / "figures" / "groups.png", folder / name)
     (folder / "figures" / "mine.png").write_bytes(b"")
     assert {f"figures/{file.name}" for file in (folder / "figures").iterdir()} == {*FIGURE_FILES, "figures/mine.png"}
     assert train(data, folder, "lff_be", member_threshold=0.999999, member_steps=1, overwrite_output_dir="true") != 0

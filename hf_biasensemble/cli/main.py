@@ -20,7 +20,7 @@ GROUPS = {
         "audit": "a page that shows which training images contradict the shortcut",
         "test": "accuracy by group of a saved classifier",
         "judge": "which model is better where the shortcut misleads, without bias labels",
-        "explain": "what a saved classifier looks at in odd images",
+        "explain": "what predictions depend on: colour, shape, border, single pixels",
     },
     "using models": {
         "predict": "labels and probabilities for images of your own",

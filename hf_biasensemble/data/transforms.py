@@ -222,12 +222,12 @@ def random_colors(images: torch.Tensor, strength: float, draw: Draw = draw_for_t
     draws = draw(lambda number: torch.rand(3, number, device=images.device), len(images))
     brightness, contrast, saturation = (1 + strength * (2 * draws - 1)).view(3, -1, 1, 1, 1)
     images = (images * brightness).clamp_(0, 255)
-    mean = _grey(images).mean(dim=(-2, -1), keepdim=True)
+    mean = luminance(images).mean(dim=(-2, -1), keepdim=True)
     images = mean.lerp(images, contrast).clamp_(0, 255)
-    return _grey(images).lerp(images, saturation).clamp_(0, 255)
+    return luminance(images).lerp(images, saturation).clamp_(0, 255)
 
 
-def _grey(images: torch.Tensor) -> torch.Tensor:
-    """Brightness (B, 1, H, W) as the eye sees it."""
+def luminance(images: torch.Tensor) -> torch.Tensor:
+    """Brightness (B, 1, H, W) as the eye sees it, of RGB images (B, 3, H, W), float."""
     weights = _constant((0.2989, 0.587, 0.114), images.dtype, images.device)
     return torch.einsum("c,bchw->bhw", weights, images).unsqueeze(1)

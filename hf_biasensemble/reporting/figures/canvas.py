@@ -24,6 +24,8 @@ GROUP_LOOKS = {
     "Unbiased": (COLORS[2], MARKERS[2]),
 }
 """Colour and marker of each group, the same in every picture."""
+MODEL_COLORS = ("#7F7F7F", COLORS[3])
+"""Of the model that another is compared with, and of that other; neither is the colour of a group."""
 
 
 def new_figure(width: float, height: float, row_gap: float = 0.04, column_gap: float = 0.04) -> "Figure":

@@ -138,7 +138,8 @@ def evidence_panel(
             _draw_attribution(cell, image, attribution)
             right = predicted == label
             text = f"{'✓' if right else '✗'} {plain(class_names[predicted], 14)}"
-            cell.set_xlabel(text, fontsize=10, color=COLORS[1] if right else COLORS[0])
+            looks = {"color": GREY} if right else {"color": "black", "fontweight": "bold"}
+            cell.set_xlabel(text, fontsize=10, **looks)
     figure.suptitle(plain(title, 120), fontsize=12)
     figure.supxlabel("orange speaks for the predicted class, purple against it", fontsize=10, color=GREY)
     return save(figure, file)

@@ -1,0 +1,139 @@
+"""Pictures of counterfactual images, and of what predictions depend on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hf_biasensemble.reporting.figures.canvas import GREY, MODEL_COLORS, PALE, new_figure, plain, save, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class PredictionChange:
+    """What a model says of n images as they are ("original") and of other versions of them, by name.
+
+    Attributes:
+        predictions: int64 (n,), predicted classes.
+        confidences: float (n,), their probabilities.
+        kept: float (n,), probability of the class that is predicted for the original.
+    """
+
+    predictions: Mapping[str, np.ndarray]
+    confidences: Mapping[str, np.ndarray]
+    kept: Mapping[str, np.ndarray]
+
+
+def counterfactual_panel(
+    images: Mapping[str, np.ndarray],
+    labels: Sequence[int] | np.ndarray,
+    changes: Mapping[str, PredictionChange],
+    class_names: Sequence[str],
+    title: str,
+    file: str | Path,
+) -> Path:
+    """Draws a row for each image with a column for each version of it, and below what each model predicts.
+
+    Args:
+        images (`Mapping[str, np.ndarray]`): Versions of the n images, uint8 (n, C, H, W), by name; first as they are.
+        labels (`np.ndarray` of shape (n,)): True classes.
+        changes (`Mapping[str, PredictionChange]`): What each of at most two models says of them, by the name to show.
+        class_names (`Sequence[str]`): Names of the classes.
+        title (`str`): Title of the picture.
+        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
+
+    Returns:
+        `Path`: `file`. A bar is as long as the probability of the class predicted for the image as it is; a prediction
+        that has changed is bold, with an arrow.
+    """
+    colors = MODEL_COLORS[-len(changes) :]
+    rows, columns = len(labels), len(images)
+    lines = 0.25 * len(changes) + 0.12
+    figure = new_figure(1.25 * columns + 0.4, (1.22 + lines) * rows + 1.1, row_gap=0.02, column_gap=0.06)
+    cells = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1.22, lines] * rows)
+    for cell in cells.flat:
+        cell.set_xticks([])
+        cell.set_yticks([])
+        cell.spines[:].set_visible(False)
+    for column, (version, versions) in enumerate(images.items()):
+        cells[0, column].set_title(version, fontsize=11)
+        for row, image in enumerate(versions):
+            picture, below = cells[2 * row : 2 * row + 2, column]
+            picture.imshow(np.moveaxis(image, 0, -1).squeeze(), cmap="gray", interpolation="nearest")
+            below.set_xlim(0, 1)
+            below.set_ylim(len(changes) + 0.5, 0)
+            for line, (change, color) in enumerate(zip(changes.values(), colors, strict=True)):
+                _draw_prediction(below, line, change, version, row, class_names, color)
+    for row, label in enumerate(labels):
+        cells[2 * row, 0].set_ylabel(plain(class_names[label], 16), fontsize=11)
+    figure.suptitle(f"{plain(title, 120)}\n", fontsize=12)
+    marks = [cells[1, 0].barh(0, 0, color=color) for color in colors]
+    figure.legend(
+        marks,
+        [plain(name) for name in changes],
+        loc="outside lower center",
+        ncols=len(changes),
+        frameon=False,
+        fontsize=11,
+        title="predicted class and its probability; bar: probability of the class predicted for the original",
+        title_fontsize=10,
+    )
+    return save(figure, file)
+
+
+def _draw_prediction(
+    cell: "Axes",
+    line: int,
+    change: PredictionChange,
+    version: str,
+    row: int,
+    class_names: Sequence[str],
+    color: str,
+) -> None:
+    predicted = change.predictions[version][row]
+    changed = predicted != change.predictions["original"][row]
+    weight, text_color = ("bold", "black") if changed else ("normal", GREY)
+    name = plain(class_names[predicted], 13)
+    words = [
+        (0, "left", f"→ {name}" if changed else name),
+        (1, "right", f"{100 * change.confidences[version][row]:.0f} %"),
+    ]
+    for place, side, text in words:
+        cell.text(place, line + 0.42, text, ha=side, va="center", fontsize=9, fontweight=weight, color=text_color)
+    cell.barh(line + 0.86, 1, height=0.14, color=PALE)
+    cell.barh(line + 0.86, change.kept[version][row], height=0.14, color=color)
+
+
+def reliance_figure(
+    fractions: Mapping[str, Mapping[str, tuple[float, float, float]]], images: int, file: str | Path
+) -> Path:
+    """Draws which fraction of the predictions changes under each counterfactual, with intervals.
+
+    Args:
+        fractions (`Mapping`): By model (at most two) and counterfactual: fraction and both ends of its interval.
+        images (`int`): How many images they were measured on.
+        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
+
+    Returns:
+        `Path`: `file`.
+    """
+    names = list(next(iter(fractions.values())))
+    figure = new_figure(6.4, 0.42 * len(names) + 1.5)
+    panel = figure.subplots()
+    colors = MODEL_COLORS[-len(fractions) :]
+    for number, ((model, found), color) in enumerate(zip(fractions.items(), colors, strict=True)):
+        middle, low, high = 100 * np.array([found[name] for name in names]).T
+        heights = np.arange(len(names)) + 0.26 * (number - (len(fractions) - 1) / 2)
+        spread = np.maximum([middle - low, high - middle], 0)
+        panel.errorbar(middle, heights, xerr=spread, fmt="os"[number], color=color, capsize=3, label=plain(model))
+    tidy(panel, f"Predictions that change, {images:,} images", grid="x")
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_xlim(-1, 101)
+    panel.set_xlabel("% of the predictions, with 95 % interval", color=GREY)
+    figure.legend(loc="outside lower center", ncols=len(fractions), frameon=False)
+    return save(figure, file)
