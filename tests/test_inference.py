@@ -32,10 +32,11 @@ def command_words(command, run):
         "test": ["--model", model, "--dataset_name", data],
         "judge": [model, "--members", model, "--dataset_name", data],
         "predict": [model, image],
+        "explain": ["--model", model, "--dataset_name", data],
     }[command]
 
 
-@pytest.mark.parametrize("command", ["test", "judge", "predict"])
+@pytest.mark.parametrize("command", ["test", "judge", "predict", "explain"])
 def test_a_command_runs_on_the_device_that_accelerate_finds(command, run, tmp_path):
     launched = []
     for stated in ([], ["--use_cpu"]):
@@ -58,7 +59,7 @@ def test_mixed_precision_changes_probabilities_a_little(precision, run, capsys):
     assert full != mixed and full == pytest.approx(mixed, abs=0.02)
 
 
-@pytest.mark.parametrize("command", ["test", "judge", "predict"])
+@pytest.mark.parametrize("command", ["test", "judge", "predict", "explain"])
 def test_two_precisions_and_empty_batches_are_refused(command, run, capsys):
     given = [str(word) for word in command_words(command, run)]
     assert run_command(command, [*given, "--bf16", "--fp16"]) == 2

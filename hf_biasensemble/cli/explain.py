@@ -11,7 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_biasensemble.arguments import DataArguments, option, parse_arguments
+from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
+from hf_biasensemble.arguments.options import require
 from hf_biasensemble.errors import BiasEnsembleError, missing_package
 from hf_biasensemble.output_folder import FIGURES_DIR
 
@@ -31,26 +32,21 @@ class ExplainArguments:
         None, "Folder for the files; by default figures/, in the model's folder if it is one."
     )
     format: str = option("png", "Of the pictures: png, svg or pdf.")
-    batch_size: int = option(64, "Images per batch.")
 
     def __post_init__(self) -> None:
         if not self.model:
             raise BiasEnsembleError("--model: expected the folder or Hub id of a saved classifier, found nothing")
         if self.compare_with == self.model:
             raise BiasEnsembleError(f"--compare_with: expected another model than --model, found {self.model} twice")
-        if not 1 <= self.num_images <= 20:
-            raise BiasEnsembleError(f"--num_images: expected 1 to 20, found {self.num_images}")
-        for name in ("num_reliance_images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise BiasEnsembleError(f"--{name}: expected at least 1, found {getattr(self, name)}")
-        if self.format not in FORMATS:
-            raise BiasEnsembleError(f"--format: expected one of {', '.join(FORMATS)}, found {self.format}")
+        require(1 <= self.num_images <= 20, "--num_images", "1 to 20", self.num_images)
+        require(self.num_reliance_images >= 1, "--num_reliance_images", "at least 1", self.num_reliance_images)
+        require(self.format in FORMATS, "--format", f"one of {', '.join(FORMATS)}", self.format)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Opens the models and the data, and writes table and pictures."""
-    data_args, explain_args = parse_arguments(
-        [DataArguments, ExplainArguments], argv, description=__doc__, command="explain"
+    data_args, explain_args, inference = parse_arguments(
+        [DataArguments, ExplainArguments, InferenceArguments], argv, description=__doc__, command="explain"
     )
     from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.pixels import ImageSplit
@@ -75,18 +71,20 @@ def main(argv: list[str] | None = None) -> int:
         splits = decoded[geometry]
         if explain_args.split not in splits:
             raise BiasEnsembleError(f"--split {explain_args.split}: expected one of {', '.join(splits)}")
+        inference.placed(model)
         classifiers[short] = (model, transform, splits[explain_args.split])
 
     folder, ending = Path(explain_args.model), explain_args.format
     output_dir = Path(explain_args.output_dir or (folder if folder.is_dir() else Path()) / FIGURES_DIR)
-    shown = images_to_show(classifiers, explain_args.num_images, explain_args.batch_size)
-    reliance = measure_reliance(classifiers, explain_args.num_reliance_images, explain_args.batch_size)
+    shown = images_to_show(classifiers, explain_args.num_images, inference.batch_size)
+    reliance = measure_reliance(classifiers, explain_args.num_reliance_images, inference.batch_size)
     print(reliance_text(reliance))
     written = write_reliance(reliance, output_dir / "reliance.csv", output_dir / f"reliance.{ending}")
     if not len(shown.positions):
         print(f"note: {shown.title}; no pictures of single images", file=sys.stderr)
     else:
-        written.append(write_counterfactuals(classifiers, shown, output_dir / f"counterfactuals.{ending}"))
+        file = output_dir / f"counterfactuals.{ending}"
+        written.append(write_counterfactuals(classifiers, shown, file, inference.batch_size))
         if importlib.util.find_spec("captum"):
             written.append(write_evidence(classifiers, shown, output_dir / f"evidence.{ending}"))
         else:

@@ -108,9 +108,7 @@ def _versions(pixels: torch.Tensor, transform: ImageTransform) -> dict[str, torc
     return {_ORIGINAL: pixels, **counterfactuals(pixels, transform.image_mean)}
 
 
-def _change(
-    model: PreTrainedModel, transform: ImageTransform, split: ImageSplit, batch_size: int = 64
-) -> PredictionChange:
+def _change(model: PreTrainedModel, transform: ImageTransform, split: ImageSplit, batch_size: int) -> PredictionChange:
     probabilities = counterfactual_probabilities(model, transform, split, batch_size)
     predictions = {version: values.argmax(axis=-1) for version, values in probabilities.items()}
     samples = np.arange(len(split))
@@ -121,19 +119,22 @@ def _change(
     )
 
 
-def write_counterfactuals(classifiers: Mapping[str, Classifier], shown: ShownImages, file: str | Path) -> Path:
+def write_counterfactuals(
+    classifiers: Mapping[str, Classifier], shown: ShownImages, file: str | Path, batch_size: int = 64
+) -> Path:
     """Draws a few images and their counterfactuals, with what each classifier predicts for them.
 
     Args:
         classifiers (`Mapping[str, Classifier]`): As [`images_to_show`] takes them.
         shown (`ShownImages`): What it gave.
         file (`str` or `Path`): Image to write (.png, .svg, .pdf).
+        batch_size (`int`, *optional*, defaults to 64): Images at a time.
 
     Returns:
         `Path`: `file`.
     """
     found = {
-        name: _change(model, transform, split.select(shown.positions))
+        name: _change(model, transform, split.select(shown.positions), batch_size)
         for name, (model, transform, split) in classifiers.items()
     }
     *_, (_, transform, split) = classifiers.values()
