@@ -22,8 +22,9 @@ RULES: dict[str, Callable[[dict[str, list[float]]], int]] = {
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Mean of each value and its neighbours."""
-    return [float(np.mean(values[max(0, place - 1) : place + 2])) for place in range(len(values))]
+    """Mean of each value, which counts twice, and its neighbours."""
+    around = [[value, *values[max(0, place - 1) : place + 2]] for place, value in enumerate(values)]
+    return [float(np.mean(weighed)) for weighed in around]
 
 
 def latest_best(values: Sequence[float]) -> int:

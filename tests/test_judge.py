@@ -166,7 +166,7 @@ def test_bias_labels_change_no_estimate_and_no_choice(judged, tmp_path):
 
 def smoothed(rows) -> list[float]:
     scores = [float(row["validation_estimated_unbiased_probability"]) for row in rows]
-    around = [scores[max(0, place - 1) : place + 2] for place in range(len(scores))]
+    around = [[score, *scores[max(0, place - 1) : place + 2]] for place, score in enumerate(scores)]
     return [sum(some) / len(some) for some in around]
 
 
@@ -187,7 +187,7 @@ def test_estimated_choice_is_the_best_mean_of_neighbours(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "scores, step", [([1, 5, 1, 4, 4, 1], 3), ([1, 1, 1, 9], 4), ([9, 1, 1, 1], 1), ([2, 2, 2], 3)]
+    "scores, step", [([1, 5, 1, 4, 4, 1], 5), ([1, 1, 1, 9], 4), ([9, 1, 1, 1], 1), ([2, 2, 2], 3), ([1, 5, 2, 5], 4)]
 )
 def test_choice_of_a_smoothed_score(scores, step):
     choice, model = CheckpointChoice("estimated"), torch.nn.Linear(1, 1)
@@ -361,6 +361,8 @@ def test_two_processes_judge_as_one(judged, data, tmp_path):
     changes["per_device_train_batch_size"] = 16
     assert train(data, tmp_path / "one", "lff_be", selection_dir=tmp_path / "shared", **changes) == 0
     one, two = (HeldOutPredictions.load(tmp_path / name, "validation") for name in ("one", "two"))
-    assert one.groups.digest == two.groups.digest and np.array_equal(one.groups.confidence, two.groups.confidence)
+    assert one.groups.digest == two.groups.digest and np.array_equal(
+        one.groups.label_probability, two.groups.label_probability
+    )
     assert one.estimates() == pytest.approx(two.estimates(), abs=1e-4)
     assert results(tmp_path / "one")["published_step"] == results(tmp_path / "two")["published_step"]

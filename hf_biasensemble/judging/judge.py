@@ -70,7 +70,7 @@ def judgement(model: HeldOutPredictions, compare_with: str | None, train_fingerp
         "groups": model.groups.digest,
         "images": len(model.groups),
         "pseudo_conflicting": int(model.groups.is_conflicting.sum()),
-        "confidence_on_conflicting": model.groups.confidence_on_conflicting,
+        "hesitation": model.groups.hesitation,
     }
     intervals = model.intervals()
     if intervals and not reason_not_to_tell(model, *([other] if other else [])):

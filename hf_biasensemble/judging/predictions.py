@@ -115,8 +115,8 @@ class HeldOutPredictions:
             labels, num_classes = columns["label"], int(stated["num_classes"])
             groups = None
             if "members" in stated:
-                predicted, confidence = columns["member_prediction"], columns["member_confidence"]
-                groups = PseudoGroups(labels, predicted, confidence, num_classes, stated["members"])
+                predicted, probability = columns["member_prediction"], columns["member_label_probability"]
+                groups = PseudoGroups(labels, predicted, probability, num_classes, stated["members"])
             return cls(
                 columns["index"],
                 labels,
@@ -137,12 +137,12 @@ def pooled(parts: Sequence[HeldOutPredictions]) -> HeldOutPredictions:
     groups, num_classes = None, parts[0].num_classes
     of_parts = [part.groups for part in parts if part.groups is not None]
     if len(of_parts) == len(parts):
-        labels, predicted, confidence = (
+        labels, predicted, probability = (
             np.concatenate([getattr(part, name) for part in of_parts])
-            for name in ("labels", "predicted", "confidence")
+            for name in ("labels", "predicted", "label_probability")
         )
         members = " ".join(part.members for part in of_parts)
-        groups = PseudoGroups(labels, predicted, confidence, num_classes, members)
+        groups = PseudoGroups(labels, predicted, probability, num_classes, members)
     index, labels, predictions, probabilities = (
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("index", "labels", "predictions", "probabilities")

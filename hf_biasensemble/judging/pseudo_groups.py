@@ -10,8 +10,8 @@ FEWEST_CONFLICTING = 10
 """Pseudo-conflicting images below which nothing is said: intervals would span half of what is possible."""
 FEWEST_RIGHT = 0.5
 """Fraction of images that members must take for their class: the shortcut of a dataset is right for most images."""
-HESITANT = 0.75
-"""Median confidence of members on pseudo-conflicting images below which these may be merely hard."""
+HESITANT = 0.02
+"""Median probability that members give the class of pseudo-conflicting images, from which on these are merely hard."""
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,25 @@ class PseudoGroups:
     Attributes:
         labels: int64 (R,), classes of the images.
         predicted: int64 (R,), class with the highest mean probability over the members.
-        confidence: float32 (R,), that mean probability.
+        label_probability: float32 (R,), mean probability that the members give the image's own class.
         num_classes: How many classes there are.
         members: Digest of the members' weights.
     """
 
     labels: np.ndarray
     predicted: np.ndarray
-    confidence: np.ndarray
+    label_probability: np.ndarray
     num_classes: int
     members: str = ""
 
     @classmethod
     def from_probabilities(cls, probabilities: np.ndarray, labels: np.ndarray, members: str = "") -> "PseudoGroups":
         """From the mean probabilities (R, K) over the members."""
-        predicted = probabilities.argmax(axis=1)
-        confidence = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
+        labels = np.asarray(labels, dtype=np.int64)
         return cls(
-            np.asarray(labels, dtype=np.int64),
-            predicted.astype(np.int64),
-            confidence.astype(np.float32),
+            labels,
+            probabilities.argmax(axis=1).astype(np.int64),
+            np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float32),
             probabilities.shape[1],
             members,
         )
@@ -63,14 +62,14 @@ class PseudoGroups:
         return hashlib.sha256(content).hexdigest()[:16]
 
     @property
-    def confidence_on_conflicting(self) -> float:
-        """Median confidence of the members on the pseudo-conflicting images; 0 where there are none.
+    def hesitation(self) -> float:
+        """Median probability that members give the class of pseudo-conflicting images; 0 where there are none.
 
-        A shortcut is as easy to see in images that contradict it as in all others, so members are confident there too.
-        On images that are hard, or show two things, they hesitate.
+        A shortcut is as easy to see in images that contradict it as in all others, so members who follow it rule their
+        class out. On images that are hard, or show two things, they do not.
         """
         conflicting = self.is_conflicting
-        return float(np.median(self.confidence[conflicting])) if conflicting.any() else 0.0
+        return float(np.median(self.label_probability[conflicting])) if conflicting.any() else 0.0
 
     def doubt(self) -> str | None:
         """Why these groups cannot tell models apart; `None` if nothing speaks against it."""
@@ -88,13 +87,14 @@ class PseudoGroups:
                 f"only {conflicting} of {images:,} held-out images contradict what the members predict, and at least "
                 f"{FEWEST_CONFLICTING} are needed; hold out more images (--validation_share), or judge by folds"
             )
+        if self.hesitation >= HESITANT:
+            return (
+                f"the members hesitate on the {conflicting} held-out images that contradict them: they give the class "
+                f"of these a median probability of {100 * self.hesitation:.0f} %, where a shortcut leaves it less "
+                f"than {100 * HESITANT:.0f} %, so these may be hard images rather than bias-conflicting ones"
+            )
         return None
-
-    @property
-    def hesitates(self) -> bool:
-        """Whether members hesitate on the pseudo-conflicting images, which may then be merely hard."""
-        return self.confidence_on_conflicting < HESITANT
 
     def columns(self) -> dict[str, Any]:
         """As columns of a table."""
-        return {"member_prediction": self.predicted, "member_confidence": self.confidence}
+        return {"member_prediction": self.predicted, "member_label_probability": self.label_probability}

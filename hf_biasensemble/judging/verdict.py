@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from hf_biasensemble.judging.estimates import Estimate, group_means
+from hf_biasensemble.judging.estimates import Estimate
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 
 CANNOT_TELL = "cannot tell"
@@ -26,23 +26,12 @@ def says_nothing(intervals: Mapping[str, Estimate]) -> str | None:
 def reason_not_to_tell(*models: HeldOutPredictions) -> str | None:
     """Why nothing is said of the accuracy of these models on bias-conflicting images; `None` if something is.
 
-    Where members hesitate on the pseudo-conflicting images and no model gets most of them right either, these may be
-    hard or mislabelled images, and accuracy on them would say nothing of bias-conflicting ones.
-
     Args:
         models (`HeldOutPredictions`): About the same images, judged by the same groups.
     """
     for model in models:
         if reason := model.doubt() or says_nothing(model.intervals()):
             return reason
-    groups = models[0].groups
-    assert groups is not None
-    if groups.hesitates and min(agreement(model) for model in models) > MOSTLY:
-        return (
-            f"members hesitate on most of the {int(groups.is_conflicting.sum())} held-out images that contradict what "
-            "they predict, and no model that is judged gets most of these right: they may be hard or mislabelled "
-            "images rather than bias-conflicting ones"
-        )
     return None
 
 
@@ -63,19 +52,11 @@ def caution(model: HeldOutPredictions) -> str | None:
             "as the members: it follows the shortcut as well, or the labels of these images are wrong; look at them "
             "with hf-biasensemble audit"
         )
-    if model.groups.hesitates:
-        return (
-            "members hesitate on most of the images that contradict what they predict, so some may be hard images "
-            "rather than bias-conflicting ones"
-        )
     return None
 
 
 def verdict(model: HeldOutPredictions, other: HeldOutPredictions) -> tuple[str, str]:
     """`better` or `worse` than another model on images that contradict the shortcut, or `cannot tell`, and why.
-
-    Where members hesitate on these images, they may be merely hard. Then a model counts as better only if it makes
-    good at least half of what the other loses on them against the remaining images: hard images stay hard for all.
 
     Args:
         model (`HeldOutPredictions`): With its groups, by which both are judged.
@@ -86,14 +67,6 @@ def verdict(model: HeldOutPredictions, other: HeldOutPredictions) -> tuple[str, 
     gain = model.gain_over(other)["conflicting"]
     if gain.low <= 0 <= gain.high:
         return CANNOT_TELL, "the difference may be chance"
-    assert model.groups is not None
-    behind = group_means((other if gain.value > 0 else model).correct, model.groups)
-    made_good = abs(gain.value) / max(behind["aligned"] - behind["conflicting"], 1e-9)
-    if model.groups.hesitates and 0 < made_good < MOSTLY:
-        return CANNOT_TELL, (
-            "members hesitate on the images that contradict what they predict, and most of these that one model gets "
-            "wrong the other does too: they seem to be hard images rather than bias-conflicting ones"
-        )
     return ("better" if gain.value > 0 else "worse"), ""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from hf_biasensemble.judging.predictions import HeldOutPredictions
+from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled
 from hf_biasensemble.judging.verdict import CANNOT_TELL, reason_not_to_tell, verdict
 from hf_biasensemble.reporting.markdown import markdown_table
 
@@ -42,7 +42,7 @@ def judged_section(groups: Mapping[tuple[str, str], list["Cell"]], baselines: Ma
             row = [data, method, *shown, mean_and_spread(_measured(cells)), against]
             rows.append([*row, PICK if method == pick else ""])
         notes += [f"{data}: {CANNOT_TELL} how good they are there; {reason}."] if reason else []
-        notes += _regret(data, of_data, pick)
+        notes += _rivals(data, of_data, pick) + _regret(data, of_data, pick)
     return ["## Judged without bias labels\n\n" + "\n\n".join([_ABOUT, markdown_table(rows), *notes])]
 
 
@@ -58,6 +58,20 @@ def picked(of_data: Mapping[str, Sequence["Cell"]]) -> str | None:
     if len(means) < 2 or any(len(means[method]) < len(cells) for method, cells in of_data.items()):
         return None
     return max(means, key=lambda method: mean(means[method]))
+
+
+def _rivals(data: str, of_data: Mapping[str, Sequence["Cell"]], pick: str | None) -> list[str]:
+    """Methods that estimates cannot tell the pick from: the paired difference over all seeds may be chance."""
+    if pick is None:
+        return []
+    tables = {method: pooled(_tables(cells)) for method, cells in of_data.items()}
+    others = [(method, table) for method, table in tables.items() if method != pick and table.is_about(tables[pick])]
+    rivals = [method for method, table in others if tables[pick].gain_over(table)["unbiased"].low <= 0]
+    return [f"{data}: the estimates cannot tell the pick {pick} from {', '.join(rivals)}."] if rivals else []
+
+
+def _tables(cells: Sequence["Cell"]) -> list[HeldOutPredictions]:
+    return [cell.held_out for cell in sorted(cells, key=lambda cell: cell.seed) if cell.held_out]
 
 
 def _reason(of_data: Mapping[str, Sequence["Cell"]]) -> str | None:

@@ -21,13 +21,16 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "published.safetensors"
 _SMOOTHED = {"estimated"}
 """Choices whose score is a mean over neighbouring evaluations, since few images stand behind each of them."""
+_OWN_WEIGHT = 2
+"""Of an evaluation among its neighbours: with equal weights, a bad step between two good ones would look good."""
 
 
 class CheckpointChoice:
     """Keeps the weights of the evaluation with the highest score; of equal ones, the latest.
 
-    The score is the value of one metric or, with `"estimated"`, its mean over an evaluation and those before and after
-    it. Then the last evaluation is a candidate only once [`~CheckpointChoice.settle`] says that no other follows.
+    The score is the value of one metric or, with `"estimated"`, its mean over an evaluation, which counts twice, and
+    those before and after it. Then the last evaluation is a candidate only once [`~CheckpointChoice.settle`] says that
+    no other follows.
 
     Args:
         name (`str`): A key of `CHECKPOINT_CHOICES`. With `"last"` nothing is kept: the last step is published.
@@ -61,14 +64,15 @@ class CheckpointChoice:
             return
         self.scores = [*self.scores, metrics[self.metric]][-3:]
         if self.waiting:
-            self._keep(self.waiting_step, sum(self.scores) / len(self.scores), self.waiting)
+            *before, own, after = self.scores
+            self._keep(self.waiting_step, _smoothed(own, [*before, after]), self.waiting)
         self.waiting, self.waiting_step = weights, step
 
     def settle(self) -> None:
         """No evaluation follows: the last one has its score from itself and the one before."""
         if self.waiting:
-            last = self.scores[-2:]
-            self._keep(self.waiting_step, sum(last) / len(last), self.waiting)
+            *before, own = self.scores[-2:]
+            self._keep(self.waiting_step, _smoothed(own, before), self.waiting)
             self.waiting = {}
 
     def _keep(self, step: int, score: float, weights: dict[str, torch.Tensor]) -> None:
@@ -96,6 +100,10 @@ class CheckpointChoice:
                 {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
                 for part in ("kept.", "waiting.")
             )
+
+
+def _smoothed(own: float, neighbours: list[float]) -> float:
+    return (_OWN_WEIGHT * own + sum(neighbours)) / (_OWN_WEIGHT + len(neighbours))
 
 
 def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSplit], has_members: bool = True) -> None:
