@@ -166,6 +166,7 @@ MAY_DIFFER_ON_RESUME = {
     "compare_with",
     "overwrite_output_dir",
     "pixel_memory_limit",
+    "verify_pixels",
     "per_device_eval_batch_size",
     "max_steps",
     "num_train_epochs",

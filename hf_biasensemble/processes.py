@@ -13,6 +13,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def number_started() -> int:
+    """How many processes were launched together, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def print_once(line: str) -> None:
     """Prints a line from the first process of a launch only."""
     if is_first():

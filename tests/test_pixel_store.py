@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -17,8 +16,7 @@ import torch
 from datasets import Features, Value
 from filelock import FileLock
 from fresh_python import environment
-from PIL import Image
-from synthetic import encoded, png, write_parquet
+from synthetic import png, write_parquet
 from torch.utils.data import DataLoader
 
 from hf_biasensemble.arguments import DataArguments
@@ -227,6 +225,28 @@ def test_altered_store_is_noticed_though_its_footer_is_not(split, cache):
     assert identity(file) == before and file.stat().st_mtime_ns == pixel_store._UNTOUCHED
 
 
+def test_verified_store_is_refused_if_damaged_though_its_time_says_nothing(digits, cache, capsys):
+    data_args = DataArguments(dataset_name=str(digits), pixel_memory_limit="0", verify_pixels=True)
+    expected = load_image_splits(data_args, SIZE)["train"].fingerprint
+    assert load_image_splits(data_args, SIZE)["train"].fingerprint == expected
+    for file in stores(cache):
+        content, time = file.read_bytes(), file.stat().st_mtime_ns
+        file.write_bytes(flipped(content, 1000))
+        os.utime(file, ns=(time, time))
+        load_image_splits(DataArguments(dataset_name=str(digits), pixel_memory_limit="0"), SIZE)  # taken on trust
+        words = ["--dataset_name", str(digits), "--pixel_memory_limit", "0", "--image_size", str(SIZE)]
+        assert run_command("check_data", [*words, "--verify_pixels", "true"]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert line == (
+            "error: --verify_pixels: expected decoded images as they were written, found that "
+            f"{file} was altered: its checksum is not the one it states; remove that file, and the images are "
+            "decoded anew"
+        )
+        file.unlink()
+        assert load_image_splits(data_args, SIZE)["train"].fingerprint == expected
+        assert file.read_bytes() == content
+
+
 def test_store_of_193_gigabytes_opens_at_once_and_takes_no_memory(tmp_path):
     """1.28 million images of 224 pixels, in a sparse file: more than the memory of the machine."""
     shape = (1_281_167, 3, 224, 224)
@@ -270,120 +290,8 @@ def test_full_disk_is_one_line_and_leaves_nothing_behind(split, cache):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
-    assert not [file for file in cache.iterdir() if file.suffix != ".lock"]
+    assert not [file for file in cache.iterdir() if file.suffix not in (".lock", ".manifest")]
     assert decode_split(split, SIZE, mapped=True).fingerprint == decode_split(split, SIZE).fingerprint
-
-
-# Several processes ---------------------------------------------------------------------------------------------------
-
-
-def many_of_one(folder: Path, image_side: int, count: int) -> Path:
-    """A data set of one image, `count` times."""
-    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
-    content = encoded(Image.fromarray(noise).resize((image_side, image_side)), "JPEG")
-    columns = {"image": [{"bytes": content, "path": None}] * count, "label": [0, 1] * (count // 2)}
-    write_parquet(folder / "train.parquet", columns, Features({"image": datasets.Image(), "label": Value("int64")}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def slow_folder(tmp_path_factory):
-    """300 images that take half a second or more to decode: three pieces are written."""
-    return many_of_one(tmp_path_factory.mktemp("slow"), 800, 300)
-
-
-BUILD = """
-import sys, time
-from pathlib import Path
-from hf_biasensemble.data.loading import load_splits
-from hf_biasensemble.data.pixels import decode_split
-split = load_splits(sys.argv[1])["train"]
-print("ready", flush=True)
-while not Path(sys.argv[2]).exists():
-    time.sleep(0.005)
-decoded = decode_split(split, 32, mapped=True)
-print(decoded.fingerprint, decoded.pixels.file.stat().st_ino, flush=True)
-"""
-
-
-def start(script: str, cache: Path, *words: str | Path) -> subprocess.Popen:
-    variables = environment(cache.parents[1], HF_DATASETS_CACHE=str(cache.parents[1]))
-    command = [sys.executable, "-c", script, *map(str, words)]
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_killed_while_writing_then_built_by_the_next(slow_folder, cache, tmp_path):
-    process = start(BUILD, cache, slow_folder, tmp_path)
-    while not any(file.stat().st_size for file in cache.glob("*.unfinished")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not stores(cache) and list(cache.glob("*.unfinished"))
-    split = load_splits(str(slow_folder))["train"]
-    assert decode_split(split, 32, mapped=True).fingerprint == decode_split(split, 32).fingerprint
-    assert len(stores(cache)) == 1 and not list(cache.glob("*.unfinished"))
-
-
-def test_of_two_processes_at_once_one_builds_and_both_get_it(slow_folder, cache, tmp_path):
-    processes = [start(BUILD, cache, slow_folder, tmp_path / "go") for _ in range(2)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    (tmp_path / "go").touch()
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    lines = [out.splitlines() for out, _ in outputs]
-    expected = decode_split(load_splits(str(slow_folder))["train"], 32).fingerprint
-    assert lines[0][-1] == lines[1][-1] == f"{expected} {identity(stores(cache)[0])}"  # nobody built it again
-    assert sorted(len(line) for line in lines) == [1, 2]  # one waited, and says so
-    assert "waiting for another process" in max(lines, key=len)[0]
-    assert len(stores(cache)) == 1 and not list(cache.glob("*.unfinished"))
-
-
-def test_two_trainings_at_once_on_a_cold_cache_both_end_well(digits, cache, tmp_path):
-    script = "import sys; from hf_biasensemble.cli.main import run_command; sys.exit(run_command('train'))"
-    words = "--method erm --max_steps 3 --pixel_memory_limit 0 --use_cpu true --disable_tqdm true --eval_steps 3"
-    folders = [tmp_path / "first", tmp_path / "second"]
-    processes = [
-        start(script, cache, "--dataset_name", digits, "--output_dir", folder, *words.split()) for folder in folders
-    ]
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert len(stores(cache)) == 3  # train, validation and test
-    first, second = ((folder / "model.safetensors").read_bytes() for folder in folders)
-    assert first == second
-
-
-READ = """
-import resource, sys, torch
-from hf_biasensemble.data.loading import load_splits
-from hf_biasensemble.data.pixels import decode_split
-
-def megabytes():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
-
-images = load_splits(sys.argv[1])["train"]
-decode_split(images, 4, mapped=True)
-before = megabytes()
-split = decode_split(images, int(sys.argv[2]), mapped=True)
-most = megabytes()
-for rows in torch.randperm(len(split)).split(16):
-    split.__getitems__(rows.tolist())
-    most = max(most, megabytes())
-split.fingerprint
-print(split.pixels.shape.numel() / 1e6, max(most, megabytes()) - before)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_building_reading_and_hashing_a_store_does_not_need_its_size_in_memory(cache, tmp_path):
-    process = start(READ, cache, many_of_one(tmp_path / "data", 60, 900), 384)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    size, grown = map(float, output.split())
-    assert size > 390
-    assert grown < 200  # a piece being decoded, and the pages mapped before they are given back
 
 
 # The command ---------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class DataArguments:
     )
     relabel: str | None = option(None, "Marks of an audit (CSV): train on images with a new_label under that label.")
     pixel_memory_limit: str = option("4GB", "Decoded images of more bytes are kept in a cached file, not in memory.")
+    verify_pixels: bool = option(False, "Check all of a cached file of decoded images before it is used.")
 
     def __post_init__(self) -> None:
         require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)

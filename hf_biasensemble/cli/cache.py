@@ -24,8 +24,8 @@ class CacheEntry:
     """One thing in the cache.
 
     Attributes:
-        path: File of a pixel store, or folder of the tables that `datasets` made of a local folder.
-        kind: `pixels`, `unfinished` (of a run that is writing it, or was killed) or `tables`.
+        path: File of a pixel store or manifest, or folder of the tables that `datasets` made of a local folder.
+        kind: `pixels`, `manifest`, `unfinished` (of a run that is writing it, or was killed) or `tables`.
         source: The data set that it was made from, as far as known.
         size: Bytes on disk.
     """
@@ -55,12 +55,15 @@ def main(argv: list[str] | None = None) -> int:
 def list_cache() -> list[CacheEntry]:
     """All entries, by kind and size."""
     from hf_biasensemble.data.cache import SOURCE_FILE, cache_folder, pixel_folder
+    from hf_biasensemble.data.manifest import MANIFEST_SUFFIX, source_of_manifest
     from hf_biasensemble.data.pixel_store import STORE_SUFFIX, UNFINISHED_SUFFIX, source_of
 
     entries = []
     for path in pixel_folder().glob("*"):
         if path.suffix == STORE_SUFFIX:
             entries.append(CacheEntry(path, "pixels", source_of(path), path.stat().st_size))
+        elif path.suffix == MANIFEST_SUFFIX:
+            entries.append(CacheEntry(path, "manifest", source_of_manifest(path), path.stat().st_size))
         elif path.suffix == UNFINISHED_SUFFIX:
             entries.append(CacheEntry(path, "unfinished", "", path.stat().st_size))
     for folder in cache_folder().glob("*/"):
@@ -74,7 +77,7 @@ def list_cache() -> list[CacheEntry]:
 
 def remove(entry: CacheEntry) -> bool:
     """Removes the entry, unless a process is writing it."""
-    from hf_biasensemble.data.pixel_store import lock_of
+    from hf_biasensemble.data.cache import lock_of
 
     if entry.kind == "tables":
         shutil.rmtree(entry.path, ignore_errors=True)

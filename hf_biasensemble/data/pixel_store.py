@@ -16,7 +16,6 @@ import shutil
 import struct
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -26,12 +25,12 @@ import datasets
 import numpy as np
 import PIL
 import torch
-from filelock import FileLock, Timeout
 from PIL import features
 
-from hf_biasensemble.data.cache import pixel_folder
-from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, decode_rows, encoded_image
+from hf_biasensemble.data.cache import pixel_folder, sole_maker
+from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, decode_rows
 from hf_biasensemble.data.geometry import Geometry
+from hf_biasensemble.data.manifest import content_hashes
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 
@@ -45,7 +44,6 @@ _MARK = b"HFBEPIX\n"
 _TAIL = struct.Struct("<32sQ8s")  # SHA-256 of the footer, its length, the mark
 _UNTOUCHED = 946_684_800 * 1_000_000_000  # time of modification of a whole store: the first second of the year 2000
 _BLOCK = 1 << 22  # bytes hashed at once
-_ROWS_AT_ONCE = 128
 
 
 class MappedPixels:
@@ -115,36 +113,38 @@ def _digest_of_file(file: Path, shape: tuple[int, ...]) -> str:
 
 
 def open_or_build(
-    images: datasets.Dataset, geometry: Geometry, source: str = "", workers: int | None = None
+    images: datasets.Dataset, geometry: Geometry, source: str = "", workers: int | None = None, verify: bool = False
 ) -> tuple[MappedPixels, dict[int, str]]:
     """The store of these images in this geometry; built first if there is none that passes the check.
 
-    Of several processes that want the same store at once, one builds it and the others wait.
+    Of several processes that want the same store at once, one builds it and the others wait, however long.
 
     Args:
         images (`datasets.Dataset`): One column `image`, undecoded.
         geometry (`Geometry`): What becomes of an image of any size.
         source (`str`, *optional*): What the images are, for the list of stores and the progress bar.
         workers (`int`, *optional*): Decoding threads.
+        verify (`bool`): Read a store that is there from end to end, and refuse it if it is damaged.
 
     Returns:
         The pixels, black where an image could not be read, and the reason for each such row.
 
     Raises:
-        `BiasEnsembleError`: If the disk has no room.
+        `BiasEnsembleError`: If the disk has no room, a store to verify is damaged, or images change meanwhile.
     """
     shape = (len(images), 3, geometry.stored_size, geometry.stored_size)
-    file = pixel_folder() / (_name_of(images, geometry) + STORE_SUFFIX)
-    with suppress(FileNotFoundError, _UnusableStore):
-        return _open(file, shape)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = lock_of(file)
+    file = pixel_folder() / (_name_of(images, geometry, source) + STORE_SUFFIX)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{source}: waiting for another process that decodes the same images", flush=True)
-        lock.acquire()
-    with lock:
+        return _open(file, shape, verify)
+    except FileNotFoundError:
+        pass
+    except _UnusableStore as reason:
+        if verify:
+            raise BiasEnsembleError(
+                f"--verify_pixels: expected decoded images as they were written, found that {file} {reason}; remove "
+                "that file, and the images are decoded anew"
+            ) from reason
+    with sole_maker(file, f"{source}: waiting for another process that decodes the same images"):
         try:
             return _open(file, shape)  # another process may have been faster
         except FileNotFoundError:
@@ -152,12 +152,13 @@ def open_or_build(
         except _UnusableStore as reason:
             print(f"{source}: the pixel store {file} {reason}; decoding anew", flush=True)
         _write(file, images, geometry, shape, source, workers)
+        if _name_of(images, geometry, source) != file.stem:
+            file.unlink()
+            raise BiasEnsembleError(
+                f"{source}: expected image files that stay as they are, found that some changed while they were "
+                "decoded; start again when they are complete"
+            )
         return _open(file, shape)
-
-
-def lock_of(store: Path) -> FileLock:
-    """Held by who writes this store, or removes it."""
-    return FileLock(store.with_suffix(".lock"))
 
 
 def source_of(file: Path) -> str:
@@ -173,14 +174,14 @@ class _UnusableStore(Exception):
     """Says what is wrong with the file."""
 
 
-def _open(file: Path, shape: tuple[int, ...]) -> tuple[MappedPixels, dict[int, str]]:
+def _open(file: Path, shape: tuple[int, ...], verify: bool = False) -> tuple[MappedPixels, dict[int, str]]:
     with open(file, "rb") as stream:
         footer, size = _read_footer(stream)
     if footer["format_version"] != FORMAT_VERSION:
         raise _UnusableStore(f"has format {footer['format_version']}, not {FORMAT_VERSION}")
     if footer["name"] != file.stem or tuple(footer["shape"]) != shape or size != int(np.prod(shape)):
         raise _UnusableStore("holds other images")
-    if file.stat().st_mtime_ns != _UNTOUCHED:
+    if verify or file.stat().st_mtime_ns != _UNTOUCHED:
         if _digest_of_file(file, shape) != footer["sha256"]:
             raise _UnusableStore("was altered: its checksum is not the one it states")
         with suppress(OSError):  # somebody else's file
@@ -242,7 +243,7 @@ def _write(
         ) from error
 
 
-def _name_of(images: datasets.Dataset, geometry: Geometry) -> str:
+def _name_of(images: datasets.Dataset, geometry: Geometry, source: str) -> str:
     """Hash of what the pixels depend on: content and order of the files, geometry, and the code that decodes."""
     decoders = {name: features.version(name) for name in ("jpg", "jpg_2000", "webp", "avif", "libtiff")}
     size = geometry.image_size
@@ -250,16 +251,5 @@ def _name_of(images: datasets.Dataset, geometry: Geometry) -> str:
     shown = size if geometry == Geometry(size) else [geometry.stored_size, *astuple(geometry)]
     settings = [FORMAT_VERSION, PIL.__version__, decoders, MAX_IMAGE_PIXELS, shown, len(images)]
     digest = hashlib.sha256(json.dumps(settings).encode())
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(images), _ROWS_AT_ONCE):
-            for hashed in pool.map(_hash_of_file, images[start : start + _ROWS_AT_ONCE]["image"]):
-                digest.update(hashed)
+    digest.update(content_hashes(images, source).data)
     return digest.hexdigest()[:40]
-
-
-def _hash_of_file(record: dict | None) -> bytes:
-    try:
-        content = encoded_image(record)
-    except OSError as error:
-        return type(error).__name__.ljust(32).encode()
-    return hashlib.sha256(content).digest() if content is not None else b"null".ljust(32)

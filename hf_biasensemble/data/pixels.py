@@ -125,6 +125,7 @@ def decode_split(
     mapped: bool = False,
     skip_unreadable: bool = False,
     name: str = "",
+    verify: bool = False,
 ) -> ImageSplit:
     """Decodes all images to RGB squares, as [`decode_image`] does.
 
@@ -136,6 +137,7 @@ def decode_split(
         mapped (`bool`): Keep the pixels in a file of the cache, shared by processes and runs, instead of in memory.
         skip_unreadable (`bool`): Leave out images that cannot be read; `index` remains the row in the split as loaded.
         name (`str`, *optional*): What to call the split in messages.
+        verify (`bool`): Read a file of decoded images that is there from end to end, and refuse it if it is damaged.
 
     Raises:
         `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten).
@@ -144,7 +146,7 @@ def decode_split(
     count, size = len(split.images), geometry.stored_size
     pixels: torch.Tensor | MappedPixels
     if mapped:
-        pixels, reasons = open_or_build(split.images, geometry, name, workers)
+        pixels, reasons = open_or_build(split.images, geometry, name, workers, verify)
     else:
         reasons = {}
         array = np.empty((count, 3, size, size), dtype=np.uint8)

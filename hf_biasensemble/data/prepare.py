@@ -12,6 +12,7 @@ from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.split_names import SplitNames
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.processes import number_started
 
 
 def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:
@@ -84,15 +85,17 @@ def stated_aligned_bias(train: ImageSplit, data_args: DataArguments) -> list[str
 def decode_splits(
     labelled: dict[str, LabelledSplit], data_args: DataArguments, geometry: Geometry | int, skip_unreadable: bool
 ) -> dict[str, ImageSplit]:
-    """[`decode_split`] of each, in memory if all together keep to `pixel_memory_limit`, else mapped from a file."""
+    """[`decode_split`] of each, in memory if all together keep to `pixel_memory_limit`; else mapped from a file, and
+    always so where several processes share it."""
     size = sum(len(split.labels) for split in labelled.values()) * 3 * Geometry.of(geometry).stored_size ** 2
     return {
         name: decode_split(
             split,
             geometry,
-            mapped=size > data_args.pixel_memory_bytes(),
+            mapped=number_started() > 1 or size > data_args.pixel_memory_bytes(),
             skip_unreadable=skip_unreadable,
             name=f"{data_args.dataset_name}, split {name}",
+            verify=data_args.verify_pixels,
         )
         for name, split in labelled.items()
     }

@@ -194,5 +194,8 @@ def _cache_of_folder(folder: Path) -> str:
     give the images of another folder of that name, or those of before a change.
     """
     files = sorted(path for path in folder.resolve().rglob("*") if path.is_file())
-    state = repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
-    return str(tables_folder(hashlib.sha256(state.encode()).hexdigest()[:16], str(folder.resolve())))
+    found = [(str(path), path.stat()) for path in files]
+    # The last cannot be set: it also tells of a file whose size and time were made to be as before.
+    state = [(path, now.st_size, now.st_mtime_ns, now.st_ino, now.st_ctime_ns) for path, now in found]
+    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    return str(tables_folder(digest, str(folder.resolve())))

@@ -1,0 +1,161 @@
+"""Several processes and one store of decoded images: built once, by one; the others wait, and all read it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Features, Value
+from fresh_python import environment
+from PIL import Image
+from runs import ROOT, launch, words
+from synthetic import class_folders, encoded, write_parquet
+
+from hf_biasensemble.data import manifest
+from hf_biasensemble.data.loading import load_splits
+from hf_biasensemble.data.pixels import decode_split
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cold cache of its own for each test; gives the folder of the pixel stores."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "hf_biasensemble" / "pixels"
+
+
+def stores(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*.pixels"))
+
+
+def many_of_one(folder: Path, image_side: int, count: int) -> Path:
+    """A data set of one image, `count` times."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise).resize((image_side, image_side)), "JPEG")
+    columns = {"image": [{"bytes": content, "path": None}] * count, "label": [0, 1] * (count // 2)}
+    write_parquet(folder / "train.parquet", columns, Features({"image": datasets.Image(), "label": Value("int64")}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slow_folder(tmp_path_factory):
+    """300 images that take half a second or more to decode: three pieces are written."""
+    return many_of_one(tmp_path_factory.mktemp("slow"), 800, 300)
+
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from hf_biasensemble.data.loading import load_splits
+from hf_biasensemble.data.pixels import decode_split
+split = load_splits(sys.argv[1])["train"]
+print("ready", flush=True)
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.005)
+decoded = decode_split(split, 32, mapped=True)
+print(decoded.fingerprint, decoded.pixels.file.stat().st_ino, flush=True)
+"""
+
+
+def start(script: str, cache: Path, *words: str | Path) -> subprocess.Popen:
+    variables = environment(cache.parents[1], HF_DATASETS_CACHE=str(cache.parents[1]))
+    command = [sys.executable, "-c", script, *map(str, words)]
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_while_writing_then_built_by_the_next(slow_folder, cache, tmp_path):
+    process = start(BUILD, cache, slow_folder, tmp_path)
+    while not any(file.stat().st_size for file in cache.glob("*.unfinished")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not stores(cache) and list(cache.glob("*.unfinished"))
+    split = load_splits(str(slow_folder))["train"]
+    assert decode_split(split, 32, mapped=True).fingerprint == decode_split(split, 32).fingerprint
+    assert len(stores(cache)) == 1 and not list(cache.glob("*.unfinished"))
+
+
+def test_of_two_processes_at_once_one_builds_and_both_get_it(slow_folder, cache, tmp_path):
+    processes = [start(BUILD, cache, slow_folder, tmp_path / "go") for _ in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    (tmp_path / "go").touch()
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    lines = [out.splitlines() for out, _ in outputs]
+    expected = decode_split(load_splits(str(slow_folder))["train"], 32).fingerprint
+    assert lines[0][-1] == lines[1][-1] == f"{expected} {stores(cache)[0].stat().st_ino}"  # nobody built it again
+    assert sorted(len(line) for line in lines) == [1, 2]  # one waited, and says so
+    assert "waiting for another process" in max(lines, key=len)[0]
+    assert len(stores(cache)) == 1 and not list(cache.glob("*.unfinished"))
+
+
+def test_two_trainings_at_once_on_a_cold_cache_both_end_well(digits, cache, tmp_path):
+    script = "import sys; from hf_biasensemble.cli.main import run_command; sys.exit(run_command('train'))"
+    words = "--method erm --max_steps 3 --pixel_memory_limit 0 --use_cpu true --disable_tqdm true --eval_steps 3"
+    folders = [tmp_path / "first", tmp_path / "second"]
+    processes = [
+        start(script, cache, "--dataset_name", digits, "--output_dir", folder, *words.split()) for folder in folders
+    ]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(stores(cache)) == 3  # train, validation and test
+    first, second = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert first == second
+
+
+@pytest.mark.parametrize("seconds", [0, pytest.param(15, marks=pytest.mark.slow)])
+def test_processes_of_a_run_decode_each_image_once_and_wait_without_a_time_out(cache, tmp_path, monkeypatch, seconds):
+    """Far below `--pixel_memory_limit`; the second process waits longer than the others may in a collective."""
+    folder, count = class_folders(tmp_path / "photos", {"ant": 40, "owl": 200, "elk": 90}), 6
+    time.sleep(manifest._TICK / 1e9)  # files that were just written are read by each process
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(cache.parents[1]))
+    monkeypatch.setenv("SECONDS", str(seconds))
+    settings = {"max_steps": 2, "per_device_train_batch_size": 1, "ddp_timeout": 12}
+    settings |= {"test_share": 0, "validation_share": 0}
+    given = words(folder, tmp_path / "out", "erm", **settings)
+    done = launch(2, *given, script=ROOT / "tests" / "counting_process.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("counts: ")]
+    counts = [json.loads(line.removeprefix("counts: ")) for line in lines]
+    assert len(counts) == 2
+    for what in ("read", "decoded"):
+        assert sorted(each[what] for each in counts) == [0, count], done.stdout
+    assert len(stores(cache)) == 1
+
+
+READ = """
+import resource, sys, torch
+from hf_biasensemble.data.loading import load_splits
+from hf_biasensemble.data.pixels import decode_split
+
+def megabytes():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+
+images = load_splits(sys.argv[1])["train"]
+decode_split(images, 4, mapped=True)
+before = megabytes()
+split = decode_split(images, int(sys.argv[2]), mapped=True)
+most = megabytes()
+for rows in torch.randperm(len(split)).split(16):
+    split.__getitems__(rows.tolist())
+    most = max(most, megabytes())
+split.fingerprint
+print(split.pixels.shape.numel() / 1e6, max(most, megabytes()) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_building_reading_and_hashing_a_store_does_not_need_its_size_in_memory(cache, tmp_path):
+    process = start(READ, cache, many_of_one(tmp_path / "data", 60, 900), 384)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    size, grown = map(float, output.split())
+    assert size > 390
+    assert grown < 200  # a piece being decoded, and the pages mapped before they are given back
