@@ -44,14 +44,15 @@ _MARK = b"HFBEPIX\n"
 _TAIL = struct.Struct("<32sQ8s")  # SHA-256 of the footer, its length, the mark
 _UNTOUCHED = 946_684_800 * 1_000_000_000  # time of modification of a whole store: the first second of the year 2000
 _BLOCK = 1 << 22  # bytes hashed at once
+_SMALL = 1 << 28  # bytes of a store whose pages a process keeps: giving them back costs small batches a fifth of a ms
 
 
 class MappedPixels:
     """The pixels of a store, uint8 (N, 3, S, S); indexed by a tensor of rows, they give a tensor in memory.
 
-    Pages are given back after each read, so that a process that reads a store larger than its memory does not grow;
-    the operating system still keeps them in its cache. Copies in other processes, also those that pickling makes, map
-    the same file.
+    Pages of all but small stores are given back after each read, so that a process that reads one larger than its
+    memory does not grow; the operating system still keeps them in its cache. Copies in other processes, also those
+    that pickling makes, map the same file.
 
     Args:
         file (`Path`): A store that was checked.
@@ -83,7 +84,7 @@ class MappedPixels:
     def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
         """As of a tensor; `dim` is 0."""
         pixels = self._tensor.index_select(dim, rows)
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if self.shape.numel() > _SMALL and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
         return pixels
 
