@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Tests of a file share what it makes, so that they stay in one process; each process has one thread.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-onnx test-browser test-wheel quality style docs build
@@ -21,23 +25,23 @@ $(INSTALLED): pyproject.toml
 quickstart: $(INSTALLED)  ## ERM and LfF + BiasEnsemble side by side on a small Coloured MNIST
 	@$(BIN)/python examples/quickstart.py
 
-test: $(INSTALLED)  ## run the tests
-	@$(BIN)/python -m pytest -q
+test: $(INSTALLED)  ## run the tests, in two processes or WORKERS=
+	@$(PYTEST) $(PARALLEL)
 
 test-slow: $(INSTALLED)  ## run the tests that take minutes
-	@$(BIN)/python -m pytest -q -m slow
+	@$(PYTEST) -m slow --ignore tests/test_wheel.py --ignore tests/test_audit_page.py  # which have goals of their own
 
 test-wheel: $(INSTALLED)  ## build the wheel and use it in an empty folder
-	@$(BIN)/python -m pytest -q -m 'slow or not slow' tests/test_wheel.py
+	@$(PYTEST) -m 'slow or not slow' tests/test_wheel.py
 
 test-onnx: $(INSTALLED)  ## run the tests of ONNX files, with the extra `onnx`
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[onnx]'
-	@$(BIN)/python -m pytest -q -k onnx tests/test_predict.py
+	@$(PYTEST) -k onnx tests/test_predict.py
 
 test-browser: $(INSTALLED)  ## run the tests of the audit page, where there is a Chromium
 	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then \
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input playwright axe-playwright-python && \
-	    $(BIN)/python -m pytest -q -m slow tests/test_audit_page.py; \
+	    $(PYTEST) -m slow tests/test_audit_page.py; \
 	else echo "no Chromium here: the tests of the audit page in a browser are left out"; fi
 
 quality: $(INSTALLED)  ## check style and types

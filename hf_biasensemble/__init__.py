@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_biasensemble.auto_classes import register_when_imported
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 _HOME_OF = {
     "BiasEnsembleTrainer": "trainers.bias_ensemble",

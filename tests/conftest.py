@@ -171,13 +171,22 @@ def reference_checkpoint(tmp_path_factory):
 # A Hub ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def hub(tmp_path):
-    """A Hub of the test's own. Afterwards the token is in no file that was written or uploaded."""
-    from hub_server import TOKEN, HubServer
+@pytest.fixture(scope="session")
+def hub_server():
+    from hub_server import HubServer
 
-    with HubServer() as hub:
-        yield hub
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server, tmp_path):
+    """A Hub without repositories. Afterwards the token is in no file that was written or uploaded."""
+    from hub_server import TOKEN
+
+    hub = hub_server
+    hub.forget()
+    yield hub
     contents = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for repository in hub.repositories.values():
         contents |= {name: content for commit in repository.commits for name, content in commit.files.items()}
@@ -199,13 +208,25 @@ def client(hub, tmp_path):
     return client
 
 
+@pytest.fixture(scope="session")
+def long_lived_client(hub_server, tmp_path_factory):
+    from long_lived_client import LongLivedClient
+
+    with LongLivedClient(tmp_path_factory.mktemp("client"), **hub_server.environment()) as client:
+        yield client
+
+
 @pytest.fixture
-def push(client):
-    """The push command."""
+def push(client, long_lived_client, tmp_path):
+    """The push command, in a process of its own if that has other variables than the last one."""
+    from hub_server import TOKEN
 
     def push(*words: str | Path, **variables: str):
-        done = client("-m", "hf_biasensemble", "push", *words, **variables)
-        assert "Warning" not in done.stderr
+        if variables:
+            done = client("-m", "hf_biasensemble", "push", *words, **variables)
+        else:
+            done = long_lived_client.run("push", *words, cwd=tmp_path)
+        assert all(word not in done.stdout + done.stderr for word in (TOKEN, "Traceback", "Warning")), done.stderr
         return done
 
     return push

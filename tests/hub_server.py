@@ -102,6 +102,11 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.lock = threading.Lock()
 
+    def forget(self) -> None:
+        """As if it were new."""
+        for kept in (self.repositories, self.objects, self.faults, self.requests):
+            kept.clear()
+
     def __enter__(self) -> "HubServer":
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self

@@ -1,12 +1,14 @@
 """What the package says of itself, and what it needs: version, extras, licence."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 import hf_biasensemble
@@ -56,19 +58,47 @@ def test_workflows_ask_for_goals_that_the_makefile_has():
     for file in (ROOT / ".github" / "workflows").glob("*.yml"):
         for job in yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].values():
             asked |= {step["run"].removeprefix("make ") for step in job["steps"] if "run" in step}
-    asked |= set(re.findall(r"^make ([a-z-]+)$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE))
     assert len(asked) > 6 and asked <= goals
+
+
+def ci_run(folder: Path, failing: str = "") -> tuple[int, list[str]]:
+    """Exit status of `.ci/run` with a `make` that only notes the goals and fails at one; the goals."""
+    make = folder / "make"
+    make.write_text('#!/bin/sh\necho "$1" >> "$GOALS"\ntest "$1" != "$FAILING"\n', encoding="utf-8")
+    make.chmod(0o755)
+    variables = {"PATH": f"{folder}:{os.environ['PATH']}", "GOALS": str(folder / "goals"), "FAILING": failing}
+    done = subprocess.run([ROOT / ".ci" / "run"], env={**os.environ, **variables}, cwd=folder, capture_output=True)
+    return done.returncode, (folder / "goals").read_text(encoding="utf-8").split()
+
+
+@pytest.mark.parametrize("failing", ["quality", "test", "test-slow"])
+def test_a_goal_that_fails_ends_all_checks(tmp_path, failing):
+    status, goals = ci_run(tmp_path, failing)
+    assert status != 0 and goals[-1] == failing
+
+
+def test_all_checks_are_all_goals_that_check(tmp_path):
+    status, goals = ci_run(tmp_path)
+    known = re.findall(
+        r"^((?:test|quality|docs)[a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert status == 0 and sorted(goals) == sorted(known)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "\nmake test " in readme and "test" in goals
 
 
 def test_changelog_has_what_is_unreleased_on_top_and_a_date_for_the_rest():
     headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings[0] == "[Unreleased]" and len(headings) > 1
+    assert headings[0] == "[Unreleased]" and headings[1].startswith(f"[{hf_biasensemble.__version__}] - ")
     assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d{2}-\d{2}", heading) for heading in headings[1:])
 
 
 def test_software_is_cited_with_the_papers_of_the_notice():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cited["license"] == PROJECT["license"] and cited["authors"] == PROJECT["authors"]
+    released = f"## [{cited['version']}] - {cited['date-released']}"
+    assert cited["version"] == hf_biasensemble.__version__
+    assert released in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
     numbers = [reference["url"].split("/")[-1] for reference in cited["references"]]
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     assert sorted(numbers) == sorted(re.findall(r"arXiv (\S+)", notice))

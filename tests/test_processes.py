@@ -52,6 +52,7 @@ CASES: dict[str, dict] = {
     "last_layer_be": {"method": "last_layer_be", "dataloader_drop_last": "false"},
 }
 GLOBAL_BATCH = 24
+SEVERAL = [2, pytest.param(3, marks=pytest.mark.slow)]
 # The member stage by itself, and the step at which several processes end and are started again.
 MEMBER_CASES: dict[str, tuple[dict, int]] = {
     "own_batches": ({"crop_padding": 1, "horizontal_flip": "true", "max_grad_norm": 0.05}, 17),
@@ -79,7 +80,7 @@ def odd_digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_processes(odd_digits, tmp_path_factory):
-    """Folder of each case, trained by so many processes; each number of them is started once."""
+    """Gives the folder of all cases by one process and by so many, which are started once."""
     folder = tmp_path_factory.mktemp("processes")
 
     def settings(processes: int, name: str) -> dict:
@@ -100,21 +101,27 @@ def by_processes(odd_digits, tmp_path_factory):
         assert train(odd_digits, folder / f"{name}_1", **settings(1, name)) == 0
     for name in MEMBER_CASES:
         train_only_members(*member_stages(1, name)[0])
-    for processes in (2, 3):
-        file = folder / f"commands_{processes}.json"
-        whole = [words(odd_digits, folder / f"{name}_{processes}", **settings(processes, name)) for name in CASES]
-        members = [stage for name in MEMBER_CASES for stage in member_stages(processes, name)]
-        file.write_text(json.dumps({"whole": whole, "members": members}))
-        started = launch(processes, file, script=ROOT / "tests" / "runs.py")
-        assert started.returncode == 0, started.stderr[-3000:]
-        (folder / f"output_{processes}").write_text(started.stdout + started.stderr)
-    return folder
+    started: dict[int, subprocess.CompletedProcess] = {}
+
+    def by_processes(processes: int) -> Path:
+        if processes not in started:
+            file = folder / f"commands_{processes}.json"
+            whole = [words(odd_digits, folder / f"{name}_{processes}", **settings(processes, name)) for name in CASES]
+            members = [stage for name in MEMBER_CASES for stage in member_stages(processes, name)]
+            file.write_text(json.dumps({"whole": whole, "members": members}))
+            done = started[processes] = launch(processes, file, script=ROOT / "tests" / "runs.py")
+            (folder / f"output_{processes}").write_text(done.stdout + done.stderr)
+        assert started[processes].returncode == 0, started[processes].stderr[-3000:]
+        return folder
+
+    return by_processes
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", SEVERAL)
 @pytest.mark.parametrize("name", CASES)
 def test_processes_give_the_run_of_one(by_processes, name, processes):
-    one, several = by_processes / f"{name}_1", by_processes / f"{name}_{processes}"
+    folder = by_processes(processes)
+    one, several = folder / f"{name}_1", folder / f"{name}_{processes}"
     assert distance(one / "model.safetensors", several / "model.safetensors") < 1e-5
     assert largest_log_difference(one, several) < 1e-5
     for step in (5, 10, 12):
@@ -124,22 +131,24 @@ def test_processes_give_the_run_of_one(by_processes, name, processes):
     assert results[0]["train_loss"] == pytest.approx(results[1]["train_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", SEVERAL)
 @pytest.mark.parametrize("name", ["disent_be", "drawn"])
 def test_selections_are_equal(by_processes, name, processes):
+    folder = by_processes(processes)
     one, several = (
-        pq.read_table(by_processes / f"{name}_{count}" / "selection" / "selection.parquet") for count in (1, processes)
+        pq.read_table(folder / f"{name}_{count}" / "selection" / "selection.parquet") for count in (1, processes)
     )
     assert one["votes"].equals(several["votes"])
     assert one["is_selected"].equals(several["is_selected"])
     assert 0 < sum(one["is_selected"].to_pylist()) < 97
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", SEVERAL)
 @pytest.mark.parametrize("name", sorted(MEMBER_CASES.keys() - {"not_saved"}))
 def test_members_are_bitwise_those_of_one_process(by_processes, name, processes):
     """With the small epsilon of the published recipes, and started again in the middle."""
-    one, several = (by_processes / f"{name}_{count}" / "selection" for count in (1, processes))
+    folder = by_processes(processes)
+    one, several = (folder / f"{name}_{count}" / "selection" for count in (1, processes))
     (checkpoint,) = one.glob("checkpoint-*")
     again = several / checkpoint.name
     assert [path.name for path in several.glob("checkpoint-*")] == [again.name]
@@ -158,29 +167,33 @@ def test_members_are_bitwise_those_of_one_process(by_processes, name, processes)
         assert entry == pytest.approx(other, abs=1e-6)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", SEVERAL)
 @pytest.mark.parametrize("name", MEMBER_CASES)
 def test_votes_of_these_members_are_bitwise_those_of_one_process(by_processes, name, processes):
-    one, several = (by_processes / f"{name}_{count}" / "selection" for count in (1, processes))
+    folder = by_processes(processes)
+    one, several = (folder / f"{name}_{count}" / "selection" for count in (1, processes))
     assert pq.read_table(one / "selection.parquet").equals(pq.read_table(several / "selection.parquet"))
 
 
-def test_tables_hold_each_sample_once(by_processes):
+@pytest.mark.parametrize("processes", SEVERAL)
+def test_tables_hold_each_sample_once(by_processes, processes):
     """Samples that fill the last batch up are in no table before their turn."""
-    tables = load_file(by_processes / "disent_be_3" / "checkpoint-5" / "sample_losses.safetensors")
+    folder = by_processes(processes) / f"disent_be_{processes}"
+    tables = load_file(folder / "checkpoint-5" / "sample_losses.safetensors")
     assert int(tables["seen"].sum()) == 97  # five steps: one epoch
     assert (tables["averages"][tables["seen"]] > 0).all()
 
 
-def test_warnings_and_progress_are_printed_once(by_processes):
-    output = (by_processes / "output_3").read_text()
+@pytest.mark.parametrize("processes", SEVERAL)
+def test_warnings_and_progress_are_printed_once(by_processes, processes):
+    output = (by_processes(processes) / f"output_{processes}").read_text()
     assert output.count("warning: --conflicting_share without --augmentation") == 1
     tables = re.findall(r"^Training erm\n.*\n +step .*\n((?: +\d+ .*\n)+)", output, re.MULTILINE)
     assert [row.split()[0] for table in tables for row in table.splitlines()] == ["4", "8", "12"], output
 
 
 def test_another_number_of_processes_is_refused(by_processes, odd_digits, capsys):
-    folder = by_processes / "lff_2"
+    folder = by_processes(2) / "lff_2"
     before = weights(folder)
     changes = {**CASES["lff"], "per_device_train_batch_size": 12, "adam_epsilon": 1e-4}
     assert train(odd_digits, folder, **changes, resume_from_checkpoint="true") == 2
@@ -200,8 +213,9 @@ def test_failing_process_ends_all_and_the_last_checkpoint_goes_on(by_processes, 
     resumed = launch(2, *command, "--resume_from_checkpoint", "true", script=ROOT / "tests" / "leaving_process.py")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert resumed.stdout.count("threads of the process group: 0") == 2
-    assert weights(tmp_path / "out") == weights(by_processes / "lff_2")
-    assert (tmp_path / "out" / "history.csv").read_bytes() == (by_processes / "lff_2" / "history.csv").read_bytes()
+    undisturbed = by_processes(2) / "lff_2"
+    assert weights(tmp_path / "out") == weights(undisturbed)
+    assert (tmp_path / "out" / "history.csv").read_bytes() == (undisturbed / "history.csv").read_bytes()
 
 
 @pytest.mark.slow
