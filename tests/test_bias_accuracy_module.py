@@ -127,6 +127,7 @@ def test_examples_in_the_docstring(module):
     assert sum(result.attempted for result in results) >= 5 and not any(result.failed for result in results)
 
 
+@pytest.mark.slow
 def test_example_of_the_card_runs_in_a_new_interpreter(tmp_path):
     example = re.search(r"```python\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)[1]
     done = fresh_python("-c", example + "print(results)", cwd=tmp_path)

@@ -24,7 +24,10 @@ LAUNCHES = {
 VARIANTS = ("members on one batch", "a share of conflicting samples", "crop and flip", "affine", "photographs")
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "the first of two"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, id="one process"), pytest.param(2, id="the first of two", marks=pytest.mark.slow)],
+)
 def found(request, tmp_path_factory):
     """What the steps of all methods did, as one process or as a part of two."""
     return request.param, all_steps(tmp_path_factory.mktemp("device"), str(request.param))
@@ -71,6 +74,7 @@ def test_votes_and_predictions_are_of_all_samples(found):
         assert steps["predicted"] == [64, 3], name
 
 
+@pytest.mark.slow
 def test_a_fault_put_into_a_step_is_seen(tmp_path):
     found = all_steps(tmp_path, "1", "faults")
     assert len(found) == 5

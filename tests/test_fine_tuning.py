@@ -157,6 +157,7 @@ def test_resumed_with_two_groups_and_frozen_layers_as_if_never_stopped(file, pho
     assert weights(tmp_path / "whole") == weights(tmp_path / "half")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"backbone_learning_rate": 1e-4}, {"train_layers": 0}])
 def test_members_are_trained_alike_and_their_selection_says_so(changes, file, photographs, tmp_path, capsys):
     given = {**SMALL, **SELECTION, "pretrained_weights": file, "member_steps": 8, "selection_dir": tmp_path / "shared"}

@@ -263,6 +263,7 @@ def test_bias_labels_change_nothing(digits, frozen, tmp_path):
     assert weights(tmp_path / "one") == weights(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_run_of_one(digits, frozen, tmp_path):
     settings = {**frozen, "adam_epsilon": 1e-4, "member_threshold": 0.3}
     assert train(digits, tmp_path / "one", "lff_be", **settings) == 0

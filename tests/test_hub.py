@@ -46,6 +46,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_pushed_models_say_the_same_where_the_library_is_not_installed(published, hub, client, push):
     for name in ("mlp", "timm", "disent"):
         done = push(published / name, f"me/{name}")

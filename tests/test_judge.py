@@ -354,6 +354,7 @@ def test_folds_that_there_are_not_are_refused(data, tmp_path, capsys, fold):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_judge_as_one(judged, data, tmp_path):
     changes = {**OWN_MEMBERS, "max_steps": 16, "per_device_train_batch_size": 8, "checkpoint_choice": "estimated"}
     launched = launch(2, *words(data, tmp_path / "two", "lff_be", selection_dir=tmp_path / "shared", **changes))

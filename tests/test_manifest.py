@@ -55,8 +55,8 @@ def settle() -> None:
 
 def opened(folder: Path) -> ImageSplit:
     """The training split, mapped; it must be what decoding the files gives as they are now."""
-    settle()
     split = load_splits(str(folder))["train"]
+    settle()  # also what `datasets` has just written of a table
     mapped, memory = decode_split(split, 4, mapped=True, name="it"), decode_split(split, 4)
     assert torch.equal(mapped.pixels[mapped.rows], memory.pixels[memory.rows])
     assert mapped.fingerprint == memory.fingerprint

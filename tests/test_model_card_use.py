@@ -9,6 +9,7 @@ import sys
 
 import cards
 import datasets
+import pytest
 import torch
 from cards import card
 from runs import error_line, train, weights
@@ -28,6 +29,7 @@ finished = cards.finished
 NEEDED = {"lff_be": 2, "disent_be": 2, "timm": 3}
 
 
+@pytest.mark.slow
 def test_examples_run_without_the_library_and_classify_alike(finished, tmp_path):
     scripts, expected = ["import sys", "sys.modules['hf_biasensemble'] = None  # cannot be imported"], []
     for name, count in NEEDED.items():

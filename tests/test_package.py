@@ -40,6 +40,7 @@ def test_pythons_are_those_that_are_tested():
     assert f"python: {json.dumps(versions)}" in workflow
 
 
+@pytest.mark.slow
 def test_library_works_without_evaluate():
     done = subprocess.run([sys.executable, "-c", WITHOUT_EVALUATE], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["bias_accuracy", str(missing_package("evaluate", "evaluate"))], done.stderr

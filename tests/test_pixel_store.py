@@ -247,6 +247,7 @@ def test_verified_store_is_refused_if_damaged_though_its_time_says_nothing(digit
         assert file.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_store_of_193_gigabytes_opens_at_once_and_takes_no_memory(tmp_path):
     """1.28 million images of 224 pixels, in a sparse file: more than the memory of the machine."""
     shape = (1_281_167, 3, 224, 224)

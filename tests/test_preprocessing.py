@@ -193,6 +193,7 @@ def test_file_of_weights_counts_by_its_content_wherever_it_lies(file, photograph
     assert line.startswith("error: --pretrained_weights_sha256: expected weights ") and str(other) in line
 
 
+@pytest.mark.slow
 def test_sweep_knows_a_finished_run_of_a_pretrained_backbone(file, photographs, tmp_path, capsys):
     asked = ["--methods", "erm", "--seeds", "0", "--output_dir", str(tmp_path / "sweep")]
     given = {"backbone": BACKBONE, "pretrained_weights": file, "image_size": 32, "max_steps": 1}

@@ -201,6 +201,7 @@ def test_another_number_of_processes_is_refused(by_processes, odd_digits, capsys
     assert weights(folder) == before
 
 
+@pytest.mark.slow
 def test_failing_process_ends_all_and_the_last_checkpoint_goes_on(by_processes, odd_digits, tmp_path):
     settings = {**CASES["lff"], "per_device_train_batch_size": 12, "adam_epsilon": 1e-4}
     command = words(odd_digits, tmp_path / "out", **settings)

@@ -72,6 +72,7 @@ def compared(code: str, published: Path, cwd: Path, library: bool = True) -> lis
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_model_opens_in_a_new_process_that_has_the_library(published, tmp_path):
     code = """
         import hf_biasensemble.models.export

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 
+@pytest.mark.slow
 def test_quickstart_prints_what_it_measured_and_keeps_other_files(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mlxtend")
     monkeypatch.chdir(tmp_path)

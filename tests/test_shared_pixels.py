@@ -96,6 +96,7 @@ def test_of_two_processes_at_once_one_builds_and_both_get_it(slow_folder, cache,
     assert len(stores(cache)) == 1 and not list(cache.glob("*.unfinished"))
 
 
+@pytest.mark.slow
 def test_two_trainings_at_once_on_a_cold_cache_both_end_well(digits, cache, tmp_path):
     script = "import sys; from hf_biasensemble.cli.main import run_command; sys.exit(run_command('train'))"
     words = "--method erm --max_steps 3 --pixel_memory_limit 0 --use_cpu true --disable_tqdm true --eval_steps 3"
@@ -110,6 +111,7 @@ def test_two_trainings_at_once_on_a_cold_cache_both_end_well(digits, cache, tmp_
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0, pytest.param(15, marks=pytest.mark.slow)])
 def test_processes_of_a_run_decode_each_image_once_and_wait_without_a_time_out(cache, tmp_path, monkeypatch, seconds):
     """Far below `--pixel_memory_limit`; the second process waits longer than the others may in a collective."""

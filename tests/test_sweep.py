@@ -96,6 +96,7 @@ def test_only_runs_whose_members_are_alike_share_a_selection(digits, tmp_path):
     assert shared not in folders and len(folders) == 5
 
 
+@pytest.mark.slow
 def test_sweep_killed_in_the_middle_ends_with_the_same_tables(copied, digits, capsys):
     before = tables(copied)
     untouched = content(copied / "default" / "lff_be")
@@ -113,6 +114,7 @@ def test_sweep_killed_in_the_middle_ends_with_the_same_tables(copied, digits, ca
     assert "default lff_be seed 0: was finished before" in said and "4 of 4 runs finished" in said
 
 
+@pytest.mark.slow
 def test_failed_run_is_reported_and_the_others_go_on(copied, digits, capsys):
     shutil.rmtree(copied / "default" / "disent_be")
     foreign = copied / "default" / "lff" / "seed_0"
