@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,12 @@ def words(data: Path, output_dir: Path, method: str = "erm", **changes: object) 
     settings |= {**common_settings(*([method] if method in METHODS else METHODS)), **changes}
     given = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
     return [str(word) for name, values in given.items() for word in (f"--{name}", *values)]
+
+
+def slow_but(names: Iterable[str], *quick: str) -> list:
+    """Parameters of a test: all of the names, of which only the quick ones are tried by `make test`."""
+    assert set(quick) <= set(names)
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def common_settings(*methods: str) -> dict[str, object]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import METHODS, content, error_line, train
+from runs import METHODS, content, error_line, slow_but, train
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.errors import BiasEnsembleError
@@ -81,7 +81,7 @@ def warnings(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith("hf_biasensemble")]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(METHODS, "lff_be"))
 def test_last_batch_of_one_is_left_out_where_batch_normalisation_fails_on_it(digits, tmp_path, caplog, method):
     wanted = {"member_threshold": 0, "member_agreement": 1, "swap_start_step": 2, "first_stage_steps": 2}
     wanted = {name: value for name, value in wanted.items() if name in ALL_METHODS[method].option_names()}

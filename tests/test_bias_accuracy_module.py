@@ -103,6 +103,7 @@ class Wrong(evaluate.Metric):
 '''
 
 
+@pytest.mark.slow
 def test_combines_with_itself_and_with_other_metrics(tmp_path):
     twice = evaluate.combine({"first": evaluate.load(str(FOLDER)), "second": evaluate.load(str(FOLDER))})
     results = twice.compute(predictions=PREDICTIONS, references=LABELS, is_conflicting=ALL["is_conflicting"])

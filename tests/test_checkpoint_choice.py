@@ -102,6 +102,7 @@ def test_choice_that_the_data_cannot_make_is_refused(tmp_path, capsys, choice, d
     assert not (tmp_path / "out" / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_published_protocol_is_a_preset(digits, tmp_path, capsys):
     unsure = {"member_threshold": 0.2, "member_eval_steps": 7, "member_steps": 501}
     assert train(digits, tmp_path / "out", "lff_be", published_protocol="true", **unsure) == 0

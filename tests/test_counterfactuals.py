@@ -219,6 +219,7 @@ def test_single_images_show_which_predictions_change(readers, tmp_path, capsys):
         assert one_third == f"→ {CLASSES[(number + 1) % 3]}" and two_thirds == f"→ {CLASSES[(number + 2) % 3]}"
 
 
+@pytest.mark.slow
 def test_images_are_drawn_by_a_fixed_seed_and_no_more_than_asked_for(readers, tmp_path):
     options = {"model": readers["shape"], "dataset_name": readers["data"], "num_reliance_images": 20, "batch_size": 7}
     assert explain(**options, output_dir=tmp_path / "one") == explain(**options, output_dir=tmp_path / "again") == 0

@@ -35,7 +35,8 @@ def test_halves_share_no_sample_and_are_balanced_by_class():
     assert len({tuple(sorted(row.tolist())) for row in batches.order}) == 8
 
 
-def test_members_that_saw_an_image_know_it_by_heart_and_others_do_not(digits, tmp_path):
+@pytest.mark.slow
+def test_members_that_saw_an_image_have_memorised_it_and_others_do_not(digits, tmp_path):
     """On noise, nothing but memory tells the class."""
     found = {}
     for crossed in ("true", "false"):

@@ -24,10 +24,7 @@ LAUNCHES = {
 VARIANTS = ("members on one batch", "a share of conflicting samples", "crop and flip", "affine", "photographs")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(1, id="one process"), pytest.param(2, id="the first of two", marks=pytest.mark.slow)],
-)
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "the first of two"])
 def found(request, tmp_path_factory):
     """What the steps of all methods did, as one process or as a part of two."""
     return request.param, all_steps(tmp_path_factory.mktemp("device"), str(request.param))
@@ -44,6 +41,7 @@ def uploads_of_a_batch(name: str) -> int:
     return {"members": 2, "accumulated batches": 6}.get(name, 3)
 
 
+@pytest.mark.slow
 def test_each_method_is_tried(found):
     assert found[1].keys() >= {
         *METHODS,
@@ -55,6 +53,7 @@ def test_each_method_is_tried(found):
     }
 
 
+@pytest.mark.slow
 def test_a_step_copies_its_batch_and_nothing_else_and_never_waits(found):
     for name, steps in found[1].items():
         assert steps["waits"] == [[], [], []], name
@@ -62,6 +61,7 @@ def test_a_step_copies_its_batch_and_nothing_else_and_never_waits(found):
             assert len(uploads) == uploads_of_a_batch(name), (name, uploads)
 
 
+@pytest.mark.slow
 def test_launches_of_a_step(found):
     processes, methods = found
     for name, limit in LAUNCHES.items():
@@ -69,6 +69,7 @@ def test_launches_of_a_step(found):
             assert 20 < launches <= limit * (1 if processes == 1 else 1.35), name
 
 
+@pytest.mark.slow
 def test_votes_and_predictions_are_of_all_samples(found):
     for name, steps in found[1].items():
         assert steps["predicted"] == [64, 3], name

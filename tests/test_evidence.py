@@ -99,6 +99,7 @@ def test_images_are_conflicting_ones_that_only_the_model_gets_right(models, digi
     assert len(set(truth)) == len(set(labels[expected]))  # the classes take turns
 
 
+@pytest.mark.slow
 def test_one_model_alone_shows_conflicting_images_that_it_gets_right(models, digits, tmp_path):
     """Of a validation split that is cut out of the training split, so that its rows are not its positions."""
     (tmp_path / "data").mkdir()
@@ -131,6 +132,7 @@ def test_pictures_go_into_the_folder_of_the_model(models, digits, tmp_path):
     assert (folder / "figures" / "reliance.csv").is_file()
 
 
+@pytest.mark.slow
 def test_models_of_different_sizes_are_compared_on_the_same_images(models, digits, tmp_path):
     file = tmp_path / "evidence.svg"
     both = {"model": models / "lff", "compare_with": models / "timm", "dataset_name": digits}
@@ -138,6 +140,7 @@ def test_models_of_different_sizes_are_compared_on_the_same_images(models, digit
     assert [word[0] for word in texts(file) if word[0] in "✓✗"] == ["✗"] * 8 + ["✓"] * 8
 
 
+@pytest.mark.slow
 def test_without_bias_labels_the_models_decide(models, tmp_path):
     data = coloured_digits(tmp_path / "data", leave_out=["bias_label", "is_conflicting"])
     file = tmp_path / "evidence.svg"

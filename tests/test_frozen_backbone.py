@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from runs import METHODS, distance, error_line, launch, results, train, weights, words
+from runs import METHODS, distance, error_line, launch, results, slow_but, train, weights, words
 from safetensors.torch import save_file
 from synthetic import coloured_digits
 from transformers import AutoModelForImageClassification, pipeline
@@ -181,7 +181,7 @@ def test_a_random_view_of_each_image_comes_while_training_and_the_first_in_evalu
 # Runs ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(METHODS, "lff_be", "group_dro_be"))
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_what_is_published_takes_images(digits, frozen, tmp_path, method, head, capsys):
     own = {"head": head, "head_hidden": 24}

@@ -191,6 +191,7 @@ for folder in ("first", "second"):
 """
 
 
+@pytest.mark.slow
 def test_training_pushes_once_at_the_end(digits, hub, client, push, tmp_path):
     given = words(digits, tmp_path, "lff_be", push_to_hub="true", hub_token=TOKEN)
     hub.fail("POST .*/commit/", status=503)

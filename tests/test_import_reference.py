@@ -141,6 +141,7 @@ def test_folder_with_other_files_is_used(reference_checkpoint, tmp_path, capsys)
 # The card ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, dataset, needs_code", [("lff", "bffhq", False), ("disent", "cmnist", True)])
 def test_card_says_where_the_model_came_from_and_its_snippet_runs(
     reference_checkpoint, tmp_path, method, dataset, needs_code

@@ -36,10 +36,8 @@ def command_words(command, run):
     }[command]
 
 
-SLOW = [pytest.param(command, marks=pytest.mark.slow) for command in ("judge", "predict", "explain")]
-
-
-@pytest.mark.parametrize("command", ["test", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["test", "judge", "predict", "explain"])
 def test_a_command_runs_on_the_device_that_accelerate_finds(command, run, tmp_path):
     launched = []
     for stated in ([], ["--use_cpu"]):

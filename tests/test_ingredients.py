@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from runs import history, results, train, weights
+from runs import history, results, slow_but, train, weights
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 from torchvision.transforms.v2 import InterpolationMode
@@ -201,6 +201,7 @@ def test_members_see_no_augmentation(digits, tmp_path):
     assert (plain.mean_probability == augmented.mean_probability).all()
 
 
+@pytest.mark.slow
 def test_members_may_have_a_rate_and_a_scale_of_their_own(digits, tmp_path):
     def probabilities(name: str, **changes) -> list[float]:
         assert train(digits, tmp_path / name, "lff_be", max_steps=1, member_threshold=0.5, **changes) == 0
@@ -214,7 +215,7 @@ def test_members_may_have_a_rate_and_a_scale_of_their_own(digits, tmp_path):
 # All together -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(METHODS, "erm", "disent_be"))
 def test_resumed_run_is_bitwise_the_undisturbed_one(digits, tmp_path, method):
     given = {name: value for name, value in ALL.items() if name in METHODS[method].option_names()}
     assert train(digits, tmp_path / "whole", method, **given) == 0

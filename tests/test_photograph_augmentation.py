@@ -185,6 +185,7 @@ def test_members_see_the_centre():
     assert torch.equal(seen, pixels[..., 4:36, 4:36] / 255)
 
 
+@pytest.mark.slow
 def test_both_networks_but_no_member_see_the_augmentation(tmp_path):
     data = photograph_folder(tmp_path / "data")
     given = {"backbone": BACKBONE, "pretrained_weights": weights_file(tmp_path / "weights.safetensors")}

@@ -171,6 +171,7 @@ def test_config_file_states_what_was_settled_and_makes_the_same_run_again(file, 
     assert weights(tmp_path / "again") == weights(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_file_of_weights_counts_by_its_content_wherever_it_lies(file, photographs, tmp_path, capsys):
     given = {"backbone": BACKBONE, "image_size": 32, "max_steps": 2, "member_steps": 2, "member_threshold": 0}
     given |= {"member_agreement": 1, "selection_dir": tmp_path / "shared", "save_steps": 1}

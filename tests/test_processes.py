@@ -16,6 +16,7 @@ from runs import (
     distance,
     largest_log_difference,
     launch,
+    slow_but,
     start,
     train,
     train_only_members,
@@ -51,6 +52,7 @@ CASES: dict[str, dict] = {
     "group_dro_be": {"method": "group_dro_be", "dataloader_drop_last": "false", "group_step_size": 0.3},
     "last_layer_be": {"method": "last_layer_be", "dataloader_drop_last": "false"},
 }
+QUICK = ("disent_be", "drawn", "lff", "erm")  # the rest has less that processes could do otherwise
 GLOBAL_BATCH = 24
 SEVERAL = [2, pytest.param(3, marks=pytest.mark.slow)]
 # The member stage by itself, and the step at which several processes end and are started again.
@@ -80,7 +82,8 @@ def odd_digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_processes(odd_digits, tmp_path_factory):
-    """Gives the folder of all cases by one process and by so many, which are started once."""
+    """Gives the folder of runs by one process and by so many, each started once: of the quick cases and the member
+    stages or, `further`, of the other cases."""
     folder = tmp_path_factory.mktemp("processes")
 
     def settings(processes: int, name: str) -> dict:
@@ -97,30 +100,36 @@ def by_processes(odd_digits, tmp_path_factory):
         in_turn = [{}] if processes == 1 else [{"member_steps": stop}, {"resume_from_checkpoint": "true"}]
         return [(str(odd_digits), str(folder / f"{name}_{processes}"), changes | more) for more in in_turn]
 
-    for name in CASES:
-        assert train(odd_digits, folder / f"{name}_1", **settings(1, name)) == 0
-    for name in MEMBER_CASES:
-        train_only_members(*member_stages(1, name)[0])
-    started: dict[int, subprocess.CompletedProcess] = {}
+    alone: set[bool] = set()
+    started: dict[tuple[int, bool], subprocess.CompletedProcess] = {}
 
-    def by_processes(processes: int) -> Path:
-        if processes not in started:
-            file = folder / f"commands_{processes}.json"
-            whole = [words(odd_digits, folder / f"{name}_{processes}", **settings(processes, name)) for name in CASES]
-            members = [stage for name in MEMBER_CASES for stage in member_stages(processes, name)]
+    def by_processes(processes: int, further: bool = False) -> Path:
+        cases = [name for name in CASES if (name not in QUICK) == further]
+        stages = [] if further else list(MEMBER_CASES)
+        if further not in alone:
+            alone.add(further)
+            for name in cases:
+                assert train(odd_digits, folder / f"{name}_1", **settings(1, name)) == 0
+            for name in stages:
+                train_only_members(*member_stages(1, name)[0])
+        key = processes, further
+        if key not in started:
+            file = folder / f"commands_{processes}_{further}.json"
+            whole = [words(odd_digits, folder / f"{name}_{processes}", **settings(processes, name)) for name in cases]
+            members = [stage for name in stages for stage in member_stages(processes, name)]
             file.write_text(json.dumps({"whole": whole, "members": members}))
-            done = started[processes] = launch(processes, file, script=ROOT / "tests" / "runs.py")
-            (folder / f"output_{processes}").write_text(done.stdout + done.stderr)
-        assert started[processes].returncode == 0, started[processes].stderr[-3000:]
+            done = started[key] = launch(processes, file, script=ROOT / "tests" / "runs.py")
+            (folder / f"output_{processes}_{further}").write_text(done.stdout + done.stderr)
+        assert started[key].returncode == 0, started[key].stderr[-3000:]
         return folder
 
     return by_processes
 
 
 @pytest.mark.parametrize("processes", SEVERAL)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but(CASES, *QUICK))
 def test_processes_give_the_run_of_one(by_processes, name, processes):
-    folder = by_processes(processes)
+    folder = by_processes(processes, name not in QUICK)
     one, several = folder / f"{name}_1", folder / f"{name}_{processes}"
     assert distance(one / "model.safetensors", several / "model.safetensors") < 1e-5
     assert largest_log_difference(one, several) < 1e-5
@@ -186,7 +195,7 @@ def test_tables_hold_each_sample_once(by_processes, processes):
 
 @pytest.mark.parametrize("processes", SEVERAL)
 def test_warnings_and_progress_are_printed_once(by_processes, processes):
-    output = (by_processes(processes) / f"output_{processes}").read_text()
+    output = (by_processes(processes) / f"output_{processes}_False").read_text()
     assert output.count("warning: --conflicting_share without --augmentation") == 1
     tables = re.findall(r"^Training erm\n.*\n +step .*\n((?: +\d+ .*\n)+)", output, re.MULTILINE)
     assert [row.split()[0] for table in tables for row in table.splitlines()] == ["4", "8", "12"], output

@@ -16,7 +16,7 @@ import torchvision
 import yaml
 from PIL import Image
 from reference_files import expected_logits, write_checkpoint
-from runs import ROOT
+from runs import ROOT, slow_but
 from synthetic import png, write_parquet
 
 from hf_biasensemble.arguments import ModelArguments
@@ -249,6 +249,7 @@ def test_network_of_a_recipe_is_that_of_torchvision(data):
     assert pair.debiased.classifier.in_features == 1024
 
 
+@pytest.mark.slow
 def test_pretrained_weights_of_bar_are_those_of_torchvision_and_start_every_network(tmp_path):
     weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     settings = published("disent_be", "bar")
@@ -325,7 +326,7 @@ NARROW = {"channels": [8, 8, 16, 16]}
 DIFFERENT = list({options_of(line, "train")["--config"]: line for line in TRAINING}.values())
 
 
-@pytest.mark.parametrize("line", DIFFERENT, ids=lambda line: line.rpartition("/")[2])
+@pytest.mark.parametrize("line", slow_but(DIFFERENT, *DIFFERENT[:2]), ids=lambda line: line.rpartition("/")[2])
 def test_training_command_of_the_page_runs(line, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     page = options_of(line, "train")

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from fresh_python import fresh_python, only_error
-from runs import METHODS, ROOT, SETTINGS, error_line, history, results, train, weights
+from runs import METHODS, ROOT, SETTINGS, error_line, history, results, slow_but, train, weights
 from safetensors.torch import load_file
 from synthetic import CLASS_NAMES, coloured_digits
 
@@ -166,7 +166,7 @@ def test_loss_that_is_not_finite_is_seen_without_checkpoints_or_logs(digits, tmp
     ],
     ids=["fewer than a batch", "last batch of one"],
 )
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(METHODS, "lff_be"))
 def test_every_image_is_trained_on_whatever_the_size_of_a_batch(digits, tmp_path, method, changes, epochs):
     assert train(digits, tmp_path / "out", method, **changes) == 0
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
@@ -228,6 +228,7 @@ def test_help_of_the_training_script_names_its_options(tmp_path):
     assert "--member_threshold" in done.stdout and "--config" in done.stdout
 
 
+@pytest.mark.slow
 def test_mistake_is_one_line_and_exit_status_2(tmp_path):
     done = fresh_python(ROOT / "train.py", "--dataset_name", "nowhere/at/all", "--output_dir", "out", cwd=tmp_path)
     assert "nowhere/at/all not found" in only_error(done)

@@ -67,6 +67,7 @@ def start(script: str, cache: Path, *words: str | Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_while_writing_then_built_by_the_next(slow_folder, cache, tmp_path):
     process = start(BUILD, cache, slow_folder, tmp_path)
     while not any(file.stat().st_size for file in cache.glob("*.unfinished")):
@@ -81,6 +82,7 @@ def test_killed_while_writing_then_built_by_the_next(slow_folder, cache, tmp_pat
     assert len(stores(cache)) == 1 and not list(cache.glob("*.unfinished"))
 
 
+@pytest.mark.slow
 def test_of_two_processes_at_once_one_builds_and_both_get_it(slow_folder, cache, tmp_path):
     processes = [start(BUILD, cache, slow_folder, tmp_path / "go") for _ in range(2)]
     for process in processes:
@@ -153,6 +155,7 @@ print(split.pixels.shape.numel() / 1e6, max(most, megabytes()) - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_building_reading_and_hashing_a_store_does_not_need_its_size_in_memory(cache, tmp_path):
     process = start(READ, cache, many_of_one(tmp_path / "data", 60, 900), 384)

@@ -127,6 +127,7 @@ def test_some_missing_labels_still_are_a_mistake(tmp_path, split):
 # Revision ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_revision_of_a_data_set_on_the_hub(digits, hub, client):
     """The last commit has half of the images."""
     repository = hub.repositories["dataset", "me/digits"] = Repository("me/digits")

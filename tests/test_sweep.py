@@ -50,6 +50,7 @@ def tables(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in TABLES}
 
 
+@pytest.mark.slow
 def test_each_run_has_a_folder_and_the_tables_their_figures(finished_sweep):
     with open(finished_sweep / "cells.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -63,6 +64,7 @@ def test_each_run_has_a_folder_and_the_tables_their_figures(finished_sweep):
             assert float(row[metric]) == 100 * results(folder)[f"test_{metric}"]
 
 
+@pytest.mark.slow
 def test_cards_show_erm_beside(finished_sweep):
     runs = finished_sweep / "default"
     accuracy = 100 * results(runs / "erm" / "seed_0")["test_accuracy"]
@@ -71,6 +73,7 @@ def test_cards_show_erm_beside(finished_sweep):
     assert "for comparison" not in (runs / "erm" / "seed_0" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_methods_share_a_selection_that_is_made_once(finished_sweep):
     shared = list((finished_sweep / "default" / "selections").glob("seed_0_*/selection.parquet"))
     assert len(shared) == 1
@@ -151,6 +154,7 @@ def test_method_that_nobody_knows_and_doubles_are_refused(digits, tmp_path, caps
     assert "--seeds: expected different values, found 0 1 0" in error_line(capsys)
 
 
+@pytest.mark.slow
 def test_finished_run_with_other_settings_is_refused(finished_sweep, digits, capsys):
     before = content(finished_sweep)
     assert sweep(digits, finished_sweep, "lff", learning_rate=0.1) == 2
@@ -158,6 +162,7 @@ def test_finished_run_with_other_settings_is_refused(finished_sweep, digits, cap
     assert content(finished_sweep) == before
 
 
+@pytest.mark.slow
 def test_runs_on_different_images_are_not_put_side_by_side(copied, digits, capsys):
     config = copied / "default" / "lff_be" / "seed_0" / "config.yaml"
     settings = yaml.safe_load(config.read_text())

@@ -32,7 +32,7 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
     if suspected < FEWEST_SUSPECTED * total:
         found.append(
             f"Hardly any image is suspected: {suspected:,} of {total:,}. Either nothing in the data contradicts what "
-            "the members learnt, or they know the exceptions by heart. Fewer --member_steps or a higher "
+            "the members learnt, or they have memorised the exceptions. Fewer --member_steps or a higher "
             "--member_threshold would tell."
         )
     if kept_share < FEWEST_KEPT:

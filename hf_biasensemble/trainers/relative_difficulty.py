@@ -88,7 +88,7 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
                 if args.augmentation == "none" and self.args.should_save:
                     logger.warning(
                         "warning: --conflicting_share without --augmentation: the few samples outside the "
-                        "bias-amplified set come often and are learnt by heart; use one that fits the images"
+                        "bias-amplified set come often and are memorised; use one that fits the images"
                     )
 
     def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
