@@ -91,7 +91,8 @@ class PseudoGroups:
             return (
                 f"the members hesitate on the {conflicting} held-out images that contradict them: they give the class "
                 f"of these a median probability of {100 * self.hesitation:.0f} %, where a shortcut leaves it less "
-                f"than {100 * HESITANT:.0f} %, so these may be hard images rather than bias-conflicting ones, or the members were trained too briefly"
+                f"than {100 * HESITANT:.0f} %, so these may be hard images rather than bias-conflicting ones, or the "
+                "members were trained too briefly"
             )
         return None
 
