@@ -46,7 +46,7 @@ def random_split(samples: int, image_size: int = 28) -> ImageSplit:
 def load_splits(words: list[str]) -> dict[str, ImageSplit]:
     """The splits of the data set that `Options.coloured_mnist` names."""
     named = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
-    return load_image_splits(DataArguments(**named), image_size=28)  # type: ignore[arg-type]
+    return load_image_splits(DataArguments(**named), 28)  # type: ignore[arg-type]
 
 
 def write_files(split: ImageSplit, folder: Path, count: int) -> list[Path]:
