@@ -237,7 +237,7 @@ def test_processes_told_to_end_save_together_and_go_on(odd_digits, tmp_path):
     command = words(odd_digits, tmp_path / "out", **settings)
     with start(2, *command) as told:
         for line in told.stdout:
-            if "step 100: " in line:
+            if line.split()[:1] == ["100"]:  # the row of an evaluation
                 break
         told.terminate()
         told.communicate(timeout=60)
