@@ -28,9 +28,10 @@ from hf_biasensemble.cli import audit, check_data, test, train  # noqa: E402
 check_data.main("--dataset_name tour/data --output_dir tour/check --image_size 28".split())
 
 # %% Audit: nine briefly trained biased models vote on every training image. Open tour/audit/audit.html
-recipe = f"--config {ROOT}/configs/recommended/cmnist.yaml --member_steps 600"
+recipe = f"--config {ROOT}/configs/recommended/cmnist.yaml"
 options = f"{recipe} --dataset_name tour/data --use_cpu true --disable_tqdm true --overwrite_output_dir true"
-audit.main(f"{options} --output_dir tour/audit".split())
+members = "--member_steps 600"  # half of the recipe's, enough for a tour
+audit.main(f"{options} {members} --output_dir tour/audit".split())
 
 # %% The list knows no bias labels. These data have them, so it can be measured
 from hf_biasensemble.selection import Selection  # noqa: E402
@@ -43,7 +44,7 @@ print(f"of the 50 most suspected images, {found} are bias-conflicting; of all, {
 # %% Two classifiers: the ordinary one, and LfF + BiasEnsemble with the votes of the audit
 steps = "--max_steps 1500 --eval_steps 500 --save_strategy no"
 train.main(f"{options} {steps} --method erm --output_dir tour/erm".split())
-shared = "--selection_dir tour/audit/selection --compare_with tour/erm"
+shared = f"{members} --selection_dir tour/audit/selection --compare_with tour/erm"
 train.main(f"{options} {steps} {shared} --output_dir tour/debiased".split())
 
 # %% Accuracy on test images, where the colour tells nothing
