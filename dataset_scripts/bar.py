@@ -1,7 +1,7 @@
 """Make BAR (Biased Action Recognition): actions whose usual place is in all but a few training photographs.
 
     python dataset_scripts/bar.py --source authors --archive bar.zip --output_dir bar
-    python dataset_scripts/bar.py --source alinlab --source_dir BAR --severities 1pct 5pct --output_dir bar
+    python dataset_scripts/bar.py --source alinlab --source_dir BAR --dataset_config_names 1pct 5pct --output_dir bar
 
 Writes a Parquet data set repository with one config per severity (the share of bias-conflicting training images), to
 be opened by `datasets.load_dataset("bar", "1pct")`. Source "authors" stands for the files that the authors of
@@ -208,7 +208,7 @@ def build(
             summary=f"{SUMMARY} **Not the split of the BiasEnsemble paper**: see below.",
             making=_making(aligned, conflicting, validation_share, seed),
             command=f"hf-biasensemble make-dataset bar --source alinlab {origin} \\\n"
-            f"    --severities {' '.join(configs)} --validation_share {validation_share} --seed {seed} \\\n"
+            f"    --dataset_config_names {' '.join(configs)} --validation_share {validation_share} --seed {seed} \\\n"
             f"    --output_dir bar",
             tags=AUTHORS.tags,
             license="unknown",
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = RepositoryParser(__file__, __doc__)
     parser.add_argument("--source", choices=("authors", "alinlab"), default="authors", help="whose files (authors)")
     add_source_options(parser)
-    parser.add_argument("--severities", nargs="+", default=SEVERITIES, help=f"configs ({' '.join(SEVERITIES)})")
+    parser.add_config_names(SEVERITIES, SEVERITIES)
     parser.add_argument("--validation_share", type=float, help=f"held out, for alinlab ({VALIDATION_SHARE})")
     parser.add_argument("--seed", type=int, help="seed of all draws, for alinlab (0)")
     return run_script(parser, build, argv)

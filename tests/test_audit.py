@@ -230,7 +230,7 @@ def test_pixels_mapped_from_a_file_give_the_same_page(audited, digits, tmp_path)
 def test_selection_is_taken_from_the_folder(audited, digits, tmp_path, capsys):
     Selection.load(audited / "selection").save(tmp_path / "selection")
     before = os.stat(tmp_path / "selection" / "selection.parquet").st_mtime_ns
-    assert audit(digits, tmp_path, top_k=2) == 0
+    assert audit(digits, tmp_path, num_images=2) == 0
     assert os.stat(tmp_path / "selection" / "selection.parquet").st_mtime_ns == before
     assert [len(numbers) for numbers in Page(tmp_path / "audit.html").data["typical"]] == [2] * 4
     assert audit(digits, tmp_path, seed=7) == 2
@@ -296,9 +296,9 @@ def test_images_without_file_names(tmp_path):
     assert {row["file"] for row in Page(tmp_path / "out" / "audit.html").rows} == {None}
 
 
-def test_top_k_is_checked(digits, tmp_path, capsys):
-    assert audit(digits, tmp_path, top_k=0) == 2
-    assert "--top_k: expected at least 1, found 0" in error_line(capsys)
+def test_number_of_images_is_checked(digits, tmp_path, capsys):
+    assert audit(digits, tmp_path, num_images=0) == 2
+    assert "--num_images: expected at least 1, found 0" in error_line(capsys)
 
 
 def test_audit_at_the_end_of_training(audited, digits, tmp_path):

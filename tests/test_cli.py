@@ -71,6 +71,51 @@ def test_usual_name_gets_the_option_that_is_meant(typed, meant):
         parse_run([f"--{typed}", "1", "--dataset_name", "x", "--output_dir", "y"])
 
 
+@pytest.mark.parametrize(
+    ("command", "typed", "meant"),
+    [
+        ("audit", "--top_k", "num_images"),
+        ("test", "--dataset", "dataset_name or reference_dataset"),
+        ("import-reference", "--dataset", "reference_dataset"),
+        ("import-reference", "--checkpoint_dir", "reference_checkpoint"),
+        ("judge", "--baseline", "compare_with"),
+        ("judge", "--models", "model"),
+        ("explain", "--model_name_or_path", "model"),
+        ("test", "--per_device_eval_batch_size", "batch_size"),
+        ("predict", "--eval_batch_size", "batch_size"),
+        ("push", "--privat", "private"),
+        ("make-dataset", "--severities", "dataset_config_names"),
+        ("make-dataset", "--push_to_hub", "hub_dataset_id"),
+    ],
+)
+def test_name_of_another_command_and_earlier_name_get_the_one_of_this_command(command, typed, meant, capsys):
+    given = {"predict": ["--model", "a", "b.png"], "push": ["a", "b"], "make-dataset": ["bffhq", "--output_dir", "a"]}
+    assert run_command(command.replace("-", "_"), [*given.get(command, []), typed, "1"]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"error: unknown option {typed} in the command line; did you mean {meant}?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        ("judge", ["outputs/erm"], "expected models after --model and --compare_with, found outputs/erm"),
+        ("judge", ["--members", "run"], "--model: expected folders or Hub ids of saved classifiers, found nothing"),
+        ("judge", ["--model", "a", "--compare_with", "a"], "--compare_with: expected another model than --model"),
+        ("predict", ["outputs/mine", "photo.jpg"], "the following arguments are required: --model"),
+        ("export-onnx", ["out", "model.onnx"], "the following arguments are required: --model, --output_file"),
+        ("sweep", ["--method", "erm"], "use --methods"),
+        ("sweep", ["--seed=1"], "use --seeds"),
+        ("sweep", ["--selection_dir", "x"], "leave it out"),
+    ],
+)
+def test_a_model_has_one_option_everywhere_and_a_sweep_names_its_own(command, given, said, capsys):
+    more = ["--methods", "erm", "--output_dir", "out"] if command == "sweep" else []
+    more = ["--dataset_name", "data"] if command == "judge" else more
+    assert run_command(command.replace("-", "_"), [*given, *more]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_options_of_the_example_scripts_that_mean_the_same_are_accepted():
     given = ["--train_dir", "photos", "--image_column_name=picture", "--label-column-name", "kind"]
     data, *_ = parse_run([*given, "--train_val_split", "0.2", "--output_dir", "out"])

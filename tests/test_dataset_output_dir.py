@@ -27,7 +27,7 @@ def test_overwrite_replaces_the_folder(mnist_folder, tmp_path):
     out = tmp_path / "out"
     (out / "1pct").mkdir(parents=True)
     (out / "1pct" / "train-00000-of-00001.parquet").write_bytes(b"old")
-    assert build(mnist_folder, out, "--severities", "2pct", "--overwrite_output_dir") == 0
+    assert build(mnist_folder, out, "--dataset_config_names", "2pct", "--overwrite_output_dir") == 0
     assert sorted(path.name for path in out.iterdir()) == ["2pct", "README.md", "contact_sheet.png", "shared"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -53,7 +53,7 @@ def test_a_failed_run_leaves_nothing(mnist_folder, tmp_path, monkeypatch, except
         raise exception
 
     monkeypatch.setattr(cmnist.DatasetRepository, "write_card", fail)
-    options = ("--severities", "1pct", "--overwrite_output_dir")
+    options = ("--dataset_config_names", "1pct", "--overwrite_output_dir")
     if exception is KeyboardInterrupt:
         with pytest.raises(KeyboardInterrupt):
             build(mnist_folder, out, *options)
@@ -67,7 +67,7 @@ def test_a_killed_run_leaves_no_output_dir_and_the_next_run_cleans_up(mnist_fold
     out = tmp_path / "here" / "out"
     severities = [f"{number}pct" for number in range(1, 60)]  # enough work to be killed in the middle of it
     options = ["--source", "parquet", "--source_dir", str(mnist_folder), "--output_dir", str(out)]
-    command = [sys.executable, str(SCRIPT), *options, "--severities", *severities]
+    command = [sys.executable, str(SCRIPT), *options, "--dataset_config_names", *severities]
     process = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not list(out.parent.glob(".out.partial/2pct/train*")):
@@ -77,7 +77,7 @@ def test_a_killed_run_leaves_no_output_dir_and_the_next_run_cleans_up(mnist_fold
     process.wait()
     assert not out.exists()
     assert (out.parent / ".out.partial").exists()
-    assert cmnist.main([*options, "--severities", "1pct"]) == 0
+    assert cmnist.main([*options, "--dataset_config_names", "1pct"]) == 0
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     assert sorted(path.name for path in out.iterdir()) == ["1pct", "README.md", "contact_sheet.png", "shared"]
 

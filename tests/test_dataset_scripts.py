@@ -132,7 +132,7 @@ def test_the_library_reads_what_the_scripts_write(built):
 def test_one_severity_is_enough(bffhq, tmp_path):
     for severity in ("1pct", "2pct", "5pct"):
         shutil.rmtree(bffhq / severity)
-    assert run("bffhq", bffhq, tmp_path / "out", "--severities", "0.50pct") == 0
+    assert run("bffhq", bffhq, tmp_path / "out", "--dataset_config_names", "0.50pct") == 0
     assert datasets.get_dataset_config_names(str(tmp_path / "out")) == ["0.5pct"]
 
 
@@ -213,7 +213,7 @@ def test_the_folder_decides_for_bar_whose_names_carry_no_bias_label(tmp_path):
         (["--source_dir", ".", "--archive", "x.zip"], ["--source_dir or --archive", "both"]),
         (["--source_dir", "nowhere"], ["--source_dir", "nowhere"]),
         (["--archive", "nowhere.zip"], ["--archive", "nowhere.zip"]),
-        (["--source_dir", ".", "--severities", "1"], ["'1'", "'1pct'"]),
+        (["--source_dir", ".", "--dataset_config_names", "1"], ["'1'", "'1pct'"]),
         (["--source", "hub"], ["--source", "'hub'"]),
     ],
 )
@@ -261,7 +261,9 @@ print(sorted({"datasets", "pyarrow", "torch", "transformers", "huggingface_hub",
 def test_help_needs_no_heavy_import(tmp_path):
     done = fresh_python("-c", HELP, SCRIPTS / "cmnist.py", "--help", cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
-    assert all(option in done.stdout for option in ("--source_dir", "--severities", "--copies", "--push_to_hub"))
+    assert all(
+        option in done.stdout for option in ("--source_dir", "--dataset_config_names", "--copies", "--hub_dataset_id")
+    )
 
 
 # --- Waterbirds -----------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def test_faults_while_a_model_is_downloaded_are_one_line_and_the_next_attempt_su
     hub.model("me/mine").commit("new", pushed_of(published / "timm", "me/mine"))
     hub.fail("GET .*/resolve/.*/config.json", status=500)
     hub.fail("GET .*/resolve/.*/model.safetensors", drop="answer")
-    done = client("-c", PREDICT, "me/mine", published / "images" / "00.png")
+    done = client("-c", PREDICT, "--model", "me/mine", published / "images" / "00.png")
     statuses = [line for line in done.stdout.splitlines() if line.startswith("status")]
     assert statuses == ["status 2", "status 0", "status 0"], done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

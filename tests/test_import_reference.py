@@ -203,7 +203,7 @@ def test_command_measures_a_checkpoint(reference_checkpoint, coloured_tens, tmp_
         reference_checkpoint(method, "cmnist"),
         "--method",
         method,
-        "--dataset",
+        "--reference_dataset",
         "cmnist",
     ]
     words += ["--which", which, "--dataset_name", coloured_tens, "--output_file", tmp_path / "results.json"]
@@ -228,7 +228,7 @@ def test_command_measures_a_checkpoint(reference_checkpoint, coloured_tens, tmp_
         (["--model", "a", "--method", "lff"], "--method: expected only with --reference_checkpoint"),
         (["--reference_checkpoint", "b"], "--method: expected one of lff, disent, found nothing"),
         (["--reference_checkpoint", "b", "--method", "lff_be"], "--method: expected one of lff, disent, found lff_be"),
-        (["--reference_checkpoint", "b", "--method", "lff"], "--dataset: expected one of cmnist, bffhq"),
+        (["--reference_checkpoint", "b", "--method", "lff"], "--reference_dataset: expected one of cmnist, bffhq"),
     ],
 )
 def test_command_says_which_options_go_together(coloured_tens, capsys, words, expected):

@@ -30,8 +30,8 @@ def command_words(command, run):
     data, model, image = run
     return {
         "test": ["--model", model, "--dataset_name", data],
-        "judge": [model, "--members", model, "--dataset_name", data],
-        "predict": [model, image],
+        "judge": ["--model", model, "--members", model, "--dataset_name", data],
+        "predict": ["--model", model, image],
         "explain": ["--model", model, "--dataset_name", data],
     }[command]
 
@@ -54,7 +54,7 @@ def test_mixed_precision_changes_probabilities_a_little(precision, run, capsys):
     _, model, image = run
     probability = {}
     for stated in ((), (f"--{precision}",)):
-        assert run_command("predict", [str(model), str(image), "--use_cpu", *stated]) == 0
+        assert run_command("predict", ["--model", str(model), str(image), "--use_cpu", *stated]) == 0
         probability[stated] = float(capsys.readouterr().out.splitlines()[1].split(",")[-1])
     full, mixed = probability.values()
     assert full != mixed and full == pytest.approx(mixed, abs=0.02)

@@ -51,7 +51,8 @@ def copied(judged, tmp_path):
 
 def judge_words(folder, data, *models, **changes):
     given = {"dataset_name": data, "members": folder / "lff_be", **changes}
-    return [*map(str, models), *(str(word) for name, value in given.items() for word in (f"--{name}", value))]
+    words = ["--model", *models, *(word for name, value in given.items() for word in (f"--{name}", value))]
+    return [str(word) for word in words]
 
 
 # Members -------------------------------------------------------------------------------------------------------------
@@ -234,7 +235,10 @@ def test_choice_falls_back_to_the_last_step_where_nothing_can_be_told(digits, tm
 
 def test_command_compares_models(judged, data, tmp_path, capsys):
     erm, lff_be = judged / "erm", judged / "lff_be"
-    assert run_command("judge", judge_words(judged, data, erm, lff_be, output_file=tmp_path / "out.json")) == 0
+    assert (
+        run_command("judge", judge_words(judged, data, lff_be, compare_with=erm, output_file=tmp_path / "out.json"))
+        == 0
+    )
     said, found = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
     for folder in (erm, lff_be):
         table = HeldOutPredictions.load(folder, "validation")
@@ -243,6 +247,7 @@ def test_command_compares_models(judged, data, tmp_path, capsys):
         assert f"{100 * stated[0]:.1f} ({100 * stated[1]:.1f} to {100 * stated[2]:.1f})" in said
     answer = found["models"][str(lff_be)]["verdict"]
     assert answer in ("better", "worse", "cannot tell") and f"{lff_be}: {answer}" in said
+    assert "verdict" not in found["models"][str(erm)]
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +313,7 @@ def test_model_of_other_classes_is_refused(foreign, judged, data, tmp_path, caps
         ({"split": "train"}, "expected images that the members have not learned from"),
         ({"split": "dev"}, "--split dev: expected one of train, validation, test"),
         ({"batch_size": 0}, "--batch_size: expected at least 1"),
+        ({"members": ""}, "--members: expected the folder of a run with BiasEnsemble, found nothing"),
     ],
 )
 def test_mistakes_get_one_line(judged, data, capsys, changes, said):

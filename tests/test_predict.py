@@ -51,7 +51,7 @@ def images(tmp_path_factory):
 def predict(capsys, *words) -> tuple[int, list[dict[str, str]], list[str]]:
     """Exit status, rows of the CSV on the screen, and the lines about images that could not be read."""
     capsys.readouterr()
-    status = run_command("predict", [str(word) for word in words])
+    status = run_command("predict", ["--model", *(str(word) for word in words)])
     printed = capsys.readouterr()
     unread = [line for line in printed.err.splitlines() if line.startswith("not read: ")]
     return status, list(csv.DictReader(io.StringIO(printed.out))), unread
@@ -91,7 +91,10 @@ def test_files_that_cannot_be_read_are_listed(model, images, tmp_path, capsys):
     assert [line.split(" (")[0] for line in unread] == [f"not read: {file}" for file in bad]
     assert "No such file" in unread[-1]
 
-    assert run_command("predict", [str(model), *map(str, bad), "--output_file", str(tmp_path / "new.csv")]) == 2
+    assert (
+        run_command("predict", ["--model", str(model), *map(str, bad), "--output_file", str(tmp_path / "new.csv")])
+        == 2
+    )
     error = error_line(capsys)
     assert "found none of 4 that can be read" in error and all(str(file) in error for file in bad)
     assert not (tmp_path / "new.csv").exists()
@@ -100,11 +103,15 @@ def test_files_that_cannot_be_read_are_listed(model, images, tmp_path, capsys):
 def test_output_files(model, images, tmp_path, capsys):
     _, rows, _ = predict(capsys, model, images, "--top_k", 2)
     assert (
-        run_command("predict", [str(model), str(images), "--top_k", "2", "--output_file", str(tmp_path / "a.csv")])
+        run_command(
+            "predict", ["--model", str(model), str(images), "--top_k", "2", "--output_file", str(tmp_path / "a.csv")]
+        )
         == 0
     )
     assert (
-        run_command("predict", [str(model), str(images), "--top_k", "2", "--output_file", str(tmp_path / "a.jsonl")])
+        run_command(
+            "predict", ["--model", str(model), str(images), "--top_k", "2", "--output_file", str(tmp_path / "a.jsonl")]
+        )
         == 0
     )
     with open(tmp_path / "a.csv", newline="") as stream:
@@ -121,18 +128,18 @@ def test_mistakes_are_told_before_the_model_is_opened(tmp_path, images, capsys):
         ([images, "--top_k", 0], "--top_k: expected at least 1, found 0"),
         ([images, "--batch_size", "many"], "--batch_size: invalid int value: 'many'"),
         ([images, "--output_file", "out.xlsx"], "expected a name that ends in .csv or .jsonl, found out.xlsx"),
-        ([images, "--topk", 1], "--topk"),
+        ([images, "--topk", 1], "unknown option --topk in the command line; did you mean top_k?"),
         ([tmp_path / "empty"], f"expected image files in the folder {tmp_path / 'empty'}, found none"),
         ([], "FILE_OR_FOLDER"),
     ):
-        assert run_command("predict", ["no model", *map(str, words)]) == 2
+        assert run_command("predict", ["--model", "no model", *map(str, words)]) == 2
         assert named in error_line(capsys)
-    assert run_command("predict", ["no model", str(images)]) == 2
+    assert run_command("predict", ["--model", "no model", str(images)]) == 2
     assert "--model no model: expected a folder or Hub id" in error_line(capsys)
 
 
 def test_onnx_file_gives_the_same_logits(model, tmp_path, capsys):
-    if run_command("export_onnx", [str(model), str(tmp_path / "model.onnx")]) == 2:
+    if run_command("export_onnx", ["--model", str(model), "--output_file", str(tmp_path / "model.onnx")]) == 2:
         assert "pip install 'hf_biasensemble[onnx]'" in error_line(capsys)
         assert list(tmp_path.iterdir()) == []
         pytest.skip("the extra `onnx` is not installed; without it, the command says so")

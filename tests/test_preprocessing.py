@@ -274,7 +274,10 @@ def test_commands_measure_a_cropping_model_as_training_did(mode, file, photograp
     measured = json.loads((tmp_path / "m.json").read_text())
     assert measured["test_accuracy"] == results(out)["test_accuracy"]
     assert (
-        run_command("predict", [str(out), str(photographs / "test"), "--output_file", str(tmp_path / "p.jsonl")]) == 0
+        run_command(
+            "predict", ["--model", str(out), str(photographs / "test"), "--output_file", str(tmp_path / "p.jsonl")]
+        )
+        == 0
     )
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     model, transform, geometry = load_classifier(str(out))

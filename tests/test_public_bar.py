@@ -30,7 +30,7 @@ def file_names(table):
 
 
 def test_public_bar_is_mixed_to_the_stated_shares(alinlab, tmp_path):
-    tables = mix(alinlab, tmp_path / "out", "--severities", "5pct", "10pct", "--validation_share", "0.2")
+    tables = mix(alinlab, tmp_path / "out", "--dataset_config_names", "5pct", "10pct", "--validation_share", "0.2")
     everything = sorted(path.relative_to(alinlab).as_posix() for path in alinlab.rglob("*.jpg"))
     assert len(everything) == 135 + 48
     for config, share in (("5pct", 0.05), ("10pct", 0.1)):
@@ -60,7 +60,7 @@ def test_public_bar_is_mixed_to_the_stated_shares(alinlab, tmp_path):
 
 
 def test_public_bar_follows_its_seed(alinlab, tmp_path):
-    options = ("--severities", "10pct", "--seed")
+    options = ("--dataset_config_names", "10pct", "--seed")
     first, again = (mix(alinlab, tmp_path / out, *options, "3") for out in ("first", "again"))
     assert all_bytes(tmp_path / "first") == all_bytes(tmp_path / "again")
     other = mix(alinlab, tmp_path / "other", *options, "4")
@@ -69,17 +69,20 @@ def test_public_bar_follows_its_seed(alinlab, tmp_path):
         assert len(first[f"10pct/{split}"]) == len(other[f"10pct/{split}"])
     held_out = [[n for n in file_names(t["10pct/validation"]) if n.startswith("train/")] for t in (first, other)]
     assert held_out[0] != held_out[1]
-    more = mix(alinlab, tmp_path / "more", "--severities", "5pct", "10pct", "--seed", "3")
+    more = mix(alinlab, tmp_path / "more", "--dataset_config_names", "5pct", "10pct", "--seed", "3")
     assert all(more[name].equals(table) for name, table in again.items())  # no config depends on the others
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--severities", "0.1pct"], ["at least one", "0.1pct", "121"]),
-        (["--severities", "30pct"], ["more than", "30pct", "found 8", "lower severity"]),
-        (["--severities", "27pct"], ["more than 8", "27pct (train)", "found 8"]),  # none would be left to test with
-        (["--severities", "one"], ["'one'", "<number>pct"]),
+        (["--dataset_config_names", "0.1pct"], ["at least one", "0.1pct", "121"]),
+        (["--dataset_config_names", "30pct"], ["more than", "30pct", "found 8", "lower severity"]),
+        (
+            ["--dataset_config_names", "27pct"],
+            ["more than 8", "27pct (train)", "found 8"],
+        ),  # none would be left to test with
+        (["--dataset_config_names", "one"], ["'one'", "<number>pct"]),
         (["--validation_share", "0"], ["--validation_share", "found 0"]),
         (["--validation_share", "0.7"], ["--validation_share", "0.7"]),
         (["--validation_share", "nan"], ["--validation_share", "nan"]),

@@ -169,7 +169,7 @@ def test_every_published_training_command_has_one_line():
 def test_every_published_test_command_has_one_line():
     options = [options_of(line, "test") for line in TESTING]
     assert [given.pop("--method") for given in options] == ["lff", "disent"]
-    common = {"--reference_checkpoint": "DIR", "--dataset": "cmnist", "--dataset_name": "data/cmnist"}
+    common = {"--reference_checkpoint": "DIR", "--reference_dataset": "cmnist", "--dataset_name": "data/cmnist"}
     assert options == [common | {"--dataset_config_name": "1pct", "--split": "test"}] * 2
 
 
@@ -369,7 +369,7 @@ def test_training_command_of_the_page_runs(line, workplace, monkeypatch):
 def test_test_command_of_the_page_runs(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = options_of(line, "test")
-    method, data = page["--method"], page["--dataset"]
+    method, data = page["--method"], page["--reference_dataset"]
     write_checkpoint(Path(page["--reference_checkpoint"]), method, data, seed=2)
     pixels = noise(40, seed=0)
     images = [Image.fromarray(image) for image in pixels]

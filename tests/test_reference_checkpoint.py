@@ -114,11 +114,19 @@ def test_other_method_is_recognised_by_its_head(reference_checkpoint, tmp_path, 
         (
             "bar",
             "cmnist",
-            ["the MLP for --dataset cmnist", "found a ResNet", "--dataset is bffhq, dogs_and_cats or bar"],
+            [
+                "the MLP for --reference_dataset cmnist",
+                "found a ResNet",
+                "--reference_dataset is bffhq, dogs_and_cats or bar",
+            ],
         ),
-        ("cmnist", "bar", ["a ResNet18 for --dataset bar", "found the MLP", "--dataset is cmnist"]),
-        ("bar", "bffhq", ["2 classes on 512", "found weights (6, 512)", "perhaps this is --dataset bar"]),
-        ("bffhq", "bar", ["6 classes on 512", "found weights (2, 512)", "--dataset bffhq or dogs_and_cats"]),
+        (
+            "cmnist",
+            "bar",
+            ["a ResNet18 for --reference_dataset bar", "found the MLP", "--reference_dataset is cmnist"],
+        ),
+        ("bar", "bffhq", ["2 classes on 512", "found weights (6, 512)", "perhaps this is --reference_dataset bar"]),
+        ("bffhq", "bar", ["6 classes on 512", "found weights (2, 512)", "--reference_dataset bffhq or dogs_and_cats"]),
     ],
 )
 def test_other_data_set_is_recognised_by_its_network(reference_checkpoint, tmp_path, capsys, written, asked, parts):

@@ -143,8 +143,8 @@ sys.exit(run_command("train", sys.argv[1:]))
 
 @pytest.mark.slow
 def test_push_to_hub_and_train_from_there(mnist_folder, hub, client, tmp_path):
-    command = [SCRIPT, "--source", "parquet", "--source_dir", mnist_folder, "--severities", "1pct"]
-    command += ["--overwrite_output_dir", "--output_dir", tmp_path / "out", "--push_to_hub"]
+    command = [SCRIPT, "--source", "parquet", "--source_dir", mnist_folder, "--dataset_config_names", "1pct"]
+    command += ["--overwrite_output_dir", "--output_dir", tmp_path / "out", "--hub_dataset_id"]
     forbidden = client(*command, "you/cmnist")
     hub.fail("POST .*/commit/", status=503)
     failed = client(*command, "me/cmnist")

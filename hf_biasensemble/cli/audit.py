@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_biasensemble.arguments import DataArguments, option, settled_selection
+from hf_biasensemble.arguments.options import require
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.run_arguments import parse_run
 
@@ -27,12 +28,11 @@ class AuditDataArguments(DataArguments):
 class AuditArguments:
     """What to show."""
 
-    top_k: int = option(12, "Most and least typical images to show of each class.")
+    num_images: int = option(12, "Most and least typical images to show of each class, at most.")
     save_images: bool = option(False, "Also write the suspected images as a data set, which push --audit uploads.")
 
     def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise BiasEnsembleError(f"--top_k: expected at least 1, found {self.top_k}")
+        require(self.num_images >= 1, "--num_images", "at least 1", self.num_images)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
             # Images of an earlier audit need not be those of this list.
             shutil.rmtree(output_dir / AUDIT_IMAGES, ignore_errors=True)
-            page = write_audit(output_dir, splits["train"], name, config_name, audit_args.top_k)
+            page = write_audit(output_dir, splits["train"], name, config_name, audit_args.num_images)
             suspected = int((~selection.is_selected).sum())
             print(f"{suspected:,} of {len(selection.index):,} training images suspected; audit: {page}", flush=True)
             if audit_args.save_images and suspected:

@@ -1,4 +1,7 @@
-"""A saved classifier as an ONNX file: `hf-biasensemble export-onnx MODEL OUT.onnx` (needs the extra `onnx`)."""
+"""A saved classifier as an ONNX file: `hf-biasensemble export-onnx --model OUT --output_file FILE.onnx`.
+
+Needs the extra `onnx`.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -16,8 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     The file takes normalised `pixel_values` (B, C, H, W) and gives `logits` (B, K).
     """
     parser = CommandParser("export-onnx", __doc__)
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a saved classifier")
-    parser.add_argument("output_file", type=Path, metavar="OUT.onnx", help="file to write")
+    parser.add_argument("--model", required=True, help="Folder or Hub id of a saved classifier.")
+    parser.add_argument("--output_file", required=True, type=Path, help="ONNX file to write.")
     options = parser.parse_args(argv)
     if not importlib.util.find_spec("onnxscript"):
         raise missing_package("onnxscript", "onnx")

@@ -1,7 +1,7 @@
 """Turns a checkpoint of the authors' code (github.com/kakaoenterprise/BiasEnsemble) into a saved classifier.
 
-    hf-biasensemble import-reference --checkpoint_dir log/cmnist/NAME/result --method lff --dataset cmnist \\
-        --output_dir OUT
+    hf-biasensemble import-reference --reference_checkpoint log/cmnist/NAME/result --method lff \\
+        --reference_dataset cmnist --output_dir OUT
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ READS = {
 class ImportArguments:
     """Which checkpoint, and where to."""
 
-    checkpoint_dir: str | None = option(None, "Folder of best_model_d.th and best_model_b.th.")
+    reference_checkpoint: str | None = option(None, "Folder of best_model_d.th and best_model_b.th.")
     method: str | None = option(None, "lff or disent, with or without BiasEnsemble.")
-    dataset: str | None = option(None, "cmnist, bffhq, dogs_and_cats or bar.")
+    reference_dataset: str | None = option(None, "cmnist, bffhq, dogs_and_cats or bar.")
     output_dir: str | None = option(None, "Folder for the classifier.")
     which: str = option("debiased", "debiased or biased.")
 
     def __post_init__(self) -> None:
-        for name, expected in (("checkpoint_dir", "a folder of the authors' code"), ("output_dir", "a folder")):
+        for name, expected in (("reference_checkpoint", "a folder of the authors' code"), ("output_dir", "a folder")):
             if not getattr(self, name):
                 raise BiasEnsembleError(f"--{name}: expected {expected}, found nothing")
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             "name another folder"
         )
     checkpoint = load_reference_checkpoint(
-        arguments.checkpoint_dir, arguments.method, arguments.dataset, arguments.which
+        arguments.reference_checkpoint, arguments.method, arguments.reference_dataset, arguments.which
     )
     save_classifier(checkpoint.model, checkpoint.transform, output_dir)
     with written_whole(output_dir / "README.md") as file:
@@ -85,7 +85,13 @@ def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> s
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["hf_biasensemble", "debiasing", "image-classification", str(arguments.method), str(arguments.dataset)],
+        tags=[
+            "hf_biasensemble",
+            "debiasing",
+            "image-classification",
+            str(arguments.method),
+            str(arguments.reference_dataset),
+        ],
     )
     files = [
         f"- `{file.path.name}`: "
@@ -101,7 +107,7 @@ def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> s
 {metadata.to_yaml()}
 ---
 
-# {name} on {arguments.dataset}, {arguments.which} model
+# {name} on {arguments.reference_dataset}, {arguments.which} model
 
 Imported with `hf-biasensemble import-reference` from a checkpoint of the
 [authors' code](https://github.com/kakaoenterprise/BiasEnsemble) of BiasEnsemble.
@@ -111,7 +117,7 @@ Imported with `hf-biasensemble import-reference` from a checkpoint of the
 
 {chr(10).join(files)}
 - method: {name}, with or without BiasEnsemble (the files do not say)
-- data set: {arguments.dataset}, classes {", ".join(checkpoint.model.config.id2label.values())}
+- dataset: {arguments.reference_dataset}, classes {", ".join(checkpoint.model.config.id2label.values())}
 - preprocessing: RGB, {size} x {size} pixels, pixel / 255, then {normalisation}
 
 ## How the checkpoint was chosen

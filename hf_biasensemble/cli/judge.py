@@ -1,10 +1,10 @@
 """How good models are on images that contradict the shortcut, without bias labels:
 
-hf-biasensemble judge MODEL [MODEL ...] --dataset_name D --members RUN
+hf-biasensemble judge --model MODEL [MODEL ...] --compare_with MODEL --members RUN --dataset_name DIR
 
 MODEL is a folder or Hub id of any image classifier that transformers or timm opens, with the classes of the data. The
 members of BiasEnsemble in RUN, which must not have learned from the images of --split, say which of these contradict
-the shortcut. The first model is the one that the others are compared with.
+the shortcut.
 """
 
 import json
@@ -20,11 +20,17 @@ from hf_biasensemble.files import written_whole
 class JudgeArguments:
     """Who judges, and on which images."""
 
+    model: list[str] | None = option(None, "Folders or Hub ids of saved classifiers.")
+    compare_with: str | None = option(None, "Folder or Hub id of another, such as ERM, to compare each of them with.")
     members: str | None = option(None, "Folder of a run with BiasEnsemble, or of its selection.")
     split: str = option("validation", "Split whose images neither models nor members have learned from.")
     output_file: str | None = option(None, "JSON file for the estimates.")
 
     def __post_init__(self) -> None:
+        if not self.model:
+            raise BiasEnsembleError("--model: expected folders or Hub ids of saved classifiers, found nothing")
+        if self.compare_with in self.model:
+            raise BiasEnsembleError(f"--compare_with: expected another model than --model, found {self.compare_with}")
         if not self.members:
             raise BiasEnsembleError("--members: expected the folder of a run with BiasEnsemble, found nothing")
         if self.split == "train":
@@ -34,16 +40,11 @@ class JudgeArguments:
 def main(argv: list[str] | None = None) -> int:
     """Prints a table with estimates and a verdict for each model; exit status 0 also where nothing can be told."""
     argv = sys.argv[1:] if argv is None else argv
-    number = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
-    names, options = argv[:number], argv[number:]
+    if argv and not argv[0].startswith("-"):
+        raise BiasEnsembleError(f"expected models after --model and --compare_with, found {argv[0]} before any option")
     data_args, judge_args, inference = parse_arguments(
-        [DataArguments, JudgeArguments, InferenceArguments],
-        options,
-        description=__doc__,
-        command="judge MODEL [MODEL ...]",
+        [DataArguments, JudgeArguments, InferenceArguments], argv, description=__doc__, command="judge"
     )
-    if not names:
-        raise BiasEnsembleError("judge: expected the folder or Hub id of a model first, found none")
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.evaluation import predict_logits, to_classes_of
     from hf_biasensemble.judging.members import Members
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.reporting.judgement import judgement_table
 
     members = Members.load(judge_args.members).to(inference.device)
+    names = [name for name in (judge_args.compare_with, *judge_args.model) if name]
     opened = {name: load_classifier(name) for name in names}
     decoded = {}
     for geometry in {members.geometry, *(geometry for _, _, geometry in opened.values())}:
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         logits = to_classes_of(split, model, found, name).cpu().numpy()
         labels = split.labels[split.rows].numpy()
         models[name] = HeldOutPredictions.from_logits(logits, split.rows.numpy(), labels, groups)
-    text, results = judgement_table(models)
+    text, results = judgement_table(models, judge_args.compare_with)
     print(text)
     if judge_args.output_file:
         with written_whole(judge_args.output_file) as file:

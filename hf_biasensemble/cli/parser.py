@@ -1,8 +1,9 @@
-"""Parser of the commands that take positional arguments."""
+"""Parser of the commands that take positional arguments, or options for other commands."""
 
 import argparse
 from typing import NoReturn
 
+from hf_biasensemble.arguments.help import OptionHelp, mistake
 from hf_biasensemble.errors import BiasEnsembleError
 
 
@@ -10,7 +11,8 @@ class CommandParser(argparse.ArgumentParser):
     """Options as on any command line; a mistake is a [`BiasEnsembleError`] of one line."""
 
     def __init__(self, command: str, description: str | None):
-        super().__init__(prog=f"hf-biasensemble {command}", description=description, allow_abbrev=False)
+        prog = f"hf-biasensemble {command}"
+        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=OptionHelp)
 
     def error(self, message: str) -> NoReturn:
-        raise BiasEnsembleError(f"{message}; see {self.prog} --help")
+        raise BiasEnsembleError(mistake(message, self))

@@ -1,4 +1,4 @@
-"""Labels and probabilities for images of your own: `hf-biasensemble predict MODEL FILES_OR_FOLDERS...`.
+"""Labels and probabilities for images of your own: `hf-biasensemble predict --model OUT FILES_OR_FOLDERS...`.
 
 Exit status: 0 if all images were read, 1 if some were not, 2 if none was, or after a mistake.
 """
@@ -24,14 +24,14 @@ FORMATS = (".csv", ".jsonl")
 def main(argv: list[str] | None = None) -> int:
     """Predicts, writes CSV to the screen or to a file, and lists images that could not be read."""
     parser = CommandParser("predict", __doc__)
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a saved classifier")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="images, or folders of images")
-    parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; without it, CSV to the screen")
-    parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
-    parser.add_argument("--top_k", type=int, default=1, help="most probable classes to list (1)")
-    parser.add_argument("--use_cpu", action="store_true", help="stay on the processors")
-    parser.add_argument("--bf16", action="store_true", help="mixed precision, bfloat16")
-    parser.add_argument("--fp16", action="store_true", help="mixed precision, float16")
+    parser.add_argument("--model", required=True, help="Folder or Hub id of a saved classifier.")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="Images, or folders of images.")
+    parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; without it, CSV to the screen.")
+    parser.add_argument("--batch_size", type=int, default=64, help="Images per batch.")
+    parser.add_argument("--top_k", type=int, default=1, help="Most probable classes to list.")
+    parser.add_argument("--use_cpu", action="store_true", help="Stay on the processors.")
+    parser.add_argument("--bf16", action="store_true", help="Run the model in mixed precision, bfloat16.")
+    parser.add_argument("--fp16", action="store_true", help="Run the model in mixed precision, float16.")
     options = parser.parse_args(argv)
     inference = InferenceArguments(options.batch_size, options.use_cpu, options.bf16, options.fp16)
     require(options.top_k >= 1, "--top_k", "at least 1", options.top_k)

@@ -11,15 +11,17 @@ from hf_biasensemble.cli.parser import CommandParser
 def main(argv: list[str] | None = None) -> int:
     """Pushes in one commit and prints its address."""
     parser = CommandParser("push", __doc__)
-    parser.add_argument("folder", type=Path, metavar="OUT", help="output folder of a finished run or audit")
-    parser.add_argument("repo_id", metavar="REPO", help="repository, such as me/my-model; made if missing")
-    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("folder", type=Path, metavar="OUT", help="Output folder of a finished run or audit.")
+    parser.add_argument("repo_id", metavar="REPO", help="Repository, such as me/my-model; made if missing.")
+    parser.add_argument("--private", action="store_true", help="Make the repository private.")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--with_selection", action="store_true", help="also the bias-amplified set")
     what.add_argument(
-        "--audit", action="store_true", help="the suspected images of an audit, as a data set (not the model)"
+        "--with_selection", action="store_true", help="Also the bias-amplified set, and the members that made it."
     )
-    parser.add_argument("--commit_message", help="title of the commit")
+    what.add_argument(
+        "--audit", action="store_true", help="The suspected images of an audit, as a dataset (not the model)."
+    )
+    parser.add_argument("--commit_message", help="Title of the commit.")
     options = vars(parser.parse_args(argv))
     from hf_biasensemble.hub import push_model, push_suspected_images
 

@@ -25,10 +25,12 @@ from hf_biasensemble.output_folder import CONFIG_FILE, sole_writer
 from hf_biasensemble.sweep_plan import Plan, check_earlier_run, check_same_data, make_plan, with_judges
 
 LOG_FILE = "train.log"
-_NOT_FOR_SWEEPS = (
-    *("method", "dataset_config_name", "seed", "selection_dir", "compare_with", "resume_from_checkpoint"),
-    *("validation_fold", "push_to_hub", "hub_model_id"),
-)
+_NOT_FOR_SWEEPS = {
+    **{"method": "--methods", "dataset_config_name": "--dataset_config_names", "seed": "--seeds"},
+    **{"validation_fold": "--folds", "resume_from_checkpoint": "the same command again"},
+    **dict.fromkeys(("selection_dir", "compare_with", "push_to_hub", "hub_model_id")),
+}
+"""Options of `train` that a sweep sets itself, and what is given to it in their place."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,16 +77,16 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--methods", nargs="+", required=True, help=f"What to compare: {', '.join(METHODS)}.")
     parser.add_argument("--method_file", help="Python file that defines a further method of --methods.")
     parser.add_argument("--dataset_config_names", nargs="+", default=["default"], help="Configurations, as 1pct 5pct.")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds (0 1 2).")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds.")
     parser.add_argument("--output_dir", required=True, help="Folder for runs and tables.")
     parser.add_argument(
         "--folds",
         type=int,
         default=0,
-        help="Judge by so many parts of the training images, each run trained without one of them as well (0).",
+        help="Judge by so many parts of the training images, each run trained without one of them as well; 0: not.",
     )
     parser.add_argument("--config", help="YAML file or recipe; {method} in its name stands for the method.")
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time (1); they share the processor cores.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; they share the processor cores.")
     asked, overrides = parser.parse_known_args(argv)
     if asked.jobs < 1:
         raise BiasEnsembleError(f"--jobs: expected at least 1, found {asked.jobs}")
@@ -93,7 +95,9 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     for word in overrides:
         name = word.split("=")[0].removeprefix("--")
         if word.startswith("--") and name in _NOT_FOR_SWEEPS:
-            raise BiasEnsembleError(f"--{name} cannot be given to a sweep; see hf-biasensemble sweep --help")
+            instead = _NOT_FOR_SWEEPS[name]
+            hint = f"use {instead}" if instead else "leave it out"
+            raise BiasEnsembleError(f"--{name} cannot be given to a sweep, which sets it for each run; {hint}")
     if asked.method_file:
         load_method_file(asked.method_file)
     for method in asked.methods:

@@ -1,6 +1,6 @@
 """Accuracy by group of a saved classifier: `test.py --model OUT --dataset_name DIR --split test`.
 
-Or of a checkpoint of the authors' code: `test.py --reference_checkpoint DIR --method lff --dataset cmnist ...`.
+Or of a checkpoint of the authors' code: `test.py --reference_checkpoint DIR --method lff --reference_dataset cmnist`.
 """
 
 import json
@@ -18,7 +18,7 @@ class TestArguments:
     model: str | None = option(None, "Folder or Hub id of a saved classifier.")
     reference_checkpoint: str | None = option(None, "Instead: folder of best_model_d.th and best_model_b.th.")
     method: str | None = option(None, "Of the reference checkpoint: lff or disent.")
-    dataset: str | None = option(None, "Of the reference checkpoint: cmnist, bffhq, dogs_and_cats or bar.")
+    reference_dataset: str | None = option(None, "Of the reference checkpoint: cmnist, bffhq, dogs_and_cats or bar.")
     which: str | None = option(None, "Of the reference checkpoint: debiased (default) or biased.")
     split: str = option("test", "Split of the data set.")
     output_file: str | None = option(None, "JSON file for the metrics.")
@@ -29,7 +29,7 @@ class TestArguments:
                 "expected one of --model (folder or Hub id of a saved classifier) and --reference_checkpoint (folder "
                 f"of the authors' code), found {'both' if self.model else 'nothing'}"
             )
-        stray = [name for name in ("method", "dataset", "which") if self.model and getattr(self, name)]
+        stray = [name for name in ("method", "reference_dataset", "which") if self.model and getattr(self, name)]
         if stray:
             raise BiasEnsembleError(f"--{stray[0]}: expected only with --reference_checkpoint, found with --model")
 
@@ -50,7 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         model, transform, geometry = load_classifier(test_args.model)
     else:
         checkpoint = load_reference_checkpoint(
-            test_args.reference_checkpoint, test_args.method, test_args.dataset, test_args.which or "debiased"
+            test_args.reference_checkpoint,
+            test_args.method,
+            test_args.reference_dataset,
+            test_args.which or "debiased",
         )
         model, transform = checkpoint.model, checkpoint.transform
         geometry = Geometry(checkpoint.image_size)

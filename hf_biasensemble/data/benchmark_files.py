@@ -298,7 +298,7 @@ def build_from_authors(
 - The bytes of the image files were kept.
 {source.notes}""",
             command=f"hf-biasensemble make-dataset {source.name} --source authors {origin} \\\n"
-            f"    --severities {' '.join(names)} --output_dir {source.name}_repository",
+            f"    --dataset_config_names {' '.join(names)} --output_dir {source.name}_repository",
             tags=source.tags,
             license="unknown",
         )
@@ -327,7 +327,7 @@ def run_authors_script(
         "--source", choices=("authors",), default="authors", help="where the files come from (authors)"
     )
     add_source_options(parser)
-    parser.add_argument("--severities", nargs="+", help=f"configs ({' '.join(source.severities)})")
+    parser.add_config_names(source.severities)
 
     def build(**options: Any) -> Path:
         del options["source"]  # there is but one

@@ -43,10 +43,17 @@ class RepositoryParser(argparse.ArgumentParser):
         super().__init__(prog=Path(script).name, description=description, allow_abbrev=False)
         self.add_argument("--output_dir", type=Path, required=True, help="folder to write the repository to")
         self.add_argument("--overwrite_output_dir", action="store_true", help="replace all that output_dir holds")
-        self.add_argument("--push_to_hub", metavar="REPO", help="Hub data set to upload the finished folder to")
+        self.add_argument("--hub_dataset_id", metavar="REPO", help="Hub data set to upload the finished folder to")
+
+    def add_config_names(self, published: Sequence[str], default: Sequence[str] | None = None) -> None:
+        """Adds the option for the severities to make, whose names are those of the configurations."""
+        text = f"configurations to make ({' '.join(published)})"
+        self.add_argument("--dataset_config_names", dest="severities", nargs="+", default=default, help=text)
 
     def error(self, message: str) -> NoReturn:
-        raise BiasEnsembleError(f"{message}; see {self.prog} --help")
+        from hf_biasensemble.arguments.help import mistake
+
+        raise BiasEnsembleError(mistake(message, self))
 
 
 def run_script(parser: RepositoryParser, build: Callable[..., Path], argv: Sequence[str] | None = None) -> int:
@@ -54,7 +61,7 @@ def run_script(parser: RepositoryParser, build: Callable[..., Path], argv: Seque
 
     Args:
         parser: Its options.
-        build: Writes the repository; gets every option but `--push_to_hub` by name and returns the folder.
+        build: Writes the repository; gets every option but `--hub_dataset_id` by name and returns the folder.
         argv: The words of the command line; `None` (default) stands for those of this process.
 
     Returns:
@@ -62,7 +69,7 @@ def run_script(parser: RepositoryParser, build: Callable[..., Path], argv: Seque
     """
     try:
         options = vars(parser.parse_args(argv))
-        hub_id = options.pop("push_to_hub")
+        hub_id = options.pop("hub_dataset_id")
         folder = build(**options)
         if hub_id:
             push_repository(folder, hub_id)

@@ -108,7 +108,7 @@ def load_reference_checkpoint(
             set or width; if weights are not finite. Code in a file is never run.
     """
     method = _one_of("--method", method, ENCODERS)
-    dataset = _one_of("--dataset", dataset, DATASETS)
+    dataset = _one_of("--reference_dataset", dataset, DATASETS)
     which = _one_of("--which", which, FILES)
     setting = DATASETS[dataset]
     config = classifier_config(
@@ -215,8 +215,8 @@ def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str
     if is_mlp != is_resnet and is_mlp != wants_mlp:
         found, others = ("the MLP", "cmnist") if is_mlp else ("a ResNet", "bffhq, dogs_and_cats or bar")
         raise BiasEnsembleError(
-            f"{file.path}: expected {'the MLP' if wants_mlp else 'a ResNet18'} for --dataset {dataset}, "
-            f"found {found}; for this file --dataset is {others}"
+            f"{file.path}: expected {'the MLP' if wants_mlp else 'a ResNet18'} for --reference_dataset {dataset}, "
+            f"found {found}; for this file --reference_dataset is {others}"
         )
     expected = model.encoder.state_dict()
     found_weights, head = _encoder(file), _head(file)
@@ -235,8 +235,8 @@ def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str
     for name, (wanted, value) in shapes.items():
         if wanted.shape != value.shape:
             raise BiasEnsembleError(
-                f"{file.path}: expected {name} of shape {tuple(wanted.shape)} for --dataset {dataset}, found "
-                f"{tuple(value.shape)}; only the authors' widths and image sizes can be imported"
+                f"{file.path}: expected {name} of shape {tuple(wanted.shape)} for --reference_dataset {dataset}, "
+                f"found {tuple(value.shape)}; only the authors' widths and image sizes can be imported"
             )
     weight, bias = head["weight"], head["bias"]
     width = model.classifier.in_features // ENCODERS[method]
@@ -253,8 +253,13 @@ def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str
         fits = [name for name in fits if DATASETS[name].backbone == model.config.backbone]
         raise BiasEnsembleError(
             f"{file.path}: expected a head of {model.config.num_labels} classes on {model.classifier.in_features} "
-            f"features for --dataset {dataset}, found weights {tuple(weight.shape)} and bias {tuple(bias.shape)}; "
-            + (f"perhaps this is --dataset {' or '.join(fits)}" if fits else "no data set of the authors has that")
+            f"features for --reference_dataset {dataset}, found weights {tuple(weight.shape)} and bias "
+            f"{tuple(bias.shape)}; "
+            + (
+                f"perhaps this is --reference_dataset {' or '.join(fits)}"
+                if fits
+                else "no data set of the authors has that"
+            )
         )
 
 

@@ -10,17 +10,20 @@ from hf_biasensemble.judging.verdict import CANNOT_TELL, caution, cost, reason_n
 _COLUMNS = ("conflicting", "aligned", "unbiased")
 
 
-def judgement_table(models: Mapping[str, HeldOutPredictions]) -> tuple[str, dict[str, Any]]:
+def judgement_table(
+    models: Mapping[str, HeldOutPredictions], compare_with: str | None = None
+) -> tuple[str, dict[str, Any]]:
     """What can be said of models on the same images.
 
     Args:
-        models (`Mapping[str, HeldOutPredictions]`): By name; the first is the one that others are compared with.
+        models (`Mapping[str, HeldOutPredictions]`): By name.
+        compare_with (`str`, *optional*): The one of them that the others are compared with; by default none is.
 
     Returns:
         The text, and the same as plain values: by model `estimates`, with both ends of the interval and the number of
-        images, and but for the first `difference` and `verdict`; or `cannot_tell`, the reason, and nothing else.
+        images, and where it is compared `difference` and `verdict`; or `cannot_tell`, the reason, and nothing else.
     """
-    first_name, first = next(iter(models.items()))
+    first = next(iter(models.values()))
     reason = reason_not_to_tell(*models.values())
     if reason:
         return f"{CANNOT_TELL}: {reason}", {"cannot_tell": reason}
@@ -39,26 +42,26 @@ def judgement_table(models: Mapping[str, HeldOutPredictions]) -> tuple[str, dict
         estimated = model.intervals()
         lines.append(f"{name:<{width}}" + "".join(f"{_cell(estimated[column]):>24}" for column in _COLUMNS))
         results["models"][name] = {"estimates": {column: _values(estimated[column]) for column in _COLUMNS}}
-        if name != first_name:
-            gain = model.gain_over(first)
-            answer, why = verdict(model, first)
+        if compare_with and name != compare_with:
+            gain = model.gain_over(models[compare_with])
+            answer, why = verdict(model, models[compare_with])
             results["models"][name] |= {
                 "difference": {column: _values(gain[column]) for column in _COLUMNS},
                 "verdict": answer,
             }
-            said.append(_words(name, first_name, answer, why, gain))
+            said.append(_words(name, compare_with, answer, why, gain))
     cautions = list(dict.fromkeys(found for model in models.values() if (found := caution(model))))
     results |= {"caution": cautions} if cautions else {}
     return "\n".join([*lines, "", *said, *(f"caution: {text}" for text in cautions)]).rstrip(), results
 
 
-def _words(name: str, first_name: str, answer: str, why: str, gain: Mapping[str, Estimate]) -> str:
+def _words(name: str, other: str, answer: str, why: str, gain: Mapping[str, Estimate]) -> str:
     on = gain["conflicting"]
     points = f"{100 * on.value:+.1f} points ({100 * on.low:+.1f} to {100 * on.high:+.1f})"
     where = "on images that contradict the shortcut"
     if answer == CANNOT_TELL:
-        return f"{name}: {CANNOT_TELL} whether it beats {first_name} {where}: {points}; {why}"
-    return f"{name}: {answer} than {first_name} {where}, by {points}; {cost(gain['aligned'])}"
+        return f"{name}: {CANNOT_TELL} whether it beats {other} {where}: {points}; {why}"
+    return f"{name}: {answer} than {other} {where}, by {points}; {cost(gain['aligned'])}"
 
 
 def _cell(estimate: Estimate) -> str:
