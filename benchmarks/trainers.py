@@ -44,7 +44,7 @@ def random_split(samples: int, image_size: int = 28) -> ImageSplit:
 
 
 def load_splits(words: list[str]) -> dict[str, ImageSplit]:
-    """The splits of the data set that `Options.coloured_mnist` names."""
+    """The splits of the dataset that `Options.coloured_mnist` names."""
     named = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     return load_image_splits(DataArguments(**named), 28)  # type: ignore[arg-type]
 

@@ -3,9 +3,9 @@
     python dataset_scripts/bar.py --source authors --archive bar.zip --output_dir bar
     python dataset_scripts/bar.py --source alinlab --source_dir BAR --dataset_config_names 1pct 5pct --output_dir bar
 
-Writes a Parquet data set repository with one config per severity (the share of bias-conflicting training images), to
+Writes a Parquet dataset repository with one config per severity (the share of bias-conflicting training images), to
 be opened by `datasets.load_dataset("bar", "1pct")`. Source "authors" stands for the files that the authors of
-BiasEnsemble publish (https://github.com/kakaoenterprise/BiasEnsemble). Source "alinlab" is the public data set of Nam
+BiasEnsemble publish (https://github.com/kakaoenterprise/BiasEnsemble). Source "alinlab" is the public dataset of Nam
 et al., "Learning from Failure", NeurIPS 2020 (https://github.com/alinlab/BAR), in which all training images are
 bias-aligned and all test images bias-conflicting: the severities are then made here, and are not the authors'.
 """
@@ -63,7 +63,7 @@ AUTHORS = AuthorsFiles(
 
 
 def list_folder(root: Path, split: str) -> ImageFiles:
-    """List `train` (bias-aligned) or `test` (bias-conflicting) of the public data set.
+    """List `train` (bias-aligned) or `test` (bias-conflicting) of the public dataset.
 
     Raises:
         BiasEnsembleError: the folder is missing or empty, a file is not named after a class, or a class has no image.
@@ -164,11 +164,11 @@ def build(
     validation_share: float | None = None,
     overwrite_output_dir: bool = False,
 ) -> Path:
-    """Write BAR as a Parquet data set repository. The same arguments and files give the same bytes.
+    """Write BAR as a Parquet dataset repository. The same arguments and files give the same bytes.
 
     Args:
         output_dir: Folder to make.
-        source: "authors" (default): their files and splits; "alinlab": the public data set, mixed here.
+        source: "authors" (default): their files and splits; "alinlab": the public dataset, mixed here.
         source_dir: Folder with the files.
         archive: Zip file with the files, instead of a folder.
         max_unpacked_size: Most that the archive may hold (default "20GB").
@@ -219,7 +219,7 @@ def build(
 def _making(aligned: ImageFiles, conflicting: ImageFiles, validation_share: float, seed: int) -> str:
     return f"""- Photographs: {len(aligned.paths):,} of the folder `train` of [alinlab/BAR](https://github.com/alinlab/BAR),
   which are bias-aligned, and {len(conflicting.paths):,} of its folder `test`, which are bias-conflicting.
-- **This is not the authors' split.** The authors of BiasEnsemble made theirs from the same data set, but only their
+- **This is not the authors' split.** The authors of BiasEnsemble made theirs from the same dataset, but only their
   own files tell which image is where. Accuracies on this split cannot be compared with published ones. It was drawn
   with seed {seed}.
 - Validation: {100 * validation_share:g}% of the bias-aligned images, by class, the same for all configs.

@@ -4,8 +4,8 @@
     python dataset_scripts/bffhq.py --archive bffhq.zip --dataset_config_names 0.5pct --output_dir bffhq
 
 Reads the files that the authors of BiasEnsemble publish (https://github.com/kakaoenterprise/BiasEnsemble), unpacked or
-as zip file, and writes a Parquet data set repository with one config per severity, to be opened by
-`datasets.load_dataset("bffhq", "0.5pct")`. The data set is that of Kim et al., "BiaSwap: Removing Dataset Bias with
+as zip file, and writes a Parquet dataset repository with one config per severity, to be opened by
+`datasets.load_dataset("bffhq", "0.5pct")`. The dataset is that of Kim et al., "BiaSwap: Removing Dataset Bias with
 Bias-Tailored Swapping Augmentation", ICCV 2021.
 """
 

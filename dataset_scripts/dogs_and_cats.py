@@ -4,7 +4,7 @@
     python dataset_scripts/dogs_and_cats.py --archive dogs_and_cats.zip --output_dir dogs_and_cats
 
 Reads the files that the authors of BiasEnsemble publish (https://github.com/kakaoenterprise/BiasEnsemble), unpacked or
-as zip file, and writes a Parquet data set repository with one config per severity, to be opened by
+as zip file, and writes a Parquet dataset repository with one config per severity, to be opened by
 `datasets.load_dataset("dogs_and_cats", "1pct")`. The images are those of Kim et al., "Learning Not to Learn: Training
 Deep Neural Networks with Biased Data", CVPR 2019 (https://arxiv.org/abs/1812.10352).
 """

@@ -3,7 +3,7 @@
     python dataset_scripts/waterbirds.py --source_dir waterbird_complete95_forest2water2 --output_dir waterbirds
 
 Reads the folder with `metadata.csv` that Sagawa et al. publish with "Distributionally Robust Neural Networks for Group
-Shifts", ICLR 2020 (https://github.com/kohpangwei/group_DRO), and writes a Parquet data set repository with one config,
+Shifts", ICLR 2020 (https://github.com/kohpangwei/group_DRO), and writes a Parquet dataset repository with one config,
 to be opened by `datasets.load_dataset("waterbirds")`.
 """
 
@@ -124,7 +124,7 @@ def build(
     max_unpacked_size: str = MAX_UNPACKED_SIZE,
     overwrite_output_dir: bool = False,
 ) -> Path:
-    """Write Waterbirds as a Parquet data set repository. The same files give the same bytes.
+    """Write Waterbirds as a Parquet dataset repository. The same files give the same bytes.
 
     Args:
         output_dir: Folder to make.

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw_mended_mistakes()
 
     print(f"\nAccuracy on the test split (%), after {(time.monotonic() - started) / 60:.1f} minutes:\n\n{table}\n")
-    print(f"data set               {OUTPUT_DIR}/data")
+    print(f"dataset               {OUTPUT_DIR}/data")
     print(f"models, results        {', '.join(f'{OUTPUT_DIR}/{run}' for run in RUNS.values())}")
     print(f"accuracy over steps    {OUTPUT_DIR}/{CURVES}")
     print(f"what debiasing mends   {OUTPUT_DIR}/{PANEL}")

@@ -34,7 +34,7 @@ PUBLISHED_FILES = [
 ]
 """Patterns of what a model repository holds, `*` within one folder. Checkpoints, optimiser states and logs are not."""
 AUDIT_IMAGES_FILES = [CARD_FILE, "train-*.parquet", "*.png"]
-"""The same of the data set that an audit writes."""
+"""The same of the dataset that an audit writes."""
 
 _ADVICE = {
     401: "the Hub does not accept the token (401); log in with `hf auth login`",
@@ -101,11 +101,11 @@ def push_suspected_images(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Uploads the suspected images of an audit, with their rows of the list and a card, as a data set.
+    """Uploads the suspected images of an audit, with their rows of the list and a card, as a dataset.
 
     Args:
         folder (`str` or `Path`): The `output_dir` of an audit with `--save_images true`.
-        repo_id (`str`): Data set repository, as for [`push_model`].
+        repo_id (`str`): Dataset repository, as for [`push_model`].
         private (`bool`, *optional*, defaults to `False`): Make it private. One that is public is refused then.
         commit_message (`str`, *optional*): Title of the commit.
         token (`str`, *optional*): By default `HF_TOKEN` or the one of `hf auth login`.

@@ -1,4 +1,4 @@
-"""Recipes and data set scripts that come with the library, found by name from any folder.
+"""Recipes and dataset scripts that come with the library, found by name from any folder.
 
 In a checkout `configs/` and `dataset_scripts/` are beside the package; a wheel holds them inside it.
 """
@@ -17,7 +17,7 @@ def recipes() -> dict[str, Path]:
 
 
 def dataset_scripts() -> dict[str, Path]:
-    """The script that makes each data set by its name, such as `cmnist`."""
+    """The script that makes each dataset by its name, such as `cmnist`."""
     return {file.stem: file for file in sorted(_folder("dataset_scripts").glob("[a-z]*.py"))}
 
 

@@ -38,7 +38,7 @@ def imported_modules_are_no_garbage():
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """A small biased data set with all columns, as a folder."""
+    """A small biased dataset with all columns, as a folder."""
     from synthetic import coloured_digits
 
     return coloured_digits(tmp_path_factory.mktemp("digits"))
@@ -154,7 +154,7 @@ def exact_mnist(mnist_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reference_checkpoint(tmp_path_factory):
-    """Folder of a checkpoint of each method and data set, made once; not to be changed."""
+    """Folder of a checkpoint of each method and dataset, made once; not to be changed."""
     from reference_files import write_checkpoint
 
     folders: dict[tuple[str, str], Path] = {}

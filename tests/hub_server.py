@@ -40,7 +40,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A model or a data set: its commits, oldest first; the first is empty."""
+    """A model or a dataset: its commits, oldest first; the first is empty."""
 
     name: str
     private: bool = False

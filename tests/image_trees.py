@@ -1,4 +1,4 @@
-"""Trees of real images in the layouts in which authors publish their data sets, and the scripts that read them."""
+"""Trees of real images in the layouts in which authors publish their datasets, and the scripts that read them."""
 
 import csv
 import importlib.util
@@ -24,7 +24,7 @@ scripts = {name: load_script(name) for name in ("cmnist", "bffhq", "dogs_and_cat
 
 
 class Tree:
-    """Writes images, each with pixels of its own, and keeps what a faithful data set must say of them.
+    """Writes images, each with pixels of its own, and keeps what a faithful dataset must say of them.
 
     `expected` is {(config, split): {file name: (label, bias label or None, is conflicting)}}.
     """

@@ -1,4 +1,4 @@
-"""Runs of the real train command on the tiny data set, in this process or in several under torchrun, and what they
+"""Runs of the real train command on the tiny dataset, in this process or in several under torchrun, and what they
 leave behind."""
 
 import csv

@@ -1,4 +1,4 @@
-"""Tiny real data sets on disk: simple glyphs, tinted by a colour that goes with the class in most training images."""
+"""Tiny real datasets on disk: simple glyphs, tinted by a colour that goes with the class in most training images."""
 
 import io
 import struct
@@ -90,7 +90,7 @@ def coloured_digits(
     leave_out: Sequence[str] = (),
     shuffled_bias: bool = False,
 ) -> Path:
-    """Writes `{split}.parquet` of a biased data set; the test split has every colour alike.
+    """Writes `{split}.parquet` of a biased dataset; the test split has every colour alike.
 
     Args:
         folder: Where to; made if missing.

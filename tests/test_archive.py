@@ -1,4 +1,4 @@
-"""Zip files of data sets: unpacked like the folder, refused where they could do harm."""
+"""Zip files of datasets: unpacked like the folder, refused where they could do harm."""
 
 import stat
 import struct

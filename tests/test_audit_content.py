@@ -106,11 +106,11 @@ WEAK = {
     "all right": (made(np.full(1000, 0.99), **agreed(LABELS, 3)), "Hardly any image is suspected: 0 of 1,000"),
     "unsure": (
         made(np.r_[np.full(600, 0.8), np.full(400, 0.99)], **agreed(LABELS, 3)),
-        "sure of only 40 % of the images",
+        "confident about only 40 % of the images",
     ),
     "unsure of a class": (
         made(np.r_[np.full(85, 0.8), np.full(915, 0.99)], labels=(np.arange(1000) >= 100).astype(int)),
-        "sure of less than 20 % of the images of a.",
+        "confident about less than 20 % of the images of a.",
     ),
     "all wrong": (
         made(SOUND, **agreed(np.where(np.arange(1000) < 600, LABELS, 1 - LABELS), 3)),

@@ -1,4 +1,4 @@
-"""The suspected images of an audit as a data set: on disk, on a Hub on loopback, and opened again."""
+"""The suspected images of an audit as a dataset: on disk, on a Hub on loopback, and opened again."""
 
 import shutil
 import textwrap
@@ -34,7 +34,7 @@ def audited(digits, tmp_path_factory):
 
 
 def rows_of(folder: Path) -> list[dict]:
-    """The rows of a data set folder, with the images as they are stored."""
+    """The rows of a dataset folder, with the images as they are stored."""
     data = datasets.load_dataset(str(folder), split="train", cache_dir=str(folder.parent / "cache"))
     return list(data.cast_column("image", datasets.Image(decode=False)))
 
@@ -95,7 +95,7 @@ def test_card_says_what_the_list_is_worth(audited, digits):
 
 
 def written(folder: Path, names: list[str], files: list[str] | None = None, **changes) -> Path | None:
-    """The data set of a selection made up, of the first of 40 images, which are 4 pixels wide."""
+    """The dataset of a selection made up, of the first of 40 images, which are 4 pixels wide."""
     probability = np.r_[np.full(10, 0.1), np.full(30, 0.99)]
     selection = made(probability, labels=np.arange(40) % len(names), **changes)
     selection.save(folder / "selection")

@@ -1,4 +1,4 @@
-"""Grey images of more than 8 bits are scaled by what their files state, so that all images of a data set are scaled
+"""Grey images of more than 8 bits are scaled by what their files state, so that all images of a dataset are scaled
 alike; what files of each kind get is in test_odd_images."""
 
 import struct

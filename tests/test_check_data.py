@@ -1,4 +1,4 @@
-"""What the check-data command says of a data set."""
+"""What the check-data command says of a dataset."""
 
 import csv
 from pathlib import Path

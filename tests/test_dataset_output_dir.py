@@ -1,4 +1,4 @@
-"""The folder that a script writes a data set into: kept, replaced, left clean by a run that fails or is killed."""
+"""The folder that a script writes a dataset into: kept, replaced, left clean by a run that fails or is killed."""
 
 import signal
 import subprocess

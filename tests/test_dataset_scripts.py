@@ -1,4 +1,4 @@
-"""The scripts for data sets that come as image files, on small trees of real images in their authors' layouts."""
+"""The scripts for datasets that come as image files, on small trees of real images in their authors' layouts."""
 
 import shutil
 from pathlib import Path
@@ -31,7 +31,7 @@ from hf_biasensemble.data.loading import load_splits
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Tree and repository of every data set."""
+    """Tree and repository of every dataset."""
     made = {}
     for name, make in TREES.items():
         folder = tmp_path_factory.mktemp(name)

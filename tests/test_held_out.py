@@ -1,4 +1,4 @@
-"""Splits that a data set lacks are cut out of its training split."""
+"""Splits that a dataset lacks are cut out of its training split."""
 
 import csv
 import json

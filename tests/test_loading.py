@@ -1,4 +1,4 @@
-"""Data sets as people have them: what is mapped, what is refused and with which words."""
+"""Datasets as people have them: what is mapped, what is refused and with which words."""
 
 import io
 from pathlib import Path
@@ -179,7 +179,7 @@ def test_bad_bias_value_is_refused_with_column_and_row(tmp_path, column, kind, v
     assert f"column {column!r}, row 1" in message and found in message
 
 
-# Kinds of data sets --------------------------------------------------------------------------------------------------
+# Kinds of datasets --------------------------------------------------------------------------------------------------
 
 
 def test_parquet_folder(digits):
@@ -238,7 +238,7 @@ def test_name_that_is_neither_folder_nor_on_the_hub(name):
 def test_folder_without_readable_data_is_refused(tmp_path, content):
     if content == "broken":
         (tmp_path / "train.parquet").write_bytes(b"not a table" * 50)
-    assert f"data set {tmp_path}" in error_of(str(tmp_path))
+    assert f"dataset {tmp_path}" in error_of(str(tmp_path))
 
 
 def test_unknown_configuration_is_refused(digits):
@@ -255,14 +255,14 @@ def test_split_without_rows_is_refused(tmp_path, kind):
     else:
         datasets.DatasetDict({"test": datasets.Dataset.from_dict(empty, features=features)}).save_to_disk(tmp_path)
     message = error_of(str(tmp_path))
-    assert f"data set {tmp_path}" in message and "no data" in message
+    assert f"dataset {tmp_path}" in message and "no data" in message
 
 
 CARD = "---\nconfigs:\n- config_name: 1pct\n  data_files:\n  - split: train\n    path: train.parquet\n---\n"
 
 
 def repository(folder: Path, grey: int) -> str:
-    """A data set repository as the dataset scripts make it, of images all of one grey."""
+    """A dataset repository as the dataset scripts make it, of images all of one grey."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(CARD)
     features = Features({"image": datasets.Image(), "label": ClassLabel(names=["no", "yes"])})

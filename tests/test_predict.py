@@ -28,7 +28,7 @@ def model(digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Odd but readable images, as a data set folder: one folder per class."""
+    """Odd but readable images, as a dataset folder: one folder per class."""
     folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for number, name in enumerate(CLASS_NAMES):

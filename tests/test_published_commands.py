@@ -273,7 +273,7 @@ def test_pretrained_weights_of_bar_are_those_of_torchvision_and_start_every_netw
 
 
 def num_train(data: str, severity: str) -> int:
-    """So many training images that each configuration of a data set has its own number."""
+    """So many training images that each configuration of a dataset has its own number."""
     return 20 + 2 * SEVERITIES[data].index(severity)
 
 
@@ -290,7 +290,7 @@ def write_split(folder: Path, split: str, pixels: np.ndarray, labels: list[int],
 
 
 def write_card(folder: Path, config_names: Sequence[str]) -> None:
-    """The card that makes subfolders the configurations of a data set."""
+    """The card that makes subfolders the configurations of a dataset."""
     configs = {"configs": [{"config_name": name, "data_dir": name} for name in config_names]}
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(configs)}---\n", encoding="utf-8")
 
@@ -302,7 +302,7 @@ def noise(count: int, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder like the root of the repository with a tiny `data/{data set}` of the right classes and severities."""
+    """A folder like the root of the repository with a tiny `data/{dataset}` of the right classes and severities."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "configs").symlink_to(ROOT / "configs")
     for data, names in CLASS_NAMES.items():
@@ -315,14 +315,14 @@ def workplace(tmp_path_factory):
     return folder
 
 
-# Two steps, no download. A data set of fewer images than a batch makes smaller batches, so the batch size stays as is.
+# Two steps, no download. A dataset of fewer images than a batch makes smaller batches, so the batch size stays as is.
 SMALL = {"max_steps": 2, "member_steps": 2, "member_eval_steps": 1, "member_threshold": 0}
 SMALL |= {"use_cpu": "true", "disable_tqdm": "true"}
 SMALL_RESNET = {"image_size": 32, "pretrained": "false"}
 NARROW = {"channels": [8, 8, 16, 16]}
 
 
-# Lines of a method and data set differ in the severity alone, which is a name of a configuration: one of each runs.
+# Lines of a method and dataset differ in the severity alone, which is a name of a configuration: one of each runs.
 DIFFERENT = list({options_of(line, "train")["--config"]: line for line in TRAINING}.values())
 
 

@@ -149,7 +149,7 @@ def test_other_widths_are_named(tmp_path, capsys):
     refused(capsys, tmp_path, folder, *parts, dataset="bar")
     folder = network_file(tmp_path / "classes", Mlp("lff", 7))
     refused(
-        capsys, tmp_path, folder, "10 classes on 16", "found weights (7, 16)", "no data set of the authors has that"
+        capsys, tmp_path, folder, "10 classes on 16", "found weights (7, 16)", "no dataset of the authors has that"
     )
 
 

@@ -1,4 +1,4 @@
-"""Data set repositories: their files, cards and contact sheets, and their way to the Hub and back."""
+"""Dataset repositories: their files, cards and contact sheets, and their way to the Hub and back."""
 
 import json
 

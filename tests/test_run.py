@@ -1,4 +1,4 @@
-"""Whole runs of the commands on a tiny data set: what they leave behind, what decides it, and which data will do."""
+"""Whole runs of the commands on a tiny dataset: what they leave behind, what decides it, and which data will do."""
 
 import json
 import re

@@ -33,7 +33,7 @@ def stores(cache: Path) -> list[Path]:
 
 
 def many_of_one(folder: Path, image_side: int, count: int) -> Path:
-    """A data set of one image, `count` times."""
+    """A dataset of one image, `count` times."""
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
     content = encoded(Image.fromarray(noise).resize((image_side, image_side)), "JPEG")
     columns = {"image": [{"bytes": content, "path": None}] * count, "label": [0, 1] * (count // 2)}

@@ -1,4 +1,4 @@
-"""Recipes and data set scripts are found by name, from any folder."""
+"""Recipes and dataset scripts are found by name, from any folder."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def test_sweep_takes_a_recipe_of_each_method_by_name(elsewhere):
     assert plan.settings["learning_rate"] == parse("lff_be/cmnist")[3].learning_rate
 
 
-# Data set scripts ----------------------------------------------------------------------------------------------------
+# Dataset scripts ----------------------------------------------------------------------------------------------------
 
 
 def test_make_dataset_runs_a_script_from_any_folder(elsewhere, capsys):
@@ -106,4 +106,4 @@ def test_make_dataset_without_a_name_lists_the_scripts(capsys):
 def test_make_dataset_refuses_a_name_that_no_script_has(capsys):
     assert run_command("make_dataset", ["cmnst", "--output_dir", "made"]) == 2
     error = error_line(capsys)
-    assert "expected the name of a data set, found cmnst; known: bar, bffhq, cmnist" in error
+    assert "expected the name of a dataset, found cmnst; known: bar, bffhq, cmnist" in error

@@ -55,7 +55,7 @@ def test_digits_of_which_one_file_is_a_link_into_the_output_folder(out, mnist_fo
 
 @pytest.mark.parametrize("script", list(TREES))
 def test_images_that_are_linked_from_the_output_folder(script, tmp_path, capsys):
-    """One folder of the source is a link to where the data set is to be written."""
+    """One folder of the source is a link to where the dataset is to be written."""
     root = TREES[script](tmp_path / "source").root
     part = next(path for path in sorted(root.iterdir()) if path.is_dir())
     (tmp_path / "out").mkdir()

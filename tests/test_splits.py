@@ -1,4 +1,4 @@
-"""Which splits, which revision and how many images of a data set are used."""
+"""Which splits, which revision and how many images of a dataset are used."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 
 
 def saved(folder: Path, digits: Path, **names: str) -> str:
-    """The tiny data set, with other names of its splits: `new="train"`."""
+    """The tiny dataset, with other names of its splits: `new="train"`."""
     data = datasets.load_dataset(str(digits))
     datasets.DatasetDict({new: data[old] for new, old in names.items()}).save_to_disk(folder)
     return str(folder)
@@ -155,7 +155,7 @@ def test_revision_of_a_data_set_on_the_hub(digits, hub, client):
 
 
 def test_revision_of_a_local_folder_is_refused(digits):
-    with pytest.raises(BiasEnsembleError, match="--dataset_revision v1: expected a data set on the Hub, found the"):
+    with pytest.raises(BiasEnsembleError, match="--dataset_revision v1: expected a dataset on the Hub, found the"):
         loaded(digits, dataset_revision="v1")
 
 

@@ -14,8 +14,8 @@ class DataArguments:
     _argument_group_name: ClassVar[str] = "data"
 
     dataset_name: str | None = option(None, "Hub id, folder (class folders, Parquet, saved DatasetDict) or table.")
-    dataset_config_name: str | None = option(None, "Configuration of the data set, for instance a severity: 1pct.")
-    dataset_revision: str | None = option(None, "Branch, tag or commit of a data set on the Hub.")
+    dataset_config_name: str | None = option(None, "Configuration of the dataset, for instance a severity: 1pct.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of a dataset on the Hub.")
     train_split: str = option("train", "Split to train on.")
     validation_split: str = option("validation", "Split for validation; valid, val and dev are also found.")
     test_split: str = option("test", "Split for testing; one without labels is left out.")

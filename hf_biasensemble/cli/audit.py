@@ -1,7 +1,7 @@
 """Which training images contradict the shortcut: `hf-biasensemble audit --dataset_name DIR --output_dir OUT`.
 
 Trains the biased members of BiasEnsemble and nothing else, and writes OUT/audit.html, a page to look at, with the full
-list as OUT/audit.csv and OUT/audit.parquet. With --save_images true also the suspected images as a data set,
+list as OUT/audit.csv and OUT/audit.parquet. With --save_images true also the suspected images as a dataset,
 OUT/audit_images, which `hf-biasensemble push OUT REPO --audit` uploads. Takes the options of training; no bias labels
 are needed. All training images are looked at, unless validation images are asked for.
 """
@@ -29,7 +29,7 @@ class AuditArguments:
     """What to show."""
 
     num_images: int = option(12, "Most and least typical images to show of each class, at most.")
-    save_images: bool = option(False, "Also write the suspected images as a data set, which push --audit uploads.")
+    save_images: bool = option(False, "Also write the suspected images as a dataset, which push --audit uploads.")
 
     def __post_init__(self) -> None:
         require(self.num_images >= 1, "--num_images", "at least 1", self.num_images)

@@ -26,7 +26,7 @@ class CacheEntry:
     Attributes:
         path: File of a pixel store or manifest, or folder of the tables that `datasets` made of a local folder.
         kind: `pixels`, `manifest`, `unfinished` (of a run that is writing it, or was killed) or `tables`.
-        source: The data set that it was made from, as far as known.
+        source: The dataset that it was made from, as far as known.
         size: Bytes on disk.
     """
 

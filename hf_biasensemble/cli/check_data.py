@@ -1,4 +1,4 @@
-"""What training would see of a data set, without training: `hf-biasensemble check-data --dataset_name DIR`.
+"""What training would see of a dataset, without training: `hf-biasensemble check-data --dataset_name DIR`.
 
 Takes the data options of training. Exit status 0 if training would start, 1 if images stand in its way.
 """

@@ -1,4 +1,4 @@
-"""Make a data set that debiasing is measured on: `hf-biasensemble make-dataset NAME --output_dir FOLDER [options]`."""
+"""Make a dataset that debiasing is measured on: `hf-biasensemble make-dataset NAME --output_dir FOLDER [options]`."""
 
 import ast
 import importlib.util
@@ -10,7 +10,7 @@ from hf_biasensemble.shipped import dataset_scripts
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the script of the named data set with all other words; without a name, lists the data sets."""
+    """Runs the script of the named dataset with all other words; without a name, lists the datasets."""
     name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
     scripts = dataset_scripts()
     if name in ("-h", "--help"):
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"usage: hf-biasensemble make-dataset NAME [options]; NAME --help shows its options\n\n{listed}")
         return 0
     if name not in scripts:
-        raise BiasEnsembleError(f"expected the name of a data set, found {name}; known: {', '.join(scripts)}")
+        raise BiasEnsembleError(f"expected the name of a dataset, found {name}; known: {', '.join(scripts)}")
     spec = importlib.util.spec_from_file_location(name, scripts[name])
     assert spec and spec.loader
     script = importlib.util.module_from_spec(spec)

@@ -1,6 +1,6 @@
 """Upload a finished output folder to the Hub: `hf-biasensemble push OUT REPO`.
 
-The model of a run of training or, with --audit, the suspected images of an audit as a data set.
+The model of a run of training or, with --audit, the suspected images of an audit as a dataset.
 """
 
 from pathlib import Path

@@ -20,7 +20,7 @@ class TestArguments:
     method: str | None = option(None, "Of the reference checkpoint: lff or disent.")
     reference_dataset: str | None = option(None, "Of the reference checkpoint: cmnist, bffhq, dogs_and_cats or bar.")
     which: str | None = option(None, "Of the reference checkpoint: debiased (default) or biased.")
-    split: str = option("test", "Split of the data set.")
+    split: str = option("test", "Split of the dataset.")
     output_file: str | None = option(None, "JSON file for the metrics.")
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
-"""Image files in folders -> a data set repository that keeps their bytes.
+"""Image files in folders -> a dataset repository that keeps their bytes.
 
-The authors of BiasEnsemble publish each data set as a zip file of folders, in which a file name ends in
+The authors of BiasEnsemble publish each dataset as a zip file of folders, in which a file name ends in
 `_{label}_{bias label}.{extension}`. `AuthorsFiles` says where what lies, `build_from_authors` makes the repository.
 """
 
@@ -48,7 +48,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class AuthorsFiles:
-    """One data set as its authors publish it.
+    """One dataset as its authors publish it.
 
     Attributes:
         name: Folder at the top of the zip file, such as "bffhq".
@@ -96,7 +96,7 @@ def source_folder(
     max_unpacked_size: str,
     output_dir: str | Path,
 ) -> Iterator[Path]:
-    """Yield the folder of a data set, unpacked if need be. To be entered after `written_aside`, which locks the place.
+    """Yield the folder of a dataset, unpacked if need be. To be entered after `written_aside`, which locks the place.
 
     Args:
         name: Name of the folder; it may be the source itself or lie in it.
@@ -129,7 +129,7 @@ def files_below(root: Path, folder: str, expected: str) -> list[Path]:
     """All files at any depth below `root / folder`, but hidden ones, sorted by path.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the dataset.
         folder: Folder below it.
         expected: The tree that should be there, for the error.
 
@@ -184,7 +184,7 @@ def list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: s
     """List a split of an authors' tree, in the order of the paths; of training images the aligned ones first.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the dataset.
         source: What it is.
         split: "train", "validation" or "test".
         severity: Config, such as "1pct".
@@ -253,12 +253,12 @@ def build_from_authors(
     severities: Sequence[str] | None = None,
     overwrite_output_dir: bool = False,
 ) -> Path:
-    """Write an authors' data set as a Parquet data set repository, with one config per severity.
+    """Write an authors' dataset as a Parquet dataset repository, with one config per severity.
 
     All names are checked before the first image is read. The same files give the same bytes.
 
     Args:
-        source: Which data set.
+        source: Which dataset.
         output_dir: Folder to make.
         source_dir: The unpacked folder, or the one that holds it.
         archive: The zip file, instead of a folder.
@@ -319,7 +319,7 @@ def run_authors_script(
     Args:
         script: File of the script.
         documentation: Its docstring.
-        source: Which data set.
+        source: Which dataset.
         argv: The words of the command line; `None` (default) stands for those of this process.
     """
     parser = RepositoryParser(script, documentation)

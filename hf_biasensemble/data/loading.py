@@ -1,4 +1,4 @@
-"""Any image data set -> checked splits with the columns image, label, [bias_label], [is_conflicting]."""
+"""Any image dataset -> checked splits with the columns image, label, [bias_label], [is_conflicting]."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of the columns in the data set at hand.
+    """Names of the columns in the dataset at hand.
 
     `bias_label` and `is_conflicting` may be absent from the data unless they were named on purpose.
     """
@@ -26,7 +26,7 @@ class ColumnNames:
 
 @dataclass
 class LabelledSplit:
-    """One split of a data set, checked; the images are not decoded yet.
+    """One split of a dataset, checked; the images are not decoded yet.
 
     Attributes:
         images: `datasets.Dataset` with the one column `image`, undecoded (`bytes` and `path`).
@@ -58,7 +58,7 @@ def load_splits(
     names: SplitNames | None = None,
     revision: str | None = None,
 ) -> dict[str, LabelledSplit]:
-    """Opens a data set and checks everything that training relies on.
+    """Opens a dataset and checks everything that training relies on.
 
     Args:
         name (`str`): Hub id, local folder or table, as [`open_data_set`] takes it.
@@ -67,7 +67,7 @@ def load_splits(
             `bias_label` and `is_conflicting`.
         aligned_bias (`list[str]`, *optional*): Which bias goes with which class, as pairs `bias=class`.
         names (`SplitNames`, *optional*): Which split is for what.
-        revision (`str`, *optional*): Branch, tag or commit of a data set on the Hub.
+        revision (`str`, *optional*): Branch, tag or commit of a dataset on the Hub.
 
     Returns:
         `dict[str, LabelledSplit]`: `train`, `validation` and `test`, as far as the data has them; a test split without
@@ -152,7 +152,7 @@ def _check_split(
     if not isinstance(image_feature, datasets.Image):
         raise BiasEnsembleError(
             f"{where}: expected column {columns.image!r} to hold images, found {image_feature}; "
-            "name another with --image_column (paths of files count from the folder of the data set, or of its table)"
+            "name another with --image_column (paths of files count from the folder of the dataset, or of its table)"
         )
     images = data.select_columns([columns.image]).cast_column(columns.image, datasets.Image(decode=False))
     if columns.image != "image":

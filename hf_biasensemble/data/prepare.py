@@ -1,4 +1,4 @@
-"""From the settings to decoded splits: what training, testing and checking see of a data set."""
+"""From the settings to decoded splits: what training, testing and checking see of a dataset."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from hf_biasensemble.processes import number_started
 
 
 def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:
-    """The data set of the arguments, checked and decoded; missing splits are cut out of the training split.
+    """The dataset of the arguments, checked and decoded; missing splits are cut out of the training split.
 
     Args:
         data_args (`DataArguments`): Which data.

@@ -1,6 +1,6 @@
-"""Write a data set repository: Parquet files, a card and a contact sheet, on disk and on the Hub.
+"""Write a dataset repository: Parquet files, a card and a contact sheet, on disk and on the Hub.
 
-The data set scripts share this module. A repository has one config per severity and opens without custom code:
+The dataset scripts share this module. A repository has one config per severity and opens without custom code:
 `datasets.load_dataset(folder_or_hub_id, "1pct")`. The same calls write the same bytes.
 """
 
@@ -31,7 +31,7 @@ Samples = dict[tuple[int, bool], list[bytes]]  # encoded images by (label, is_co
 
 
 class RepositoryParser(argparse.ArgumentParser):
-    """Argument parser with the options that all data set scripts have. Mistakes raise an error of one line.
+    """Argument parser with the options that all dataset scripts have. Mistakes raise an error of one line.
 
     Args:
         script: File of the script, whose name help and errors show.
@@ -43,7 +43,7 @@ class RepositoryParser(argparse.ArgumentParser):
         super().__init__(prog=Path(script).name, description=description, allow_abbrev=False)
         self.add_argument("--output_dir", type=Path, required=True, help="folder to write the repository to")
         self.add_argument("--overwrite_output_dir", action="store_true", help="replace all that output_dir holds")
-        self.add_argument("--hub_dataset_id", metavar="REPO", help="Hub data set to upload the finished folder to")
+        self.add_argument("--hub_dataset_id", metavar="REPO", help="Hub dataset to upload the finished folder to")
 
     def add_config_names(self, published: Sequence[str], default: Sequence[str] | None = None) -> None:
         """Adds the option for the severities to make, whose names are those of the configurations."""
@@ -57,7 +57,7 @@ class RepositoryParser(argparse.ArgumentParser):
 
 
 def run_script(parser: RepositoryParser, build: Callable[..., Path], argv: Sequence[str] | None = None) -> int:
-    """Run the command line of a data set script.
+    """Run the command line of a dataset script.
 
     Args:
         parser: Its options.
@@ -113,7 +113,7 @@ def written_aside(output_dir: str | Path, overwrite: bool = False, source: str |
     final = Path(output_dir).resolve()
     partial, replaced, lock = (final.parent / f".{final.name}.{kind}" for kind in ("partial", "replaced", "lock"))
     if final.is_file() or any(path.is_relative_to(final) for path in (Path.home(), Path.cwd())):
-        raise BiasEnsembleError(f"expected output_dir to be a folder for this data set, found {final}; name another")
+        raise BiasEnsembleError(f"expected output_dir to be a folder for this dataset, found {final}; name another")
     if final.exists() and any(final.iterdir()) and not overwrite:
         raise BiasEnsembleError(
             f"expected output_dir to be new or empty, found files in {final}; "
@@ -215,7 +215,7 @@ class DatasetRepository:
 
         Args:
             title: Heading and `pretty_name`.
-            summary: First paragraph: what the data set is.
+            summary: First paragraph: what the dataset is.
             making: How it was made, in Markdown.
             command: The command that makes these files.
             tags: Tags besides those of every repository of this kind (default: none).
@@ -321,7 +321,7 @@ def save_card(
     tags: Sequence[str] = (),
     **metadata: Any,
 ) -> None:
-    """Write `README.md` of a data set repository of ours.
+    """Write `README.md` of a dataset repository of ours.
 
     Args:
         folder: Existing folder of the repository.
@@ -397,9 +397,9 @@ def contact_sheet(
 
 
 def push_repository(folder: str | Path, hub_id: str) -> None:
-    """Upload a finished folder to the Hub data set `hub_id`, made if need be; raises BiasEnsembleError on failure."""
+    """Upload a finished folder to the Hub dataset `hub_id`, made if need be; raises BiasEnsembleError on failure."""
     from hf_biasensemble.hub import push_folder
 
     again = ["hf", "upload", hub_id, str(folder), "--repo-type", "dataset"]
-    address = push_folder(folder, hub_id, repo_type="dataset", commit_message="Upload data set", again=again)
+    address = push_folder(folder, hub_id, repo_type="dataset", commit_message="Upload dataset", again=again)
     print(f"pushed: {address}", flush=True)

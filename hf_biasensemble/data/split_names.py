@@ -1,4 +1,4 @@
-"""Which split of a data set serves for what: by its usual name, or as named."""
+"""Which split of a dataset serves for what: by its usual name, or as named."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SplitNames:
-    """Names of the splits in the data set at hand. A usual name also stands for its other forms, such as `val`."""
+    """Names of the splits in the dataset at hand. A usual name also stands for its other forms, such as `val`."""
 
     train: str = "train"
     validation: str = "validation"

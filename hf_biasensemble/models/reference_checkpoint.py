@@ -28,7 +28,7 @@ CHECKPOINT_CHOICE = "oracle, chosen on the test set"
 
 @dataclass(frozen=True)
 class ReferenceDataset:
-    """Network and test preprocessing that the authors' code uses for one data set.
+    """Network and test preprocessing that the authors' code uses for one dataset.
 
     Attributes:
         class_names: Names of the classes in the order of their numbers.
@@ -104,8 +104,8 @@ def load_reference_checkpoint(
         The classifier in evaluation mode with its preprocessing. Its logits are those of the authors' evaluation.
 
     Raises:
-        `BiasEnsembleError`: If a file is missing, damaged, holds anything but numbers, or is of another method, data
-            set or width; if weights are not finite. Code in a file is never run.
+        `BiasEnsembleError`: If a file is missing, damaged, holds anything but numbers, or is of another method,
+            dataset or width; if weights are not finite. Code in a file is never run.
     """
     method = _one_of("--method", method, ENCODERS)
     dataset = _one_of("--reference_dataset", dataset, DATASETS)
@@ -208,7 +208,7 @@ def _paths(folder: Path, method: str, sources: tuple[str, ...]) -> dict[str, Pat
 
 
 def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str, dataset: str) -> None:
-    """Whether the file's network is the one that the authors' code builds for this method and data set."""
+    """Whether the file's network is the one that the authors' code builds for this method and dataset."""
     is_mlp = "feature.0.weight" in file.weights
     is_resnet = "conv1.weight" in file.weights
     wants_mlp = model.config.backbone == "mlp"
@@ -258,7 +258,7 @@ def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str
             + (
                 f"perhaps this is --reference_dataset {' or '.join(fits)}"
                 if fits
-                else "no data set of the authors has that"
+                else "no dataset of the authors has that"
             )
         )
 

@@ -132,7 +132,7 @@ def possible_label_errors(selection: Selection, order: np.ndarray) -> np.ndarray
 
 
 def file_names(split: ImageSplit, dataset_name: str) -> np.ndarray | None:
-    """Names (N,) of the files of the split's samples, below the folder of the data set, or of its table, where they
+    """Names (N,) of the files of the split's samples, below the folder of the dataset, or of its table, where they
     are there; `None` where the data give none, and instead of the array if that is everywhere."""
     if split.images is None:
         return None

@@ -1,4 +1,4 @@
-"""The suspected images of an audit as a data set of their own: the files as they are, with their rows of the list.
+"""The suspected images of an audit as a dataset of their own: the files as they are, with their rows of the list.
 
 It opens with `datasets.load_dataset`, and `hf-biasensemble push OUT REPO --audit` uploads it.
 """
@@ -37,20 +37,20 @@ SHEET_FILE = "contact_sheet.png"
 _IMAGES_AT_ONCE = 64
 _MOST_CLASSES_DRAWN = 20
 _MEANINGS = {
-    "image": "the file as it is in the data set, with its metadata",
+    "image": "the file as it is in the dataset, with its metadata",
     "rank": "place in the list of all training images, 1 for the most suspected",
     "index": "row in the training split",
-    "file": "name of the file, below the folder of the data set",
-    "label": "class by the data set",
+    "file": "name of the file, below the folder of the dataset",
+    "label": "class by the dataset",
     "votes": "members that give this class a probability above the threshold",
     "mean_probability": "mean over the members of the probability of this class",
     "is_suspected": "true for all that are here",
     "predicted_label": "class with the highest mean probability over the members",
     "agreeing_members": "members that hold that class to be the most probable",
     "lowest_probability": "lowest probability that a member gives it",
-    "is_possible_label_error": "all members are sure of the same other class",
-    "bias_label": "bias attribute by the data set",
-    "is_conflicting": "bias-conflicting by the data set",
+    "is_possible_label_error": "all members are confident of the same other class",
+    "bias_label": "bias attribute by the dataset",
+    "is_conflicting": "bias-conflicting by the dataset",
 }
 
 
@@ -182,5 +182,5 @@ suspected = load_dataset("{REPOSITORY_PLACEHOLDER}", split="train")
 ## How it was made
 
 By `hf-biasensemble audit`, with {settings}. The selection is that of
-[BiasEnsemble](https://huggingface.co/papers/2205.14594). The images are those of the data set, under its terms.
+[BiasEnsemble](https://huggingface.co/papers/2205.14594). The images are those of the dataset, under its terms.
 """

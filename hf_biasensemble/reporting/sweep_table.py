@@ -32,7 +32,7 @@ class Cell:
     """One finished run of a sweep.
 
     Attributes:
-        data: Configuration of the data set, for instance `"1pct"`.
+        data: Configuration of the dataset, for instance `"1pct"`.
         method: Name of the method.
         seed: Seed of the run.
         last_step: Metrics of the last step on the reported split, in percent; `last_five_accuracy` is the accuracy

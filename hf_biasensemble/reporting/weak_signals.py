@@ -37,8 +37,8 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
         )
     if kept_share < FEWEST_KEPT:
         found.append(
-            f"The members are sure of only {_percent(kept_share)} of the images. Most of the rest is hard for them "
-            "rather than contradicting anything. More --member_steps, a higher --learning_rate or a lower "
+            f"The members are confident about only {_percent(kept_share)} of the images. Most of the rest is hard for "
+            "them rather than contradicting anything. More --member_steps, a higher --learning_rate or a lower "
             "--member_threshold may help; if not, there may be no easy shortcut in the data."
         )
     else:
@@ -48,7 +48,7 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
         if weak:
             more = f" and {len(weak) - _MOST_CLASSES_NAMED:,} more" if len(weak) > _MOST_CLASSES_NAMED else ""
             found.append(
-                f"The members are sure of less than {_percent(FEWEST_KEPT_OF_CLASS)} of the images of "
+                f"The members are confident about less than {_percent(FEWEST_KEPT_OF_CLASS)} of the images of "
                 f"{', '.join(weak[:_MOST_CLASSES_NAMED])}{more}. There, being suspected says little."
             )
     if selection.predicted_labels is not None and selection.agreeing_members is not None:

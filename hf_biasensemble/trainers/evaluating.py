@@ -170,6 +170,6 @@ def named_splits(splits: Any, name: str) -> dict[str, ImageSplit]:
     if not isinstance(found, dict) or not all(isinstance(split, ImageSplit) for split in found.values()):
         raise BiasEnsembleError(
             f"expected an ImageSplit or a dict of them by name, found {type(splits).__name__}; load_image_splits in "
-            "hf_biasensemble.data.prepare makes them of a data set"
+            "hf_biasensemble.data.prepare makes them of a dataset"
         )
     return found

@@ -50,7 +50,7 @@ def selection_histogram(selection: Selection, file: str | Path) -> Path:
     by_probability.set_ylim(bottom=0.7)  # so that a single image is seen
     by_probability.set_xlim(0, 1)
     tidy(by_votes, "Votes")
-    by_votes.set_xlabel("members that are sure of it", color=GREY)
+    by_votes.set_xlabel("members that are confident of it", color=GREY)
     by_votes.set_xticks(votes if len(votes) <= 12 else votes[:: -(-len(votes) // 12)])
     kept = np.flatnonzero(selection.is_selected)
     if len(kept):
