@@ -18,6 +18,7 @@ from hf_biasensemble.arguments import (
     settle_steps,
     settled_selection,
 )
+from hf_biasensemble.arguments.unsupported import check_reporting_installed
 from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written
 from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
@@ -58,6 +59,7 @@ from hf_biasensemble.reporting.history import HistoryCallback
 from hf_biasensemble.reporting.model_card import write_model_card
 from hf_biasensemble.reporting.progress import ORACLE_MARK, NamedProgressCallback, results_table, use_own_progress
 from hf_biasensemble.reporting.run_figures import write_run_figures
+from hf_biasensemble.reporting.services import SettingsCallback
 from hf_biasensemble.selectors.making import make_selection
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
 
@@ -69,7 +71,7 @@ def run(
     args: DebiasingArguments,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
-    """Trains one method on one data set and writes everything into `args.output_dir`.
+    """Trains one method on one dataset and writes everything into `args.output_dir`.
 
     Args:
         data_args (`DataArguments`): Which data.
@@ -106,7 +108,15 @@ def run(
             images = image_transform(model_args, args.augmentation, args.color_jitter)
             heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
         results = train_and_publish(
-            method, model_args, heads, selection_args, args, trained_on, splits, checkpoint, callbacks
+            method,
+            model_args,
+            heads,
+            selection_args,
+            args,
+            trained_on,
+            splits,
+            checkpoint,
+            [SettingsCallback(settings), *callbacks],
         )
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
@@ -128,6 +138,7 @@ def checked(
     Sets steps and schedule in `args`; writes nothing into its `output_dir`.
     """
     method = METHODS[args.method]
+    check_reporting_installed(args.report_to)
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))

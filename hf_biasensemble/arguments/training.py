@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from hf_biasensemble.arguments.model import ModelArguments
 from hf_biasensemble.arguments.options import option, require, require_steps
 from hf_biasensemble.arguments.selection import SelectionArguments
-from hf_biasensemble.arguments.unsupported import check_supported
+from hf_biasensemble.arguments.unsupported import check_reporting, check_supported
 
 DEFAULT_STEPS = 50_000
 AUGMENTATIONS = ("none", "affine", "photographs")
@@ -46,7 +46,7 @@ class DebiasingArguments(TrainingArguments):
     )
     augmentation: str = option(
         "none",
-        "none; affine: training images are turned, zoomed and shifted at random, after crop and flip; photographs: "
+        "none; affine: training images are rotated, zoomed and shifted at random, after crop and flip; photographs: "
         "parts of at least 0.4 of their area are resized and mirrored at random. Not for the members.",
     )
     color_jitter: float = option(
@@ -102,8 +102,8 @@ class DebiasingArguments(TrainingArguments):
     save_total_limit: int | None = option(2, "Checkpoints to keep.")
     logging_steps: float = option(100, "Steps between logged losses.")
     logging_nan_inf_filter: bool = option(False, "Hide losses that are not finite (here they end the run instead).")
-    report_to: list[str] = option(["none"], "Where to report to: none, tensorboard, ...")
-    remove_unused_columns: bool = option(False, "Must stay off: the data set yields whole batches.")
+    report_to: list[str] = option(["none"], "Where to report to: none, tensorboard, wandb, trackio, ...")
+    remove_unused_columns: bool = option(False, "Must stay off: the dataset yields whole batches.")
 
     def __post_init__(self) -> None:
         require(bool(self.output_dir), "--output_dir", "a folder for the results", self.output_dir)
@@ -134,6 +134,7 @@ class DebiasingArguments(TrainingArguments):
             self.checkpoint_choice = "oracle_test"
         check_supported(self, {field.name: field.default for field in dataclasses.fields(DebiasingArguments)})
         super().__post_init__()
+        check_reporting(self.report_to)
         self.label_names: list[str] = []
 
     def _check_steps(self) -> None:

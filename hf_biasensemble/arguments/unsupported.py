@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from hf_biasensemble.arguments.options import require
@@ -59,7 +60,7 @@ UNSUPPORTED = {
     "data_seed": "--seed decides the order of the training images as well",
     "train_sampling_strategy": _ORDER,
     "length_column_name": _ORDER,
-    "remove_unused_columns": "the data set yields whole batches",
+    "remove_unused_columns": "the dataset yields whole batches",
     "label_names": "evaluation knows the columns of labels: --label_column, --bias_label_column",
     "accelerator_config": _SHARES,
     "ddp_static_graph": "a method may change what it computes, as DisEnt does once it swaps",
@@ -116,3 +117,23 @@ def _check_schedule(args: Any) -> None:
     if args.lr_scheduler_kwargs:
         expected = "one with options with --lr_scheduler_kwargs"
         require(kind not in _WITHOUT_KWARGS, "--lr_scheduler_type", expected, kind)
+
+
+def check_reporting(services: list[str]) -> None:
+    """Refuses a service for logs that nobody knows."""
+    known = sorted(INTEGRATION_TO_CALLBACK)
+    for name in services:
+        require(name in known, "--report_to", f"none, all or some of {', '.join(known)}", name)
+
+
+def check_reporting_installed(services: list[str]) -> None:
+    """Refuses a service for logs whose package is not installed here."""
+    for name in services:
+        if name not in (*get_available_reporting_integrations(), *_NOT_LISTED):
+            raise BiasEnsembleError(
+                f"--report_to {name}: expected its package, found none; install it (pip install {name}), or leave the "
+                "option out"
+            )
+
+
+_NOT_LISTED = ("flyte", "kubeflow")  # transformers does not say whether these are installed

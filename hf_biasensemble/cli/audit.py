@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hf_biasensemble.arguments import DataArguments, option, settled_selection
 from hf_biasensemble.arguments.options import require
+from hf_biasensemble.arguments.unsupported import check_reporting_installed
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.run_arguments import parse_run
 
@@ -69,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     if selector is None:
         names = ", ".join(name for name, method in METHODS.items() if method.selector)
         raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
+    check_reporting_installed(args.report_to)
     output_dir = Path(args.output_dir)
     selection_args = settled_selection(selection_args, model_args, args)
     model_args = with_preprocessing(model_args)

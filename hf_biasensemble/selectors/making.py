@@ -23,6 +23,7 @@ from hf_biasensemble.judging.members import Members
 from hf_biasensemble.models.frozen import frozen_backbone
 from hf_biasensemble.output_folder import sole_writer
 from hf_biasensemble.reporting.progress import NamedProgressCallback, use_own_progress
+from hf_biasensemble.reporting.services import run_of_its_own
 from hf_biasensemble.selection import FILE_NAME, Selection
 
 
@@ -120,7 +121,8 @@ def _trained(
     checkpoint = newest_readable(folder) if args.resume_from_checkpoint else None
     if checkpoint is not None:
         check_processes(checkpoint, args.world_size)
-    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with run_of_its_own(trainer.args):
+        trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_finite()
     return trainer, {"selection_runtime": trained.metrics["train_runtime"]}
 
@@ -152,6 +154,7 @@ def member_arguments(args: DebiasingArguments, steps: int, learning_rate: float)
         "eval_strategy": "no",
         "save_total_limit": 1,
         "checkpoint_choice": "last",
+        "run_name": f"{args.run_name} members" if args.run_name else None,
         "published_protocol": False,
         "step_decay_steps": 0,
         "weight_average": 0.0,

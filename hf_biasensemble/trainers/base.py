@@ -70,6 +70,7 @@ class DebiasingTrainer(EvaluatingTrainer):
             settle_last_batch(model, args, len(train_dataset), filled_up)  # type: ignore[arg-type]
         # The Trainer would push the pair while it trains, and write the token into `training_args.bin`.
         settled: dict[str, Any] = {"push_to_hub": False, "hub_token": None}
+        settled["run_name"] = args.run_name or f"{args.method} in {args.output_dir}"
         if args.num_train_epochs and train_dataset is not None:
             steps = steps_of_epochs(args, len(train_dataset))  # type: ignore[arg-type]
             settled |= {"max_steps": steps, "num_train_epochs": 0}

@@ -1,0 +1,47 @@
+"""What services such as Weights & Biases and Trackio are told of a run, beyond what their own callbacks tell them."""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import TrainerCallback
+
+from hf_biasensemble.arguments import DebiasingArguments
+
+_WITH_CONFIG = ("wandb", "trackio")
+
+
+class SettingsCallback(TrainerCallback):
+    """Adds the settings of data, network and selection to the configuration of a run, which has those of training.
+
+    Args:
+        settings (`Mapping[str, Any]`): All settings of the run; those that the configuration has already are left.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]):
+        self.settings = settings
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        for name in _WITH_CONFIG:
+            if name in args.report_to:
+                config = importlib.import_module(name).config
+                config.update({key: value for key, value in self.settings.items() if key not in config})
+
+
+@contextmanager
+def run_of_its_own(args: DebiasingArguments) -> Iterator[None]:
+    """Ends the run at Weights & Biases that began in this block, so that the next training has another one.
+
+    Otherwise both write their losses under the same names and steps. Trackio ends a run with its training.
+    """
+    if "wandb" not in args.report_to or not args.should_save:
+        yield
+        return
+    wandb = importlib.import_module("wandb")
+    before = wandb.run
+    yield
+    if before is None:
+        wandb.finish()
