@@ -166,6 +166,26 @@ def test_table_of_data_sets_names_every_script():
     assert {call.split()[0] for call in SCRIPT_CALLS} == {file.stem for file in SCRIPTS.glob("*.py")}
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "spurious correlation",
+        "worst-group accuracy",
+        "group robustness without group labels",
+        "shortcut learning",
+        "bias-conflicting",
+    ],
+)
+def test_the_field_s_words_find_the_first_pages(page, words):
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").lower().split())
+    assert words in text
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
 def test_tests_that_run_a_block_exist():
     named = [file for block in BLOCKS if block.reason for file in re.findall(r"tests/\w+\.py", block.reason)]
     assert len(named) > 5
