@@ -19,6 +19,8 @@ from transformers import TrainerCallback
 
 from benchmarks.measuring import ROOT, Options, environment, machine
 from benchmarks.trainers import Setting, random_split, trainer
+from hf_biasensemble.arguments.training import PIXELS_ON
+from hf_biasensemble.data.device_pixels import with_pixels_on
 
 SETTINGS = {"method": "lff_be", "backbone": "mlp", "image_size": 28, "image_scale": 1, "learning_rate": 0.003}
 MEMBERS = {"num_members": 3, "member_agreement": 2, "member_threshold": 0.5, "member_steps": 100}
@@ -112,12 +114,56 @@ def no_step_waits(place: Workplace) -> str:
     methods = ("erm", "lff", "lff_be", "disent_be", "group_dro_be", "last_layer_be", "members")
     try:
         for method in methods:
-            with trainer(method, random_split(2_000), Setting(), 40, use_cpu=False) as built:
-                built.add_callback(_NoWait())
-                built.train()
+            for pixels_on in PIXELS_ON:
+                split = with_pixels_on(pixels_on, torch.device("cuda", 0), {"": random_split(2_000)})[""]
+                with trainer(method, split, Setting(), 40, use_cpu=False) as built:
+                    built.add_callback(_NoWait())
+                    built.train()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return f"37 steps of each of {', '.join(methods)}"
+    return f"37 steps of each of {', '.join(methods)}, pixels on {' and '.join(PIXELS_ON)}"
+
+
+class _Profiled(TrainerCallback):
+    """What the GPU does in steps 6 to 25."""
+
+    def __init__(self):
+        self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in (5, 25):
+            torch.cuda.synchronize()
+            (self.profile.start if state.global_step == 5 else self.profile.stop)()
+
+    def copies_and_kernels(self):
+        """Events of the GPU: copies of the host's memory to it, and what computes."""
+        events = [event for event in self.profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        copies = [event for event in events if "HtoD" in event.name]
+        return copies, [event for event in events if not event.name.startswith(("Memcpy", "Memset"))]
+
+
+def copies_beside_steps(place: Workplace) -> str:
+    with trainer("lff_be", random_split(512, 224), RESNET, 30, use_cpu=False) as built:
+        profiled = _Profiled()
+        built.add_callback(profiled)
+        built.train()
+    copies, kernels = profiled.copies_and_kernels()
+    pinned = [copy for copy in copies if "Pinned" in copy.name]
+    if len(pinned) < len(copies) or len(copies) < 60:
+        raise AssertionError(f"expected 60 copies of pinned memory in 20 steps, found {len(pinned)} of {len(copies)}")
+    total = sum(copy.time_range.end - copy.time_range.start for copy in copies)
+    beside = sum(
+        max(0, min(copy.time_range.end, kernel.time_range.end) - max(copy.time_range.start, kernel.time_range.start))
+        for copy in copies
+        for kernel in kernels
+    )
+    return at_most(1 - beside / total, 0.5, "share of the time of copies in which nothing is computed:")
+
+
+def pixels_on_the_device(place: Workplace) -> str:
+    exact = {"adam_epsilon": 1e-4, "selection_dir": place.folder / "selection"}
+    runs = [place.train(f"on_{pixels_on}", pixels_on=pixels_on, **exact) for pixels_on in PIXELS_ON]
+    return at_most(difference(*runs), 1e-6, "weights after 40 steps differ by")
 
 
 def compiled(place: Workplace) -> str:
@@ -177,6 +223,8 @@ LINES = (
     Line("a GPU trains what processors do", 1, as_on_the_processors),
     Line("a resumed run in float16 is the undisturbed one", 1, resumed_in_half_precision),
     Line("no step waits for the device", 1, no_step_waits),
+    Line("batches are copied while the device computes", 1, copies_beside_steps),
+    Line("pixels on the device train what those on the host do", 1, pixels_on_the_device),
     Line("a compiled ResNet18 in bfloat16 trains what a plain one does", 1, compiled),
     Line("fewer members at once need less memory", 1, fewer_members_at_once),
     Line("speed", 1, speed),

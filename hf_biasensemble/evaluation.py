@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prefetching import prefetched
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.metrics.accuracy import accuracy_by_group, accuracy_intervals, bias_accuracy
@@ -31,12 +32,12 @@ def predict_logits(
     model.eval()
     # One tensor from the start: joined at the end, the logits would be there twice.
     logits = torch.empty(0)
-    for number, rows in enumerate(split.rows.split(batch_size)):
-        pixels = split.pixels.index_select(0, rows).to(device)
-        found = model(pixel_values=transform(pixels, training=False))["logits"]
+    batches = ({"pixel_values": split.pixels_of(rows)} for rows in split.rows.split(batch_size))
+    for number, batch in enumerate(prefetched(batches, device)):
+        found = model(pixel_values=transform(batch["pixel_values"], training=False))["logits"]
         if number == 0:
             logits = found.new_empty((len(split), *found.shape[1:]), dtype=torch.float32)
-        logits[number * batch_size :][: len(rows)] = found
+        logits[number * batch_size :][: len(found)] = found
     model.train(was_training)
     return logits
 

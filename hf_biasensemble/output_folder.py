@@ -167,6 +167,7 @@ MAY_DIFFER_ON_RESUME = {
     "overwrite_output_dir",
     "pixel_memory_limit",
     "verify_pixels",
+    "pixels_on",
     "per_device_eval_batch_size",
     "max_steps",
     "num_train_epochs",

@@ -20,6 +20,7 @@ from hf_biasensemble.arguments import (
 )
 from hf_biasensemble.arguments.unsupported import check_reporting_installed
 from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written
+from hf_biasensemble.data.device_pixels import with_pixels_on
 from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
 from hf_biasensemble.data.prepare import (
@@ -107,6 +108,7 @@ def run(
         if model_args.freeze_backbone:
             images = image_transform(model_args, args.augmentation, args.color_jitter)
             heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
+        trained_on = with_pixels_on(args.pixels_on, args.device, trained_on)
         results = train_and_publish(
             method,
             model_args,

@@ -16,8 +16,10 @@ from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import ModelArguments, SelectionArguments
+from hf_biasensemble.data.device_pixels import with_pixels_on
 from hf_biasensemble.data.features import Features
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prefetching import BatchOnItsWay
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_members
@@ -26,12 +28,13 @@ from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
 PROCESSES = int(sys.argv[1])
-SAMPLES, CLASS_NAMES = 64, ["zero", "one", "two"]
+SAMPLES, CLASS_NAMES = 256, ["zero", "one", "two"]
 MODEL = ModelArguments(backbone="mlp", image_size=28)
 PIXELS = torch.randint(256, (SAMPLES, 3, 28, 28), dtype=torch.uint8)
 LABELS = torch.arange(SAMPLES) % len(CLASS_NAMES)
 SPLIT = ImageSplit(PIXELS, LABELS, CLASS_NAMES, torch.arange(SAMPLES), is_conflicting=LABELS.numpy() == 0)
-PLAIN = ImageTransform((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+COLOURS = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+PLAIN = ImageTransform(*COLOURS)
 AUGMENTED = {
     "crop and flip": {"crop_padding": 2, "horizontal_flip": True},
     "affine": {"augmentation": "affine"},
@@ -50,14 +53,22 @@ def main() -> None:
     """All methods, then variants of one; or one method with each of the faults."""
     fake_device.set_up(PROCESSES)
     if sys.argv[2:]:
-        print(json.dumps({fault: steps("erm", fault=fault) for fault in FAULTS}))
+        found = {fault: steps("erm", fault=fault) for fault in FAULTS}
+        handed_over, BatchOnItsWay.to = BatchOnItsWay.to, lambda batch, *args, **kwargs: batch.batch
+        found["a batch that nothing waits for"] = steps("erm")
+        BatchOnItsWay.to, torch.Tensor.pin_memory = handed_over, torch.Tensor.clone
+        print(json.dumps(found | {"a batch in memory that is not pinned": steps("erm")}))
         return
     found = {name: steps(name) for name in [*METHODS, "members"]}
     found["members on one batch"] = steps("members", share_batches=True)
+    found["augmented members"] = steps("members", ImageTransform(*COLOURS, horizontal_flip=True))
     found["accumulated batches"] = steps("lff_be", gradient_accumulation_steps=2)
+    found["clipped gradients"] = steps("lff_be", max_grad_norm=1.0)
+    for name in ("erm", "disent_be", "members"):
+        found[f"{name}, pixels on the device"] = steps(name, pixels_on="device")
     found["a share of conflicting samples"] = steps("lff_be", conflicting_share=0.3)
     for name, options in AUGMENTED.items():
-        found[name] = steps("erm", ImageTransform((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), **options))
+        found[name] = steps("erm", ImageTransform(*COLOURS, **options))
     found["batch normalisation"] = steps("erm", backbone="resnet18")
     features = Features(torch.rand(SAMPLES, 3, 3 * 28 * 28).half(), torch.zeros(3 * 28 * 28), torch.ones(3 * 28 * 28))
     print(json.dumps(found | {"features": steps("erm", features.transform(), pixels=features)}))
@@ -67,11 +78,13 @@ def steps(method: str, transform: Any = PLAIN, pixels: Any = PIXELS, fault: str 
     """Trains for some steps and evaluates; members vote.
 
     Returns:
-        `dict`: `launches`, `uploads` and `waits` of each step but the first ones, and the shape of what was predicted.
+        `dict`: `launches`, `uploads` and so on of each step but the first ones; `copied_before_first`, how many of the
+        tensors of batches were sent before the first step; the shape of what was predicted; `races_after` the steps.
     """
     device = fake_device.Device()
     split = ImageSplit(pixels, LABELS, CLASS_NAMES, torch.arange(SAMPLES), is_conflicting=SPLIT.is_conflicting)
     with TemporaryDirectory() as folder, device:
+        split = with_pixels_on(options.get("pixels_on", "host"), torch.device(fake_device.NAME, 0), {"": split})[""]
         trainer = built(method, folder, split, transform, options)
         each = EachStep(device)
         trainer.add_callback(each)
@@ -83,7 +96,7 @@ def steps(method: str, transform: Any = PLAIN, pixels: Any = PIXELS, fault: str 
             predicted = trainer.member_votes()["probabilities"].shape
         else:
             predicted = trainer.predict_logits(split).shape
-    return {**each.found(), "predicted": list(predicted)}
+    return {**each.found(), "predicted": list(predicted), "races_after": device.traffic.races}
 
 
 def built(method: str, folder: str, split: ImageSplit, transform: Any, options: dict) -> Any:
@@ -138,6 +151,11 @@ class EachStep(TrainerCallback):
     def __init__(self, device: fake_device.Device):
         self.device = device
         self.steps: list[fake_device.Traffic] = []
+        self.copied_before_first = 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self.copied_before_first = self.device.traffic.beside
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.steps.append(self.device.traffic)
@@ -147,9 +165,12 @@ class EachStep(TrainerCallback):
         steady = self.steps[3:]
         assert len(steady) == 3
         return {
+            "copied_before_first": self.copied_before_first,
             "launches": [step.launches.total() for step in steady],
             "uploads": [step.uploads for step in steady],
+            "beside": [step.beside for step in steady],
             "waits": [step.waits for step in steady],
+            "races": [step.races for step in steady],
         }
 
 

@@ -8,6 +8,7 @@ for is zeros. The device is PyTorch's reserved one (`PrivateUse1`): without a dr
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 NAME = "gpu"
+MEMORY = int(os.environ.get("MEMORY_OF_DEVICE", 1 << 33))
 _SHAPE_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount")
 _ASKS_FOR_A_VALUE = ("_local_scalar_dense", "is_nonzero", "equal")
 
@@ -34,11 +36,50 @@ def set_up(processes: int = 1) -> None:
         return module if there else move(module, *args, **kwargs)
 
     nn.Module.to = move_once
+    torch.Stream = Stream
+    torch.accelerator.current_stream = lambda device=None: Stream.current
+    torch.accelerator.get_memory_info = lambda device=None: (MEMORY, MEMORY)
+    Stream.main = Stream.current = Stream(NAME)
     if processes > 1:
         import torch.distributed as dist
         from torch.testing._internal.distributed.fake_pg import FakeStore
 
         dist.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
+
+
+class Stream(torch.Stream):
+    """Counts what it was given, and knows up to which count it has waited for others."""
+
+    main: ClassVar["Stream"]
+    current: ClassVar["Stream"]
+
+    def __init__(self, device: torch.device | str):
+        self.given = 0
+        self.waited: dict[Stream, int] = {}
+        self._before: list[Stream] = []
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+    def __enter__(self):
+        self._before.append(Stream.current)
+        Stream.current = self
+        return self
+
+    def __exit__(self, *error):
+        Stream.current = self._before.pop()
+
+    def record_event(self, event=None):
+        return self, self.given
+
+    def wait_event(self, event):
+        stream, given = event
+        self.waited[stream] = max(given, self.waited.get(stream, 0))
+
+    def may_read(self, tensor: torch.Tensor) -> bool:
+        """Whether what another stream copied is there by now, and stays for as long as this one needs it."""
+        stream, given = getattr(tensor, "copied", (self, 0))
+        return stream is self or (self.waited.get(stream, 0) >= given and hasattr(tensor, "kept"))
 
 
 @dataclass
@@ -48,12 +89,17 @@ class Traffic:
     Attributes:
         launches: Operators on the device, by name.
         uploads: Copies to the device, by shape and type.
-        waits: What makes the host wait, or is read on the device from the host's memory, by name.
+        beside: How many of them were copied on another stream than the one that computes.
+        waits: What makes the host wait, or is read on the device from the host's memory, by name. A copy from memory
+            that is not pinned, or one that is not to go on meanwhile, is such a wait.
+        races: Operators that read what another stream may still be copying, or may copy something else over.
     """
 
     launches: Counter = field(default_factory=Counter)
     uploads: list[str] = field(default_factory=list)
+    beside: int = 0
     waits: list[str] = field(default_factory=list)
+    races: list[str] = field(default_factory=list)
 
 
 class Device(TorchDispatchMode):
@@ -86,6 +132,16 @@ class Device(TorchDispatchMode):
         on_device = [tensor for tensor in tensors if isinstance(tensor, FakeTensor)]
         on_host = [tensor for tensor in tensors if not isinstance(tensor, FakeTensor)]
         target = torch.device(kwargs.get("device") or (on_device[0].device if on_device else "cpu"))
+        if name == "is_pinned":
+            return hasattr(args[0], "pinned")
+        if name in ("pin_memory", "_pin_memory"):
+            pinned = args[0].clone()
+            pinned.pinned = True
+            return pinned
+        if name == "record_stream":
+            args[0].kept = True
+            return None
+        self.traffic.races += [name for tensor in on_device if not Stream.current.may_read(tensor)]
         if not on_device and target.type == "cpu":
             return function(*args, **kwargs)
         if name in _ASKS_FOR_A_VALUE:
@@ -104,9 +160,17 @@ class Device(TorchDispatchMode):
             return args[0].zero_()
         if name in ("_to_copy", "copy_") and on_host:
             self.traffic.uploads.append(f"{tuple(on_host[0].shape)} {on_host[0].dtype}")
+            goes_on = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,))
+            if not (goes_on and hasattr(on_host[0], "pinned")):
+                self.traffic.waits.append(f"copy of {tuple(on_host[0].shape)} to the device")
             if name == "_to_copy":
                 with self.fake:
-                    return torch.empty_like(on_host[0], dtype=kwargs.get("dtype"), device=target)
+                    copy = torch.empty_like(on_host[0], dtype=kwargs.get("dtype"), device=target)
+                if Stream.current is not Stream.main:
+                    self.traffic.beside += 1
+                    Stream.current.given += 1
+                    copy.copied = Stream.current, Stream.current.given
+                return copy
         elif on_host and on_device:
             numbers = all(tensor.dim() == 0 for tensor in on_host) and not name.startswith("index")
             if not numbers:  # a number travels with the launch

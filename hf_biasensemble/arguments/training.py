@@ -14,6 +14,7 @@ from hf_biasensemble.arguments.unsupported import check_reporting, check_support
 
 DEFAULT_STEPS = 50_000
 AUGMENTATIONS = ("none", "affine", "photographs")
+PIXELS_ON = ("host", "device")
 CHECKPOINT_CHOICES = {
     "last": None,
     "validation_accuracy": "validation_accuracy",
@@ -94,7 +95,12 @@ class DebiasingArguments(TrainingArguments):
     max_grad_norm: float = option(0.0, "Clip the gradient norm; 0: not.")
     lr_scheduler_type: str = option("constant", "Learning rate schedule.")
     dataloader_drop_last: bool = option(True, "Drop an incomplete last batch.")
-    dataloader_pin_memory: bool = option(False, "Pin host memory.")
+    dataloader_pin_memory: bool = option(False, "Pin memory of batches that worker processes load.")
+    pixels_on: str = option(
+        "host",
+        "Where decoded images are kept: host, from where batches are copied ahead of their steps; device: all of them "
+        "on each GPU, for data that fits there.",
+    )
     eval_strategy: str = option("steps", "When to evaluate: no, steps or epoch.")
     eval_steps: float = option(500, "Steps between evaluations.")
     save_strategy: str = option("steps", "When to save checkpoints: no, steps or epoch.")
@@ -119,6 +125,9 @@ class DebiasingArguments(TrainingArguments):
         self._check_steps()
         known = self.augmentation in AUGMENTATIONS
         require(known, "--augmentation", f"one of {', '.join(AUGMENTATIONS)}", self.augmentation)
+        require(self.pixels_on in PIXELS_ON, "--pixels_on", f"one of {', '.join(PIXELS_ON)}", self.pixels_on)
+        gathered_here = self.pixels_on == "host" or not self.dataloader_num_workers
+        require(gathered_here, "--pixels_on", "host with --dataloader_num_workers", self.pixels_on)
         require(0 <= self.color_jitter <= 1, "--color_jitter", "in [0, 1]", self.color_jitter)
         jitters = not self.color_jitter or self.augmentation == "photographs"
         require(jitters, "--color_jitter", "--augmentation photographs with it", self.augmentation)

@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     from contextlib import nullcontext
 
     from hf_biasensemble.cli.stop_signal import StopSignal
+    from hf_biasensemble.data.device_pixels import with_pixels_on
     from hf_biasensemble.data.pixels import write_unreadable
     from hf_biasensemble.data.prepare import (
         check_fingerprint,
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             heads,
             selection_args,
             args,
-            trained_on,
+            with_pixels_on(args.pixels_on, args.device, trained_on),
             must_serve=False,
             callbacks=[stop_signal],
             image_args=model_args,

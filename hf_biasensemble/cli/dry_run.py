@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, settled_selection
+from hf_biasensemble.data.device_pixels import check_room
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_classifier, classifier_config
@@ -34,6 +35,8 @@ def describe_run(
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(Path(args.output_dir), args, checkpoint)
     model_args, splits, _ = checked(data_args, model_args, selection_args, args, checkpoint)
+    if not model_args.freeze_backbone:  # else features are, whose size a run knows once it has them
+        check_room(args.pixels_on, args.device, splits)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs = args.max_steps * batch / max(1, len(splits["train"]))
     lines = {

@@ -18,6 +18,7 @@ from hf_biasensemble.data.features import Features
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.loading import LabelledSplit
 from hf_biasensemble.data.pixel_store import MappedPixels, digest_of_pixels, open_or_build
+from hf_biasensemble.data.prefetching import upload
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.processes import print_once
@@ -33,6 +34,19 @@ class UnreadableImage:
 
     def __str__(self) -> str:
         return f"row {self.row} ({self.file}: {self.reason})"
+
+
+@dataclass(frozen=True, eq=False)
+class OnDevice:
+    """Pixels and labels of a split on the device that computes, where batches are then gathered.
+
+    Attributes:
+        pixels: uint8 (N, C, H, W), or float16 (N, 1 + V, D) where features stand in their place.
+        labels: int64 (N,).
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +71,7 @@ class ImageSplit(Dataset):
         source_fingerprint: That of the decoded training images, where features of them stand in the place of pixels.
         excluded: Rows that `--exclude_rows` left out.
         relabelled: Rows that have another label by `--relabel`.
+        on_device: The same pixels and labels on the device, with `--pixels_on device`: batches come from there.
     """
 
     pixels: torch.Tensor | MappedPixels | Features
@@ -73,13 +88,24 @@ class ImageSplit(Dataset):
     source_fingerprint: str | None = None
     excluded: int = 0
     relabelled: int = 0
+    on_device: OnDevice | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, positions: Sequence[int] | torch.Tensor) -> dict[str, torch.Tensor]:
-        index = self.rows[torch.as_tensor(positions)]
-        return {"pixel_values": self.pixels.index_select(0, index), "labels": self.labels[index], "index": index}
+        index = self._uploaded(self.rows[torch.as_tensor(positions)])
+        labels = self.on_device.labels if self.on_device else self.labels
+        return {"pixel_values": self.pixels_of(index), "labels": labels[index], "index": index}
+
+    def pixels_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """The pixels (B, C, H, W) of these rows (B,) of the split as loaded."""
+        pixels = self.on_device.pixels if self.on_device else self.pixels
+        return pixels.index_select(0, self._uploaded(rows))
+
+    def _uploaded(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows, on the device if the pixels are."""
+        return upload(rows, self.on_device.pixels.device) if self.on_device else rows
 
     def select(self, positions: torch.Tensor | np.ndarray) -> "ImageSplit":
         """The samples at these positions, in this order, repeats allowed; shares the pixels."""

@@ -58,7 +58,7 @@ _HOUSEKEEPING = {
     *("method_file", "license", "resume_from_checkpoint", "schedule_steps"),
     *("output_dir", "overwrite_output_dir", "selection_dir", "judge", "compare_with", "use_cpu", "report_to"),
     *("per_device_eval_batch_size", "dataloader_pin_memory", "remove_unused_columns", "logging_nan_inf_filter"),
-    *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps", "audit"),
+    *("eval_strategy", "save_strategy", "save_steps", "save_total_limit", "logging_steps", "audit", "pixels_on"),
 }
 
 

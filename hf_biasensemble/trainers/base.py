@@ -16,6 +16,7 @@ from hf_biasensemble.arguments import DebiasingArguments, steps_of_epochs
 from hf_biasensemble.collectives import mean_of_processes, total
 from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prefetching import Prefetch
 from hf_biasensemble.data.transforms import ImageTransform, draw_for_these
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.models.fine_tuning import parameter_groups
@@ -79,7 +80,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         super().__init__(
             model=model,
             args=replace(args, **settled),
-            data_collator=_ready_batch,
+            data_collator=_ready_batch if args.dataloader_num_workers else Prefetch(args.device),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             callbacks=callbacks,

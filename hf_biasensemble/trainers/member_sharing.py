@@ -57,7 +57,8 @@ class MemberSharingTrainer(DebiasingTrainer):
         self.own_members = tuple(range(args.process_index % num_members, num_members, args.world_size))
         if args.world_size > 1 and isinstance(train_dataset, MemberBatches):
             train_dataset = train_dataset.only(self.own_members)
-            transform = _MemberTransform(transform, num_members, self.own_members)  # type: ignore[assignment]
+            own = slice(self.own_members[0], None, args.world_size)
+            transform = _MemberTransform(transform, num_members, own)  # type: ignore[assignment]
         super().__init__(model, args, transform, train_dataset, eval_dataset, callbacks)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -130,7 +131,7 @@ class _MemberTransform:
 
     transform: ImageTransform | FeatureTransform
     num_members: int
-    own_members: tuple[int, ...]
+    own_members: slice  # a list of numbers would be copied to the device at each step
 
     def __call__(self, pixels: torch.Tensor, training: bool) -> torch.Tensor:
         return self.transform(pixels, training)
