@@ -1,5 +1,6 @@
 """A classifier on a decoded split, without a Trainer."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,23 @@ from hf_biasensemble.data.prefetching import prefetched
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.metrics.accuracy import accuracy_by_group, accuracy_intervals, bias_accuracy
+
+LOGITS_AT_ONCE = 1 << 20
+"""Of all samples together; whole batches may be more."""
+
+
+def in_blocks(split: ImageSplit, logits_each: int, batch_size: int) -> Iterator[ImageSplit]:
+    """The split in parts of whole batches, in order. Of 1,000 classes, the logits of all samples at once would take
+    more memory than the images; those of a part are about `LOGITS_AT_ONCE`.
+
+    Args:
+        split (`ImageSplit`): The images.
+        logits_each (`int`): Logits of one sample.
+        batch_size (`int`): Samples in a batch.
+    """
+    batches = max(1, LOGITS_AT_ONCE // (logits_each * batch_size))
+    for positions in torch.arange(len(split)).split(batches * batch_size):
+        yield split.select(positions)
 
 
 @torch.inference_mode()
@@ -40,6 +58,17 @@ def predict_logits(
         logits[number * batch_size :][: len(found)] = found
     model.train(was_training)
     return logits
+
+
+def predict_classes(
+    model: PreTrainedModel, split: ImageSplit, transform: ImageTransform | FeatureTransform, batch_size: int
+) -> np.ndarray:
+    """Predicted classes (R,) of the split's samples, by the highest of the logits of [`predict_logits`]."""
+    found = [
+        predict_logits(model, part, transform, batch_size).argmax(dim=-1).cpu().numpy()
+        for part in in_blocks(split, model.config.num_labels, batch_size)
+    ]
+    return np.concatenate(found)
 
 
 def check_classes(model: PreTrainedModel, split: ImageSplit) -> None:
@@ -74,8 +103,7 @@ def evaluate_classifier(
         `BiasEnsembleError`: If the model's classes are not those of the data.
     """
     check_classes(model, split)
-    predictions = predict_logits(model, split, transform, batch_size).argmax(dim=-1)
-    return bias_accuracy(predictions.cpu().numpy(), **split.measured_by())
+    return bias_accuracy(predict_classes(model, split, transform, batch_size), **split.measured_by())
 
 
 def details_of(split: ImageSplit, predictions: np.ndarray) -> dict[str, Any]:

@@ -5,16 +5,16 @@ import torch
 from test_cost import Operators
 
 from benchmarks.trainers import Setting, random_split, trainer
+from hf_biasensemble import evaluation
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.evaluation import predict_logits
-from hf_biasensemble.trainers import bias_ensemble
 
 
 def test_votes_of_many_blocks_are_those_of_one(monkeypatch):
     split = random_split(2_000, 4).select(torch.randperm(2_000)[:1_500])
     with trainer("members", split, Setting(image_size=4), 1, num_members=3) as built:
         at_once = built.member_votes()
-        monkeypatch.setattr(bias_ensemble, "_LOGITS_AT_ONCE", 1)  # a batch at a time
+        monkeypatch.setattr(evaluation, "LOGITS_AT_ONCE", 1)  # a batch at a time
         in_blocks = built.member_votes()
     assert at_once.keys() == in_blocks.keys() and at_once["probabilities"].shape == (1_500, 3)
     for name, values in at_once.items():
@@ -23,7 +23,7 @@ def test_votes_of_many_blocks_are_those_of_one(monkeypatch):
 
 def test_votes_of_more_images_need_no_larger_tensor(monkeypatch):
     """The logits of all images, members and classes are never there at once."""
-    monkeypatch.setattr(bias_ensemble, "_LOGITS_AT_ONCE", 1)  # a batch at a time
+    monkeypatch.setattr(evaluation, "LOGITS_AT_ONCE", 1)  # a batch at a time
 
     def largest(samples: int) -> int:
         with trainer("members", random_split(samples, 4), Setting(image_size=4), 1, num_members=3) as built:

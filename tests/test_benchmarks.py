@@ -1,6 +1,7 @@
 """That the benchmarks run, and that contenders are compared as their table says; nothing is timed here."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import on_gpu
+from benchmarks import larger_than_memory, many_samples, on_gpu
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.measuring import Figure, markdown, measure
 
@@ -33,6 +34,26 @@ def test_what_only_gpus_can_show_says_so_and_the_rest_passes(capsys):
     said = {line.name: text.partition(": ")[2] for line, text in zip(on_gpu.LINES, lines, strict=True)}
     for line in on_gpu.LINES:
         assert said[line.name].startswith(f"needs {line.gpus} GPU" if line.gpus else "pass; "), said[line.name]
+
+
+@pytest.mark.slow
+def test_memory_of_a_run_is_told_for_each_stage(capsys):
+    words = "--samples 2000 --classes 10 --held_out 500 --steps 60 --batch_size 64"
+    assert many_samples.main(words.split()) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:]] == [*(title for _, _, title in many_samples.STAGES), "the whole run"]
+    for _, before, most, _ in rows[2:]:
+        assert 100 < float(before.replace(",", "")) <= float(most.replace(",", ""))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access(larger_than_memory.GROUPS / "cgroup.procs", os.W_OK), reason="needs cgroup v1")
+def test_training_has_a_limit_of_memory_and_stays_below_it(tmp_path, capfd):
+    words = "--store 100MB --limit 1.5GB --steps 2 --folder"
+    assert larger_than_memory.main([*words.split(), str(tmp_path)]) == 0
+    said = capfd.readouterr().out
+    assert "2 steps of 64 images" in said and "exit status 0" in said
+    assert 0.1 < float(said.partition("GB at most ")[2].partition(",")[0]) <= 1.5
 
 
 def test_contenders_take_turns_and_a_ratio_is_one_of_medians():

@@ -100,6 +100,21 @@ def test_features_are_encoded_once_and_never_served_for_anything_else(store):
     assert len(names) == 7
 
 
+def test_a_store_larger_than_memory_opens(store, tmp_path):
+    """A sparse file of 200 GB: a map that could be written to would be refused."""
+    encoder, views = encoder_of(), 6_999_999
+    shape = (150, 1 + views, encoder.num_features)
+    file = tmp_path / "cache" / "features" / f"{name_of_features(store, encoder, BACKBONE, AUGMENTING, views, 0)}.npy"
+    file.parent.mkdir(parents=True)
+    with open(file, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        stream.truncate(stream.tell() + 2 * int(np.prod(shape)))
+    values = open_or_encode(
+        *(store, encoder, BACKBONE, AUGMENTING, views, 0, encoder.num_features), in_memory=lambda size: False
+    )
+    assert values.shape == shape and not values[[0, 149], [0, 6_999_999]].any()
+
+
 @pytest.mark.parametrize("damage", ["cut", "other shape", "no array"])
 def test_a_damaged_store_is_made_again(store, damage):
     encoder = encoder_of()

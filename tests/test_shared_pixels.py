@@ -1,4 +1,4 @@
-"""Several processes and one store of decoded images: built once, by one; the others wait, and all read it."""
+"""Several processes and one store of decoded images, or of features: made once, by one; the others wait for it."""
 
 import json
 import signal
@@ -164,3 +164,40 @@ def test_building_reading_and_hashing_a_store_does_not_need_its_size_in_memory(c
     size, grown = map(float, output.split())
     assert size > 390
     assert grown < 200  # a piece being decoded, and the pages mapped before they are given back
+
+
+ENCODE = """
+import sys, time, torch
+from torch import nn
+from hf_biasensemble.data.feature_store import open_or_encode
+from hf_biasensemble.data.transforms import ImageTransform
+
+class Slow(nn.Linear):
+    def forward(self, images):
+        print("block", flush=True)
+        time.sleep(float(sys.argv[1]))
+        return super().forward(images.flatten(1))
+
+torch.manual_seed(0)
+pixels, encoder = torch.randint(256, (640, 3, 4, 4), dtype=torch.uint8), Slow(48, 2)
+transform = ImageTransform((0.5,) * 3, (0.25,) * 3, image_size=4)
+values = open_or_encode(pixels, encoder, "slow", transform, 0, 0, 2, in_memory=lambda size: True, title="ten blocks")
+print(values.double().sum().item())
+"""
+
+
+@pytest.mark.slow
+def test_features_that_a_killed_process_left_are_gone_on_with_by_the_one_that_waits(cache, tmp_path):
+    first = start(ENCODE, cache, 5)
+    assert [first.stdout.readline() for _ in range(2)] == ["block\n"] * 2  # so one is in the store
+    second = start(ENCODE, cache, 0)
+    assert second.stdout.readline() == "ten blocks: waiting for another process that encodes the same images\n"
+    first.kill()
+    first.communicate()
+    output, errors = second.communicate()
+    assert second.returncode == 0, errors
+    *blocks, found = output.splitlines()
+    assert blocks == ["block"] * 9
+    assert not list(cache.parent.glob("features/*.unfinished"))
+    alone = start(ENCODE, tmp_path / "other" / "hf_biasensemble" / "pixels", 0)
+    assert alone.communicate()[0].splitlines() == ["block"] * 10 + [found]

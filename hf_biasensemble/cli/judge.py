@@ -46,9 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         [DataArguments, JudgeArguments, InferenceArguments], argv, description=__doc__, command="judge"
     )
     from hf_biasensemble.data.prepare import load_image_splits
-    from hf_biasensemble.evaluation import predict_logits, to_classes_of
+    from hf_biasensemble.evaluation import in_blocks, predict_logits, to_classes_of
     from hf_biasensemble.judging.members import Members
-    from hf_biasensemble.judging.predictions import HeldOutPredictions
+    from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled
     from hf_biasensemble.models.export import load_classifier
     from hf_biasensemble.reporting.judgement import judgement_table
 
@@ -74,10 +74,13 @@ def main(argv: list[str] | None = None) -> int:
     models = {}
     for name, (model, transform, geometry) in opened.items():
         split = decoded[geometry][judge_args.split]
-        found = predict_logits(inference.placed(model), split, transform, inference.batch_size)
-        logits = to_classes_of(split, model, found, name).cpu().numpy()
-        labels = split.labels[split.rows].numpy()
-        models[name] = HeldOutPredictions.from_logits(logits, split.rows.numpy(), labels, groups)
+        model, parts = inference.placed(model), []
+        for part in in_blocks(split, model.config.num_labels, inference.batch_size):
+            logits = predict_logits(model, part, transform, inference.batch_size)
+            logits = to_classes_of(part, model, logits, name).cpu().numpy()
+            labels = part.labels[part.rows].numpy()
+            parts.append(HeldOutPredictions.from_logits(logits, part.rows.numpy(), labels))
+        models[name] = pooled(parts).judged_by(groups)
     text, results = judgement_table(models, judge_args.compare_with)
     print(text)
     if judge_args.output_file:

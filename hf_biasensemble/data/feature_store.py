@@ -7,6 +7,7 @@ images, weights, preprocessing, views and seed; so features of anything else are
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -16,10 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from datasets.utils import tqdm
-from filelock import FileLock
 from torch import nn
 
-from hf_biasensemble.data.cache import cache_folder
+from hf_biasensemble.data.cache import cache_folder, sole_maker
 from hf_biasensemble.data.pixel_store import MappedPixels, digest_of_pixels
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
@@ -75,7 +75,7 @@ def open_or_encode(
 ) -> torch.Tensor:
     """The features of these images, encoded first if they are not there.
 
-    Of several processes, one encodes and the others wait. One that was killed is taken up where it was.
+    Of several processes, one encodes and the others wait, however long. One that was killed is taken up where it was.
 
     Args:
         pixels (uint8 (N, 3, S, S)): All images of a split as loaded.
@@ -96,13 +96,14 @@ def open_or_encode(
     """
     name = name_of_features(pixels, encoder, architecture, transform, views, seed)
     file, shape = feature_folder() / f"{name}.npy", (len(pixels), 1 + views, width)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):
+    with sole_maker(file, f"{title}: waiting for another process that encodes the same images"):
         if not _is_whole(file, shape):
             _encode(file, shape, pixels, encoder, transform, seed, title)
-    mapped = not in_memory(2 * int(np.prod(shape)))
-    values: np.ndarray = np.load(file, mmap_mode="c" if mapped else None)  # copy on write, of which none happens
-    return torch.from_numpy(values)
+    # Read-only: a map that could be written to is counted as memory, which a large file exceeds.
+    values: np.ndarray = np.load(file, mmap_mode=None if in_memory(2 * int(np.prod(shape))) else "r")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+        return torch.from_numpy(values)
 
 
 def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:

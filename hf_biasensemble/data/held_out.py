@@ -62,9 +62,8 @@ def with_fold(splits: dict[str, ImageSplit], number: int, count: int, seed: int)
     labels = train.labels[train.rows].numpy()
     order = np.random.default_rng(derived_seed(seed, f"parts of train, {count}")).permutation(len(labels))
     part = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        of_class = order[labels[order] == label]
-        if len(of_class) < count:
+    for label, of_class in enumerate(_by_class(order, labels)):
+        if 0 < len(of_class) < count:
             raise BiasEnsembleError(
                 f"--validation_fold: expected {count} training images or more of each class, found {len(of_class)} of "
                 f"{train.class_names[label]}; use fewer parts"
@@ -115,6 +114,13 @@ def _classes_lost(before: ImageSplit, after: ImageSplit) -> list[str]:
     return [before.class_names[number] for number in lost]
 
 
+def _by_class(positions: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """These positions of samples, apart by class and in their order, in one go whatever the number of classes."""
+    of_positions = labels[positions]
+    ends = np.cumsum(np.bincount(of_positions, minlength=labels.max() + 1))
+    return np.split(positions[np.argsort(of_positions, kind="stable")], ends[:-1])
+
+
 def _draw(labels: np.ndarray, free: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Positions of `share` of all samples among the free ones; what is left after rounding down goes to the classes
     with the largest remainders."""
@@ -126,5 +132,5 @@ def _draw(labels: np.ndarray, free: np.ndarray, share: float, seed: int) -> np.n
     left = round(share * len(labels)) - take.sum()
     take[np.argsort(take - exact, kind="stable")[:left]] += 1
     take = np.minimum(take, most)
-    members = [random.permutation(np.flatnonzero(free & (labels == number))) for number in range(len(counts))]
+    members = [random.permutation(of_class) for of_class in _by_class(np.flatnonzero(free), labels)]
     return np.concatenate([chosen[:number] for chosen, number in zip(members, take, strict=True)])

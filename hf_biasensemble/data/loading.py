@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from hf_biasensemble.data.alignment import Alignment, aligned_as_told, aligned_by_majority, aligned_by_names
 from hf_biasensemble.data.sources import open_data_set
@@ -223,17 +225,22 @@ def _present(data: datasets.Dataset, named: str | None, default: str, where: str
 
 def _integers(data: datasets.Dataset, column: str, names: list[str], where: str) -> np.ndarray:
     """The column as int64 in 0..len(names)-1; the first bad row is named."""
-    found = data.with_format(None)[column][:]
-    place = {name: number for number, name in enumerate(names)}
-    values = [place.get(value, -1) if isinstance(value, str) else value for value in found]
-    for row, value in enumerate(values):
-        if value is None or not 0 <= value < len(names) or value != int(value):
-            what = "nothing (null)" if value is None else found[row]
-            raise BiasEnsembleError(
-                f"{where}: column {column!r}, row {row}: expected a class in 0..{len(names) - 1} "
-                f"({', '.join(names[:10])}), found {what}; mend or drop the row"
-            )
-    return np.asarray(values, dtype=np.int64)
+    found = data.select_columns([column]).with_format("arrow")[:][column]
+    numbers = pc.index_in(found, pa.array(names, found.type)) if _is_text(found.type) else found
+    values = numbers.cast(pa.float64(), safe=False).to_numpy()  # NaN where there is none
+    is_class = (values >= 0) & (values < len(names)) & (values == np.floor(values))
+    if not is_class.all():
+        row = int(is_class.argmin())
+        what = "nothing (null)" if found[row].as_py() is None else found[row].as_py()
+        raise BiasEnsembleError(
+            f"{where}: column {column!r}, row {row}: expected a class in 0..{len(names) - 1} "
+            f"({', '.join(names[:10])}), found {what}; mend or drop the row"
+        )
+    return values.astype(np.int64)
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_)
 
 
 def _check_train_covers(splits: dict[str, LabelledSplit], class_names: list[str], name: str) -> None:

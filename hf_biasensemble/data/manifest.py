@@ -57,7 +57,7 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
                 hashes[rows] = np.frombuffer(found, dtype=np.uint8).reshape(-1, 32)
                 bar.update(len(rows))
 
-    def keys() -> pa.Array:
+    def keys() -> pa.ChunkedArray:
         return _keys(paths, embedded, images._fingerprint, tables)
 
     now = keys()
@@ -94,7 +94,7 @@ def _places(images: datasets.Dataset) -> tuple[pa.ChunkedArray, np.ndarray]:
     return pa.chunked_array(paths, pa.large_string()), np.concatenate(embedded)
 
 
-def _keys(paths: pa.ChunkedArray, embedded: np.ndarray, fingerprint: str, tables: list[str]) -> pa.Array:
+def _keys(paths: pa.ChunkedArray, embedded: np.ndarray, fingerprint: str, tables: list[str]) -> pa.ChunkedArray:
     """The key of each image as things are now; null where there is none."""
     now = time.time_ns()
 
@@ -116,25 +116,28 @@ def _keys(paths: pa.ChunkedArray, embedded: np.ndarray, fingerprint: str, tables
             return state and f"{path} {state}"
         return f"{table} {row}" if table and embedded[row] else None
 
-    keys = [key(row, path) for row, path in enumerate(paths.to_pylist())]
-    return pa.array(keys, pa.large_string())
+    keys, row = [], 0
+    for some in paths.chunks:  # a million strings of Python would take some hundred MB
+        keys.append(pa.array([key(row + n, path) for n, path in enumerate(some.to_pylist())], pa.large_string()))
+        row += len(some)
+    return pa.chunked_array(keys, pa.large_string())
 
 
-def _fill_in(hashes: np.ndarray, keys: pa.Array, file: Path) -> np.ndarray:
+def _fill_in(hashes: np.ndarray, keys: pa.ChunkedArray, file: Path) -> np.ndarray:
     """Writes the hashes that the manifest knows into the array; gives the rows that it does not know."""
     try:
         known = pq.read_table(file).combine_chunks()
         places = pc.index_in(keys, known["key"], skip_nulls=True)
         rows = np.flatnonzero(places.is_valid())
-        content = b"".join(known["sha256"].take(places.drop_null()).to_pylist())
-        hashes[rows] = np.frombuffer(content, dtype=np.uint8).reshape(-1, 32)
+        content = known["sha256"].take(places.drop_null()).combine_chunks()
+        hashes[rows] = np.frombuffer(content.buffers()[1], np.uint8, count=32 * len(rows)).reshape(-1, 32)
     except (OSError, pa.ArrowException, KeyError, ValueError):  # none yet, or damaged: it is written anew
         return np.arange(len(keys))
     return np.flatnonzero(places.is_null())
 
 
-def _write(file: Path, keys: pa.Array, hashes: np.ndarray, source: str) -> None:
-    content = pa.array(list(map(bytes, hashes)), pa.binary(32))
+def _write(file: Path, keys: pa.ChunkedArray, hashes: np.ndarray, source: str) -> None:
+    content = pa.Array.from_buffers(pa.binary(32), len(hashes), [None, pa.py_buffer(hashes)])
     known = pa.table({"key": keys, "sha256": content}, metadata={"source": source}).filter(keys.is_valid())
     with suppress(OSError), written_whole(file) as unfinished:  # on a full disk, all is read again next time
         try:

@@ -1,11 +1,13 @@
 """From a name to splits: a Hub id, a folder of class folders, a table of files, Parquet, or a saved DatasetDict."""
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
@@ -103,37 +105,43 @@ def _open_local(
         tables = [file for place in (path, *_split_folders(path, split_names)) for file in _metadata_files(place)]
         if tables:
             return _open_metadata(path, tables, image_column, split_names)
-        files = [file for file in sorted(path.rglob("*")) if not (file.is_dir() or _is_hidden(file, path))]
-        images = [file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES]
-        if images and not any(file.suffix.lower() in _TABLE_SUFFIXES for file in files):
+        files = list(_files_below(str(path)))
+        images = [file for file in files if _suffix(file) in _IMAGE_SUFFIXES]
+        if images and not any(_suffix(file) in _TABLE_SUFFIXES for file in files):
             _say_ignored(path, files)
             return _open_class_folders(path, images, split_names)
     return datasets.load_dataset(str(path), config_name, cache_dir=_cache_of_folder(path))
 
 
-def _open_class_folders(path: Path, images: list[Path], split_names: set[str]) -> dict[str, datasets.Dataset]:
+def _open_class_folders(path: Path, images: list[str], split_names: set[str]) -> dict[str, datasets.Dataset]:
     """The first folder of each file's path is its class or, if all are called like splits and hold folders, its split.
 
     `datasets` itself goes by words such as `test` anywhere in the names of folders and files, classes included.
     """
-    places = [file.relative_to(path).parts for file in images]
-    tops = {place[0] for place in places}
-    like_splits = (split_names & tops) - {place[0] for place in places if len(place) < 3}
+    tops = {file.partition("/")[0] for file in images}
+    like_splits = (split_names & tops) - {file.partition("/")[0] for file in images if file.count("/") < 2}
     if like_splits and like_splits != tops:
         raise ValueError(
             f"expected split folders or class folders, found split folders ({', '.join(sorted(like_splits))}) beside "
             f"others ({', '.join(sorted(tops - like_splits)[:5])}); move the others elsewhere"
         )
     depth = 1 if like_splits else 0
+    start = "" if path == Path() else str(path)
     columns: dict[str, dict[str, list]] = {}
-    for file, place in zip(images, places, strict=True):
-        if len(place) < depth + 2:
-            raise ValueError(f"expected images in one folder for each class, found {file} in none; name its class")
-        split = columns.setdefault(place[0] if like_splits else "train", {"image": [], "label": []})
-        split["image"].append(str(file))
-        split["label"].append(place[depth])
+    for file in images:
+        *folders, _ = file.split("/")
+        if len(folders) <= depth:
+            raise ValueError(
+                f"expected images in one folder for each class, found {path / file} in none; name its class"
+            )
+        split = columns.setdefault(folders[0] if like_splits else "train", {"image": [], "label": []})
+        split["image"].append(os.path.join(start, file))
+        split["label"].append(folders[depth])
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
-    return {split: datasets.Dataset.from_dict(content, features=features) for split, content in columns.items()}
+    return {
+        split: datasets.Dataset.from_dict({name: pa.array(values) for name, values in content.items()}, features)
+        for split, content in columns.items()
+    }
 
 
 def _open_metadata(
@@ -176,12 +184,26 @@ def _metadata_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(_METADATA_FILES) if (folder / name).is_file()][:1]
 
 
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
+def _files_below(folder: str, above: str = "") -> Iterator[str]:
+    """Files below the folder, by their paths in it, in the order of the parts of these; not those that are hidden, or
+    in a folder that is hidden or a link. A million `Path`s would take a gigabyte."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith((".", "__")):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(entry.path, f"{above}{entry.name}/")
+        elif not entry.is_dir():
+            yield above + entry.name
 
 
-def _say_ignored(path: Path, files: list[Path]) -> None:
-    others = Counter(file.suffix or file.name for file in files if file.suffix.lower() not in _IMAGE_SUFFIXES)
+def _suffix(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
+
+
+def _say_ignored(path: Path, files: list[str]) -> None:
+    others = Counter(
+        os.path.splitext(file)[1] or os.path.basename(file) for file in files if _suffix(file) not in _IMAGE_SUFFIXES
+    )
     if others:
         listed = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
         print_once(f"{path}: files that are no images by their name are left out: {listed}")

@@ -157,14 +157,13 @@ def _resampled_means(
     """Drawing images is drawing how often each class and value comes; so the cost does not grow with the images."""
     width = 2 * _LEVELS + 1
     levels = np.rint(_LEVELS * np.asarray(values, dtype=np.float64)).astype(np.int64) + _LEVELS
-    outcomes, counts = np.unique(labels * width + levels, return_counts=True)
-    classes, of_class = np.unique(outcomes // width, return_inverse=True)
-    value = (outcomes % width - _LEVELS) / _LEVELS
-    in_class = of_class[:, None] == np.arange(len(classes))
+    outcomes, counts = np.unique(labels * width + levels, return_counts=True)  # sorted, so classes stand together
+    firsts = np.flatnonzero(np.diff(outcomes // width, prepend=-1))
+    levels = outcomes % width - _LEVELS
     means = []
     for start in range(0, resamples, step := max(1, _AT_ONCE // len(outcomes))):
         drawn = random.multinomial(len(labels), counts / len(labels), size=min(step, resamples - start))
-        number = drawn @ in_class
-        total = (drawn * value) @ in_class
+        number = np.add.reduceat(drawn, firsts, axis=1)
+        total = np.add.reduceat(drawn * levels, firsts, axis=1) / _LEVELS
         means.append((total / np.maximum(number, 1)).sum(axis=1) / (number > 0).sum(axis=1))
     return np.concatenate(means)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.evaluation import in_blocks, predict_logits
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.models.build import classifier_config
@@ -33,7 +34,6 @@ from hf_biasensemble.models.pair import MemberEnsemble
 FILE_NAME = "members.safetensors"
 FORMAT_VERSION = 1
 _METADATA_KEY = "hf_biasensemble"
-_LOGITS_AT_ONCE = 1 << 22  # of all members and classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +96,18 @@ class Members:
                 f"expected images of the members' classes {', '.join(self.class_names)}, found "
                 f"{', '.join(split.class_names)}"
             )
-        labels = split.labels[split.rows].numpy()
-        return PseudoGroups.from_probabilities(self.probabilities(split, batch_size), labels, self.digest)
+        parts = [
+            PseudoGroups.from_probabilities(probabilities, part.labels[part.rows].numpy(), self.digest)
+            for part, probabilities in self._in_blocks(split, batch_size)
+        ]
+        return PseudoGroups.joined(parts, self.digest)
 
     def probabilities(self, split: ImageSplit, batch_size: int = 512) -> np.ndarray:
         """Mean probability (R, K) over the members, float32 throughout."""
+        return np.concatenate([probabilities for _, probabilities in self._in_blocks(split, batch_size)])
+
+    def _in_blocks(self, split: ImageSplit, batch_size: int) -> Iterator[tuple[ImageSplit, np.ndarray]]:
+        """Parts of the split, in order, with the mean probabilities (n, K) of their images."""
         network: nn.Module = self.networks
         transform: ImageTransform | FeatureTransform = self.transform
         if isinstance(split.pixels, Features):
@@ -108,12 +115,9 @@ class Members:
             transform = self.standardise
         elif self.backbone is not None and self.standardise is not None:
             network = _OnImages(self.backbone, self.standardise, self.networks)
-        at_once = max(1, _LOGITS_AT_ONCE // (len(self.networks.members) * len(self.class_names) * batch_size))
-        found = [np.empty((0, len(self.class_names)), dtype=np.float32)]
-        for positions in torch.arange(len(split)).split(at_once * batch_size):
-            logits = predict_logits(network, split.select(positions), transform, batch_size)
-            found.append(logits.softmax(dim=-1).mean(dim=1).cpu().numpy())
-        return np.concatenate(found)
+        for part in in_blocks(split, len(self.networks.members) * len(self.class_names), batch_size):
+            logits = predict_logits(network, part, transform, batch_size)
+            yield part, logits.softmax(dim=-1).mean(dim=1).cpu().numpy()
 
     def save(self, folder: str | Path) -> Path:
         """Writes `members.safetensors` into the folder, complete or not at all."""

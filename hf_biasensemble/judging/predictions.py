@@ -133,16 +133,11 @@ class HeldOutPredictions:
 
 
 def pooled(parts: Sequence[HeldOutPredictions]) -> HeldOutPredictions:
-    """Predictions of several folds as one: each image was held out of the model that predicts it."""
+    """Predictions of several parts of the images, such as folds, as one."""
     groups, num_classes = None, parts[0].num_classes
     of_parts = [part.groups for part in parts if part.groups is not None]
     if len(of_parts) == len(parts):
-        labels, predicted, probability = (
-            np.concatenate([getattr(part, name) for part in of_parts])
-            for name in ("labels", "predicted", "label_probability")
-        )
-        members = " ".join(part.members for part in of_parts)
-        groups = PseudoGroups(labels, predicted, probability, num_classes, members)
+        groups = PseudoGroups.joined(of_parts, " ".join(part.members for part in of_parts))
     index, labels, predictions, probabilities = (
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("index", "labels", "predictions", "probabilities")

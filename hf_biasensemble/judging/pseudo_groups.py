@@ -1,6 +1,7 @@
 """Pseudo-groups of held-out images: their class, and the class that biased members take them for (numpy only)."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,15 @@ class PseudoGroups:
             probabilities.shape[1],
             members,
         )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[PseudoGroups]", members: str) -> "PseudoGroups":
+        """Groups of the images of all parts, one after another."""
+        labels, predicted, probability = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("labels", "predicted", "label_probability")
+        )
+        return cls(labels, predicted, probability, parts[0].num_classes, members)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,6 +1,7 @@
 """A backbone that stays as it is: images become features once, heads are trained on these, and both are published."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,9 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.models.build import build_classifier, classifier_config
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier, feature_width
+from hf_biasensemble.processes import number_started
+
+ROWS_AT_ONCE = 1 << 12
 
 
 def encode_splits(
@@ -50,13 +54,11 @@ def encode_splits(
                 of_train,
                 data_args.split_seed,  # not that of the run: the views serve all seeds
                 width,
-                in_memory=lambda size: size <= data_args.pixel_memory_bytes(),
+                in_memory=lambda size: number_started() == 1 and size <= data_args.pixel_memory_bytes(),
                 title=name,
             )
     train = splits["train"]
-    plain = found[id(train.pixels)][:, 0].index_select(0, train.rows).float()
-    mean, std = plain.mean(dim=0), plain.std(dim=0, correction=0)
-    std = torch.where(std > 1e-6, std, 1.0)
+    mean, std = _mean_and_std(found[id(train.pixels)][:, 0], train.rows)
     fingerprint = train.fingerprint
     of_features = {
         name: replace(split, pixels=Features(found[id(split.pixels)], mean, std), source_fingerprint=fingerprint)
@@ -76,6 +78,19 @@ def encode_splits(
         horizontal_flip=False,
     )
     return heads, of_features
+
+
+def _mean_and_std(features: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (D,), float32, of these rows of the features (N, D), a few at a time; 1 where a
+    feature never changes."""
+
+    def mean_of(values: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        parts = [values(features.index_select(0, some).double()).sum(dim=0) for some in rows.split(ROWS_AT_ONCE)]
+        return torch.stack(parts).sum(dim=0) / len(rows)
+
+    mean = mean_of(lambda some: some)
+    std = mean_of(lambda some: (some - mean).square()).sqrt()
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
 
 
 def frozen_backbone(model_args: ModelArguments, class_names: list[str]) -> nn.Module:

@@ -83,9 +83,7 @@ def write_audit(
         "list_files": [csv.name, parquet.name],
         **_figures(selection, split, order),
         "taken_for": taken_for(selection, split),
-        "data": page_data(
-            selection, split, files, order, possible_label_errors(selection, order).tolist(), top_k, page_budget
-        ),
+        "data": page_data(selection, split, files, order, possible_label_errors(selection, order), top_k, page_budget),
         "budget": page_budget,
         "high_probability": HIGH_PROBABILITY,
         "pixel_size": split.pixels.shape[-1],
@@ -131,26 +129,26 @@ def possible_label_errors(selection: Selection, order: np.ndarray) -> np.ndarray
     return found[np.argsort(-selection.lowest_probability[found], kind="stable")]
 
 
-def file_names(split: ImageSplit, dataset_name: str) -> np.ndarray | None:
+def file_names(split: ImageSplit, dataset_name: str) -> pa.ChunkedArray | None:
     """Names (N,) of the files of the split's samples, below the folder of the dataset, or of its table, where they
-    are there; `None` where the data give none, and instead of the array if that is everywhere."""
+    are there; null where the data give none, and `None` instead of the array if that is everywhere."""
     if split.images is None:
         return None
     # Flattened, so that the images themselves are not read.
-    names = split.images.flatten().select_columns(["image.path"])[:]["image.path"]
-    names = [names[row] for row in split.rows.tolist()]
+    paths = split.images.flatten().select_columns(["image.path"]).with_format("arrow")[:]["image.path"]
+    names = paths.cast(pa.string()).take(pa.array(split.rows.numpy()))
     local = Path(dataset_name).expanduser()
     folder = local.parent if local.is_file() else local
     for base in (f"{folder}/", f"{folder.resolve()}/"):
-        names = [name and name.removeprefix(base) for name in names]
-    return np.array(names, dtype=object) if any(names) else None
+        names = pc.if_else(pc.starts_with(names, base), pc.utf8_slice_codeunits(names, len(base)), names)
+    return names if pc.any(pc.greater(pc.binary_length(names), 0)).as_py() else None
 
 
-def list_table(selection: Selection, split: ImageSplit, files: np.ndarray | None, order: np.ndarray) -> pa.Table:
+def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray | None, order: np.ndarray) -> pa.Table:
     """All samples, in the given order, with what is known of them; columns without content are left out."""
 
-    def named(numbers: np.ndarray | None, names: list[str] | None) -> np.ndarray | None:
-        return None if numbers is None or names is None else np.array(names, dtype=object)[numbers]
+    def named(numbers: np.ndarray | None, names: list[str] | None) -> pa.Array | None:
+        return None if numbers is None or names is None else pa.array(names).take(pa.array(numbers))
 
     is_error = np.zeros(len(order), dtype=bool)
     is_error[possible_label_errors(selection, order)] = True
@@ -169,7 +167,7 @@ def list_table(selection: Selection, split: ImageSplit, files: np.ndarray | None
         "bias_label": named(selection.bias_labels, split.bias_names),
         "is_conflicting": selection.is_conflicting,
     }
-    table = pa.table({name: pa.array(values) for name, values in columns.items() if values is not None})
+    table = pa.table({name: values for name, values in columns.items() if values is not None})
     return table.take(pa.array(order)).add_column(0, "rank", pa.array(np.arange(1, len(order) + 1)))
 
 

@@ -74,11 +74,11 @@ def write_suspected_images(
     suspected = order[~selection.is_selected[order]]
     if len(suspected) == 0:
         return None
-    files = file_names(split, dataset_name)
-    if files is not None:
-        files = np.array([name and _without_folder(name) for name in files], dtype=object)
-    table = list_table(selection, split, files, order)
+    table = list_table(selection, split, file_names(split, dataset_name), order)
     table = table.filter(table["is_suspected"])
+    if "file" in table.column_names:
+        files = [name and _without_folder(name) for name in table["file"].to_pylist()]
+        table = table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string()))
     names = {"label": split.class_names, "predicted_label": split.class_names, "bias_label": split.bias_names}
     features = datasets.Features({"image": datasets.Image(), **datasets.Features.from_arrow_schema(table.schema)})
     columns = {name: table[name] for name in table.column_names}

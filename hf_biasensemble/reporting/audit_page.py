@@ -6,10 +6,11 @@ The words are in `audit_page.html.jinja`, its style and script in the files incl
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jinja2.utils import htmlsafe_json_dumps
 from PIL import Image
@@ -30,9 +31,9 @@ _MOST_PAIRS = 5
 def page_data(
     selection: Selection,
     split: ImageSplit,
-    files: np.ndarray | None,
+    files: pa.ChunkedArray | None,
     order: np.ndarray,
-    errors: Sequence[int],
+    errors: np.ndarray,
     top_k: int,
     budget: int,
 ) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def page_data(
     Half of the budget is for the classes; the most suspected images and possible label errors, in turn, fill the rest.
     """
     extremes = _extremes(selection, order, len(split.class_names), top_k)
-    suspected = order[~selection.is_selected[order]].tolist()
+    suspected = order[~selection.is_selected[order]]
     names = {
         "class_names": split.class_names,
         "bias_names": split.bias_names,
@@ -50,7 +51,7 @@ def page_data(
     rows: dict[int, list] = {}
     used = len(htmlsafe_json_dumps(names))
     for wanted, limit in ((_in_turn(*extremes), budget // 2), (_in_turn(suspected, errors), budget)):
-        for position, row in _rows(selection, split, files, [position for position in wanted if position not in rows]):
+        for position, row in _rows(selection, split, files, (some for some in wanted if some not in rows)):
             size = len(htmlsafe_json_dumps(row)) + 1
             if used + size > limit:
                 break
@@ -58,7 +59,7 @@ def page_data(
             used += size
     place = {position: number for number, position in enumerate(rows)}
     # Only the start of each list, without gaps, though an image from further down may be shown elsewhere.
-    starts = [takewhile(place.__contains__, some) for some in (suspected, errors, *extremes)]
+    starts = [takewhile(place.__contains__, map(int, some)) for some in (suspected, errors, *extremes)]
     shown = [[place[position] for position in start] for start in starts]
     return {
         **names,
@@ -89,22 +90,23 @@ def _extremes(selection: Selection, order: np.ndarray, num_classes: int, top_k: 
     return extremes
 
 
-def _in_turn(*ranked: Sequence[int]) -> list[int]:
+def _in_turn(*ranked: Sequence[int] | np.ndarray) -> Iterator[int]:
     """All that the lists hold, once each: what comes first in one of them, then what comes second in one, ..."""
-    rank: dict[int, int] = {}
-    for some in ranked:
-        for number, position in enumerate(some):
-            rank[position] = min(rank.get(position, number), number)
-    return sorted(rank, key=rank.__getitem__)
+    seen: set[int] = set()
+    for number in range(max(map(len, ranked))):
+        for position in (int(some[number]) for some in ranked if number < len(some)):
+            if position not in seen:
+                seen.add(position)
+                yield position
 
 
 def _rows(
-    selection: Selection, split: ImageSplit, files: np.ndarray | None, positions: list[int]
+    selection: Selection, split: ImageSplit, files: pa.ChunkedArray | None, positions: Iterator[int]
 ) -> Iterator[tuple[int, list]]:
     """Each position with its values of `_ROW_COLUMNS`; images are read a few at a time, as far as they are wanted."""
     sources = {
         "index": selection.index,
-        "file": files,
+        "file": None,
         "label": selection.labels,
         "votes": selection.votes,
         "mean_probability": selection.mean_probability,
@@ -115,13 +117,16 @@ def _rows(
         "bias_label": selection.bias_labels if split.bias_names else None,
         "is_conflicting": selection.is_conflicting,
     }
-    for start in range(0, len(positions), _IMAGES_AT_ONCE):
-        some = positions[start : start + _IMAGES_AT_ONCE]
+    while some := list(islice(positions, _IMAGES_AT_ONCE)):
         pixels = split.pixels.index_select(0, torch.from_numpy(selection.index[some]))
-        columns = [[None] * len(some) if values is None else values[some].tolist() for values in sources.values()]
+        columns = {
+            name: [None] * len(some) if values is None else values[some].tolist() for name, values in sources.items()
+        }
+        if files is not None:
+            columns["file"] = files.take(pa.array(some)).to_pylist()
         for number, position in enumerate(some):
             record = _record(split, int(selection.index[position]))
-            values = [column[number] for column in columns]
+            values = [column[number] for column in columns.values()]
             values = [round(value, 6) if isinstance(value, float) else value for value in values]
             yield position, [*values, image_hash(record), _thumbnail(record, pixels[number])]
 
@@ -156,11 +161,11 @@ def taken_for(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
     labels, predicted = selection.labels[suspected], selection.predicted_labels[suspected]
     codes, counts = np.unique(labels * number + predicted, return_counts=True)
     pairs = []
-    for code, count in sorted(zip(codes.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1]):
-        label, other = divmod(code, number)
+    for place in np.argsort(-counts, kind="stable"):
+        label, other = divmod(int(codes[place]), number)
         if label == other:
             continue
-        pair = {"label": label, "predicted": other, "count": count, "bias": None, "bias_count": 0}
+        pair = {"label": label, "predicted": other, "count": int(counts[place]), "bias": None, "bias_count": 0}
         if selection.bias_labels is not None and split.bias_names:
             biases = np.bincount(selection.bias_labels[suspected][(labels == label) & (predicted == other)])
             pair |= {"bias": split.bias_names[biases.argmax()], "bias_count": int(biases.max())}

@@ -253,7 +253,7 @@ def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:
     """Rows of the tables of images by split and by class, and the share of conflicting training images in percent."""
     split_rows = [["split", "images", "bias-aligned", "bias-conflicting"]]
     class_rows = [["class"], *([as_text(name)] for name in splits["train"].class_names)]
-    severity = None
+    severity, shown = None, len(class_rows) - 1 <= _MOST_CLASSES_TO_COUNT
     for name, split in splits.items():
         labels, bias_labels, is_conflicting = split.measured_by().values()
         header, group = name, np.zeros(len(labels), dtype=np.int64)
@@ -265,6 +265,8 @@ def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:
         elif bias_labels is not None:
             header, group = f"{name}: by bias label, from 0 on", bias_labels
         split_rows.append(row)
+        if not shown:  # classes times bias labels
+            continue
         class_rows[0].append(header)
         cells = np.zeros(
             (len(split.class_names), max(int(group.max()) + 1, 1 + (is_conflicting is not None))), dtype=int
@@ -274,8 +276,7 @@ def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:
             row.append(" + ".join(f"{count:,}" for count in counts))
     if all("unknown" in row for row in split_rows[1:]):
         split_rows = [row[:2] for row in split_rows]
-    shown = class_rows if len(class_rows) - 1 <= _MOST_CLASSES_TO_COUNT else None
-    return {"split_rows": split_rows, "class_rows": shown, "severity": severity}
+    return {"split_rows": split_rows, "class_rows": class_rows if shown else None, "severity": severity}
 
 
 def _selection(results: Mapping[str, Any], num_train: int) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.evaluation import check_classes, predict_logits
+from hf_biasensemble.evaluation import check_classes, predict_classes
 from hf_biasensemble.reporting.figures.panels import classes_in_turn
 
 Classifier = tuple[PreTrainedModel, ImageTransform, ImageSplit]
@@ -68,4 +68,4 @@ def images_to_show(classifiers: Mapping[str, Classifier], num_images: int = 8, b
 
 def _predictions(model: PreTrainedModel, transform: ImageTransform, split: ImageSplit, batch_size: int) -> np.ndarray:
     check_classes(model, split)
-    return predict_logits(model, split, transform, batch_size).argmax(dim=-1).cpu().numpy()
+    return predict_classes(model, split, transform, batch_size)

@@ -19,7 +19,6 @@ from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.member_sharing import MemberSharingTrainer
 
 _BEST_ACCURACY = "best_accuracy"
-_LOGITS_AT_ONCE = 1 << 20  # of all members and classes
 
 
 class BiasEnsembleTrainer(MemberSharingTrainer):
@@ -106,8 +105,11 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         """Validation accuracy of each member; remembers the weights of those that got better."""
         self.share_members()
         split = (eval_dataset or self.eval_dataset)["validation"]
-        right = self.predict_logits(split).argmax(dim=-1) == split.labels[split.rows, None]
-        accuracy = right.float().mean(dim=0)
+        right = [
+            self.predict_logits(part).argmax(dim=-1) == part.labels[part.rows, None]
+            for part in self.in_blocks(split, self.num_networks * len(split.class_names))
+        ]
+        accuracy = torch.cat(right).float().mean(dim=0)
         for number in (accuracy > self.best_accuracy).nonzero().flatten().tolist():
             state = self.model.members[number].state_dict()
             self.best_state |= {f"members.{number}.{name}": value.clone() for name, value in state.items()}
@@ -137,18 +139,15 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self.share_members()
         # bfloat16 has no number between .9922 and .9961; the wrapper would compute in it whatever stands around it.
         members = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        # Whole batches, but not the logits of all samples at once: of 1,000 classes these are larger than the images.
-        batch = self.args.eval_batch_size * self.args.world_size
-        batches = max(1, _LOGITS_AT_ONCE // (self.num_networks * len(self.split.class_names) * batch))
-        found = []
-        for positions in torch.arange(len(self.split)).split(batches * batch):
-            part = self.split.select(positions)
+        found, done = [], 0
+        for part in self.in_blocks(self.split, self.num_networks * len(self.split.class_names)):
             logits = self.predict_logits(part, members, full_precision=True)
             if self.trained_on is not None:
                 first, second = logits.chunk(2, dim=1)
-                logits = torch.where(self.trained_on[positions][:, :, None], second, first)
+                logits = torch.where(self.trained_on[done : done + len(part), :, None], second, first)
             labels = part.labels[part.rows, None].expand(-1, self.num_members)
             found.append({"probabilities": true_class_probability(logits, labels).numpy(), **_predictions(logits)})
+            done += len(part)
         return {name: np.concatenate([some[name] for some in found]) for name in found[0]}
 
     def member_probabilities(self, votes: dict[str, np.ndarray] | None = None) -> np.ndarray:

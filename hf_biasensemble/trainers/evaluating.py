@@ -1,5 +1,6 @@
 """Evaluation of a trained classifier by group, and which of its states is published."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,9 +14,9 @@ from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.evaluation import in_blocks, predict_logits
 from hf_biasensemble.judging.estimates import ESTIMATES
-from hf_biasensemble.judging.predictions import HeldOutPredictions
+from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.metrics.difficulty import DIFFICULTIES
@@ -72,6 +73,10 @@ class EvaluatingTrainer(CheckpointingTrainer):
         longest = max(len(part) for part in parts)
         return torch.cat([gathered[n * longest :][: len(part)] for n, part in enumerate(parts)])
 
+    def in_blocks(self, split: ImageSplit, logits_each: int) -> Iterator[ImageSplit]:
+        """[`in_blocks`] of whole batches of all processes."""
+        return in_blocks(split, logits_each, self.args.eval_batch_size * self.args.world_size)
+
     def evaluate(
         self,
         eval_dataset: ImageSplit | dict[str, ImageSplit] | None = None,
@@ -110,9 +115,13 @@ class EvaluatingTrainer(CheckpointingTrainer):
 
     def held_out_predictions(self, name: str, split: ImageSplit, model: nn.Module | None = None) -> HeldOutPredictions:
         """What the published model, or another, says of a split, with the pseudo-groups of the split of that name."""
-        logits = self.predict_logits(split, model).numpy()
-        labels = split.labels[split.rows].numpy()
-        return HeldOutPredictions.from_logits(logits, split.rows.numpy(), labels, (self.judged or {}).get(name))
+        parts = [
+            HeldOutPredictions.from_logits(
+                self.predict_logits(part, model).numpy(), part.rows.numpy(), part.labels[part.rows].numpy()
+            )
+            for part in self.in_blocks(split, len(split.class_names))
+        ]
+        return pooled(parts).judged_by((self.judged or {}).get(name))
 
     def predict(
         self, test_dataset: ImageSplit, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
