@@ -173,9 +173,12 @@ from hf_biasensemble.data.feature_store import open_or_encode
 from hf_biasensemble.data.transforms import ImageTransform
 
 class Slow(nn.Linear):
+    blocks = 0
+
     def forward(self, images):
         print("block", flush=True)
-        time.sleep(float(sys.argv[1]))
+        time.sleep(float(sys.argv[1]) if self.blocks else 0)
+        self.blocks += 1
         return super().forward(images.flatten(1))
 
 torch.manual_seed(0)
@@ -188,7 +191,7 @@ print(values.double().sum().item())
 
 @pytest.mark.slow
 def test_features_that_a_killed_process_left_are_gone_on_with_by_the_one_that_waits(cache, tmp_path):
-    first = start(ENCODE, cache, 5)
+    first = start(ENCODE, cache, 600)
     assert [first.stdout.readline() for _ in range(2)] == ["block\n"] * 2  # so one is in the store
     second = start(ENCODE, cache, 0)
     assert second.stdout.readline() == "ten blocks: waiting for another process that encodes the same images\n"

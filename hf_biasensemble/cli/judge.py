@@ -77,9 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         model, parts = inference.placed(model), []
         for part in in_blocks(split, model.config.num_labels, inference.batch_size):
             logits = predict_logits(model, part, transform, inference.batch_size)
-            logits = to_classes_of(part, model, logits, name).cpu().numpy()
+            found = to_classes_of(part, model, logits, name).cpu().numpy()
             labels = part.labels[part.rows].numpy()
-            parts.append(HeldOutPredictions.from_logits(logits, part.rows.numpy(), labels))
+            parts.append(HeldOutPredictions.from_logits(found, part.rows.numpy(), labels))
         models[name] = pooled(parts).judged_by(groups)
     text, results = judgement_table(models, judge_args.compare_with)
     print(text)
