@@ -165,7 +165,8 @@ def taken_for(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
         label, other = divmod(int(codes[place]), number)
         if label == other:
             continue
-        pair: dict[str, Any] = {"label": label, "predicted": other, "count": int(counts[place]), "bias": None, "bias_count": 0}
+        pair: dict[str, Any] = {"label": label, "predicted": other, "count": int(counts[place])}
+        pair |= {"bias": None, "bias_count": 0}
         if selection.bias_labels is not None and split.bias_names:
             biases = np.bincount(selection.bias_labels[suspected][(labels == label) & (predicted == other)])
             pair |= {"bias": split.bias_names[biases.argmax()], "bias_count": int(biases.max())}
