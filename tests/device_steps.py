@@ -79,7 +79,7 @@ def steps(method: str, transform: Any = PLAIN, pixels: Any = PIXELS, fault: str 
 
     Returns:
         `dict`: `launches`, `uploads` and so on of each step but the first ones; `copied_before_first`, how many of the
-        tensors of batches were sent before the first step; the shape of what was predicted; `races_after` the steps.
+        tensors of batches were sent before the first step; the shape of what was predicted, and traffic `after` steps.
     """
     device = fake_device.Device()
     split = ImageSplit(pixels, LABELS, CLASS_NAMES, torch.arange(SAMPLES), is_conflicting=SPLIT.is_conflicting)
@@ -96,7 +96,8 @@ def steps(method: str, transform: Any = PLAIN, pixels: Any = PIXELS, fault: str 
             predicted = trainer.member_votes()["probabilities"].shape
         else:
             predicted = trainer.predict_logits(split).shape
-    return {**each.found(), "predicted": list(predicted), "races_after": device.traffic.races}
+    after = {"races_after": device.traffic.races, "beside_after": device.traffic.beside}
+    return {**each.found(), **after, "predicted": list(predicted)}
 
 
 def built(method: str, folder: str, split: ImageSplit, transform: Any, options: dict) -> Any:
@@ -107,6 +108,7 @@ def built(method: str, folder: str, split: ImageSplit, transform: Any, options: 
     args = kind.arguments(
         output_dir=folder,
         **{"method": kind.name, "max_steps": 6, "per_device_train_batch_size": 8, "weight_average": 0.9},
+        per_device_eval_batch_size=64 if PROCESSES == 1 else SAMPLES,  # what the others predict is not gathered here
         **{"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 100},
         **({"swap_start_step": 0.1} if method.startswith("disent") else {}),
         **({"ddp_backend": "fake"} if PROCESSES > 1 else {}),
