@@ -202,13 +202,15 @@ def test_members_see_no_augmentation(digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_members_may_have_a_rate_and_a_scale_of_their_own(digits, tmp_path):
+def test_members_may_have_a_rate_a_scale_and_batches_of_their_own(digits, tmp_path):
     def probabilities(name: str, **changes) -> list[float]:
         assert train(digits, tmp_path / name, "lff_be", max_steps=1, member_threshold=0.5, **changes) == 0
         return Selection.load(tmp_path / name / "selection").mean_probability.tolist()
 
-    own = probabilities("own", member_learning_rate=0.01, member_image_scale=2.0)
-    assert own == probabilities("same", learning_rate=0.01, image_scale=2.0)
+    own = probabilities("own", member_learning_rate=0.01, member_image_scale=2.0, member_batch_size=5)
+    same = {"learning_rate": 0.01, "image_scale": 2.0, "per_device_train_batch_size": 5}
+    assert own == probabilities("same", **same)
+    assert own != probabilities("batches", **same | {"per_device_train_batch_size": 8})
     assert own != probabilities("rate", member_learning_rate=0.01) != probabilities("neither")
 
 

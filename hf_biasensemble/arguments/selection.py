@@ -22,6 +22,9 @@ class SelectionArguments:
     keep_member: str = option("last", "Which state of a member votes: last, or best validation accuracy.")
     member_eval_steps: int = option(500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps.")
     share_batches: bool = option(False, "All members see the same batches; saves decoding, members differ less.")
+    member_batch_size: int | None = option(
+        None, "Batch size of the members per process; by default per_device_train_batch_size."
+    )
     member_learning_rate: float | None = option(None, "Learning rate of the members; by default learning_rate.")
     member_image_scale: float | None = option(None, "image_scale of what the members see; by default image_scale.")
     members_at_once: int | None = option(
@@ -39,8 +42,9 @@ class SelectionArguments:
 
     def __post_init__(self) -> None:
         require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)
-        at_once = self.members_at_once
-        require(at_once is None or at_once >= 1, "--members_at_once", "at least 1", at_once)
+        for name in ("members_at_once", "member_batch_size"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"--{name}", "at least 1", value)
         require(self.member_steps >= 1, "--member_steps", "at least 1", self.member_steps)
         require(0 <= self.member_threshold < 1, "--member_threshold", "in [0, 1)", self.member_threshold)
         valid = 1 <= self.member_agreement <= self.num_members

@@ -46,6 +46,7 @@ def _settings(
     model_args: ModelArguments, selection_args: SelectionArguments, args: DebiasingArguments
 ) -> dict[str, Any]:
     settings = votes_depend_on(model_args, selection_args, args)
+    settings["batch_size"] = (settings.pop("member_batch_size") or args.per_device_train_batch_size) * args.world_size
     for name in ("learning_rate", "image_scale"):
         settings[name] = settings.pop(f"member_{name}") or settings[name]
     return settings
@@ -62,10 +63,11 @@ def _trainer(
         raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
     rate = selection_args.member_learning_rate or args.learning_rate
     scale = selection_args.member_image_scale or model_args.image_scale
+    batch_size = selection_args.member_batch_size or args.per_device_train_batch_size
     networks = selection_args.num_members * (2 if selection_args.cross_fit else 1)
     return BiasEnsembleTrainer(
         build_members(model_args, splits["train"].class_names, networks, args.seed),
-        member_arguments(args, selection_args.member_steps, rate),
+        member_arguments(args, selection_args.member_steps, rate, batch_size),
         training_transform(splits["train"], replace(model_args, image_scale=scale)),
         selection_args,
         train_dataset=splits["train"],

@@ -61,7 +61,7 @@ def _trainer(
 ) -> ErmErrorsTrainer:
     return ErmErrorsTrainer(
         build_members(model_args, splits["train"].class_names, 1, args.seed),
-        member_arguments(args, selection_args.first_stage_steps, args.learning_rate),
+        member_arguments(args, selection_args.first_stage_steps, args.learning_rate, args.per_device_train_batch_size),
         training_transform(splits["train"], model_args),
         SelectionArguments(num_members=1, member_agreement=1),
         train_dataset=splits["train"],

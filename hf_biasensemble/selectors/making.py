@@ -143,14 +143,17 @@ def _members_of(trainer: Any, model_args: ModelArguments, images: ModelArguments
     )
 
 
-def member_arguments(args: DebiasingArguments, steps: int, learning_rate: float) -> DebiasingArguments:
-    """Settings of a member stage of the run: its own folder and steps, nothing that belongs to the method alone, and
-    at least five checkpoints."""
+def member_arguments(
+    args: DebiasingArguments, steps: int, learning_rate: float, batch_size: int
+) -> DebiasingArguments:
+    """Settings of a member stage of the run: its own folder, steps, learning rate and batch size per process, nothing
+    that belongs to the method alone, and at least five checkpoints."""
     given = {f.name: getattr(args, f.name) for f in fields(DebiasingArguments) if f.init}
     changes: dict[str, Any] = {
         "output_dir": str(Path(args.output_dir) / "selection"),
         **{"max_steps": steps, "num_train_epochs": 0, "schedule_steps": None, "eval_on_start": False},
         "learning_rate": learning_rate,
+        "per_device_train_batch_size": batch_size,
         "eval_strategy": "no",
         "save_total_limit": 1,
         "checkpoint_choice": "last",
