@@ -239,6 +239,14 @@ def test_selection_is_taken_from_the_folder(audited, digits, tmp_path, capsys):
     assert Selection.load(tmp_path / "selection").provenance["seed"] == 7
 
 
+def test_page_says_what_estimates_accuracy_where_members_can(audited, digits, tmp_path):
+    said = "hf-biasensemble judge --model MODEL --members"
+    assert f"{said} FOLDER" in " ".join(Page(audited / "audit.html").text.split())
+    Selection.load(audited / "selection").save(tmp_path / "selection")  # of a version that did not keep members
+    assert audit(digits, tmp_path) == 0
+    assert said not in Page(tmp_path / "audit.html").text
+
+
 def test_selection_saved_before_predictions_were(audited, digits, tmp_path):
     from dataclasses import replace
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.files import written_whole
+from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
 from hf_biasensemble.output_folder import AUDIT_FILES
 from hf_biasensemble.reporting.audit_page import WIDEST_TABLE, page_data, taken_for
 from hf_biasensemble.reporting.weak_signals import weak_signals
@@ -81,6 +82,7 @@ def write_audit(
     variables = {
         "title": audit_title(dataset_name, config_name),
         "list_files": [csv.name, parquet.name],
+        "can_judge": (folder / "selection" / MEMBERS_FILE).exists(),
         **_figures(selection, split, order),
         "taken_for": taken_for(selection, split),
         "data": page_data(selection, split, files, order, possible_label_errors(selection, order), top_k, page_budget),
