@@ -6,6 +6,8 @@ of ours. Anything else is saved with its modeling file beside it. Both name the 
 `ViTImageProcessor` resizes tensors, which can be one grey level off, and rounds in another order.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from transformers import (
     TimmWrapperForImageClassification,
     TimmWrapperImageProcessor,
 )
+from transformers.utils import logging
 
 import hf_biasensemble.models.registration  # noqa: F401
 from hf_biasensemble.data.geometry import Geometry
@@ -44,11 +47,25 @@ def save_classifier(
     wrapped = as_timm_wrapper(model, transform, geometry)
     if wrapped is not None:
         # Keys as timm has them, so that timm opens the folder too.
-        wrapped.save_pretrained(folder, state_dict=wrapped.timm_model.state_dict())
+        with _without_bar():
+            wrapped.save_pretrained(folder, state_dict=wrapped.timm_model.state_dict())
         return
     model.config.pretrained_cfg = preprocessing(model.config, transform, geometry)
     model.config.image_processor_type = TimmWrapperImageProcessor.__name__
-    model.save_pretrained(folder)
+    with _without_bar():
+        model.save_pretrained(folder)
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """No bar of transformers for weights that are written in a moment, beside the progress of training."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def preprocessing(
