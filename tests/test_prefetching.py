@@ -64,6 +64,17 @@ def test_batches_are_the_same_from_pixels_on_the_device():
     assert with_pixels_on("device", CPU, {"train": split})["train"] is split
 
 
+def test_splits_of_the_same_images_share_them_on_the_device():
+    split, other = random_split(50), random_split(20)
+    splits = {"train": split.select(torch.arange(30)), "validation": split.select(torch.arange(30, 50)), "test": other}
+    there = with_pixels_on("device", torch.device("meta"), splits)
+    assert there["train"].on_device.pixels is there["validation"].on_device.pixels
+    assert there["test"].on_device.pixels.shape == other.pixels.shape
+    for name, part in there.items():
+        assert part.on_device.pixels.device.type == part.on_device.labels.device.type == "meta"
+        assert part.pixels is splits[name].pixels and torch.equal(part.rows, splits[name].rows)
+
+
 @pytest.mark.parametrize("method", ["lff_be", "disent_be", "members"])
 def test_training_and_predictions_are_bitwise_the_same_from_pixels_on_the_device(method):
     split = random_split(60)

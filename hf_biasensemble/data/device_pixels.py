@@ -37,13 +37,14 @@ def check_room(pixels_on: str, device: torch.device, splits: dict[str, ImageSpli
         return
     stores = _stores(splits).values()
     needed = sum(len(pixels) * pixels.index_select(0, torch.tensor([0])).nbytes for pixels in stores)
-    with suppress(RuntimeError):  # not every kind of device tells
+    free = needed
+    with suppress(RuntimeError, ValueError):  # not every kind of device tells
         free, _ = torch.accelerator.get_memory_info(device)
-        if needed > free:
-            raise BiasEnsembleError(
-                f"--pixels_on device: expected room for {needed / 1e9:.3g} GB of decoded images on {device}, found "
-                f"{free / 1e9:.3g} GB free; leave the option out"
-            )
+    if needed > free:
+        raise BiasEnsembleError(
+            f"--pixels_on device: expected room for {needed / 1e9:.3g} GB of decoded images on {device}, found "
+            f"{free / 1e9:.3g} GB free; leave the option out"
+        )
 
 
 def _stores(splits: dict[str, ImageSplit]) -> dict[int, Any]:
