@@ -131,8 +131,7 @@ def check_reporting_installed(services: list[str]) -> None:
     for name in services:
         if name not in (*get_available_reporting_integrations(), *_NOT_LISTED):
             raise BiasEnsembleError(
-                f"--report_to {name}: expected its package, found none; install it (pip install {name}), or leave the "
-                "option out"
+                f"--report_to {name}: expected its package, found none; install it, or leave the option out"
             )
 
 
