@@ -84,7 +84,7 @@ def test_usual_name_gets_the_option_that_is_meant(typed, meant):
         ("test", "--per_device_eval_batch_size", "batch_size"),
         ("predict", "--eval_batch_size", "batch_size"),
         ("push", "--privat", "private"),
-        ("make-dataset", "--severities", "dataset_config_names"),
+        ("make-dataset", "--severity", "dataset_config_names"),
         ("make-dataset", "--push_to_hub", "hub_dataset_id"),
     ],
 )

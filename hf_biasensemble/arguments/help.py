@@ -33,7 +33,6 @@ MEANT: dict[str, str | tuple[str, ...]] = {
     "dataset": ("dataset_name", "reference_dataset"),
     "dataset_config": ("dataset_config_name", "dataset_config_names"),
     "severity": ("dataset_config_name", "dataset_config_names"),
-    "severities": "dataset_config_names",
     "root_dir": "dataset_name",
     "train_dir": "dataset_name",
     "wd": "weight_decay",

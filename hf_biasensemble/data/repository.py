@@ -48,7 +48,8 @@ class RepositoryParser(argparse.ArgumentParser):
     def add_config_names(self, published: Sequence[str], default: Sequence[str] | None = None) -> None:
         """Adds the option for the severities to make, whose names are those of the configurations."""
         text = f"configurations to make ({' '.join(published)})"
-        self.add_argument("--dataset_config_names", dest="severities", nargs="+", default=default, help=text)
+        names = ("--dataset_config_names", "--severities")  # the second is the word of the papers
+        self.add_argument(*names, dest="severities", nargs="+", default=default, help=text)
 
     def error(self, message: str) -> NoReturn:
         from hf_biasensemble.arguments.help import mistake
