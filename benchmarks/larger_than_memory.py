@@ -26,7 +26,7 @@ from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.sizes import size_in_bytes
 
 GROUPS = Path("/sys/fs/cgroup/memory")
-DISTINCT, BATCH, BACKBONE = 256, 64, "test_resnet"
+DISTINCT, BATCH, BACKBONE = 256, 32, "test_resnet"
 
 
 def split_of(folder: Path, count: int) -> ImageSplit:
@@ -45,6 +45,7 @@ def split_of(folder: Path, count: int) -> ImageSplit:
 def train(folder: Path, count: int, steps: int) -> None:
     """Trains, and prints what this process and its group had at most."""
     split = split_of(folder, count)
+    before = read_bytes()
     with trainer("erm", split, Setting(BACKBONE, SIZE, BATCH), steps) as built:
         taken = seconds(built.train)
         loss = built.state.log_history[-1]["train_loss"]
@@ -52,9 +53,14 @@ def train(folder: Path, count: int, steps: int) -> None:
     private = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e6
     read = steps * BATCH * split.pixels[torch.tensor([0])].numel() / 1e9
     print(
-        f"{steps} steps of {BATCH} images, {read:.1f} GB, in {taken:.0f} s, mean loss {loss:.2f}; private memory at "
-        f"the end {private:.2f} GB"
+        f"{steps} steps of {BATCH} images, {read:.2f} GB, in {taken:.0f} s, mean loss {loss:.2f}; read from the disk "
+        f"{(read_bytes() - before) / 1e9:.2f} GB; private memory at the end {private:.2f} GB"
     )
+
+
+def read_bytes() -> int:
+    """What the disk was read for this process."""
+    return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
 
 
 def limited(words: list[str], limit: int) -> dict[str, str]:

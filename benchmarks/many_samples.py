@@ -101,6 +101,7 @@ class PrivateMemory:
             finally:
                 self.since_last_time()
                 self.rows[name] = before, self._open.pop(), time.perf_counter() - started
+                print(f"{name}: {self.rows[name][1]:,.0f} MB", file=sys.stderr, flush=True)
 
         return wrapper
 

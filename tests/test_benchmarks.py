@@ -2,17 +2,19 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from runs import words
 
 sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks import larger_than_memory, many_samples, on_gpu
 from benchmarks.__main__ import BENCHMARKS, main
-from benchmarks.measuring import Figure, markdown, measure
+from benchmarks.measuring import ROOT, Figure, environment, markdown, measure
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in BENCHMARKS] + ["tables"])
@@ -34,6 +36,15 @@ def test_what_only_gpus_can_show_says_so_and_the_rest_passes(capsys):
     said = {line.name: text.partition(": ")[2] for line, text in zip(on_gpu.LINES, lines, strict=True)}
     for line in on_gpu.LINES:
         assert said[line.name].startswith(f"needs {line.gpus} GPU" if line.gpus else "pass; "), said[line.name]
+
+
+@pytest.mark.slow
+def test_first_batch_is_timed_in_a_process_of_its_own(digits, tmp_path):
+    given = words(digits, tmp_path / "out", "erm")
+    program = [sys.executable, "-m", "benchmarks.first_batch", *given]
+    ended = subprocess.run(program, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 0 and "process 0: " in ended.stdout, ended.stderr
+    assert not (tmp_path / "out" / "model.safetensors").exists()  # it ended there
 
 
 @pytest.mark.slow

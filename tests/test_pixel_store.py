@@ -247,6 +247,30 @@ def test_verified_store_is_refused_if_damaged_though_its_time_says_nothing(digit
         assert file.read_bytes() == content
 
 
+def read_from_disk() -> int:
+    return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads /proc")
+def test_a_random_batch_of_a_large_store_reads_its_images_and_not_what_lies_around(tmp_path, monkeypatch):
+    monkeypatch.setattr(pixel_store, "_SMALL", 0)
+    shape, file = (400, 3, 224, 224), tmp_path / "large.pixels"
+    content = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    with open(file, "wb") as stream:
+        stream.write(content.data)
+        stream.flush()
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    pixels, rows = pixel_store.MappedPixels(file, shape, ""), torch.tensor([350, 50, 399, 0])
+    before = read_from_disk()
+    batch = pixels.index_select(0, rows)
+    read = read_from_disk() - before
+    assert torch.equal(batch, torch.from_numpy(content)[rows])
+    if read == 0:
+        pytest.skip("the file is not on a disk")
+    assert read < 2 * content[:4].nbytes
+
+
 @pytest.mark.slow
 def test_store_of_193_gigabytes_opens_at_once_and_takes_no_memory(tmp_path):
     """1.28 million images of 224 pixels, in a sparse file: more than the memory of the machine."""

@@ -45,6 +45,7 @@ _TAIL = struct.Struct("<32sQ8s")  # SHA-256 of the footer, its length, the mark
 _UNTOUCHED = 946_684_800 * 1_000_000_000  # time of modification of a whole store: the first second of the year 2000
 _BLOCK = 1 << 22  # bytes hashed at once
 _SMALL = 1 << 28  # bytes of a store whose pages a process keeps: giving them back costs small batches a fifth of a ms
+_READ_ALONE = 1 << 16  # bytes of an image from which on it is read by itself, not with what lies around it
 
 
 class MappedPixels:
@@ -67,6 +68,10 @@ class MappedPixels:
         with open(file, "rb") as stream:
             # Read-only: a map that could be written to is counted as memory, which a large file exceeds.
             self._map = mmap.mmap(stream.fileno(), self.shape.numel(), access=mmap.ACCESS_READ)
+        self._gives_back = self.shape.numel() > _SMALL and hasattr(mmap, "MADV_DONTNEED")
+        self._reads_alone = self._gives_back and self.shape[1:].numel() >= _READ_ALONE
+        if self._reads_alone:
+            self._map.madvise(mmap.MADV_RANDOM)  # or megabytes around each image of a random batch are read as well
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # nothing writes to it
             self._tensor = torch.frombuffer(self._map, dtype=torch.uint8).view(self.shape)
@@ -83,8 +88,13 @@ class MappedPixels:
 
     def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
         """As of a tensor; `dim` is 0."""
+        if self._reads_alone:
+            each = self.shape[1:].numel()
+            for row in rows.tolist():  # all at once and ahead, where a page that is missed would be waited for
+                start = row * each // mmap.PAGESIZE * mmap.PAGESIZE
+                self._map.madvise(mmap.MADV_WILLNEED, start, (row + 1) * each - start)
         pixels = self._tensor.index_select(dim, rows)
-        if self.shape.numel() > _SMALL and hasattr(mmap, "MADV_DONTNEED"):
+        if self._gives_back:
             self._map.madvise(mmap.MADV_DONTNEED)
         return pixels
 
