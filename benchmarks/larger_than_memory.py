@@ -26,7 +26,7 @@ from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.sizes import size_in_bytes
 
 GROUPS = Path("/sys/fs/cgroup/memory")
-DISTINCT, BATCH, BACKBONE = 256, 32, "test_resnet"
+DISTINCT, BATCH, BACKBONE = 256, 16, "test_resnet"
 
 
 def split_of(folder: Path, count: int) -> ImageSplit:

@@ -1,6 +1,6 @@
 """A classifier on a decoded split, without a Trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,27 @@ def in_blocks(split: ImageSplit, logits_each: int, batch_size: int) -> Iterator[
     batches = max(1, LOGITS_AT_ONCE // (logits_each * batch_size))
     for positions in torch.arange(len(split)).split(batches * batch_size):
         yield split.select(positions)
+
+
+def joined(parts: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """Columns (R, ...) of all samples, from those of consecutive parts, which are copied as they come.
+
+    Small arrays that are kept lie between the large ones of each block, whose memory then cannot be used again.
+
+    Args:
+        parts (`Iterable[dict[str, np.ndarray]]`): Columns (n, ...) by name, the same ones of each part.
+        count (`int`): R, of all parts.
+    """
+    columns: dict[str, np.ndarray] = {}
+    done = end = 0
+    for part in parts:
+        for name, values in part.items():
+            if name not in columns:
+                columns[name] = np.empty((count, *values.shape[1:]), values.dtype)
+            end = done + len(values)
+            columns[name][done:end] = values
+        done = end
+    return columns
 
 
 @torch.inference_mode()
@@ -64,11 +85,11 @@ def predict_classes(
     model: PreTrainedModel, split: ImageSplit, transform: ImageTransform | FeatureTransform, batch_size: int
 ) -> np.ndarray:
     """Predicted classes (R,) of the split's samples, by the highest of the logits of [`predict_logits`]."""
-    found = [
-        predict_logits(model, part, transform, batch_size).argmax(dim=-1).cpu().numpy()
+    found = (
+        {"classes": predict_logits(model, part, transform, batch_size).argmax(dim=-1).cpu().numpy()}
         for part in in_blocks(split, model.config.num_labels, batch_size)
-    ]
-    return np.concatenate(found)
+    )
+    return joined(found, len(split))["classes"]
 
 
 def check_classes(model: PreTrainedModel, split: ImageSplit) -> None:

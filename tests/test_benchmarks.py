@@ -63,7 +63,7 @@ def test_training_has_a_limit_of_memory_and_stays_below_it(tmp_path, capfd):
     words = "--store 100MB --limit 1.5GB --steps 2 --folder"
     assert larger_than_memory.main([*words.split(), str(tmp_path)]) == 0
     said = capfd.readouterr().out
-    assert "2 steps of 64 images" in said and "exit status 0" in said
+    assert "2 steps of 16 images" in said and "exit status 0" in said
     assert 0.1 < float(said.partition("GB at most ")[2].partition(",")[0]) <= 1.5
 
 

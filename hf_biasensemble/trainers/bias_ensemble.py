@@ -1,6 +1,6 @@
 """BiasEnsemble: briefly trained biased members vote on which training samples follow the shortcut."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.member_batches import MemberBatches
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.evaluation import joined
 from hf_biasensemble.models.pair import MemberEnsemble
 from hf_biasensemble.objectives import generalized_cross_entropy, true_class_probability
 from hf_biasensemble.selection import Selection
@@ -139,16 +140,19 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self.share_members()
         # bfloat16 has no number between .9922 and .9961; the wrapper would compute in it whatever stands around it.
         members = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        found, done = [], 0
-        for part in self.in_blocks(self.split, self.num_networks * len(self.split.class_names)):
-            logits = self.predict_logits(part, members, full_precision=True)
-            if self.trained_on is not None:
-                first, second = logits.chunk(2, dim=1)
-                logits = torch.where(self.trained_on[done : done + len(part), :, None], second, first)
-            labels = part.labels[part.rows, None].expand(-1, self.num_members)
-            found.append({"probabilities": true_class_probability(logits, labels).numpy(), **_predictions(logits)})
-            done += len(part)
-        return {name: np.concatenate([some[name] for some in found]) for name in found[0]}
+
+        def in_parts() -> Iterator[dict[str, np.ndarray]]:
+            done = 0
+            for part in self.in_blocks(self.split, self.num_networks * len(self.split.class_names)):
+                logits = self.predict_logits(part, members, full_precision=True)
+                if self.trained_on is not None:
+                    first, second = logits.chunk(2, dim=1)
+                    logits = torch.where(self.trained_on[done : done + len(part), :, None], second, first)
+                labels = part.labels[part.rows, None].expand(-1, self.num_members)
+                yield {"probabilities": true_class_probability(logits, labels).numpy(), **_predictions(logits)}
+                done += len(part)
+
+        return joined(in_parts(), len(self.split))
 
     def member_probabilities(self, votes: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Probability (M, N) that each member gives the true class of each training sample.
