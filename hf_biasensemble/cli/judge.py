@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.evaluation import in_blocks, predict_logits, to_classes_of
     from hf_biasensemble.judging.members import Members
-    from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled
+    from hf_biasensemble.judging.predictions import HeldOutPredictions
     from hf_biasensemble.models.export import load_classifier
     from hf_biasensemble.reporting.judgement import judgement_table
 
@@ -74,13 +74,12 @@ def main(argv: list[str] | None = None) -> int:
     models = {}
     for name, (model, transform, geometry) in opened.items():
         split = decoded[geometry][judge_args.split]
-        model, parts = inference.placed(model), []
-        for part in in_blocks(split, model.config.num_labels, inference.batch_size):
-            logits = predict_logits(model, part, transform, inference.batch_size)
-            found = to_classes_of(part, model, logits, name).cpu().numpy()
-            labels = part.labels[part.rows].numpy()
-            parts.append(HeldOutPredictions.from_logits(found, part.rows.numpy(), labels))
-        models[name] = pooled(parts).judged_by(groups)
+        placed = inference.placed(model)
+        parts = in_blocks(split, model.config.num_labels, inference.batch_size)
+        logits = ((part, predict_logits(placed, part, transform, inference.batch_size)) for part in parts)
+        blocks = (to_classes_of(part, placed, found, name).cpu().numpy() for part, found in logits)
+        labels, classes = split.labels[split.rows].numpy(), len(split.class_names)
+        models[name] = HeldOutPredictions.from_logits(blocks, split.rows.numpy(), labels, classes, groups)
     text, results = judgement_table(models, judge_args.compare_with)
     print(text)
     if judge_args.output_file:

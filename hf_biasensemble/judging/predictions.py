@@ -1,7 +1,7 @@
 """What a model says of held-out images, with their pseudo-groups, as a table: all that judging it takes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.evaluation import joined
 from hf_biasensemble.files import written_whole
 from hf_biasensemble.judging.estimates import Estimate, difference, estimated_intervals, estimates
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
@@ -40,12 +41,23 @@ class HeldOutPredictions:
 
     @classmethod
     def from_logits(
-        cls, logits: np.ndarray, index: np.ndarray, labels: np.ndarray, groups: PseudoGroups | None = None
+        cls,
+        blocks: Iterable[np.ndarray],
+        index: np.ndarray,
+        labels: np.ndarray,
+        num_classes: int,
+        groups: PseudoGroups | None = None,
     ) -> "HeldOutPredictions":
-        """From logits (R, K)."""
-        return cls(
-            index, labels, logits.argmax(axis=1), true_class_probabilities(logits, labels), logits.shape[1], groups
-        )
+        """From logits (n, K) of consecutive blocks of the R images, which are needed one at a time."""
+
+        def in_parts() -> Iterator[dict[str, np.ndarray]]:
+            done = 0
+            for logits in blocks:
+                probabilities = true_class_probabilities(logits, labels[done : done + len(logits)])
+                yield {"predictions": logits.argmax(axis=1), "probabilities": probabilities}
+                done += len(logits)
+
+        return cls(index, labels, **joined(in_parts(), len(labels)), num_classes=num_classes, groups=groups)
 
     def judged_by(self, groups: PseudoGroups | None) -> "HeldOutPredictions":
         """The same predictions with these groups of the same images."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainerControl
@@ -15,9 +14,9 @@ from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.evaluation import in_blocks, joined, predict_logits
+from hf_biasensemble.evaluation import in_blocks, predict_logits
 from hf_biasensemble.judging.estimates import ESTIMATES
-from hf_biasensemble.judging.predictions import HeldOutPredictions, true_class_probabilities
+from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.metrics.difficulty import DIFFICULTIES
@@ -116,18 +115,10 @@ class EvaluatingTrainer(CheckpointingTrainer):
 
     def held_out_predictions(self, name: str, split: ImageSplit, model: nn.Module | None = None) -> HeldOutPredictions:
         """What the published model, or another, says of a split, with the pseudo-groups of the split of that name."""
-
-        def in_parts() -> Iterator[dict[str, np.ndarray]]:
-            for part in self.in_blocks(split, len(split.class_names)):
-                logits, labels = self.predict_logits(part, model).numpy(), part.labels[part.rows].numpy()
-                probabilities = true_class_probabilities(logits, labels)
-                yield {"predictions": logits.argmax(axis=1), "probabilities": probabilities}
-
-        found, labels = joined(in_parts(), len(split)), split.labels[split.rows].numpy()
-        groups = (self.judged or {}).get(name)
-        return HeldOutPredictions(
-            split.rows.numpy(), labels, **found, num_classes=len(split.class_names), groups=groups
-        )
+        classes = len(split.class_names)
+        blocks = (self.predict_logits(part, model).numpy() for part in self.in_blocks(split, classes))
+        labels, groups = split.labels[split.rows].numpy(), (self.judged or {}).get(name)
+        return HeldOutPredictions.from_logits(blocks, split.rows.numpy(), labels, classes, groups)
 
     def predict(
         self, test_dataset: ImageSplit, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
