@@ -42,14 +42,25 @@ def votes_depend_on(model_args: ModelArguments, selection_args: Any, args: Debia
     return json.loads(json.dumps(settings, default=str))
 
 
+def _of_members(
+    model_args: ModelArguments, selection_args: SelectionArguments, args: DebiasingArguments
+) -> tuple[float, float, int]:
+    """Learning rate, image scale and batch size per process of the members: their own, or else those of the run."""
+    return (
+        selection_args.member_learning_rate or args.learning_rate,
+        selection_args.member_image_scale or model_args.image_scale,
+        selection_args.member_batch_size or args.per_device_train_batch_size,
+    )
+
+
 def _settings(
     model_args: ModelArguments, selection_args: SelectionArguments, args: DebiasingArguments
 ) -> dict[str, Any]:
+    rate, scale, batch_size = _of_members(model_args, selection_args, args)
     settings = votes_depend_on(model_args, selection_args, args)
-    settings["batch_size"] = (settings.pop("member_batch_size") or args.per_device_train_batch_size) * args.world_size
-    for name in ("learning_rate", "image_scale"):
-        settings[name] = settings.pop(f"member_{name}") or settings[name]
-    return settings
+    for name in ("learning_rate", "image_scale", "batch_size"):
+        del settings[f"member_{name}"]
+    return settings | {"learning_rate": rate, "image_scale": scale, "batch_size": batch_size * args.world_size}
 
 
 def _trainer(
@@ -61,9 +72,7 @@ def _trainer(
 ) -> BiasEnsembleTrainer:
     if selection_args.keep_member == "best" and "validation" not in splits:
         raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
-    rate = selection_args.member_learning_rate or args.learning_rate
-    scale = selection_args.member_image_scale or model_args.image_scale
-    batch_size = selection_args.member_batch_size or args.per_device_train_batch_size
+    rate, scale, batch_size = _of_members(model_args, selection_args, args)
     networks = selection_args.num_members * (2 if selection_args.cross_fit else 1)
     return BiasEnsembleTrainer(
         build_members(model_args, splits["train"].class_names, networks, args.seed),
