@@ -29,7 +29,7 @@ CURVES, PANEL = "curves.png", "erm_wrong_recommended_right.png"
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the example; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--max_steps", type=int, default=6000, help="training steps of each method (6000)")
+    parser.add_argument("--max_steps", type=int, default=3000, help="training steps of each method (3000)")
     parser.add_argument("--member_steps", type=int, help="steps of the biased members (those of the recipe)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training (0)")
     options = parser.parse_args(argv)

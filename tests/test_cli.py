@@ -180,3 +180,31 @@ def test_new_estimates_find_their_column(capsys):
         ["step", "accuracy", "est.confl."],
         ["7", "0.500", "0.250"],
     ]
+
+
+def test_progress_is_named_once_and_members_by_their_number(capsys):
+    progress = NamedProgressCallback("Members")
+    state = SimpleNamespace(is_world_process_zero=True, global_step=1)
+    accuracy = {"validation_accuracy_member_0": 0.1, "validation_accuracy_member_1": 0.2}
+    progress.on_evaluate(None, state, None, accuracy)
+    state.global_step = 51
+    losses = {"loss": 3.0, "loss_member_0": 1.0, "loss_member_1": 2.0}
+    progress.on_log(None, state, None, {"learning_rate": 0.01, **losses})
+    progress.on_evaluate(None, state, None, accuracy)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["Members"],
+        ["validation"],
+        ["step", "member_0", "member_1"],
+        ["1", "0.100", "0.200"],
+        ["losses", "validation"],
+        ["step", "lr", "loss", "member_0", "member_1", "member_0", "member_1"],
+        ["51", "0.01", "3.000", "1.000", "2.000", "0.100", "0.200"],
+    ]
+
+
+def test_the_only_term_of_a_loss_is_not_shown_beside_it(capsys):
+    progress = NamedProgressCallback("Training erm")
+    state = SimpleNamespace(is_world_process_zero=True, global_step=7)
+    progress.on_log(None, state, None, {"loss": 0.3, "loss_classification": 0.3, "learning_rate": 0.01})
+    progress.on_evaluate(None, state, None, {"test_accuracy": 0.5})
+    assert capsys.readouterr().out.splitlines()[2].split() == ["step", "lr", "loss", "accuracy"]

@@ -30,11 +30,11 @@ def test_all_means_what_is_installed(tmp_path):
     assert "tensorboard" in DebiasingArguments(output_dir=str(tmp_path), report_to=["all"]).report_to
 
 
-def run_with(service, digits, tmp_path, **environment):
+def run_with(service, digits, tmp_path, command="train", **environment):
     """A run with members that reports to the service, from an empty working folder."""
     given = words(digits, tmp_path / "out", "lff_be", report_to=service, logging_steps=4)
     done = subprocess.run(
-        [sys.executable, "-m", "hf_biasensemble", "train", *given],
+        [sys.executable, "-m", "hf_biasensemble", command, *given],
         cwd=tmp_path,
         env={**os.environ, **environment},
         capture_output=True,
@@ -106,3 +106,13 @@ def test_trackio_gets_a_run_of_the_members_and_one_of_the_training(digits, tmp_p
     name = f"lff_be in {tmp_path / 'out'}"
     assert runs.keys() == {name, f"{name}/selection"}
     check(runs[name], runs[f"{name}/selection"], configs[name])
+
+
+@pytest.mark.slow
+def test_the_members_of_an_audit_have_its_settings_at_trackio(digits, tmp_path):
+    pytest.importorskip("trackio")
+    run_with("trackio", digits, tmp_path, "audit", TRACKIO_DIR=str(tmp_path / "trackio"))
+    with sqlite3.connect(tmp_path / "trackio" / "huggingface.db") as database:
+        configs = [json.loads(config) for (config,) in database.execute("select config from configs")]
+    expected = {"method": "lff_be", "num_members": 3, "label_column": "label", "backbone": "mlp"}
+    assert len(configs) == 1 and expected.items() <= configs[0].items()

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_biasensemble.arguments import DataArguments, option, settled_selection
+from hf_biasensemble.arguments import DataArguments, option, resolved, settled_selection
 from hf_biasensemble.arguments.options import require
 from hf_biasensemble.arguments.unsupported import check_reporting_installed
 from hf_biasensemble.errors import BiasEnsembleError
@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.output_folder import AUDIT_IMAGES, DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.reporting.audit import write_audit
     from hf_biasensemble.reporting.audit_images import write_suspected_images
+    from hf_biasensemble.reporting.services import SettingsCallback
     from hf_biasensemble.selectors.making import make_selection
 
     selector = METHODS[args.method].selector
@@ -78,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     splits = load_training_splits(data_args, image_geometry(model_args))
     check_backbone(model_args, args.per_device_train_batch_size)
     check_fingerprint(splits["train"], data_args)
+    settings = resolved(data_args, model_args, selection_args, args, hidden=METHODS[args.method].unused)
     with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
@@ -92,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
             args,
             with_pixels_on(args.pixels_on, args.device, trained_on),
             must_serve=False,
-            callbacks=[stop_signal],
+            callbacks=[SettingsCallback(settings), stop_signal],
             image_args=model_args,
         )
         if args.should_save:

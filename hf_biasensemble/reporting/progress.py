@@ -68,8 +68,8 @@ class NamedProgressCallback(TrainerCallback):
         values = self.training | metrics
         columns = [*_heading_of_training(self.training).items(), *_heading_of_metrics(metrics).items()]
         if columns != self.columns:
+            print(_header(self.name if not self.columns else "", columns), flush=True)
             self.columns = columns
-            print(_header(self.name, columns), flush=True)
         cells = "".join(_cell(key, values[key]).rjust(_WIDTH) for key, _ in columns)
         print(f"{state.global_step:>8}{cells}", flush=True)
 
@@ -97,9 +97,10 @@ def use_own_progress(trainer: Trainer) -> None:
 
 
 def _heading_of_training(logs: dict[str, float]) -> dict[str, str]:
-    """Column headings of what training logged, by key: learning rate, loss, then its terms."""
+    """Column headings of what training logged, by key: learning rate, loss, then its terms if it has several."""
     headings = {"learning_rate": "lr", "loss": "loss"}
-    headings |= {key: key.removeprefix("loss_")[: _WIDTH - 1] for key in logs if key.startswith("loss_")}
+    terms = {key: key.removeprefix("loss_")[: _WIDTH - 1] for key in logs if key.startswith("loss_")}
+    headings |= terms if len(terms) > 1 else {}
     return {key: heading for key, heading in headings.items() if key in logs}
 
 
@@ -120,7 +121,8 @@ def _heading_of_metrics(metrics: dict[str, float]) -> dict[str, str]:
         if f"{split}_accuracy" in metrics and f"{split}_conflicting_accuracy" not in metrics:
             known = {f"{split}_accuracy": "accuracy", **known}
         found |= known
-    return found | {key: key[-_WIDTH + 1 :].lstrip("_") for key in metrics if "member" in key}
+    members = {key: key.partition("_accuracy_")[2] for key in metrics if "_accuracy_member_" in key}
+    return found | members
 
 
 def _split_of(key: str) -> str:
@@ -128,13 +130,14 @@ def _split_of(key: str) -> str:
 
 
 def _header(name: str, columns: list[tuple[str, str]]) -> str:
-    """Two lines: what is going on with the splits, each over the first of its columns, then step and headings."""
+    """What is going on, if it was not said yet; the splits, each over its first column; then step and headings."""
     above, last = "", ""
     for key, _ in columns:
         group = "losses" if key.startswith("loss") else _split_of(key)
         above += (group if group != last else "").rjust(_WIDTH)
         last = group
-    return f"{name}\n{'':8}{above}".rstrip() + f"\n{'step':>8}" + "".join(text.rjust(_WIDTH) for _, text in columns)
+    headings = "".join(text.rjust(_WIDTH) for _, text in columns)
+    return "\n".join([*([name] if name else []), f"{'':8}{above}", f"{'step':>8}{headings}"])
 
 
 def _cell(key: str, value: float) -> str:
