@@ -1,4 +1,4 @@
-"""The rooms import each other in the order of the table in docs/architecture.md, and import the libraries it names."""
+"""The modules import each other in the order of the table in docs/architecture.md, and the libraries that it names."""
 
 import ast
 import re
@@ -12,27 +12,27 @@ PACKAGE = ROOT / "hf_biasensemble"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
-def table_of_rooms() -> list[tuple[list[str], set[str]]]:
+def table_of_modules() -> list[tuple[list[str], set[str]]]:
     """Each row of the table, lowest first: its files and folders, and the libraries that it may import."""
-    table = re.search(r"^\| room \| what it is for \| libraries \|\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    table = re.search(r"^\| module \| what it is for \| libraries \|\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
     assert table
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
-    return [(re.findall(r"`([^`]+)`", rooms), set(re.findall(r"\w+", libraries))) for rooms, _, libraries in rows]
+    return [(re.findall(r"`([^`]+)`", modules), set(re.findall(r"\w+", libraries))) for modules, _, libraries in rows]
 
 
-ROOMS = table_of_rooms()
+TABLE = table_of_modules()
 MODULES = sorted({path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")} - {"__init__.py"})
 
 
-def is_in(file: str, rooms: list[str]) -> bool:
-    """Whether a file of the package is one of the rooms, or in one of them."""
-    return bool({file, f"{file.split('/')[0]}/"} & set(rooms))
+def is_in(file: str, modules: list[str]) -> bool:
+    """Whether a file of the package is one of the modules, or in one of them."""
+    return bool({file, f"{file.split('/')[0]}/"} & set(modules))
 
 
 def row_of(file: str) -> int:
     """Which row of the table a file of the package belongs to."""
-    rows = [number for number, (rooms, _) in enumerate(ROOMS) if is_in(file, rooms)]
-    assert rows, f"{file} is in no room of docs/architecture.md"
+    rows = [number for number, (modules, _) in enumerate(TABLE) if is_in(file, modules)]
+    assert rows, f"{file} is in no module of docs/architecture.md"
     return rows[0]
 
 
@@ -57,20 +57,20 @@ def files_of(names: set[str]) -> set[str]:
 @pytest.mark.parametrize("file", MODULES)
 def test_imports_go_one_way(file):
     above = {name for name in files_of(imports_of(file)) if row_of(name) > row_of(file)}
-    assert not above, f"{file} imports from rooms below its own row of the table: {', '.join(sorted(above))}"
+    assert not above, f"{file} imports from modules below its own row of the table: {', '.join(sorted(above))}"
 
 
-@pytest.mark.parametrize("rooms, libraries", ROOMS, ids=[rooms[0] for rooms, _ in ROOMS])
-def test_libraries_are_those_of_the_table(rooms, libraries):
-    imported = {name.split(".")[0] for file in MODULES if is_in(file, rooms) for name in imports_of(file)}
+@pytest.mark.parametrize("modules, libraries", TABLE, ids=[modules[0] for modules, _ in TABLE])
+def test_libraries_are_those_of_the_table(modules, libraries):
+    imported = {name.split(".")[0] for file in MODULES if is_in(file, modules) for name in imports_of(file)}
     assert imported - {*sys.stdlib_module_names, PACKAGE.name} == libraries
 
 
 def test_only_selectors_and_methods_know_a_trainer_by_name():
     importing = {file for file in MODULES if any(name.startswith("trainers/") for name in files_of(imports_of(file)))}
-    rooms = {file.split("/")[0] for file in importing}
-    assert rooms == {"trainers", "selectors", "methods", "run.py"}
-    # The run itself asks of the trainers' room only what it asks whatever the method.
+    modules = {file.split("/")[0] for file in importing}
+    assert modules == {"trainers", "selectors", "methods", "run.py"}
+    # The run itself asks of the trainers' module only what it asks whatever the method.
     assert {name for name in files_of(imports_of("run.py")) if name.startswith("trainers/")} == {
         "trainers/checkpoint_choice.py"
     }
@@ -96,7 +96,7 @@ ALLOWED = {
 }
 
 
-def test_every_room_of_the_table_is_there():
-    rooms = [room for named, _ in ROOMS for room in named]
-    assert len(rooms) > 15
-    assert [room for room in rooms if not (PACKAGE / room).exists()] == []
+def test_every_module_of_the_table_is_there():
+    modules = [module for named, _ in TABLE for module in named]
+    assert len(modules) > 15
+    assert [module for module in modules if not (PACKAGE / module).exists()] == []
