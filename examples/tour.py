@@ -28,7 +28,7 @@ from hf_biasensemble.cli import audit, check_data, explain, judge, push, train  
 DATASET = ["--dataset_name", PHOTOGRAPHS or "tour/data"]
 TRAINING = ["--config", RECIPE, *DATASET, *"--overwrite_output_dir true --disable_tqdm true".split()]
 
-# %% Data: 4,000 MNIST digits. The colour gives the digit away in 95 of 100 training images, and ten labels are wrong
+# %% Data: 5,000 MNIST digits. The colour gives the digit away in 95 of 100 training images, and ten labels are wrong
 LABEL_ERRORS: dict[int, int] = {}  # right label by row
 if not PHOTOGRAPHS:
     import pyarrow as pa
