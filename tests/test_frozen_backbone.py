@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from synthetic import coloured_digits
 from transformers import AutoModelForImageClassification, pipeline
 
+from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data import feature_store
+from hf_biasensemble.data.cache import lock_of
 from hf_biasensemble.data.feature_store import feature_folder, name_of_features, open_or_encode
 from hf_biasensemble.data.features import FeatureTransform
 from hf_biasensemble.data.transforms import ImageTransform
@@ -113,6 +115,22 @@ def test_a_store_larger_than_memory_opens(store, tmp_path):
         *(store, encoder, BACKBONE, AUGMENTING, views, 0, encoder.num_features), in_memory=lambda size: False
     )
     assert values.shape == shape and not values[[0, 149], [0, 6_999_999]].any()
+
+
+def test_the_cache_command_clears_features_but_not_those_that_are_being_encoded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    whole, begun = feature_folder() / "whole.npy", feature_folder() / "begun.unfinished"
+    feature_folder().mkdir(parents=True)
+    for file in (whole, begun):
+        file.write_bytes(bytes(1_000_000))
+    assert run_command("cache", []) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["features", "1.0"], ["unfinished", "1.0"]]
+    with lock_of(begun):
+        assert run_command("cache", ["--clear"]) == 0
+    assert not whole.exists() and begun.exists()
+    assert run_command("cache", ["--clear"]) == 0
+    assert not begun.exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "other shape", "no array"])

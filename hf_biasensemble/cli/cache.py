@@ -24,8 +24,9 @@ class CacheEntry:
     """One thing in the cache.
 
     Attributes:
-        path: File of a pixel store or manifest, or folder of the tables that `datasets` made of a local folder.
-        kind: `pixels`, `manifest`, `unfinished` (of a run that is writing it, or was killed) or `tables`.
+        path: File of a pixel store, manifest or feature store, or folder of the tables that `datasets` made of a local
+            folder.
+        kind: `pixels`, `manifest`, `features`, `unfinished` (of a run that is writing it, or was killed) or `tables`.
         source: The dataset that it was made from, as far as known.
         size: Bytes on disk.
     """
@@ -55,19 +56,23 @@ def main(argv: list[str] | None = None) -> int:
 def list_cache() -> list[CacheEntry]:
     """All entries, by kind and size."""
     from hf_biasensemble.data.cache import SOURCE_FILE, cache_folder, pixel_folder
+    from hf_biasensemble.data.feature_store import STORE_SUFFIX as FEATURES_SUFFIX
+    from hf_biasensemble.data.feature_store import feature_folder
     from hf_biasensemble.data.manifest import MANIFEST_SUFFIX, source_of_manifest
     from hf_biasensemble.data.pixel_store import STORE_SUFFIX, UNFINISHED_SUFFIX, source_of
 
     entries = []
-    for path in pixel_folder().glob("*"):
+    for path in (*pixel_folder().glob("*"), *feature_folder().glob("*")):
         if path.suffix == STORE_SUFFIX:
             entries.append(CacheEntry(path, "pixels", source_of(path), path.stat().st_size))
         elif path.suffix == MANIFEST_SUFFIX:
             entries.append(CacheEntry(path, "manifest", source_of_manifest(path), path.stat().st_size))
+        elif path.suffix == FEATURES_SUFFIX:
+            entries.append(CacheEntry(path, "features", "", path.stat().st_size))
         elif path.suffix == UNFINISHED_SUFFIX:
             entries.append(CacheEntry(path, "unfinished", "", path.stat().st_size))
     for folder in cache_folder().glob("*/"):
-        if folder != pixel_folder():
+        if folder not in (pixel_folder(), feature_folder()):
             note = folder / SOURCE_FILE
             source = note.read_text(encoding="utf-8") if note.exists() else ""
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

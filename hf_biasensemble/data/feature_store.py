@@ -26,6 +26,7 @@ from hf_biasensemble.errors import BiasEnsembleError
 from hf_biasensemble.seeding import build_with_seed, derived_seed
 
 FORMAT_VERSION = 1
+STORE_SUFFIX = ".npy"
 ROWS_AT_ONCE = 64
 """Images that are encoded together. Random views are drawn by such blocks, so it is part of the format."""
 VALUES_AT_ONCE = 2**19
@@ -95,7 +96,7 @@ def open_or_encode(
         `BiasEnsembleError`: If the disk has no room.
     """
     name = name_of_features(pixels, encoder, architecture, transform, views, seed)
-    file, shape = feature_folder() / f"{name}.npy", (len(pixels), 1 + views, width)
+    file, shape = feature_folder() / (name + STORE_SUFFIX), (len(pixels), 1 + views, width)
     with sole_maker(file, f"{title}: waiting for another process that encodes the same images"):
         if not _is_whole(file, shape):
             _encode(file, shape, pixels, encoder, transform, seed, title)
