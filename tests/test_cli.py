@@ -191,7 +191,9 @@ def test_progress_is_named_once_and_members_by_their_number(capsys):
     losses = {"loss": 3.0, "loss_member_0": 1.0, "loss_member_1": 2.0}
     progress.on_log(None, state, None, {"learning_rate": 0.01, **losses})
     progress.on_evaluate(None, state, None, accuracy)
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [line.rstrip() for line in lines]
+    assert [line.split() for line in lines] == [
         ["Members"],
         ["validation"],
         ["step", "member_0", "member_1"],

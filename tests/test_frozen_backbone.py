@@ -123,14 +123,15 @@ def test_the_cache_command_clears_features_but_not_those_that_are_being_encoded(
     feature_folder().mkdir(parents=True)
     for file in (whole, begun):
         file.write_bytes(bytes(1_000_000))
+    begun.with_suffix(".json").write_text("{}")
     assert run_command("cache", []) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["features", "1.0"], ["unfinished", "1.0"]]
     with lock_of(begun):
         assert run_command("cache", ["--clear"]) == 0
-    assert not whole.exists() and begun.exists()
+    assert not whole.exists() and begun.exists() and begun.with_suffix(".json").exists()
     assert run_command("cache", ["--clear"]) == 0
-    assert not begun.exists()
+    assert {file.suffix for file in feature_folder().iterdir()} == {".lock"}
 
 
 @pytest.mark.parametrize("damage", ["cut", "other shape", "no array"])

@@ -68,9 +68,10 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.reporting.services import SettingsCallback
     from hf_biasensemble.selectors.making import make_selection
 
-    selector = METHODS[args.method].selector
+    method = METHODS[args.method]
+    selector = method.selector
     if selector is None:
-        names = ", ".join(name for name, method in METHODS.items() if method.selector)
+        names = ", ".join(name for name, other in METHODS.items() if other.selector)
         raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
     check_reporting_installed(args.report_to)
     output_dir = Path(args.output_dir)
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     splits = load_training_splits(data_args, image_geometry(model_args))
     check_backbone(model_args, args.per_device_train_batch_size)
     check_fingerprint(splits["train"], data_args)
-    settings = resolved(data_args, model_args, selection_args, args, hidden=METHODS[args.method].unused)
+    settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)

@@ -55,24 +55,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def list_cache() -> list[CacheEntry]:
     """All entries, by kind and size."""
+    from hf_biasensemble.data import feature_store, pixel_store
     from hf_biasensemble.data.cache import SOURCE_FILE, cache_folder, pixel_folder
-    from hf_biasensemble.data.feature_store import STORE_SUFFIX as FEATURES_SUFFIX
-    from hf_biasensemble.data.feature_store import feature_folder
     from hf_biasensemble.data.manifest import MANIFEST_SUFFIX, source_of_manifest
-    from hf_biasensemble.data.pixel_store import STORE_SUFFIX, UNFINISHED_SUFFIX, source_of
+    from hf_biasensemble.files import UNFINISHED_SUFFIX
 
     entries = []
-    for path in (*pixel_folder().glob("*"), *feature_folder().glob("*")):
-        if path.suffix == STORE_SUFFIX:
-            entries.append(CacheEntry(path, "pixels", source_of(path), path.stat().st_size))
+    folders = (pixel_folder(), feature_store.feature_folder())
+    for path in (path for folder in folders for path in folder.glob("*")):
+        if path.suffix == pixel_store.STORE_SUFFIX:
+            entries.append(CacheEntry(path, "pixels", pixel_store.source_of(path), path.stat().st_size))
         elif path.suffix == MANIFEST_SUFFIX:
             entries.append(CacheEntry(path, "manifest", source_of_manifest(path), path.stat().st_size))
-        elif path.suffix == FEATURES_SUFFIX:
+        elif path.suffix == feature_store.STORE_SUFFIX:
             entries.append(CacheEntry(path, "features", "", path.stat().st_size))
-        elif path.suffix == UNFINISHED_SUFFIX:
+        elif path.suffix in (UNFINISHED_SUFFIX, feature_store.PROGRESS_SUFFIX):
             entries.append(CacheEntry(path, "unfinished", "", path.stat().st_size))
     for folder in cache_folder().glob("*/"):
-        if folder not in (pixel_folder(), feature_folder()):
+        if folder not in folders:
             note = folder / SOURCE_FILE
             source = note.read_text(encoding="utf-8") if note.exists() else ""
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -23,10 +23,12 @@ from hf_biasensemble.data.cache import cache_folder, sole_maker
 from hf_biasensemble.data.pixel_store import MappedPixels, digest_of_pixels
 from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.files import UNFINISHED_SUFFIX
 from hf_biasensemble.seeding import build_with_seed, derived_seed
 
 FORMAT_VERSION = 1
 STORE_SUFFIX = ".npy"
+PROGRESS_SUFFIX = ".json"  # beside an unfinished store: how many rows it has
 ROWS_AT_ONCE = 64
 """Images that are encoded together. Random views are drawn by such blocks, so it is part of the format."""
 VALUES_AT_ONCE = 2**19
@@ -124,7 +126,7 @@ def _encode(
     seed: int,
     title: str,
 ) -> None:
-    unfinished, progress = file.with_suffix(".unfinished"), file.with_suffix(".json")
+    unfinished, progress = file.with_suffix(UNFINISHED_SUFFIX), file.with_suffix(PROGRESS_SUFFIX)
     device = next(encoder.parameters()).device
     done = 0
     with suppress(OSError, ValueError, KeyError):

@@ -32,13 +32,12 @@ from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, decode_rows
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.manifest import content_hashes
 from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.files import UNFINISHED_SUFFIX, written_whole
 
 FORMAT_VERSION = 2
 """Goes up when the file's layout or what `decode_image` makes of an image changes."""
 
 STORE_SUFFIX = ".pixels"
-UNFINISHED_SUFFIX = ".unfinished"  # of `written_whole`
 
 _MARK = b"HFBEPIX\n"
 _TAIL = struct.Struct("<32sQ8s")  # SHA-256 of the footer, its length, the mark

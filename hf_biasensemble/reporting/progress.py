@@ -68,8 +68,10 @@ class NamedProgressCallback(TrainerCallback):
         values = self.training | metrics
         columns = [*_heading_of_training(self.training).items(), *_heading_of_metrics(metrics).items()]
         if columns != self.columns:
-            print(_header(self.name if not self.columns else "", columns), flush=True)
+            if not self.columns:
+                print(self.name, flush=True)
             self.columns = columns
+            print(_header(columns), flush=True)
         cells = "".join(_cell(key, values[key]).rjust(_WIDTH) for key, _ in columns)
         print(f"{state.global_step:>8}{cells}", flush=True)
 
@@ -129,15 +131,14 @@ def _split_of(key: str) -> str:
     return next((split for split in _GROUPS if key.startswith(f"{split}_")), "")
 
 
-def _header(name: str, columns: list[tuple[str, str]]) -> str:
-    """What is going on, if it was not said yet; the splits, each over its first column; then step and headings."""
+def _header(columns: list[tuple[str, str]]) -> str:
+    """Two lines: the splits, each over the first of its columns, then step and headings."""
     above, last = "", ""
     for key, _ in columns:
         group = "losses" if key.startswith("loss") else _split_of(key)
         above += (group if group != last else "").rjust(_WIDTH)
         last = group
-    headings = "".join(text.rjust(_WIDTH) for _, text in columns)
-    return "\n".join([*([name] if name else []), f"{'':8}{above}", f"{'step':>8}{headings}"])
+    return f"{'':8}{above}".rstrip() + f"\n{'step':>8}" + "".join(text.rjust(_WIDTH) for _, text in columns)
 
 
 def _cell(key: str, value: float) -> str:
