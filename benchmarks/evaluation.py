@@ -11,9 +11,9 @@ from benchmarks.measuring import Figure, Options, seconds
 from benchmarks.trainers import CLASS_NAMES, Setting, load_splits, write_files
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.evaluation.accuracy import bias_accuracy
+from hf_biasensemble.evaluation.classifier import predict_logits
 from hf_biasensemble.methods import METHODS
-from hf_biasensemble.metrics.accuracy import bias_accuracy
 from hf_biasensemble.models.pair import BiasedDebiasedPair
 
 IMAGES, BATCH = 15_000, DebiasingArguments.per_device_eval_batch_size

@@ -23,7 +23,7 @@ from benchmarks.measuring import environment, seconds
 from benchmarks.pixels import SIZE, labelled
 from benchmarks.trainers import CLASS_NAMES, Setting, trainer
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
-from hf_biasensemble.sizes import size_in_bytes
+from hf_biasensemble.internal.sizes import size_in_bytes
 
 GROUPS = Path("/sys/fs/cgroup/memory")
 DISTINCT, BATCH, BACKBONE = 256, 16, "test_resnet"

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from benchmarks.measuring import ROOT, Options, environment, machine
 from benchmarks.trainers import Setting, random_split, trainer
 from hf_biasensemble.arguments.training import PIXELS_ON
-from hf_biasensemble.data.device_pixels import with_pixels_on
+from hf_biasensemble.data.batches.device_pixels import with_pixels_on
 
 SETTINGS = {"method": "lff_be", "backbone": "mlp", "image_size": 28, "image_scale": 1, "learning_rate": 0.003}
 MEMBERS = {"num_members": 3, "member_agreement": 2, "member_threshold": 0.5, "member_steps": 100}

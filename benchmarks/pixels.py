@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.measuring import Figure, Options, seconds
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.loading import LabelledSplit
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
-from hf_biasensemble.data.transforms import ImageTransform
 
 SIZE, PADDING, BATCH, WORKERS, COUNT = 224, 16, 64, 2, 768
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

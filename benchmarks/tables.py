@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.bare import LossTables
 from benchmarks.measuring import Figure, Options, seconds
-from hf_biasensemble.objectives import relative_difficulty
-from hf_biasensemble.sample_losses import SampleLosses
+from hf_biasensemble.losses.objectives import relative_difficulty
+from hf_biasensemble.losses.sample_losses import SampleLosses
 
 BATCH = 256
 SIZES = {

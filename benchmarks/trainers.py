@@ -15,7 +15,7 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform, load_image_splits
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_members
-from hf_biasensemble.reporting.progress import use_own_progress
+from hf_biasensemble.reporting.run.progress import use_own_progress
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_biasensemble.data.archive import MAX_UNPACKED_SIZE
-from hf_biasensemble.data.benchmark_files import (
+from hf_biasensemble.benchmark_datasets.archive import MAX_UNPACKED_SIZE
+from hf_biasensemble.benchmark_datasets.benchmark_files import (
     AuthorsFiles,
     ImageFiles,
     add_source_options,
@@ -29,9 +29,14 @@ from hf_biasensemble.data.benchmark_files import (
     source_folder,
     write_splits,
 )
-from hf_biasensemble.data.repository import DatasetRepository, RepositoryParser, run_script, written_aside
-from hf_biasensemble.data.severity import apportion, draw, parse_severity, random_generator
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.benchmark_datasets.repository import (
+    DatasetRepository,
+    RepositoryParser,
+    run_script,
+    written_aside,
+)
+from hf_biasensemble.benchmark_datasets.severity import apportion, draw, parse_severity, random_generator
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SEVERITIES = ("1pct", "5pct")
 VALIDATION_SHARE = 0.1

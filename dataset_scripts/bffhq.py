@@ -12,7 +12,7 @@ Bias-Tailored Swapping Augmentation", ICCV 2021.
 import sys
 from collections.abc import Sequence
 
-from hf_biasensemble.data.benchmark_files import AuthorsFiles, run_authors_script
+from hf_biasensemble.benchmark_datasets.benchmark_files import AuthorsFiles, run_authors_script
 
 SOURCE = AuthorsFiles(
     name="bffhq",

@@ -21,11 +21,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_biasensemble.data.archive import MAX_UNPACKED_SIZE
-from hf_biasensemble.data.benchmark_files import AuthorsFiles, add_source_options, build_from_authors
-from hf_biasensemble.data.repository import SHARED, DatasetRepository, RepositoryParser, run_script, written_aside
-from hf_biasensemble.data.severity import draw_by_class, parse_severity, random_generator
-from hf_biasensemble.errors import BiasEnsembleError, missing_package
+from hf_biasensemble.benchmark_datasets.archive import MAX_UNPACKED_SIZE
+from hf_biasensemble.benchmark_datasets.benchmark_files import AuthorsFiles, add_source_options, build_from_authors
+from hf_biasensemble.benchmark_datasets.repository import (
+    SHARED,
+    DatasetRepository,
+    RepositoryParser,
+    run_script,
+    written_aside,
+)
+from hf_biasensemble.benchmark_datasets.severity import draw_by_class, parse_severity, random_generator
+from hf_biasensemble.internal.errors import BiasEnsembleError, missing_package
 
 SOURCES = {  # with the options that the card gives to each
     "hub": "hub --source_id {source_id}",

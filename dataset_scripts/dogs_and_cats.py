@@ -12,7 +12,7 @@ Deep Neural Networks with Biased Data", CVPR 2019 (https://arxiv.org/abs/1812.10
 import sys
 from collections.abc import Sequence
 
-from hf_biasensemble.data.benchmark_files import AuthorsFiles, run_authors_script
+from hf_biasensemble.benchmark_datasets.benchmark_files import AuthorsFiles, run_authors_script
 
 SOURCE = AuthorsFiles(
     name="dogs_and_cats",

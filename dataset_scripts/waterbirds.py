@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_biasensemble.data.archive import MAX_UNPACKED_SIZE
-from hf_biasensemble.data.benchmark_files import (
+from hf_biasensemble.benchmark_datasets.archive import MAX_UNPACKED_SIZE
+from hf_biasensemble.benchmark_datasets.benchmark_files import (
     ImageFiles,
     add_source_options,
     check_every_class,
@@ -23,8 +23,13 @@ from hf_biasensemble.data.benchmark_files import (
     source_folder,
     write_splits,
 )
-from hf_biasensemble.data.repository import DatasetRepository, RepositoryParser, run_script, written_aside
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.benchmark_datasets.repository import (
+    DatasetRepository,
+    RepositoryParser,
+    run_script,
+    written_aside,
+)
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 FOLDER = "waterbird_complete95_forest2water2"
 METADATA = "metadata.csv"

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from hf_biasensemble.cli import train
     from hf_biasensemble.reporting.figures.curves import accuracy_curves
-    from hf_biasensemble.reporting.progress import results_table
+    from hf_biasensemble.reporting.run.progress import results_table
 
     sys.path.insert(0, str(ROOT / "dataset_scripts"))
     import cmnist

@@ -7,7 +7,7 @@ Names are imported when first used, so that `import hf_biasensemble` costs nothi
 import importlib
 from typing import Any
 
-from hf_biasensemble.auto_classes import register_when_imported
+from hf_biasensemble.internal.auto_classes import register_when_imported
 
 __version__ = "0.2.0"
 
@@ -23,17 +23,17 @@ _HOME_OF = {
     "ErmTrainer": "trainers.erm",
     "Geometry": "data.geometry",
     "ImageSplit": "data.pixels",
-    "ImageTransform": "data.transforms",
+    "ImageTransform": "data.batches.transforms",
     "LffTrainer": "trainers.lff",
     "METHODS": "methods",
-    "Method": "descriptors",
+    "Method": "arguments.descriptors",
     "ModelArguments": "arguments",
     "RelativeDifficultyArguments": "trainers.relative_difficulty",
     "Selection": "selection",
     "SelectionArguments": "arguments",
-    "bias_accuracy": "metrics.accuracy",
+    "bias_accuracy": "evaluation.accuracy",
     "load_classifier": "models.export",
-    "run": "run",
+    "run": "runs.run",
 }
 
 register_when_imported()

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 
 FILE_NAME = "selection.parquet"
 PSEUDO_GROUPS = ("selected", "predicted")

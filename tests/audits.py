@@ -14,7 +14,7 @@ from runs import common_settings
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.reporting.audit import write_audit
+from hf_biasensemble.reporting.audit.audit import write_audit
 from hf_biasensemble.selection import Selection
 
 HOSTILE = "<script>alert(1)</script>"

@@ -7,7 +7,8 @@ import sys
 import time
 
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.data import decoding, manifest
+from hf_biasensemble.data import decoding
+from hf_biasensemble.data.store import manifest
 
 counts = {"read": 0, "decoded": 0}
 decode, hash_of_image = decoding.decode_image, manifest._hash_of_image

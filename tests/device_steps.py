@@ -16,14 +16,14 @@ from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import ModelArguments, SelectionArguments
-from hf_biasensemble.data.device_pixels import with_pixels_on
-from hf_biasensemble.data.features import Features
+from hf_biasensemble.data.batches.device_pixels import with_pixels_on
+from hf_biasensemble.data.batches.prefetching import BatchOnItsWay
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prefetching import BatchOnItsWay
-from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.data.store.features import Features
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_members
-from hf_biasensemble.reporting.progress import use_own_progress
+from hf_biasensemble.reporting.run.progress import use_own_progress
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 

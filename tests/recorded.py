@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from hf_biasensemble.arguments import SelectionArguments
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
 from hf_biasensemble.models.pair import DisentangledPair
 from hf_biasensemble.trainers.disent import DisentArguments

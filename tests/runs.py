@@ -19,12 +19,12 @@ from synthetic import CLASS_NAMES
 
 from hf_biasensemble.arguments import settled_selection
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.collectives import leave
 from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
+from hf_biasensemble.folders.output_folder import REPOSITORY_PLACEHOLDER
+from hf_biasensemble.internal.collectives import leave
 from hf_biasensemble.methods import METHODS as ALL_METHODS
 from hf_biasensemble.models.preprocessing import with_preprocessing
-from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.runs.run_arguments import parse_run
 from hf_biasensemble.selectors.making import train_members
 
 ROOT = Path(__file__).parents[1]

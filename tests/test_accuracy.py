@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from worked_out import BIAS_LABELS, EXPECTED, LABELS, PREDICTIONS
 
-from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
+from hf_biasensemble.evaluation.accuracy import METRICS, bias_accuracy
 
 
 def test_all_metrics_of_a_hand_computed_table():

@@ -11,7 +11,7 @@ from test_loading import data_set
 from hf_biasensemble.arguments import DataArguments, parse_arguments
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 NUMBERS = {"label": Value("int64"), "bias_label": Value("int64")}
 TEXT = {"label": Value("string"), "bias_label": Value("string")}

@@ -13,8 +13,8 @@ from hf_biasensemble.arguments import (
     resolved,
 )
 from hf_biasensemble.arguments.parser import StrictParser
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.runs.run_arguments import parse_run
 
 TYPES = [DataArguments, ModelArguments, SelectionArguments, DebiasingArguments]
 

@@ -13,7 +13,7 @@ from runs import error_line, train
 from synthetic import CLASS_NAMES, FEATURES, coloured_digits, coloured_glyphs, png, write_parquet
 
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.reporting.audit import possible_label_errors, suspicion_order, write_audit
+from hf_biasensemble.reporting.audit.audit import possible_label_errors, suspicion_order, write_audit
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.bias_ensemble import _predictions
 

@@ -8,8 +8,8 @@ import pytest
 from audits import HOSTILE, Page, agreed, audit, listed, made, page_of
 from synthetic import FEATURES, coloured_glyphs, write_parquet
 
-from hf_biasensemble.reporting.audit import PAGE_BUDGET
-from hf_biasensemble.reporting.weak_signals import weak_signals
+from hf_biasensemble.reporting.audit.audit import PAGE_BUDGET
+from hf_biasensemble.reporting.audit.weak_signals import weak_signals
 
 # What comes from the data stays text ---------------------------------------------------------------------------------
 

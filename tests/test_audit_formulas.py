@@ -12,7 +12,7 @@ import pytest
 from audits import audit, listed
 from synthetic import FEATURES, coloured_glyphs, write_parquet
 
-from hf_biasensemble.reporting.audit import without_formulas
+from hf_biasensemble.reporting.audit.audit import without_formulas
 
 NAMES = ['=HYPERLINK("http://x")', "+1", "-2+3", "@SUM(A1)"]
 FILE = "=cmd|' /C calc'!A0.png"

@@ -13,7 +13,7 @@ from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.marks import image_hash
 from hf_biasensemble.data.prepare import load_training_splits
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 COLUMNS = ["index", "label", "kind", "new_label", "image_hash"]
 

@@ -5,9 +5,9 @@ import torch
 from test_cost import Operators
 
 from benchmarks.trainers import Setting, random_split, trainer
-from hf_biasensemble import evaluation
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.evaluation.classifier import classifier as evaluation
+from hf_biasensemble.evaluation.classifier import predict_logits
 
 
 def test_votes_of_many_blocks_are_those_of_one(monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from audits import HOSTILE, agreed, made, split_of
 
-from hf_biasensemble.reporting.audit import write_audit
+from hf_biasensemble.reporting.audit.audit import write_audit
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

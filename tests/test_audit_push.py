@@ -15,11 +15,11 @@ from PIL import Image
 from runs import content, error_line, train
 from synthetic import CLASS_NAMES, FEATURES, coloured_glyphs, png
 
+from hf_biasensemble.benchmark_datasets.repository import save_card
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.repository import save_card
-from hf_biasensemble.output_folder import AUDIT_IMAGES, REPOSITORY_PLACEHOLDER
-from hf_biasensemble.reporting.audit_images import write_suspected_images
+from hf_biasensemble.folders.output_folder import AUDIT_IMAGES, REPOSITORY_PLACEHOLDER
+from hf_biasensemble.reporting.audit.audit_images import write_suspected_images
 
 COLOURS = FEATURES["bias_label"].names
 NAMES = {"README.md", "contact_sheet.png", "train-00000-of-00001.parquet"}

@@ -8,7 +8,7 @@ import torch
 from runs import METHODS, content, error_line, slow_but, train
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS as ALL_METHODS
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import load_classifier

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.trainers.batch_part import BatchPart
 
 VALUES = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])

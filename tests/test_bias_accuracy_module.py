@@ -12,9 +12,9 @@ from fresh_python import fresh_python
 from worked_out import BIAS_LABELS, EXPECTED, LABELS, PREDICTIONS
 
 import hf_biasensemble
-from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
+from hf_biasensemble.evaluation.accuracy import METRICS, bias_accuracy
 
-FOLDER = Path(hf_biasensemble.__file__).parent / "metrics" / "bias_accuracy"
+FOLDER = Path(hf_biasensemble.__file__).parent / "evaluation" / "bias_accuracy"
 ALL = {"bias_labels": BIAS_LABELS, "is_conflicting": LABELS != BIAS_LABELS}
 
 

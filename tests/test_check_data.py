@@ -12,7 +12,7 @@ from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 def check(capsys, data: Path | str, *words: str) -> tuple[int, list[str]]:

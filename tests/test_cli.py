@@ -10,9 +10,9 @@ from runs import train, words
 from hf_biasensemble import __version__
 from hf_biasensemble.cli import main as cli
 from hf_biasensemble.cli.main import COMMANDS, run_command
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.reporting.progress import NamedProgressCallback
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.reporting.run.progress import NamedProgressCallback
+from hf_biasensemble.runs.run_arguments import parse_run
 
 
 def call(monkeypatch, *given: str) -> int:

@@ -18,9 +18,9 @@ from transformers import TrainerCallback
 
 import hf_biasensemble.data.decoding as decoding
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.evaluation import predict_logits
-from hf_biasensemble.objectives import relative_difficulty
-from hf_biasensemble.sample_losses import SampleLosses
+from hf_biasensemble.evaluation.classifier import predict_logits
+from hf_biasensemble.losses.objectives import relative_difficulty
+from hf_biasensemble.losses.sample_losses import SampleLosses
 
 sys.path.append(str(Path(__file__).parents[1]))
 

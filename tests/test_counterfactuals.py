@@ -14,17 +14,17 @@ from synthetic import png, write_parquet
 
 from hf_biasensemble.cli.explain import short_names
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.data.counterfactuals import (
+from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.evaluation.accuracy import wilson_interval
+from hf_biasensemble.models.export import save_classifier
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
+from hf_biasensemble.reporting.explain.changed_images import (
     counterfactuals,
     masked,
     recolored,
     with_shuffled_patches,
     without_color,
 )
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.metrics.accuracy import wilson_interval
-from hf_biasensemble.models.export import save_classifier
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
 
 VERSIONS = ["grey", "hue +120°", "hue +240°", "shuffled", "border masked", "centre masked"]
 SIZE = 16

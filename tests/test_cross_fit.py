@@ -6,7 +6,7 @@ from runs import error_line, selection_inputs, train
 
 from hf_biasensemble.arguments import ModelArguments, SelectionArguments
 from hf_biasensemble.arguments.training import DebiasingArguments, settled_selection
-from hf_biasensemble.data.member_batches import MemberBatches
+from hf_biasensemble.data.batches.member_batches import MemberBatches
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.making import make_selection

@@ -4,8 +4,8 @@ import pytest
 from runs import error_line, train
 
 from hf_biasensemble.arguments import DebiasingArguments
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.processes import refuse_data_parallel
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import refuse_data_parallel
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_one_gpu_or_none_is_fine(gpus):
 
 
 def test_trainer_from_python_is_refused_too(digits, tmp_path, two_gpus):
-    from hf_biasensemble.data.transforms import ImageTransform
+    from hf_biasensemble.data.batches.transforms import ImageTransform
     from hf_biasensemble.methods import METHODS
 
     args = DebiasingArguments(output_dir=str(tmp_path), use_cpu=True)

@@ -7,7 +7,7 @@ from runs import content, history, results, train
 from safetensors.numpy import load_file
 from synthetic import coloured_digits
 
-from hf_biasensemble.metrics.difficulty import mean_difficulty
+from hf_biasensemble.evaluation.difficulty import mean_difficulty
 
 EACH = {"eval_steps": 4, "save_steps": 4}
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_biasensemble.arguments import ModelArguments
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.transforms import ImageTransform
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.pair import DisentangledPair
 from hf_biasensemble.selection import Selection

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_biasensemble.errors import differences, missing_package
+from hf_biasensemble.internal.errors import differences, missing_package
 
 ROOT = Path(__file__).parents[1]
 CODE = [*(ROOT / "hf_biasensemble").rglob("*.py"), *(ROOT / "dataset_scripts").glob("*.py")]
@@ -47,4 +47,4 @@ def test_extra_that_a_message_names_holds_the_package(package, extra):
 
 def test_every_message_on_a_missing_package_is_made_by_the_one_function():
     assert len(calls_of_missing_package()) >= 4
-    assert [file.name for file in CODE if "pip install" in file.read_text(encoding="utf-8")] == ["errors.py"]
+    assert [file.name for file in CODE if "pip install" in file.read_text(encoding="utf-8")] == ["internal/errors.py"]

@@ -18,12 +18,12 @@ from synthetic import CLASS_NAMES, coloured_digits
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.evaluation.classifier import predict_logits
 from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.reporting.figures.panels import Explained, classes_in_turn, evidence_panel
 
 pytest.importorskip("captum")
-from hf_biasensemble.reporting.evidence import integrated_gradients  # noqa: E402
+from hf_biasensemble.reporting.explain.evidence import integrated_gradients  # noqa: E402
 
 RUNS: dict[str, tuple[str, dict]] = {
     "erm": ("erm", {"max_steps": 40}),

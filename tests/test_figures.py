@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.reporting.figures.canvas import GROUP_LOOKS
 from hf_biasensemble.reporting.figures.curves import accuracy_curves, difficulty_curves, run_curves
 from hf_biasensemble.reporting.figures.groups import group_heat_map

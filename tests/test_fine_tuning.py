@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_members
 from hf_biasensemble.models.fine_tuning import freeze_first_layers, layers_of, parameter_groups

@@ -12,12 +12,12 @@ from runs import run_command, words
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_biasensemble.data.features import Features
 from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
+from hf_biasensemble.data.store.features import Features
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.frozen import encode_splits
 from hf_biasensemble.models.preprocessing import with_preprocessing
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.runs.run_arguments import parse_run
 
 CLASSES = ["ant", "owl"]
 

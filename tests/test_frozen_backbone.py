@@ -16,12 +16,12 @@ from synthetic import coloured_digits
 from transformers import AutoModelForImageClassification, pipeline
 
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.data import feature_store
-from hf_biasensemble.data.cache import lock_of
-from hf_biasensemble.data.feature_store import feature_folder, name_of_features, open_or_encode
-from hf_biasensemble.data.features import FeatureTransform
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.data.store import feature_store
+from hf_biasensemble.data.store.cache import lock_of
+from hf_biasensemble.data.store.feature_store import feature_folder, name_of_features, open_or_encode
+from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS as ALL_METHODS
 from hf_biasensemble.models.export import load_classifier
 
@@ -246,12 +246,12 @@ def test_what_is_published_takes_images(digits, frozen, tmp_path, method, head, 
 
 def test_head_and_backbone_agree_with_the_head_on_features(digits, frozen, tmp_path):
     """The standardisation inside the published head is exact, up to float32."""
-    from hf_biasensemble.data.features import Features
     from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
+    from hf_biasensemble.data.store.features import Features
     from hf_biasensemble.models.build import build_classifier, classifier_config
     from hf_biasensemble.models.frozen import encode_splits, with_backbone
     from hf_biasensemble.models.preprocessing import with_preprocessing
-    from hf_biasensemble.run_arguments import parse_run
+    from hf_biasensemble.runs.run_arguments import parse_run
 
     for head in ("linear", "mlp"):
         data_args, model_args, _, args = parse_run(words(digits, tmp_path, "erm", **frozen, head=head))

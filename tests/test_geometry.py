@@ -12,14 +12,14 @@ from photographs import SHAPES, photograph, photograph_folder
 from PIL import Image, features
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.data import pixel_store
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.loading import load_splits
-from hf_biasensemble.data.pixel_store import MappedPixels, open_or_build
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.prepare import decode_splits
-from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.data.store import pixel_store
+from hf_biasensemble.data.store.pixel_store import MappedPixels, open_or_build
 
 
 def by_timm(image: Image.Image, geometry: Geometry) -> torch.Tensor:

@@ -9,14 +9,14 @@ from hub_server import TOKEN, Repository
 from runs import PUSHED, error_line, pushed_of, train, trained_probabilities, words
 from synthetic import CLASS_NAMES
 
-from hf_biasensemble import hub as hub_module
 from hf_biasensemble.data.prepare import image_transform, load_image_splits
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.hub import PUBLISHED_FILES
+from hf_biasensemble.folders import hub as hub_module
+from hf_biasensemble.folders.hub import PUBLISHED_FILES
+from hf_biasensemble.folders.output_folder import REPOSITORY_PLACEHOLDER
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.runs.run_arguments import parse_run
 from hf_biasensemble.trainers.erm import ErmTrainer
 
 NUM_IMAGES = 12

@@ -12,10 +12,10 @@ from torch.utils.data import BatchSampler
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as torchvision_functional
 
-from hf_biasensemble.data.sampling import ConflictingShareSampler
-from hf_biasensemble.data.transforms import random_affine
+from hf_biasensemble.data.batches.sampling import ConflictingShareSampler
+from hf_biasensemble.data.batches.transforms import random_affine
+from hf_biasensemble.losses.objectives import importance_weights
 from hf_biasensemble.methods import METHODS
-from hf_biasensemble.objectives import importance_weights
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.weight_average import WeightAverage
 

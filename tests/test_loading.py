@@ -11,7 +11,7 @@ from PIL import Image
 from synthetic import CLASS_NAMES, coloured_digits, png, write_parquet
 
 from hf_biasensemble.data.loading import ColumnNames, load_splits
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 PIXEL = {"bytes": png(np.zeros((2, 2, 3), np.uint8)), "path": None}
 

@@ -12,10 +12,11 @@ import torch
 from synthetic import png
 
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.data import decoding, manifest
+from hf_biasensemble.data import decoding
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.data.store import manifest
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 TICK = 20_000_000  # of the file systems that tests run on, with plenty to spare
 COUNT = 6

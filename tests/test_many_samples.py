@@ -12,20 +12,20 @@ import torch
 from test_cost import Operators
 
 from benchmarks.trainers import Setting, random_split, trainer
-from hf_biasensemble import evaluation
 from hf_biasensemble.data.held_out import hold_out, with_fold
 from hf_biasensemble.data.loading import _integers
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.sources import open_data_set
-from hf_biasensemble.evaluation import evaluate_classifier
+from hf_biasensemble.evaluation.classifier import classifier as evaluation
+from hf_biasensemble.evaluation.classifier import evaluate_classifier
 from hf_biasensemble.judging.estimates import estimated_intervals
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.models import frozen
-from hf_biasensemble.reporting.audit import file_names
-from hf_biasensemble.reporting.audit_page import page_data, taken_for
-from hf_biasensemble.reporting.model_card import _counts
+from hf_biasensemble.reporting.audit.audit import file_names
+from hf_biasensemble.reporting.audit.audit_page import page_data, taken_for
+from hf_biasensemble.reporting.card.model_card import _counts
 from hf_biasensemble.selection import Selection
 
 SETTING = Setting(image_size=4)

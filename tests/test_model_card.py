@@ -21,12 +21,12 @@ from synthetic import CLASS_NAMES, COLOUR_NAMES
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, SelectionArguments
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.evaluation.accuracy import METRICS
+from hf_biasensemble.evaluation.classifier import predict_logits
 from hf_biasensemble.methods import METHODS as ALL_METHODS
-from hf_biasensemble.metrics.accuracy import METRICS
 from hf_biasensemble.models.export import load_classifier
+from hf_biasensemble.reporting.card.model_card import REPOSITORY_PLACEHOLDER, write_model_card
 from hf_biasensemble.reporting.figures.groups import group_heat_map
-from hf_biasensemble.reporting.model_card import REPOSITORY_PLACEHOLDER, write_model_card
 
 finished = cards.finished
 _OF_ALL, _OF_WEIGHTED = ["accuracy", "groups"], ["accuracy", "groups", "relative_difficulty"]

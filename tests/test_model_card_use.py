@@ -18,9 +18,9 @@ from synthetic import CLASS_NAMES
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.folders.output_folder import EXPLAINED_FILES, FIGURE_FILES
 from hf_biasensemble.models.export import load_classifier
-from hf_biasensemble.output_folder import EXPLAINED_FILES, FIGURE_FILES
-from hf_biasensemble.reporting.model_card import REPOSITORY_PLACEHOLDER
+from hf_biasensemble.reporting.card.model_card import REPOSITORY_PLACEHOLDER
 
 finished = cards.finished
 

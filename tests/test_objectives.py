@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_biasensemble.objectives import (
+from hf_biasensemble.losses.objectives import (
     biased_objective,
     cross_entropy,
     generalized_cross_entropy,

@@ -16,7 +16,7 @@ from synthetic import encoded, png, png_header_only
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 DOCS = Path(__file__).parents[1] / "docs" / "own_data.md"
 SIZE = 16

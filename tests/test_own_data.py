@@ -12,7 +12,7 @@ from synthetic import class_folders, photo, png
 
 from hf_biasensemble.data.loading import ColumnNames, load_splits
 from hf_biasensemble.data.pixels import decode_split
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 def seen(name: Path | str, **columns) -> dict[str, list[tuple[str, int]]]:

@@ -12,17 +12,17 @@ import pytest
 import yaml
 
 import hf_biasensemble
-from hf_biasensemble.errors import missing_package
+from hf_biasensemble.internal.errors import missing_package
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WITHOUT_EVALUATE = """
 import sys
 sys.modules["evaluate"] = None
-import hf_biasensemble, hf_biasensemble.run, hf_biasensemble.cli.predict, hf_biasensemble.evaluation
+import hf_biasensemble, hf_biasensemble.runs.run, hf_biasensemble.cli.predict, hf_biasensemble.evaluation.classifier
 print(hf_biasensemble.bias_accuracy.__name__)
 try:
-    import hf_biasensemble.metrics.bias_accuracy.bias_accuracy
+    import hf_biasensemble.evaluation.bias_accuracy.bias_accuracy
 except ValueError as error:
     print(error)
 """

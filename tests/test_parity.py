@@ -5,7 +5,7 @@ import pytest
 import torch
 from recorded import TRANSFORM, RecordedRun
 
-from hf_biasensemble.data.member_batches import MemberBatches
+from hf_biasensemble.data.batches.member_batches import MemberBatches
 from hf_biasensemble.models.pair import BiasedDebiasedPair, MemberEnsemble
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer

@@ -11,9 +11,9 @@ from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as torchvision_functional
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
+from hf_biasensemble.data.batches.transforms import ImageTransform, random_colors, random_resized_crop
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.data.transforms import ImageTransform, random_colors, random_resized_crop
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.batch_part import BatchPart
 

@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.data import pixel_store
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.data.store import pixel_store
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SIZE = 16
 
@@ -287,7 +287,7 @@ def test_store_of_193_gigabytes_opens_at_once_and_takes_no_memory(tmp_path):
     program = f"""
 import resource, torch
 from pathlib import Path
-from hf_biasensemble.data import pixel_store
+from hf_biasensemble.data.store import pixel_store
 pixels, unreadable = pixel_store._open(Path({str(file)!r}), {shape})
 assert pixel_store.digest_of_pixels(pixels) == "0" * 64
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -14,7 +14,7 @@ from synthetic import coloured_digits, encoded, png, png_header_only, write_parq
 
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 ORANGE = (200, 100, 50)
 BLACK = {"bytes": png(np.zeros((2, 2, 3), np.uint8)), "path": "black.png"}

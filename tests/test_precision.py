@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hf_biasensemble.trainers.bias_ensemble as bias_ensemble
-from hf_biasensemble.objectives import (
+from hf_biasensemble.losses.objectives import (
     biased_objective,
     cross_entropy,
     generalized_cross_entropy,
@@ -18,7 +18,7 @@ from hf_biasensemble.objectives import (
     relative_difficulty,
     true_class_probability,
 )
-from hf_biasensemble.sample_losses import SampleLosses
+from hf_biasensemble.losses.sample_losses import SampleLosses
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.disent import DisentTrainer
 from hf_biasensemble.trainers.lff import LffTrainer

@@ -10,12 +10,12 @@ import torch
 from runs import train, weights
 
 from hf_biasensemble.arguments import DebiasingArguments
-from hf_biasensemble.data.device_pixels import with_pixels_on
-from hf_biasensemble.data.features import Features
-from hf_biasensemble.data.member_batches import MemberBatches
+from hf_biasensemble.data.batches.device_pixels import with_pixels_on
+from hf_biasensemble.data.batches.member_batches import MemberBatches
+from hf_biasensemble.data.batches.prefetching import Prefetch, prefetched
 from hf_biasensemble.data.pixels import ImageSplit, OnDevice
-from hf_biasensemble.data.prefetching import Prefetch, prefetched
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.data.store.features import Features
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 sys.path.append(str(Path(__file__).parents[1]))
 

@@ -26,12 +26,12 @@ from transformers import (
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
 from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.evaluation import predict_logits
+from hf_biasensemble.evaluation.classifier import predict_logits
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.models.preprocessing import with_preprocessing
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.runs.run_arguments import parse_run
 
 OWN = {  # of `BACKBONE`, by timm
     "image_size": 160,

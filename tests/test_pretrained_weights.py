@@ -9,7 +9,7 @@ from runs import error_line, train, weights
 from safetensors.torch import load_file, save_file
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_members
 from hf_biasensemble.models.preprocessing import with_preprocessing

@@ -13,9 +13,9 @@ from synthetic import CLASS_NAMES
 from test_disent import random_split
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.data.sampling import WeightedSampler
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.data.batches.sampling import WeightedSampler
+from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.erm_errors import ERM_ERRORS

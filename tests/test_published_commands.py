@@ -25,7 +25,7 @@ from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_members
 from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.models.preprocessing import with_preprocessing
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.runs.run_arguments import parse_run
 
 SEVERITIES = {
     "cmnist": ("0.5pct", "1pct", "2pct", "5pct"),

@@ -9,7 +9,7 @@ from fresh_python import WITHOUT_LIBRARY, fresh_python
 from runs import error_line, results
 
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.metrics.accuracy import METRICS
+from hf_biasensemble.evaluation.accuracy import METRICS
 
 # The test command ----------------------------------------------------------------------------------------------------
 

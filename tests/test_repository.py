@@ -14,10 +14,10 @@ from mnist_files import SCRIPT, TEST, cmnist, read_split
 from PIL import Image
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.data import repository
+from hf_biasensemble.benchmark_datasets import repository
+from hf_biasensemble.benchmark_datasets.repository import SHARED
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.data.repository import SHARED
-from hf_biasensemble.output_folder import REPOSITORY_PLACEHOLDER
+from hf_biasensemble.folders.output_folder import REPOSITORY_PLACEHOLDER
 
 
 def columns(count):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from runs import METHODS, history, killed_after, results, step_of, train, weights
 
-from hf_biasensemble.checkpoints import checkpoints_in, newest_readable, problem_of, remove_older
+from hf_biasensemble.folders.checkpoints import checkpoints_in, newest_readable, problem_of, remove_older
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 from hf_biasensemble.trainers.disent import DisentTrainer
 

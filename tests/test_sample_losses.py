@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_biasensemble.objectives import relative_difficulty
-from hf_biasensemble.sample_losses import SampleLosses
+from hf_biasensemble.losses.objectives import relative_difficulty
+from hf_biasensemble.losses.sample_losses import SampleLosses
 
 
 class NaiveSampleLosses:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hf_biasensemble.seeding import build_with_seed
+from hf_biasensemble.internal.seeding import build_with_seed
 
 
 def test_same_seed_builds_the_same():

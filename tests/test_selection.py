@@ -12,7 +12,7 @@ from synthetic import coloured_digits
 
 from hf_biasensemble.arguments import SelectionArguments
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.making import make_selection
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from hf_biasensemble.data.severity import apportion, parse_severity
+from hf_biasensemble.benchmark_datasets.severity import apportion, parse_severity
 
 
 def test_severities_are_named_in_their_shortest_form():

@@ -16,9 +16,9 @@ from PIL import Image
 from runs import ROOT, launch, words
 from synthetic import class_folders, encoded, write_parquet
 
-from hf_biasensemble.data import manifest
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
+from hf_biasensemble.data.store import manifest
 
 
 @pytest.fixture(autouse=True)
@@ -169,8 +169,8 @@ def test_building_reading_and_hashing_a_store_does_not_need_its_size_in_memory(c
 ENCODE = """
 import sys, time, torch
 from torch import nn
-from hf_biasensemble.data.feature_store import open_or_encode
-from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.data.store.feature_store import open_or_encode
+from hf_biasensemble.data.batches.transforms import ImageTransform
 
 class Slow(nn.Linear):
     blocks = 0

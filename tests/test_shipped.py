@@ -8,8 +8,8 @@ from runs import error_line
 
 from hf_biasensemble.cli.main import COMMANDS, run_command
 from hf_biasensemble.cli.sweep import _parse, make_plan
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.runs.run_arguments import parse_run
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml"))

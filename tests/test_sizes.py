@@ -3,8 +3,8 @@
 import pytest
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.sizes import size_in_bytes
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.sizes import size_in_bytes
 
 
 @pytest.mark.parametrize(

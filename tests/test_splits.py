@@ -20,7 +20,7 @@ from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.data.split_names import SplitNames
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 def saved(folder: Path, digits: Path, **names: str) -> str:

@@ -17,7 +17,8 @@ from runs import SETTINGS, common_settings, content, error_line, results
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.cli.sweep import _parse, make_plan
-from hf_biasensemble.reporting.sweep_table import Cell, write_sweep_tables
+from hf_biasensemble.reporting.sweep.cell import Cell
+from hf_biasensemble.reporting.sweep.sweep_table import write_sweep_tables
 from hf_biasensemble.selection import Selection
 
 TABLES = ("table.md", "table.csv", "cells.csv", "table.png")

@@ -10,8 +10,8 @@ from transformers import TrainingArguments
 
 from hf_biasensemble.arguments import DebiasingArguments, resolved
 from hf_biasensemble.arguments.unsupported import UNSUPPORTED
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.runs.run_arguments import parse_run
 
 # A field that is new in transformers is in neither list: try what it does here, then enter it in one of them.
 SUPPORTED = {

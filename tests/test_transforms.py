@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from hf_biasensemble.data.transforms import ImageTransform, random_crop_and_flip
+from hf_biasensemble.data.batches.transforms import ImageTransform, random_crop_and_flip
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 

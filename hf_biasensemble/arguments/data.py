@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_biasensemble.arguments.options import option, require
-from hf_biasensemble.sizes import size_in_bytes
+from hf_biasensemble.internal.sizes import size_in_bytes
 
 
 @dataclass

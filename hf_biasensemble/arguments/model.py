@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hf_biasensemble.arguments.options import option, require
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 RESIZE_MODES = ("crop", "squash")

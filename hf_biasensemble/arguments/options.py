@@ -4,7 +4,7 @@ import math
 from dataclasses import field
 from typing import Any
 
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 def option(default: Any, help: str) -> Any:

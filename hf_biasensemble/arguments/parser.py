@@ -17,8 +17,8 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from hf_biasensemble.arguments.help import OptionHelp, unknown_key, with_own_names
 from hf_biasensemble.arguments.unsupported import UNSUPPORTED
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.shipped import config_file
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.shipped import config_file
 
 
 class Foreign(NamedTuple):

@@ -6,7 +6,7 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_rep
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from hf_biasensemble.arguments.options import require
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 _ADAM = "the optimiser is Adam, with --learning_rate, --weight_decay, --adam_beta1, --adam_beta2 and --adam_epsilon"
 _EVALUATION = "evaluation has no data loader: it counts right answers of whole splits"

@@ -13,8 +13,8 @@ from pathlib import Path
 from hf_biasensemble.arguments import DataArguments, option, resolved, settled_selection
 from hf_biasensemble.arguments.options import require
 from hf_biasensemble.arguments.unsupported import check_reporting_installed
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.runs.run_arguments import parse_run
 
 
 @dataclass
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     from contextlib import nullcontext
 
     from hf_biasensemble.cli.stop_signal import StopSignal
-    from hf_biasensemble.data.device_pixels import with_pixels_on
+    from hf_biasensemble.data.batches.device_pixels import with_pixels_on
     from hf_biasensemble.data.pixels import write_unreadable
     from hf_biasensemble.data.prepare import (
         check_fingerprint,
@@ -58,14 +58,14 @@ def main(argv: list[str] | None = None) -> int:
         image_transform,
         load_training_splits,
     )
+    from hf_biasensemble.folders.output_folder import AUDIT_IMAGES, DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.methods import METHODS
     from hf_biasensemble.models.build import check_backbone
     from hf_biasensemble.models.frozen import encode_splits
     from hf_biasensemble.models.preprocessing import with_preprocessing
-    from hf_biasensemble.output_folder import AUDIT_IMAGES, DROPPED_FILE, remove_earlier_run, sole_writer
-    from hf_biasensemble.reporting.audit import write_audit
-    from hf_biasensemble.reporting.audit_images import write_suspected_images
-    from hf_biasensemble.reporting.services import SettingsCallback
+    from hf_biasensemble.reporting.audit.audit import write_audit
+    from hf_biasensemble.reporting.audit.audit_images import write_suspected_images
+    from hf_biasensemble.reporting.run.services import SettingsCallback
     from hf_biasensemble.selectors.making import make_selection
 
     method = METHODS[args.method]

@@ -40,7 +40,7 @@ class CacheEntry:
 def main(argv: list[str] | None = None) -> int:
     """Lists the entries, or removes them."""
     (arguments,) = parse_arguments([CacheArguments], argv, description=__doc__, command="cache")
-    from hf_biasensemble.data.cache import cache_folder
+    from hf_biasensemble.data.store.cache import cache_folder
 
     entries = list_cache()
     for entry in entries:
@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def list_cache() -> list[CacheEntry]:
     """All entries, by kind and size."""
-    from hf_biasensemble.data import feature_store, pixel_store
-    from hf_biasensemble.data.cache import SOURCE_FILE, cache_folder, pixel_folder
-    from hf_biasensemble.data.manifest import MANIFEST_SUFFIX, source_of_manifest
-    from hf_biasensemble.files import UNFINISHED_SUFFIX
+    from hf_biasensemble.data.store import feature_store, pixel_store
+    from hf_biasensemble.data.store.cache import SOURCE_FILE, cache_folder, pixel_folder
+    from hf_biasensemble.data.store.manifest import MANIFEST_SUFFIX, source_of_manifest
+    from hf_biasensemble.internal.files import UNFINISHED_SUFFIX
 
     entries = []
     folders = (pixel_folder(), feature_store.feature_folder())
@@ -82,7 +82,7 @@ def list_cache() -> list[CacheEntry]:
 
 def remove(entry: CacheEntry) -> bool:
     """Removes the entry, unless a process is writing it."""
-    from hf_biasensemble.data.cache import lock_of
+    from hf_biasensemble.data.store.cache import lock_of
 
     if entry.kind == "tables":
         shutil.rmtree(entry.path, ignore_errors=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_biasensemble.arguments import DataArguments, option, parse_arguments
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 if TYPE_CHECKING:
     from hf_biasensemble.data.loading import LabelledSplit
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         load_labelled_splits,
         parts_to_use,
     )
-    from hf_biasensemble.output_folder import DROPPED_FILE
+    from hf_biasensemble.folders.output_folder import DROPPED_FILE
 
     labelled = load_labelled_splits(data_args)
     decoded = decode_splits(labelled, data_args, arguments.image_size, skip_unreadable=True)
@@ -133,7 +133,7 @@ def draw_contact_sheet(split: "ImageSplit", title: str) -> Any:
 
     from PIL import Image
 
-    from hf_biasensemble.data.repository import SHEET_COLUMNS, Samples, contact_sheet
+    from hf_biasensemble.benchmark_datasets.repository import SHEET_COLUMNS, Samples, contact_sheet
 
     columns = split.measured_by()
     conflicting = columns["is_conflicting"]

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, settled_selection
-from hf_biasensemble.data.device_pixels import check_room
+from hf_biasensemble.data.batches.device_pixels import check_room
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.folders.output_folder import check_output_dir, checkpoint_to_resume
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_classifier, classifier_config
 from hf_biasensemble.models.modeling_debiased import feature_width
-from hf_biasensemble.output_folder import check_output_dir, checkpoint_to_resume
-from hf_biasensemble.run import checked
+from hf_biasensemble.runs.run import checked
 
 
 def describe_run(

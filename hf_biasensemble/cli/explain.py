@@ -13,8 +13,8 @@ from pathlib import Path
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
 from hf_biasensemble.arguments.options import require
-from hf_biasensemble.errors import BiasEnsembleError, missing_package
-from hf_biasensemble.output_folder import FIGURES_DIR
+from hf_biasensemble.folders.output_folder import FIGURES_DIR
+from hf_biasensemble.internal.errors import BiasEnsembleError, missing_package
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -52,14 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.data.pixels import ImageSplit
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.models.export import load_classifier
-    from hf_biasensemble.reporting.counterfactuals import (
+    from hf_biasensemble.reporting.explain.counterfactuals import (
         measure_reliance,
         reliance_text,
         write_counterfactuals,
         write_reliance,
     )
-    from hf_biasensemble.reporting.evidence import write_evidence
-    from hf_biasensemble.reporting.shown_images import Classifier, images_to_show
+    from hf_biasensemble.reporting.explain.evidence import write_evidence
+    from hf_biasensemble.reporting.explain.shown_images import Classifier, images_to_show
 
     names = [name for name in (explain_args.compare_with, explain_args.model) if name]
     classifiers: dict[str, Classifier] = {}

@@ -7,8 +7,8 @@ import importlib.util
 from pathlib import Path
 
 from hf_biasensemble.cli.parser import CommandParser
-from hf_biasensemble.errors import BiasEnsembleError, missing_package
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.internal.errors import BiasEnsembleError, missing_package
+from hf_biasensemble.internal.files import written_whole
 
 TOLERANCE = 1e-4
 

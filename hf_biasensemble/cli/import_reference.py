@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_biasensemble.arguments import option, parse_arguments
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.files import written_whole
-from hf_biasensemble.output_folder import check_no_file, written_in
+from hf_biasensemble.folders.output_folder import check_no_file, written_in
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 
 if TYPE_CHECKING:
     from hf_biasensemble.models.reference_checkpoint import ReferenceCheckpoint

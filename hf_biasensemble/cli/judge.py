@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 
 
 @dataclass
@@ -46,11 +46,11 @@ def main(argv: list[str] | None = None) -> int:
         [DataArguments, JudgeArguments, InferenceArguments], argv, description=__doc__, command="judge"
     )
     from hf_biasensemble.data.prepare import load_image_splits
-    from hf_biasensemble.evaluation import in_blocks, predict_logits, to_classes_of
+    from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits, to_classes_of
     from hf_biasensemble.judging.members import Members
     from hf_biasensemble.judging.predictions import HeldOutPredictions
     from hf_biasensemble.models.export import load_classifier
-    from hf_biasensemble.reporting.judgement import judgement_table
+    from hf_biasensemble.reporting.run.judgement import judgement_table
 
     members = Members.load(judge_args.members).to(inference.device)
     names = [name for name in (judge_args.compare_with, *judge_args.model) if name]

@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 GROUPS = {
     "before training": {
@@ -48,7 +48,7 @@ def run_process(module: str, argv: list[str] | None = None) -> int:
     """[`run_command`] as all that this process does; one of several then leaves the others in order."""
     status = run_command(module, argv)
     if status == 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:  # set by the launcher
-        from hf_biasensemble.collectives import leave
+        from hf_biasensemble.internal.collectives import leave
 
         leave()
     return status

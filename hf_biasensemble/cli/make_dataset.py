@@ -5,8 +5,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.shipped import dataset_scripts
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.shipped import dataset_scripts
 
 
 def main(argv: list[str] | None = None) -> int:

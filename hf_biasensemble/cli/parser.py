@@ -4,7 +4,7 @@ import argparse
 from typing import NoReturn
 
 from hf_biasensemble.arguments.help import OptionHelp, mistake
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -15,8 +15,8 @@ from pathlib import Path
 from hf_biasensemble.arguments import InferenceArguments
 from hf_biasensemble.arguments.options import require
 from hf_biasensemble.cli.parser import CommandParser
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 
 FORMATS = (".csv", ".jsonl")
 

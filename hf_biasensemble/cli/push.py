@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--commit_message", help="Title of the commit.")
     options = vars(parser.parse_args(argv))
-    from hf_biasensemble.hub import push_model, push_suspected_images
+    from hf_biasensemble.folders.hub import push_model, push_suspected_images
 
     if options.pop("audit"):
         del options["with_selection"]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from hf_biasensemble.collectives import largest, num_processes
-from hf_biasensemble.processes import print_once
+from hf_biasensemble.internal.collectives import largest, num_processes
+from hf_biasensemble.internal.processes import print_once
 
 STEPS_BETWEEN_AGREEMENTS = 8
 """Several processes ask each other every so many steps, because asking makes each wait for its device."""

@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from hf_biasensemble.cli.parser import CommandParser
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.folders.output_folder import CONFIG_FILE, sole_writer
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS, load_method_file
-from hf_biasensemble.output_folder import CONFIG_FILE, sole_writer
-from hf_biasensemble.sweep_plan import Plan, check_earlier_run, check_same_data, make_plan, with_judges
+from hf_biasensemble.runs.sweep_plan import Plan, check_earlier_run, check_same_data, make_plan, with_judges
 
 LOG_FILE = "train.log"
 _NOT_FOR_SWEEPS = {
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     judges, plans = with_judges(plans, output_dir)
     with sole_writer(output_dir):
         failures = run_all([*judges, *plans], asked.jobs)
-        from hf_biasensemble.reporting.sweep_table import Cell, write_sweep_tables
+        from hf_biasensemble.reporting.sweep.cell import Cell
+        from hf_biasensemble.reporting.sweep.sweep_table import write_sweep_tables
 
         finished = [plan for plan in plans if plan.is_finished]
         check_same_data(finished)

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 
 
 @dataclass
@@ -41,10 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.prepare import load_image_splits
-    from hf_biasensemble.evaluation import evaluate_classifier
+    from hf_biasensemble.evaluation.classifier import evaluate_classifier
     from hf_biasensemble.models.export import load_classifier
     from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE, load_reference_checkpoint
-    from hf_biasensemble.reporting.progress import results_table
+    from hf_biasensemble.reporting.run.progress import results_table
 
     if test_args.model:
         model, transform, geometry = load_classifier(test_args.model)

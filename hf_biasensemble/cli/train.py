@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_biasensemble.arguments import DataArguments, option
-from hf_biasensemble.run_arguments import parse_run
+from hf_biasensemble.runs.run_arguments import parse_run
 
 
 @dataclass
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
             print(description)
         return 0
     from hf_biasensemble.cli.stop_signal import StopSignal
-    from hf_biasensemble.run import run
+    from hf_biasensemble.runs.run import run
 
     with StopSignal() as stop_signal:
         run(data_args, model_args, selection_args, args, [stop_signal])

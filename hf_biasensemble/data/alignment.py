@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.processes import print_once
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import print_once
 
 _LISTED = 10  # classes in a line
 _ANSWERS = {"no", "yes", "n", "y", "false", "true", "f", "t", "off", "on"}

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.processes import print_once
-from hf_biasensemble.seeding import derived_seed
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import print_once
+from hf_biasensemble.internal.seeding import derived_seed
 
 
 def hold_out(

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from hf_biasensemble.data.alignment import Alignment, aligned_as_told, aligned_by_majority, aligned_by_names
 from hf_biasensemble.data.sources import open_data_set
 from hf_biasensemble.data.split_names import SplitNames, chosen_splits, without_unlabelled_test
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from hf_biasensemble.data.decoding import encoded_image
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 LABEL_ERROR = "label_error"
 """The kind of mark that `--exclude_rows` leaves out; the others say what a person saw, and nothing is removed."""

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from hf_biasensemble.data.batches.prefetching import upload
 from hf_biasensemble.data.decoding import decode_rows, file_of
-from hf_biasensemble.data.features import Features
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.loading import LabelledSplit
-from hf_biasensemble.data.pixel_store import MappedPixels, digest_of_pixels, open_or_build
-from hf_biasensemble.data.prefetching import upload
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.files import written_whole
-from hf_biasensemble.processes import print_once
+from hf_biasensemble.data.store.features import Features
+from hf_biasensemble.data.store.pixel_store import MappedPixels, digest_of_pixels, open_or_build
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.processes import print_once
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 import numpy as np
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
-from hf_biasensemble.data.features import Features, FeatureTransform
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.held_out import at_most, hold_out, with_fold
 from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
 from hf_biasensemble.data.marks import with_marks
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.split_names import SplitNames
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.processes import number_started
+from hf_biasensemble.data.store.features import Features, FeatureTransform
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import number_started
 
 
 def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:

@@ -13,9 +13,9 @@ import pyarrow.json
 import pyarrow.parquet
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from hf_biasensemble.data.cache import tables_folder
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.processes import print_once
+from hf_biasensemble.data.store.cache import tables_folder
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import print_once
 
 SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
 _SPLIT_NAMES = {"train", "validation", "test", *SPLIT_ALIASES}

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from hf_biasensemble.data.sources import SPLIT_ALIASES
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.processes import print_once
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import print_once
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_biasensemble.evaluation.accuracy import wilson_interval
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
-from hf_biasensemble.metrics.accuracy import wilson_interval
 
 GROUPS = ("aligned", "conflicting", "unbiased")
 ESTIMATED_ACCURACIES = tuple(f"estimated_{group}_accuracy" for group in GROUPS)

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 import yaml
 
-from hf_biasensemble.data.features import Features
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.data.store.features import Features
+from hf_biasensemble.folders.output_folder import CONFIG_FILE
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.judging.members import FILE_NAME, Members
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.judging.verdict import reason_not_to_tell, sentence
-from hf_biasensemble.output_folder import CONFIG_FILE
 
 
 def members_that_judge(judge: str | None, own: Path | None, train: ImageSplit) -> Members | None:

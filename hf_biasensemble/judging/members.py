@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.data.features import Features, FeatureTransform
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.evaluation import in_blocks, predict_logits
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.data.store.features import Features, FeatureTransform
+from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, build_encoder

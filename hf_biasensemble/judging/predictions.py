@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.evaluation import joined
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.evaluation.classifier import joined
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.judging.estimates import Estimate, difference, estimated_intervals, estimates
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 

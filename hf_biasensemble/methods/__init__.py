@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from hf_biasensemble.descriptors import Method
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 ENTRY_POINTS = "hf_biasensemble.methods"
 """Group of entry points by which a package adds methods: the name of one, and `module:METHOD`."""

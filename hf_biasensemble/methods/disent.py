@@ -1,6 +1,6 @@
 """DisEnt: disentangled features, exchanged between images."""
 
-from hf_biasensemble.descriptors import Method
+from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.methods import lff
 from hf_biasensemble.models.build import disentangled
 from hf_biasensemble.trainers.disent import DisentArguments, DisentTrainer

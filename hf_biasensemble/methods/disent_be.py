@@ -1,6 +1,6 @@
 """DisEnt whose bias encoder learns from the bias-amplified set of BiasEnsemble alone."""
 
-from hf_biasensemble.descriptors import Method
+from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.methods import disent, lff
 from hf_biasensemble.models.build import disentangled
 from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE

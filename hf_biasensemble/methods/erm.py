@@ -1,6 +1,6 @@
 """Empirical risk minimisation: the ordinary classifier that debiasing is measured against."""
 
-from hf_biasensemble.descriptors import Method
+from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.trainers.erm import ErmTrainer
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.options import option, require
-from hf_biasensemble.collectives import mean_of_processes
-from hf_biasensemble.descriptors import Method
+from hf_biasensemble.internal.collectives import mean_of_processes
+from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import classifier_alone
-from hf_biasensemble.objectives import cross_entropy
 from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE
 from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoGroupTrainer
 

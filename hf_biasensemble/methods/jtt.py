@@ -7,9 +7,9 @@ import torch
 from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments
+from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.options import option, require
-from hf_biasensemble.data.sampling import WeightedSampler
-from hf_biasensemble.descriptors import Method
+from hf_biasensemble.data.batches.sampling import WeightedSampler
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.erm_errors import ERM_ERRORS

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_biasensemble.descriptors import Method
+from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.objectives import cross_entropy
 from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE
 from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoGroupTrainer
 

@@ -1,6 +1,6 @@
 """Learning from Failure: samples that a biased model finds hard count more."""
 
-from hf_biasensemble.descriptors import Method
+from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.models.build import biased_and_debiased
 from hf_biasensemble.trainers.lff import LffTrainer
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments

@@ -1,6 +1,6 @@
 """LfF whose biased model learns from the bias-amplified set of BiasEnsemble alone."""
 
-from hf_biasensemble.descriptors import Method
+from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.methods import lff
 from hf_biasensemble.models.build import biased_and_debiased
 from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE

@@ -9,7 +9,8 @@ from timm.models import load_state_dict
 from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
 from hf_biasensemble.models.fine_tuning import freeze_first_layers
 from hf_biasensemble.models.initial_weights import start_from
 from hf_biasensemble.models.modeling_debiased import (
@@ -20,7 +21,6 @@ from hf_biasensemble.models.modeling_debiased import (
 )
 from hf_biasensemble.models.pair import BiasedDebiasedPair, DisentangledPair, MemberEnsemble
 from hf_biasensemble.models.timm_errors import timm_errors_named
-from hf_biasensemble.seeding import build_with_seed, derived_seed
 
 
 def classifier_config(

@@ -25,9 +25,9 @@ from transformers import (
 from transformers.utils import logging
 
 import hf_biasensemble.models.registration  # noqa: F401
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
 from hf_biasensemble.models.preprocessing import timm_geometry, timm_preprocessing
 

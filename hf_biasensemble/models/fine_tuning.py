@@ -5,7 +5,7 @@ from typing import Any
 from timm.models import group_parameters
 from torch import nn
 
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 
 

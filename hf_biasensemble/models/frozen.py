@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
-from hf_biasensemble.data.feature_store import open_or_encode
-from hf_biasensemble.data.features import Features, FeatureTransform
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.data.store.feature_store import open_or_encode
+from hf_biasensemble.data.store.features import Features, FeatureTransform
+from hf_biasensemble.internal.processes import number_started
 from hf_biasensemble.models.build import build_classifier, classifier_config
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier, feature_width
-from hf_biasensemble.processes import number_started
 
 ROWS_AT_ONCE = 1 << 12
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.export import load_classifier, weights_of
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 

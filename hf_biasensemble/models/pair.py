@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from hf_biasensemble.collectives import gather_rows
+from hf_biasensemble.internal.collectives import gather_rows
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 
 

@@ -11,10 +11,10 @@ import timm
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.arguments.model import DEFAULT_PREPROCESSING
 from hf_biasensemble.data.geometry import Geometry
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifierConfig, build_encoder
 from hf_biasensemble.models.timm_errors import timm_errors_named
-from hf_biasensemble.seeding import build_with_seed
 
 _BLOCK = 1 << 22  # bytes hashed at once
 _RESIZE_MODES = {"center": "crop", "squash": "squash"}  # timm's words: ours

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import timm
 
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifierConfig
 
 

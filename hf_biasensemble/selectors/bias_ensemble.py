@@ -8,10 +8,10 @@ from typing import Any
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.arguments.descriptors import Selector
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import training_transform
-from hf_biasensemble.descriptors import Selector
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.build import build_members
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.making import member_arguments

@@ -8,13 +8,13 @@ import torch
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.arguments.descriptors import Selector
 from hf_biasensemble.arguments.options import option, require
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import training_transform
-from hf_biasensemble.descriptors import Selector
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import build_members
-from hf_biasensemble.objectives import cross_entropy
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.bias_ensemble import votes_depend_on
 from hf_biasensemble.selectors.making import member_arguments

@@ -11,19 +11,19 @@ from typing import Any
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
-from hf_biasensemble.checkpoints import check_processes, newest_readable, remove_checkpoints
-from hf_biasensemble.data.features import FeatureTransform
+from hf_biasensemble.arguments.descriptors import Selector
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.descriptors import Selector
-from hf_biasensemble.errors import BiasEnsembleError, differences
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.folders.checkpoints import check_processes, newest_readable, remove_checkpoints
+from hf_biasensemble.folders.output_folder import sole_writer
+from hf_biasensemble.internal.errors import BiasEnsembleError, differences
+from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.models.frozen import frozen_backbone
-from hf_biasensemble.output_folder import sole_writer
-from hf_biasensemble.reporting.progress import NamedProgressCallback, use_own_progress
-from hf_biasensemble.reporting.services import run_of_its_own
+from hf_biasensemble.reporting.run.progress import NamedProgressCallback, use_own_progress
+from hf_biasensemble.reporting.run.services import run_of_its_own
 from hf_biasensemble.selection import FILE_NAME, Selection
 
 

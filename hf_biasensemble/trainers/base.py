@@ -13,15 +13,15 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments, steps_of_epochs
-from hf_biasensemble.collectives import mean_of_processes, total
-from hf_biasensemble.data.features import FeatureTransform
+from hf_biasensemble.data.batches.prefetching import Prefetch
+from hf_biasensemble.data.batches.transforms import ImageTransform, draw_for_these
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prefetching import Prefetch
-from hf_biasensemble.data.transforms import ImageTransform, draw_for_these
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.internal.collectives import mean_of_processes, total
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import refuse_data_parallel
+from hf_biasensemble.losses.objectives import group_sums
 from hf_biasensemble.models.fine_tuning import parameter_groups
-from hf_biasensemble.objectives import group_sums
-from hf_biasensemble.processes import refuse_data_parallel
 from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
 from hf_biasensemble.trainers.evaluating import EvaluatingTrainer

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_biasensemble.collectives import from_first, gather_rows, num_processes
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.objectives import group_sums, masked_mean
+from hf_biasensemble.internal.collectives import from_first, gather_rows, num_processes
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.losses.objectives import group_sums, masked_mean
 
 
 @dataclass(frozen=True)

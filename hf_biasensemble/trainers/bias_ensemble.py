@@ -9,13 +9,13 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, SelectionArguments
-from hf_biasensemble.data.features import FeatureTransform
-from hf_biasensemble.data.member_batches import MemberBatches
+from hf_biasensemble.data.batches.member_batches import MemberBatches
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.evaluation import joined
+from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.evaluation.classifier import joined
+from hf_biasensemble.losses.objectives import generalized_cross_entropy, true_class_probability
 from hf_biasensemble.models.pair import MemberEnsemble
-from hf_biasensemble.objectives import generalized_cross_entropy, true_class_probability
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.member_sharing import MemberSharingTrainer
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from hf_biasensemble.arguments import CHECKPOINT_CHOICES, DebiasingArguments
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.reporting.progress import ORACLE_MARK
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.reporting.run.progress import ORACLE_MARK
 
 logger = logging.getLogger(__name__)
 

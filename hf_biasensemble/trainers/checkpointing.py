@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
 
-from hf_biasensemble.checkpoints import UNFINISHED, one_line_if_not_written, publish, remove_older
-from hf_biasensemble.errors import BiasEnsembleError
+from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written, publish, remove_older
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 METHOD_STATE_FILE = "sample_losses.safetensors"
 
@@ -68,8 +68,10 @@ class CheckpointingTrainer(Trainer):
         return self._checkpoints_go_to or super()._get_output_dir(trial)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of use: it would push the pair. Save the published model, then `hf_biasensemble.hub.push_model`."""
-        raise BiasEnsembleError("expected hf_biasensemble.hub.push_model(output_dir, repo_id) once the run has ended")
+        """Not of use: it would push the pair. Save the published model, then call `push_model`."""
+        raise BiasEnsembleError(
+            "expected hf_biasensemble.folders.hub.push_model(output_dir, repo_id) once the run has ended"
+        )
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from hf_biasensemble.arguments.options import option, require, require_steps
-from hf_biasensemble.collectives import gather_rows
-from hf_biasensemble.objectives import cross_entropy
+from hf_biasensemble.internal.collectives import gather_rows
+from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments, RelativeDifficultyTrainer
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hf_biasensemble.objectives import cross_entropy
+from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
 

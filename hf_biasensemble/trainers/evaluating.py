@@ -9,17 +9,17 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerControl
 from transformers.trainer_utils import PredictionOutput
 
-from hf_biasensemble.collectives import share_buffers
-from hf_biasensemble.data.features import FeatureTransform
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.evaluation import in_blocks, predict_logits
+from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.evaluation.accuracy import METRICS, bias_accuracy
+from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits
+from hf_biasensemble.evaluation.difficulty import DIFFICULTIES
+from hf_biasensemble.internal.collectives import share_buffers
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.judging.estimates import ESTIMATES
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
-from hf_biasensemble.metrics.accuracy import METRICS, bias_accuracy
-from hf_biasensemble.metrics.difficulty import DIFFICULTIES
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
 from hf_biasensemble.trainers.checkpointing import CheckpointingTrainer, SavedPart
 from hf_biasensemble.trainers.weight_average import WeightAverage

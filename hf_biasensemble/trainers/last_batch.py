@@ -5,7 +5,7 @@ import logging
 from torch import nn
 
 from hf_biasensemble.arguments import DebiasingArguments
-from hf_biasensemble.processes import is_first
+from hf_biasensemble.internal.processes import is_first
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments
-from hf_biasensemble.collectives import from_process, total
-from hf_biasensemble.data.features import FeatureTransform
-from hf_biasensemble.data.member_batches import MemberBatches
+from hf_biasensemble.data.batches.member_batches import MemberBatches
+from hf_biasensemble.data.batches.transforms import Draw, ImageTransform, draw_for_these
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.transforms import Draw, ImageTransform, draw_for_these
+from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.internal.collectives import from_process, total
 from hf_biasensemble.models.pair import MemberEnsemble
 from hf_biasensemble.trainers.base import DebiasingTrainer
 

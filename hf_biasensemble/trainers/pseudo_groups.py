@@ -9,10 +9,10 @@ from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.arguments.options import option, require
-from hf_biasensemble.data.features import FeatureTransform
+from hf_biasensemble.data.batches.sampling import WeightedSampler
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.sampling import WeightedSampler
-from hf_biasensemble.data.transforms import ImageTransform
+from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.selection import PSEUDO_GROUPS, Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 

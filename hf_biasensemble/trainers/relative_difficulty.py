@@ -10,14 +10,14 @@ from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments, option
 from hf_biasensemble.arguments.options import require
-from hf_biasensemble.data.features import FeatureTransform
+from hf_biasensemble.data.batches.sampling import ConflictingShareSampler
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.sampling import ConflictingShareSampler
-from hf_biasensemble.data.transforms import ImageTransform
-from hf_biasensemble.metrics.difficulty import mean_difficulty
+from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.evaluation.difficulty import mean_difficulty
+from hf_biasensemble.losses.objectives import biased_objective, importance_weights, relative_difficulty
+from hf_biasensemble.losses.sample_losses import SampleLosses
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.objectives import biased_objective, importance_weights, relative_difficulty
-from hf_biasensemble.sample_losses import SampleLosses
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 

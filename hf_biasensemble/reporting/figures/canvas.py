@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hf_biasensemble.files import written_whole
+from hf_biasensemble.internal.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_biasensemble.errors import BiasEnsembleError
-from hf_biasensemble.metrics.difficulty import DIFFICULTIES
+from hf_biasensemble.evaluation.difficulty import DIFFICULTIES
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.reporting.figures.canvas import (
     ALIGNED,
     COLORS,

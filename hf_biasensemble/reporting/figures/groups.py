@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_biasensemble.metrics.accuracy import accuracy_by_group
+from hf_biasensemble.evaluation.accuracy import accuracy_by_group
 from hf_biasensemble.reporting.figures.canvas import GREY, PALE, new_figure, plain, save
 
 WIDEST = 40

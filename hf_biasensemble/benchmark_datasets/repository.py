@@ -1,0 +1,406 @@
+"""Write a dataset repository: Parquet files, a card and a contact sheet, on disk and on the Hub.
+
+The dataset scripts share this module. A repository has one config per severity and opens without custom code:
+`datasets.load_dataset(folder_or_hub_id, "1pct")`. The same calls write the same bytes.
+"""
+
+import argparse
+import io
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from hf_biasensemble.folders.output_folder import CARD_FILE, REPOSITORY_PLACEHOLDER
+from hf_biasensemble.internal.errors import BiasEnsembleError
+
+if TYPE_CHECKING:
+    import datasets
+
+ROWS_PER_GROUP = 1_000  # or fewer, where these would hold more bytes than the next line says
+BYTES_PER_GROUP = 64_000_000
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
+SHEET_COLUMNS = 8  # images per class in each block of the contact sheet
+SHARED = "shared"  # folder of the splits that belong to all configs
+Samples = dict[tuple[int, bool], list[bytes]]  # encoded images by (label, is_conflicting)
+
+
+class RepositoryParser(argparse.ArgumentParser):
+    """Argument parser with the options that all dataset scripts have. Mistakes raise an error of one line.
+
+    Args:
+        script: File of the script, whose name help and errors show.
+        documentation: Docstring of the script; its first line is the description.
+    """
+
+    def __init__(self, script: str, documentation: str | None):
+        description = (documentation or "").partition("\n")[0]
+        super().__init__(prog=Path(script).name, description=description, allow_abbrev=False)
+        self.add_argument("--output_dir", type=Path, required=True, help="folder to write the repository to")
+        self.add_argument("--overwrite_output_dir", action="store_true", help="replace all that output_dir holds")
+        self.add_argument("--hub_dataset_id", metavar="REPO", help="Hub dataset to upload the finished folder to")
+
+    def add_config_names(self, published: Sequence[str], default: Sequence[str] | None = None) -> None:
+        """Adds the option for the severities to make, whose names are those of the configurations."""
+        text = f"configurations to make ({' '.join(published)})"
+        names = ("--dataset_config_names", "--severities")  # the second is the word of the papers
+        self.add_argument(*names, dest="severities", nargs="+", default=default, help=text)
+
+    def error(self, message: str) -> NoReturn:
+        from hf_biasensemble.arguments.help import mistake
+
+        raise BiasEnsembleError(mistake(message, self))
+
+
+def run_script(parser: RepositoryParser, build: Callable[..., Path], argv: Sequence[str] | None = None) -> int:
+    """Run the command line of a dataset script.
+
+    Args:
+        parser: Its options.
+        build: Writes the repository; gets every option but `--hub_dataset_id` by name and returns the folder.
+        argv: The words of the command line; `None` (default) stands for those of this process.
+
+    Returns:
+        The exit status: 0, or 2 after a mistake in the input, which is printed in one line.
+    """
+    try:
+        options = vars(parser.parse_args(argv))
+        hub_id = options.pop("hub_dataset_id")
+        folder = build(**options)
+        if hub_id:
+            push_repository(folder, hub_id)
+    except (BiasEnsembleError, OSError) as error:  # an OSError is a full disk or a missing permission
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {folder}")
+    return 0
+
+
+def check_source_outside(source: str | Path, output_dir: str | Path) -> None:
+    """Raises BiasEnsembleError if the source, or what a link in it means, is in `output_dir`: replacing it would
+    delete the source."""
+    final, given = Path(output_dir).resolve(), Path(source)
+    links = (path for path in given.rglob("*") if path.is_symlink())
+    for path in (given, *links):
+        if path.resolve().is_relative_to(final):
+            raise BiasEnsembleError(
+                f"expected the source outside output_dir, found {path} in {final}; name another folder"
+            )
+
+
+@contextmanager
+def written_aside(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Iterator[Path]:
+    """Yield an empty hidden sibling of `output_dir` that takes its place when the block ends.
+
+    An exception removes the sibling; what a killed run left is removed by the next run. So `output_dir` is always
+    complete or untouched.
+
+    Args:
+        output_dir: Folder to make.
+        overwrite: Replace all that a non-empty `output_dir` holds (default `False`).
+        source: What the data are made of, which must not be in `output_dir` (default: not checked).
+
+    Raises:
+        BiasEnsembleError: `output_dir` is not empty, is no folder, holds the home or working folder or the source, or
+            is in use.
+    """
+    from filelock import FileLock, Timeout
+
+    final = Path(output_dir).resolve()
+    partial, replaced, lock = (final.parent / f".{final.name}.{kind}" for kind in ("partial", "replaced", "lock"))
+    if final.is_file() or any(path.is_relative_to(final) for path in (Path.home(), Path.cwd())):
+        raise BiasEnsembleError(f"expected output_dir to be a folder for this dataset, found {final}; name another")
+    if final.exists() and any(final.iterdir()) and not overwrite:
+        raise BiasEnsembleError(
+            f"expected output_dir to be new or empty, found files in {final}; "
+            "name another folder, or pass --overwrite_output_dir to replace it"
+        )
+    if source is not None:
+        check_source_outside(source, final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                yield partial
+                shutil.rmtree(replaced, ignore_errors=True)
+                if final.exists():
+                    final.rename(replaced)  # deleted last, so that a kill loses neither the old nor the new folder
+                partial.rename(final)
+                shutil.rmtree(replaced, ignore_errors=True)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    except Timeout:  # also raised where no lock file can be made
+        if not lock.exists():
+            raise BiasEnsembleError(f"could not write to {final.parent}; name a folder elsewhere") from None
+        raise BiasEnsembleError(f"another process is writing {final}; wait until it has ended") from None
+
+
+class DatasetRepository:
+    """Files of one repository: call `write_split` for every split (train, validation, test), then `write_card`.
+
+    Args:
+        folder: Existing folder to write to, such as that of `written_aside`.
+        class_names: Names of the target classes, in label order.
+        bias_names: Names of the bias labels; `None` (default) for data that only tells aligned from conflicting.
+        file_names: Whether there is a column `file_name`, for images that come from files (default `False`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        class_names: Sequence[str],
+        bias_names: Sequence[str] | None = None,
+        file_names: bool = False,
+    ):
+        import datasets
+
+        columns = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(class_names))}
+        if bias_names:
+            columns["bias_label"] = datasets.ClassLabel(names=list(bias_names))
+        columns |= {"is_conflicting": datasets.Value("bool"), "index": datasets.Value("int64")}
+        if file_names:
+            columns["file_name"] = datasets.Value("string")
+        self.features = datasets.Features(columns)
+        self.folder, self.class_names, self.bias_names = folder, list(class_names), list(bias_names or ())
+        self._counts: dict[tuple[str, str], np.ndarray] = {}  # (config, split) -> images by (class, is_conflicting)
+        self._cells: dict[tuple[str, str], np.ndarray] = {}  # (config, split) -> images by (bias label, class)
+        self._sheet: tuple[int, str, Samples] = (-1, "", {})
+
+    def write_split(
+        self, split: str, images: Iterable[bytes], columns: Mapping[str, np.ndarray], config: str = SHARED
+    ) -> None:
+        """Write one split as one Parquet file, with the column `index` (row number) added.
+
+        Args:
+            split: "train", "validation" or "test".
+            images: Encoded images (PNG, JPEG) in row order. Read once: a generator keeps memory low.
+            columns: `label`, `is_conflicting` and, if the repository has them, `bias_label` and `file_name`, each of
+                shape (N,), N > 0.
+            config: Config the split belongs to. By default all configs share it.
+        """
+        labels, conflicting = columns["label"], columns["is_conflicting"]
+        counts = self._counts[config, split] = np.zeros((len(self.class_names), 2), dtype=np.int64)
+        np.add.at(counts, (labels, conflicting.astype(int)), 1)
+        if self.bias_names:
+            cells = self._cells[config, split] = np.zeros((len(self.bias_names), len(self.class_names)), np.int64)
+            np.add.at(cells, (columns["bias_label"], labels), 1)
+        samples: Samples = {}
+
+        def sampled() -> Iterator[bytes]:
+            for image, label, conflict in zip(images, labels, conflicting, strict=True):
+                cell = samples.setdefault((int(label), bool(conflict)), [])
+                if len(cell) < SHEET_COLUMNS:
+                    cell.append(image)
+                yield image
+
+        path = self.folder / config / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(exist_ok=True)
+        write_images(path, self.features, sampled(), {**columns, "index": np.arange(len(labels))})
+        total = int(conflicting.sum())
+        if split == "train" and total > self._sheet[0]:  # the sheet shows the config with most conflicting images
+            self._sheet = (total, config, samples)
+        print(f"{config}: {split}, {len(labels):,} images, {total:,} bias-conflicting", flush=True)
+
+    def write_card(
+        self, *, title: str, summary: str, making: str, command: str, tags: Sequence[str] = (), **metadata: Any
+    ) -> None:
+        """Write `contact_sheet.png` and `README.md`, after all splits.
+
+        Args:
+            title: Heading and `pretty_name`.
+            summary: First paragraph: what the dataset is.
+            making: How it was made, in Markdown.
+            command: The command that makes these files.
+            tags: Tags besides those of every repository of this kind (default: none).
+            metadata: More fields of the card's YAML block, such as `license`.
+        """
+        configs = list(dict.fromkeys(config for config, _ in self._counts if config != SHARED))
+        entries: list[dict[str, Any]] = []
+        for name in configs:
+            splits = [(split, config) for config, split in self._counts if config in (name, SHARED)]
+            files = [{"split": split, "path": f"{config}/{split}-*.parquet"} for split, config in splits]
+            entries.append({"config_name": name} | ({} if entries else {"default": True}) | {"data_files": files})
+        _, shown, samples = self._sheet
+        contact_sheet(samples, self.class_names, f"Training images of {shown}").save(self.folder / "contact_sheet.png")
+        source = ", `file_name` where the image was found" if "file_name" in self.features else ""
+        text = f"""# {title}
+
+{summary}
+
+![Training images of {shown}: a class per row, bias-aligned left, bias-conflicting right](contact_sheet.png)
+
+## Use
+
+```python
+from datasets import load_dataset
+
+data = load_dataset("{REPOSITORY_PLACEHOLDER}", "{configs[0]}")
+```
+
+Configs: {", ".join(f"`{name}`" for name in configs)}. Columns: {", ".join(f"`{name}`" for name in self.features)};
+`index` is the row number in the split{source}.
+Debiasing without bias labels trains on `image` and `label`; the rest is to measure.
+
+## Counts
+
+In the columns of the classes: bias-aligned + bias-conflicting images.
+
+{self._count_table()}
+{self._cell_table()}
+## How it was made
+
+{making}
+
+Made by this command:
+
+```bash
+{command}
+```
+"""
+        count = int(sum(counts.sum() for counts in self._counts.values()))
+        save_card(self.folder, title, text, count, entries, tags, **metadata)
+
+    def _count_table(self) -> str:
+        header = ["config", "split", "images", "bias-aligned", "bias-conflicting", *self.class_names]
+        lines = [header, ["---", "---"] + ["--:"] * (len(header) - 2)]
+        for (config, split), counts in self._counts.items():
+            aligned, conflicting = counts.sum(axis=0).tolist()
+            total, name = aligned + conflicting, "all" if config == SHARED else config
+            cells = [f"{conflicting:,} ({conflicting / total:.2%})", *(f"{a:,} + {c:,}" for a, c in counts.tolist())]
+            lines.append([name, split, f"{total:,}", f"{aligned:,}", *cells])
+        return markdown_table(lines)
+
+    def _cell_table(self) -> str:
+        if not self._cells:
+            return ""
+        lines = [["config", "split", "bias label", *self.class_names], ["---"] * 3 + ["--:"] * len(self.class_names)]
+        for (config, split), cells in self._cells.items():
+            name = "all" if config == SHARED else config
+            for bias_name, counts in zip(self.bias_names, cells.tolist(), strict=True):
+                lines.append([name, split, bias_name, *(f"{count:,}" for count in counts)])
+        summary = "<summary>Images of every class with every bias label</summary>"
+        return f"\n<details>{summary}\n\n{markdown_table(lines)}\n\n</details>\n"
+
+
+def write_images(
+    file: Path, features: "datasets.Features", images: Iterable[bytes], columns: Mapping[str, Any]
+) -> None:
+    """Write a Parquet file of images in row groups of bounded size.
+
+    Args:
+        file: In an existing folder.
+        features: `image` and those of the columns.
+        images: Encoded images in row order. Read once: a generator keeps memory low.
+        columns: The other columns, arrays of as many rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, start = features.arrow_schema, 0
+    with pq.ParquetWriter(file, schema, write_page_index=True) as writer:
+        for group in _groups(images):
+            data: dict[str, Any] = {name: column[start : start + len(group)] for name, column in columns.items()}
+            data["image"] = [{"bytes": image, "path": None} for image in group]
+            writer.write_table(pa.Table.from_pydict(data, schema=schema))
+            start += len(group)
+
+
+def save_card(
+    folder: Path,
+    title: str,
+    text: str,
+    count: int,
+    configs: Sequence[Mapping[str, Any]],
+    tags: Sequence[str] = (),
+    **metadata: Any,
+) -> None:
+    """Write `README.md` of a dataset repository of ours.
+
+    Args:
+        folder: Existing folder of the repository.
+        title: `pretty_name`.
+        text: The card below its YAML block, in Markdown.
+        count: Images in all splits.
+        configs: Entries that say which file belongs to which split.
+        tags: Tags besides those of every repository of this kind (default: none).
+        metadata: More fields of the YAML block, such as `license`.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    metadata |= {
+        "pretty_name": title,
+        "task_categories": ["image-classification"],
+        "size_categories": SIZES[max(len(str(count)) - 3, 0)],
+        "tags": ["debiasing", "dataset-bias", "spurious-correlation", "hf_biasensemble", *tags],
+        "configs": [dict(entry) for entry in configs],
+    }
+    card = f"---\n{DatasetCardData(**metadata).to_yaml()}\n---\n\n{text}"
+    DatasetCard(card, ignore_metadata_errors=False).save(folder / CARD_FILE)
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _groups(images: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Row groups that bound what is in memory, here and in the readers of the files."""
+    group: list[bytes] = []
+    size = 0
+    for image in images:
+        if group and (len(group) == ROWS_PER_GROUP or size + len(image) > BYTES_PER_GROUP):
+            yield group
+            group, size = [], 0
+        group.append(image)
+        size += len(image)
+    if group:
+        yield group
+
+
+def contact_sheet(
+    samples: Samples,
+    class_names: Sequence[str],
+    title: str,
+    captions: Sequence[str] = ("bias-aligned", "bias-conflicting"),
+) -> Image.Image:
+    """Draw a row per class: bias-aligned images on the left, bias-conflicting ones on the right.
+
+    With a single caption, only what stands under `False`, for images of which that is not known.
+    """
+    pictures = {
+        key: [ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in cell]
+        for key, cell in samples.items()
+    }
+    small = all(max(picture.size) <= 64 for cell in pictures.values() for picture in cell)
+    size, resample = (56, Image.Resampling.NEAREST) if small else (96, Image.Resampling.LANCZOS)
+    step, top, font = size + 4, 72, ImageFont.load_default(18)
+    left = 24 + int(max(font.getlength(name) for name in class_names))
+    block = SHEET_COLUMNS * step + 20
+    sheet = Image.new("RGB", (left + len(captions) * block, top + len(class_names) * step + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((left, 8), title, "black", font)
+    for conflicting, caption in enumerate(captions):
+        x = left + conflicting * block
+        draw.text((x, 40), caption, "black", font)
+        for row, name in enumerate(class_names):
+            y = top + row * step
+            draw.text((left - 12, y + size // 2), name, "black", font, anchor="rm")
+            for column, picture in enumerate(pictures.get((row, bool(conflicting)), [])):
+                sheet.paste(ImageOps.fit(picture, (size, size), resample), (x + column * step, y))
+    return sheet
+
+
+def push_repository(folder: str | Path, hub_id: str) -> None:
+    """Upload a finished folder to the Hub dataset `hub_id`, made if need be; raises BiasEnsembleError on failure."""
+    from hf_biasensemble.folders.hub import push_folder
+
+    again = ["hf", "upload", hub_id, str(folder), "--repo-type", "dataset"]
+    address = push_folder(folder, hub_id, repo_type="dataset", commit_message="Upload dataset", again=again)
+    print(f"pushed: {address}", flush=True)

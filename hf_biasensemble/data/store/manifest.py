@@ -1,0 +1,155 @@
+"""Hashes of the content of images, without reading again what was read before.
+
+A manifest is a Parquet file beside the pixel stores: for each image a key, and the SHA-256 of its content. The key of
+an image file is its path, size, time of modification, inode and ctime; the last of these cannot be set, so a file that
+was edited or replaced has another key whatever else was restored. The key of an image in a table is its row, the
+table's fingerprint in `datasets`, and the same record of the Arrow files that hold it. What has no key is read each
+time: images in memory, and files of the last two seconds, which might change once more within one tick of the file
+system's clock.
+"""
+
+import hashlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets.utils import tqdm
+
+from hf_biasensemble.data.decoding import encoded_image
+from hf_biasensemble.data.store.cache import pixel_folder, sole_maker
+from hf_biasensemble.internal.files import written_whole
+
+MANIFEST_SUFFIX = ".manifest"
+
+_TICK = 2_000_000_000  # nanoseconds; of the coarsest file systems
+_ROWS_AT_ONCE = 128
+
+
+def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
+    """SHA-256 of the content of each image, uint8 (N, 32); the name of the error for one that cannot be read.
+
+    Of several processes that want the same at once, one reads the images and the others wait.
+
+    Args:
+        images (`datasets.Dataset`): One column `image`, undecoded.
+        source (`str`, *optional*): What the images are, for the list of the cache and the progress bar.
+    """
+    paths, embedded = _places(images)
+    tables = [table["filename"] for table in images.cache_files]
+    ends = [end.as_py() for end in pc.min_max(paths).values()]
+    folder = os.path.abspath(os.path.commonprefix([*tables, *filter(None, ends)]).rpartition("/")[0])
+    file = pixel_folder() / (hashlib.sha256(f"{folder}\0{source}".encode()).hexdigest()[:40] + MANIFEST_SUFFIX)
+    hashes = np.zeros((len(images), 32), dtype=np.uint8)
+
+    def read(unknown: np.ndarray) -> None:
+        bar = tqdm(total=len(unknown), desc=f"Reading {source}", unit="image", disable=None, delay=2, leave=False)
+        with bar, ThreadPoolExecutor() as pool:
+            for start in range(0, len(unknown), _ROWS_AT_ONCE):
+                rows = unknown[start : start + _ROWS_AT_ONCE]
+                found = b"".join(pool.map(_hash_of_image, images[rows]["image"]))
+                hashes[rows] = np.frombuffer(found, dtype=np.uint8).reshape(-1, 32)
+                bar.update(len(rows))
+
+    def keys() -> pa.ChunkedArray:
+        return _keys(paths, embedded, images._fingerprint, tables)
+
+    now = keys()
+    unknown = _fill_in(hashes, now, file)
+    with suppress(OSError):
+        pixel_folder().mkdir(parents=True, exist_ok=True)
+    if now.take(unknown).null_count == len(unknown) or not os.access(pixel_folder(), os.W_OK):
+        read(unknown)
+        return hashes
+    with sole_maker(file, f"{source}: waiting for another process that reads the same images"):
+        now = keys()
+        unknown = _fill_in(hashes, now, file)
+        read(unknown)
+        if len(unknown):
+            _write(file, now, hashes, source)
+    return hashes
+
+
+def source_of_manifest(file: Path) -> str:
+    """What the images are that a manifest knows, by its own word; nothing if it cannot be read."""
+    with suppress(OSError, pa.ArrowException, TypeError, KeyError):
+        return pq.read_schema(file).metadata[b"source"].decode()
+    return ""
+
+
+def _places(images: datasets.Dataset) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """Where the content of each image is: the path of its file, or null and True for one in the table itself."""
+    paths, embedded = [], [np.zeros(0, dtype=bool)]
+    for block in images.with_format("arrow").iter(1000):
+        for column in block["image"].chunks:
+            content, path = pc.struct_field(column, "bytes"), pc.struct_field(column, "path")
+            paths.append(pc.if_else(content.is_valid(), None, path.cast(pa.large_string())))
+            embedded.append(content.is_valid().to_numpy(zero_copy_only=False))
+    return pa.chunked_array(paths, pa.large_string()), np.concatenate(embedded)
+
+
+def _keys(paths: pa.ChunkedArray, embedded: np.ndarray, fingerprint: str, tables: list[str]) -> pa.ChunkedArray:
+    """The key of each image as things are now; null where there is none."""
+    now = time.time_ns()
+
+    def record(file: str) -> str | None:
+        try:
+            found = os.stat(file)
+        except OSError:
+            return None
+        if found.st_ctime_ns > now - _TICK:
+            return None
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ino} {found.st_ctime_ns}"
+
+    records = [record(table) for table in tables]
+    table = f"{fingerprint} {records}" if records and None not in records else None
+
+    def key(row: int, path: str | None) -> str | None:
+        if path:
+            state = record(path)
+            return state and f"{path} {state}"
+        return f"{table} {row}" if table and embedded[row] else None
+
+    keys, row = [], 0
+    for some in paths.chunks:  # a million strings of Python would take some hundred MB
+        keys.append(pa.array([key(row + n, path) for n, path in enumerate(some.to_pylist())], pa.large_string()))
+        row += len(some)
+    return pa.chunked_array(keys, pa.large_string())
+
+
+def _fill_in(hashes: np.ndarray, keys: pa.ChunkedArray, file: Path) -> np.ndarray:
+    """Writes the hashes that the manifest knows into the array; gives the rows that it does not know."""
+    try:
+        known = pq.read_table(file).combine_chunks()
+        places = pc.index_in(keys, known["key"], skip_nulls=True)
+        rows = np.flatnonzero(places.is_valid())
+        content = known["sha256"].take(places.drop_null()).combine_chunks()
+        hashes[rows] = np.frombuffer(content.buffers()[1], np.uint8, count=32 * len(rows)).reshape(-1, 32)
+    except (OSError, pa.ArrowException, KeyError, ValueError):  # none yet, or damaged: it is written anew
+        return np.arange(len(keys))
+    return np.flatnonzero(places.is_null())
+
+
+def _write(file: Path, keys: pa.ChunkedArray, hashes: np.ndarray, source: str) -> None:
+    content = pa.Array.from_buffers(pa.binary(32), len(hashes), [None, pa.py_buffer(hashes)])
+    known = pa.table({"key": keys, "sha256": content}, metadata={"source": source}).filter(keys.is_valid())
+    with suppress(OSError), written_whole(file) as unfinished:  # on a full disk, all is read again next time
+        try:
+            pq.write_table(known, unfinished, use_dictionary=False)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def _hash_of_image(record: dict | None) -> bytes:
+    try:
+        content = encoded_image(record)
+    except OSError as error:
+        return type(error).__name__.ljust(32).encode()
+    return hashlib.sha256(content).digest() if content is not None else b"null".ljust(32)

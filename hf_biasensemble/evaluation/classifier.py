@@ -1,0 +1,146 @@
+"""A classifier on a decoded split, without a Trainer."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_biasensemble.data.batches.prefetching import prefetched
+from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.evaluation.accuracy import accuracy_by_group, accuracy_intervals, bias_accuracy
+from hf_biasensemble.internal.errors import BiasEnsembleError
+
+LOGITS_AT_ONCE = 1 << 20
+"""Of all samples together; whole batches may be more."""
+
+
+def in_blocks(split: ImageSplit, logits_each: int, batch_size: int) -> Iterator[ImageSplit]:
+    """The split in parts of whole batches, in order. Of 1,000 classes, the logits of all samples at once would take
+    more memory than the images; those of a part are about `LOGITS_AT_ONCE`.
+
+    Args:
+        split (`ImageSplit`): The images.
+        logits_each (`int`): Logits of one sample.
+        batch_size (`int`): Samples in a batch.
+    """
+    batches = max(1, LOGITS_AT_ONCE // (logits_each * batch_size))
+    for positions in torch.arange(len(split)).split(batches * batch_size):
+        yield split.select(positions)
+
+
+def joined(parts: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """Columns (R, ...) of all samples, from those of consecutive parts, which are copied as they come.
+
+    Small arrays that are kept lie between the large ones of each block, whose memory then cannot be used again.
+
+    Args:
+        parts (`Iterable[dict[str, np.ndarray]]`): Columns (n, ...) by name, the same ones of each part.
+        count (`int`): R, of all parts.
+    """
+    columns: dict[str, np.ndarray] = {}
+    done = end = 0
+    for part in parts:
+        for name, values in part.items():
+            if name not in columns:
+                columns[name] = np.empty((count, *values.shape[1:]), values.dtype)
+            end = done + len(values)
+            columns[name][done:end] = values
+        done = end
+    return columns
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module, split: ImageSplit, transform: ImageTransform | FeatureTransform, batch_size: int
+) -> torch.Tensor:
+    """Logits of the split's samples in its order, float32, on the model's device.
+
+    Args:
+        model (`nn.Module`): Takes `pixel_values` (B, C, H, W); its output holds `logits` (B, ...).
+        split (`ImageSplit`): The images.
+        transform (`ImageTransform`): From uint8 batches to network input; not augmented.
+        batch_size (`int`): Images at a time, at least 1.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    # One tensor from the start: joined at the end, the logits would be there twice.
+    logits = torch.empty(0)
+    batches = ({"pixel_values": split.pixels_of(rows)} for rows in split.rows.split(batch_size))
+    for number, batch in enumerate(prefetched(batches, device)):
+        found = model(pixel_values=transform(batch["pixel_values"], training=False))["logits"]
+        if number == 0:
+            logits = found.new_empty((len(split), *found.shape[1:]), dtype=torch.float32)
+        logits[number * batch_size :][: len(found)] = found
+    model.train(was_training)
+    return logits
+
+
+def predict_classes(
+    model: PreTrainedModel, split: ImageSplit, transform: ImageTransform | FeatureTransform, batch_size: int
+) -> np.ndarray:
+    """Predicted classes (R,) of the split's samples, by the highest of the logits of [`predict_logits`]."""
+    found = (
+        {"classes": predict_logits(model, part, transform, batch_size).argmax(dim=-1).cpu().numpy()}
+        for part in in_blocks(split, model.config.num_labels, batch_size)
+    )
+    return joined(found, len(split))["classes"]
+
+
+def check_classes(model: PreTrainedModel, split: ImageSplit) -> None:
+    """Raises `BiasEnsembleError` if the model's classes are not those of the data."""
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    if names != split.class_names:
+        raise BiasEnsembleError(
+            f"expected a model of the classes {', '.join(split.class_names)}, found {', '.join(names)}"
+        )
+
+
+def to_classes_of(split: ImageSplit, model: PreTrainedModel, logits: torch.Tensor, name: str) -> torch.Tensor:
+    """Logits (R, K) of the model in the order of the data's classes, which go by name.
+
+    Raises:
+        `BiasEnsembleError`: If the model, which is called `name`, has other classes.
+    """
+    names = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
+    if sorted(names) != sorted(split.class_names) or len(set(names)) < len(names):
+        raise BiasEnsembleError(
+            f"{name}: expected a model of the classes {', '.join(split.class_names)}, found {', '.join(names)}"
+        )
+    return logits[:, [names.index(class_name) for class_name in split.class_names]]
+
+
+def evaluate_classifier(
+    model: PreTrainedModel, split: ImageSplit, transform: ImageTransform, batch_size: int = 512
+) -> dict[str, float]:
+    """[`bias_accuracy`] of the classifier on the split.
+
+    Raises:
+        `BiasEnsembleError`: If the model's classes are not those of the data.
+    """
+    check_classes(model, split)
+    return bias_accuracy(predict_classes(model, split, transform, batch_size), **split.measured_by())
+
+
+def details_of(split: ImageSplit, predictions: np.ndarray) -> dict[str, Any]:
+    """What stands beside the accuracies of a split: `intervals` as of [`accuracy_intervals`] and, with groups,
+    `worst_group`: its class, bias and number of images.
+
+    Args:
+        split (`ImageSplit`): The images.
+        predictions (`np.ndarray` of shape (R,)): Predicted classes, in the order of the split.
+    """
+    columns = split.measured_by()
+    details: dict[str, Any] = {"intervals": accuracy_intervals(predictions, **columns)}
+    if groups := split.groups():
+        bias_names, attribute = groups
+        cells, accuracy, counts = accuracy_by_group(predictions, columns["labels"], attribute)
+        label, bias = cells[accuracy.argmin()]
+        images = int(counts[accuracy.argmin()])
+        details["worst_group"] = {"class": split.class_names[label], "bias": bias_names[bias], "images": images}
+    return details

@@ -1,0 +1,247 @@
+"""Finished folders -> repositories on the Hub, each in one commit.
+
+One commit means that whoever opens the repository finds the old state or the new one, never half of each, however the
+upload ends. Nothing here imports torch.
+"""
+
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from hf_biasensemble.folders.output_folder import AUDIT_FILES, AUDIT_IMAGES, CARD_FILE, REPOSITORY_PLACEHOLDER
+from hf_biasensemble.internal.errors import BiasEnsembleError
+
+SELECTION_FILES = ["selection/selection.parquet", "selection/members.safetensors"]
+PUBLISHED_FILES = [
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "modeling_*.py",
+    CARD_FILE,
+    "all_results.json",
+    "config.yaml",
+    "history.csv",
+    "figures/*",
+]
+"""Patterns of what a model repository holds, `*` within one folder. Checkpoints, optimiser states and logs are not."""
+AUDIT_IMAGES_FILES = [CARD_FILE, "train-*.parquet", "*.png"]
+"""The same of the dataset that an audit writes."""
+
+_ADVICE = {
+    401: "the Hub does not accept the token (401); log in with `hf auth login`",
+    403: "the token may not write there (403); name a repository of yours, or log in with a token that may write",
+    404: "there is no such place (404), or the token may not see it; check the name",
+    429: "the Hub has had too many requests (429); wait a few minutes",
+}
+
+
+def push_model(
+    folder: str | Path,
+    repo_id: str,
+    private: bool = False,
+    with_selection: bool = False,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Uploads the published model of a finished output folder, its card, results, settings and figures.
+
+    Files that an earlier push of ours left and that the folder no longer has are removed in the same commit, except
+    the card; files of other names stay.
+
+    Args:
+        folder (`str` or `Path`): The `output_dir` of a finished run.
+        repo_id (`str`): Model repository, `namespace/name`, or a name in the namespace of the token. Made if missing.
+        private (`bool`, *optional*, defaults to `False`): Make it private. One that is public is refused then.
+        with_selection (`bool`, *optional*, defaults to `False`): Also the bias-amplified set, which lists every
+            training image by its row, and the members that made it, which can judge other models.
+        commit_message (`str`, *optional*): Title of the commit.
+        token (`str`, *optional*): By default `HF_TOKEN` or the one of `hf auth login`.
+
+    Returns:
+        `str`: Address of the commit.
+
+    Raises:
+        `BiasEnsembleError`: If there is no finished model, or the upload fails; the folder is unharmed in any case,
+            and the push can be made again.
+    """
+    folder = Path(folder)
+    found = [f"no {name}" for name in ("config.json", "model.safetensors*") if not any(folder.glob(name))]
+    found += ["a checkpoint"] if (folder / "optimizer.pt").exists() else []
+    if found:
+        hint = "; the images of an audit are pushed with --audit" if (folder / AUDIT_FILES[0]).exists() else ""
+        raise BiasEnsembleError(f"expected the output folder of a finished run, found {found[0]} in {folder}{hint}")
+    wanted = [*PUBLISHED_FILES, *SELECTION_FILES] if with_selection else PUBLISHED_FILES
+    return push_folder(
+        folder,
+        repo_id,
+        files=[name for name in _files_in(folder) if _matches(name, wanted)],
+        replaced=[*PUBLISHED_FILES, *SELECTION_FILES],
+        private=private,
+        commit_message=commit_message or "Upload debiased image classifier",
+        token=token,
+        again=["hf-biasensemble", "push", str(folder), repo_id]
+        + ["--private"] * private
+        + ["--with_selection"] * with_selection,
+    )
+
+
+def push_suspected_images(
+    folder: str | Path,
+    repo_id: str,
+    private: bool = False,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Uploads the suspected images of an audit, with their rows of the list and a card, as a dataset.
+
+    Args:
+        folder (`str` or `Path`): The `output_dir` of an audit with `--save_images true`.
+        repo_id (`str`): Dataset repository, as for [`push_model`].
+        private (`bool`, *optional*, defaults to `False`): Make it private. One that is public is refused then.
+        commit_message (`str`, *optional*): Title of the commit.
+        token (`str`, *optional*): By default `HF_TOKEN` or the one of `hf auth login`.
+
+    Returns:
+        `str`: Address of the commit.
+
+    Raises:
+        `BiasEnsembleError`: If the audit wrote no images, or the upload fails; the folder is unharmed in any case.
+    """
+    images = Path(folder) / AUDIT_IMAGES
+    if not (images / CARD_FILE).exists():
+        raise BiasEnsembleError(
+            f"expected the output folder of an audit with its images, found no {AUDIT_IMAGES}/{CARD_FILE} in "
+            f"{folder}; run the audit again with --save_images true, which uses the votes that are there"
+        )
+    return push_folder(
+        images,
+        repo_id,
+        files=[name for name in _files_in(images) if _matches(name, AUDIT_IMAGES_FILES)],
+        replaced=AUDIT_IMAGES_FILES,
+        repo_type="dataset",
+        private=private,
+        commit_message=commit_message or "Upload suspected images",
+        token=token,
+        again=["hf-biasensemble", "push", str(folder), repo_id, "--audit"] + ["--private"] * private,
+    )
+
+
+def check_can_push(repo_id: str, token: str | None = None) -> str:
+    """The token to push with. Tells without network what would make a push to `repo_id` fail.
+
+    Raises:
+        `BiasEnsembleError`: If the name is no repository's, there is no token, or the Hub is switched off.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise BiasEnsembleError(f"expected a repository such as me/my-model, found {repo_id!r}: {error}") from None
+    if constants.HF_HUB_OFFLINE:
+        raise BiasEnsembleError("HF_HUB_OFFLINE is set, so nothing can be pushed to the Hub; unset it")
+    token = (token or get_token() or "").strip()
+    if not re.fullmatch("[!-~]+", token):  # the client would quote a token that is no header value
+        found = "one with characters that no token has" if token else "none"
+        raise BiasEnsembleError(f"expected a token to push with, found {found}; `hf auth login`, or set HF_TOKEN")
+    return token
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    again: Sequence[str],
+    commit_message: str,
+    files: Sequence[str] | None = None,
+    replaced: Sequence[str] = (),
+    repo_type: str = "model",
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Commits files of a folder to a repository, made if missing, all at once.
+
+    Args:
+        folder (`str` or `Path`): The finished folder.
+        repo_id (`str`): Name of the repository.
+        again (`Sequence[str]`): The words of the command that repeats this push, for the error message.
+        commit_message (`str`): Title of the commit.
+        files (`Sequence[str]`, *optional*): Paths in the folder. By default all files.
+        replaced (`Sequence[str]`, *optional*): Patterns of the files that belong to such a push: those in the
+            repository that are not pushed anew are removed, except the card. By default none.
+        repo_type (`str`, *optional*, defaults to `"model"`): `"model"` or `"dataset"`.
+        private (`bool`, *optional*, defaults to `False`): See [`push_model`].
+        token (`str`, *optional*): See [`push_model`].
+
+    Returns:
+        `str`: Address of the commit.
+
+    Raises:
+        `BiasEnsembleError`: If it fails; the folder is unharmed.
+    """
+    folder = Path(folder)
+    files = _files_in(folder) if files is None else files
+    token = check_can_push(repo_id, token)
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
+        before = api.dataset_info(repo_id) if repo_type == "dataset" else api.model_info(repo_id)
+        if private and not before.private:
+            raise BiasEnsembleError(f"{repo_id} is public; make it private in its settings, or leave out --private")
+        there = {sibling.rfilename for sibling in before.siblings or []}
+        stale = {name for name in there - {*files, CARD_FILE} if _matches(name, replaced)}
+        # Not `upload_folder`: it makes several commits of a large folder.
+        additions = [CommitOperationAdd(name, _content(folder / name, repo_id)) for name in files]
+        deletions = [CommitOperationDelete(name) for name in sorted(stale)]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
+            done = api.create_commit(
+                repo_id, [*additions, *deletions], commit_message=commit_message, repo_type=repo_type
+            )
+    except BiasEnsembleError:
+        raise
+    except Exception as error:  # network, permission, a bad card: the client raises unrelated types
+        print(file=sys.stderr)  # the client leaves its progress bar open
+        raise BiasEnsembleError(
+            f"{folder} is complete, but its upload to {repo_id} failed: {_reason(error, token)}; "
+            f"then: {shlex.join(again)}"
+        ) from None  # what came before may quote the token
+    return str(done.commit_url)
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _content(file: Path, repo_id: str) -> Path | bytes:
+    """What is uploaded of a file: itself; of a card, the text with the repository's name in its examples."""
+    if file.name != CARD_FILE:
+        return file
+    card, place, name = file.read_bytes(), REPOSITORY_PLACEHOLDER.encode(), repo_id.encode()
+    return card.replace(b"local-dir:" + place, b"hf-hub:" + name).replace(place, name)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a path is of one of the patterns; `*` stays within a folder."""
+    return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _reason(error: BaseException, token: str) -> str:
+    """What went wrong and what to do, in one line and without the token."""
+    causes = [str(error)]
+    while error.__cause__ and not isinstance(error, HfHubHTTPError):
+        error = error.__cause__
+        causes.append(str(error))
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    if status in _ADVICE:
+        return _ADVICE[status]
+    said = " ".join(": ".join(dict.fromkeys(causes)).replace(token, "***").split())
+    said = said[:300].rstrip(".") or type(error).__name__
+    return f"the Hub has a fault ({said}); wait a while" if status >= 500 else f"{said}; check network and repository"

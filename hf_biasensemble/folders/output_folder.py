@@ -1,0 +1,185 @@
+"""The folder of a run: what may be in it, who may write into it, and what a run may be resumed with."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from hf_biasensemble.folders.checkpoints import check_processes, newest_readable, problem_of
+from hf_biasensemble.internal.errors import BiasEnsembleError, differences
+
+if TYPE_CHECKING:
+    from hf_biasensemble.arguments import DebiasingArguments
+
+CONFIG_FILE = "config.yaml"
+RESULTS_FILE = "all_results.json"
+HISTORY_FILE = "history.csv"
+LOCK_FILE = ".lock"
+CARD_FILE = "README.md"
+ACCURACY_FIGURE = "figures/accuracy.png"
+GROUPS_FIGURE = "figures/groups.png"
+DIFFICULTY_FIGURE = "figures/relative_difficulty.png"
+SELECTION_FIGURE = "figures/selection.png"
+FIGURES_DIR = "figures"
+EXPLAINED_FILES = tuple(
+    f"{FIGURES_DIR}/{name}" for name in ("reliance.csv", "reliance.png", "counterfactuals.png", "evidence.png")
+)
+"""What `explain` leaves behind."""
+FIGURE_FILES = (ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE, *EXPLAINED_FILES)
+AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
+AUDIT_IMAGES = "audit_images"
+DROPPED_FILE = "dropped_images.csv"
+REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
+"""Stands in the examples of a card for the place of the model, until it is pushed to one."""
+_RUN_FILES = (
+    *(RESULTS_FILE, HISTORY_FILE, CARD_FILE),
+    *("trainer_state.json", "config.json", "model.safetensors", "selection", "judging"),
+)
+# Alone, these are worth no refusal.
+_FURTHER_FILES = (
+    *(CONFIG_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py"),
+    *FIGURE_FILES,
+    *AUDIT_FILES,
+    AUDIT_IMAGES,
+)
+
+
+@contextmanager
+def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = False) -> Iterator[None]:
+    """Keeps other processes from writing into the folder; the system lets go of it when the process ends or dies.
+
+    Args:
+        folder (`str` or `Path`): The folder; made if missing.
+        option (`str`, *optional*, defaults to `"--output_dir"`): Who named it, for errors.
+        wait (`bool`, *optional*, defaults to `False`): Wait for a process that writes there.
+
+    Raises:
+        `BiasEnsembleError`: If it is a file, or if another process writes there and `wait` is false.
+    """
+    folder = Path(folder)
+    check_no_file(folder, option)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise BiasEnsembleError(
+            f"{option} {folder}: another process is writing there; wait for it, stop it or name another folder"
+        ) from error
+    with lock:
+        lock.release()  # `with` has taken it once more
+        yield
+
+
+def check_no_file(folder: Path, option: str = "--output_dir") -> None:
+    """Refuses a file where a folder is to be."""
+    if folder.exists() and not folder.is_dir():
+        raise BiasEnsembleError(f"{option} {folder}: expected a folder, found a file; name another")
+
+
+def results_in(folder: Path) -> list[Path]:
+    """What a run has left in the folder that is worth keeping: its model, checkpoints, selection, results, card."""
+    named = [folder / name for name in _RUN_FILES] + sorted(folder.glob("checkpoint-*"))
+    return [path for path in named if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+
+
+def written_in(folder: Path) -> list[Path]:
+    """All that a run has left in the folder, what is worth keeping first."""
+    return results_in(folder) + [folder / name for name in _FURTHER_FILES if (folder / name).exists()]
+
+
+def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None) -> list[Path]:
+    """Refuses to touch the results of another run unless told so; gives the files to remove once all else is well."""
+    resumes_here = args.resume_from_checkpoint and (checkpoint is None or checkpoint.parent == output_dir.resolve())
+    if not output_dir.exists() or resumes_here:
+        return []
+    found = results_in(output_dir)
+    if found and not args.overwrite_output_dir:
+        raise BiasEnsembleError(
+            f"--output_dir {output_dir} holds another run ({found[0].name}); continue it with "
+            "--resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"
+        )
+    return written_in(output_dir)
+
+
+def remove_earlier_run(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None = None) -> None:
+    """Removes what [`check_output_dir`] names."""
+    for path in check_output_dir(output_dir, args, checkpoint):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` means: a folder, or `true` for the newest complete one in
+    output_dir. `None` if the run is to start at the beginning, also when an earlier run ended before its first one."""
+    asked = str(args.resume_from_checkpoint or "false")
+    if asked.lower() == "false":
+        args.resume_from_checkpoint = None
+        return None
+    output_dir = Path(args.output_dir).resolve()
+    if asked.lower() != "true":
+        checkpoint = Path(asked).expanduser().resolve()
+        problem = problem_of(checkpoint) if checkpoint.is_dir() else "no such folder"
+        if problem:
+            raise BiasEnsembleError(
+                f"--resume_from_checkpoint {asked}: expected true or the folder of a complete checkpoint, found "
+                f"otherwise ({problem})"
+            )
+        check_processes(checkpoint, args.world_size)
+        return checkpoint
+    if not (output_dir / CONFIG_FILE).exists():
+        raise BiasEnsembleError(
+            f"--resume_from_checkpoint true: expected a run in {args.output_dir}, found no {CONFIG_FILE} there; "
+            "check --output_dir or leave the option out"
+        )
+    newest = newest_readable(output_dir)
+    if newest is not None:
+        check_processes(newest, args.world_size)
+    return newest
+
+
+def check_same_run(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Refuses to resume a run that was another: other data, method, model or seed. Gives the settings that it had."""
+    file = output_dir / CONFIG_FILE
+    if not file.exists():
+        return {}
+    before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    different = differences(before, yaml.safe_load(yaml.safe_dump(settings)), ignored=MAY_DIFFER_ON_RESUME)
+    if different:
+        raise BiasEnsembleError(
+            f"cannot resume the run in {output_dir}: {'; '.join(different)}; use the settings in {file} or another "
+            "--output_dir"
+        )
+    return before
+
+
+MAY_DIFFER_ON_RESUME = {
+    "audit",
+    "judge",  # what its members say is compared instead
+    "dataset_name",  # the fingerprint tells whether the data are the same
+    "output_dir",
+    "pretrained_weights",  # as above
+    "selection_dir",
+    "compare_with",
+    "overwrite_output_dir",
+    "pixel_memory_limit",
+    "verify_pixels",
+    "pixels_on",
+    "per_device_eval_batch_size",
+    "max_steps",
+    "num_train_epochs",
+    "schedule_steps",  # those of the run that is resumed hold
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "eval_on_start",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "report_to",
+    "use_cpu",
+}

@@ -1,0 +1,253 @@
+"""A selection as something to look at: `audit.html`, and the full list beside it as `audit.csv` and `audit.parquet`.
+
+The list orders the training images from the one that the biased members give the lowest mean probability of its own
+class. Bias labels, where the data have them, only measure how good that list is. The words are in
+`audit_page.html.jinja`, what the page warns of is in `weak_signals.py`.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.folders.output_folder import AUDIT_FILES
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
+from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, page_data, taken_for
+from hf_biasensemble.reporting.audit.weak_signals import weak_signals
+from hf_biasensemble.selection import Selection
+
+TOP_K = 12
+PAGE_BUDGET = 14_000_000
+"""Bytes of the page that images and their rows may take; what does not fit is in the list beside it only."""
+
+HIGH_PROBABILITY = 0.9
+"""All members must give another class at least this for a possible label error."""
+
+_BINS = 20
+_MOST_CLASSES_LISTED = 200
+_SETTINGS = (
+    *("backbone", "image_size", "num_members", "member_steps", "batch_size", "learning_rate", "member_learning_rate"),
+    *("image_scale", "member_image_scale", "member_threshold", "member_agreement", "keep_member", "seed"),
+)
+
+
+def write_audit(
+    output_dir: str | Path,
+    split: ImageSplit,
+    dataset_name: str,
+    config_name: str | None = None,
+    top_k: int = TOP_K,
+    page_budget: int = PAGE_BUDGET,
+) -> Path:
+    """Writes page and list of the selection in `output_dir/selection`.
+
+    Args:
+        output_dir (`str` or `Path`): Folder of a run of training or of the audit.
+        split (`ImageSplit`): The training split that the selection was made of; only the pixels shown are read.
+        dataset_name (`str`): Hub id or path of the data; of a path, only the last part is shown.
+        config_name (`str`, *optional*): Configuration of the data, for the title.
+        top_k (`int`, *optional*, defaults to 12): Most and least typical images shown of each class, at least 1.
+        page_budget (`int`, *optional*, defaults to 14,000,000): Bytes of the page for images and their rows.
+
+    Returns:
+        `Path`: `audit.html`, below 20 MB whatever the data.
+
+    Raises:
+        `BiasEnsembleError`: If there is no readable selection, or it was made of another split.
+    """
+    folder = Path(output_dir)
+    selection = Selection.load(folder / "selection")
+    if not np.array_equal(selection.index, split.rows.numpy()):
+        raise BiasEnsembleError(
+            f"expected the selection in {folder} to be of the training split at hand ({len(split):,} images), found "
+            f"one of others ({len(selection.index):,}); use the data that it was made of"
+        )
+    page, csv, parquet = (folder / name for name in AUDIT_FILES)
+    order = suspicion_order(selection)
+    files = file_names(split, dataset_name)
+    table = list_table(selection, split, files, order)
+    with written_whole(csv) as unfinished:
+        pyarrow.csv.write_csv(without_formulas(table), unfinished)
+    with written_whole(parquet) as unfinished:
+        pq.write_table(table, unfinished)
+    variables = {
+        "title": audit_title(dataset_name, config_name),
+        "list_files": [csv.name, parquet.name],
+        "can_judge": (folder / "selection" / MEMBERS_FILE).exists(),
+        **_figures(selection, split, order),
+        "taken_for": taken_for(selection, split),
+        "data": page_data(selection, split, files, order, possible_label_errors(selection, order), top_k, page_budget),
+        "budget": page_budget,
+        "high_probability": HIGH_PROBABILITY,
+        "pixel_size": split.pixels.shape[-1],
+        "logarithm": math.log,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    with written_whole(page) as unfinished, open(unfinished, "wb") as stream:
+        environment.get_template("audit_page.html.jinja").stream(variables).dump(stream, encoding="utf-8")
+    return page
+
+
+def audit_title(dataset_name: str, config_name: str | None) -> str:
+    """What the data are called: of a path, only its last part."""
+    local = Path(dataset_name).expanduser()
+    title = local.resolve().name if local.exists() else dataset_name
+    return f"{title}, {config_name}" if config_name else title
+
+
+def used_settings(selection: Selection) -> dict[str, Any]:
+    """The settings of the members that are told with the list, as far as the selection knows them."""
+    return {key: selection.provenance[key] for key in _SETTINGS if selection.provenance.get(key) is not None}
+
+
+def suspicion_order(selection: Selection) -> np.ndarray:
+    """Positions (N,) of the samples, the lowest mean probability first; of equal ones, that with fewer votes."""
+    return np.lexsort((selection.index, selection.votes, selection.mean_probability))
+
+
+def possible_label_errors(selection: Selection, order: np.ndarray) -> np.ndarray:
+    """Positions, the surest first, of images that all members give to the same other class with
+    `HIGH_PROBABILITY` or more; none where the selection does not say what the members predict."""
+    if selection.predicted_labels is None or selection.lowest_probability is None:
+        return order[:0]
+    # More than half of the probability from each member implies that all of them hold that class most probable.
+    other = selection.predicted_labels != selection.labels
+    found = order[(other & (selection.lowest_probability >= HIGH_PROBABILITY))[order]]
+    return found[np.argsort(-selection.lowest_probability[found], kind="stable")]
+
+
+def file_names(split: ImageSplit, dataset_name: str) -> pa.ChunkedArray | None:
+    """Names (N,) of the files of the split's samples, below the folder of the dataset, or of its table, where they
+    are there; null where the data give none, and `None` instead of the array if that is everywhere."""
+    if split.images is None:
+        return None
+    # Flattened, so that the images themselves are not read.
+    paths = split.images.flatten().select_columns(["image.path"]).with_format("arrow")[:]["image.path"]
+    names = paths.cast(pa.string()).take(pa.array(split.rows.numpy()))
+    local = Path(dataset_name).expanduser()
+    folder = local.parent if local.is_file() else local
+    for base in (f"{folder}/", f"{folder.resolve()}/"):
+        names = pc.if_else(pc.starts_with(names, base), pc.utf8_slice_codeunits(names, len(base)), names)
+    return names if pc.any(pc.greater(pc.binary_length(names), 0)).as_py() else None
+
+
+def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray | None, order: np.ndarray) -> pa.Table:
+    """All samples, in the given order, with what is known of them; columns without content are left out."""
+
+    def named(numbers: np.ndarray | None, names: list[str] | None) -> pa.Array | None:
+        return None if numbers is None or names is None else pa.array(names).take(pa.array(numbers))
+
+    is_error = np.zeros(len(order), dtype=bool)
+    is_error[possible_label_errors(selection, order)] = True
+    known = selection.predicted_labels is not None
+    columns = {
+        "index": selection.index,
+        "file": files,
+        "label": named(selection.labels, split.class_names),
+        "votes": selection.votes,
+        "mean_probability": selection.mean_probability,
+        "is_suspected": ~selection.is_selected,
+        "predicted_label": named(selection.predicted_labels, split.class_names),
+        "agreeing_members": selection.agreeing_members,
+        "lowest_probability": selection.lowest_probability,
+        "is_possible_label_error": is_error if known else None,
+        "bias_label": named(selection.bias_labels, split.bias_names),
+        "is_conflicting": selection.is_conflicting,
+    }
+    table = pa.table({name: values for name, values in columns.items() if values is not None})
+    return table.take(pa.array(order)).add_column(0, "rank", pa.array(np.arange(1, len(order) + 1)))
+
+
+def without_formulas(table: pa.Table) -> pa.Table:
+    """The table with a single quote before each text that a spreadsheet would take for a formula; numbers stay."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            column = pc.replace_substring_regex(table[field.name], r"^([=+\-@\t\r\n])", r"'\1")
+            table = table.set_column(place, field, column)
+    return table
+
+
+def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[str, Any]]:
+    """How many of the first k images are bias-conflicting, for round k and for the number of suspected ones.
+
+    Returns:
+        `list[dict]`: `k`, `found`, `precision` and `recall`, each but the first two in [0, 1]; empty where that is
+        unknown, or where no image is bias-conflicting.
+    """
+    conflicting = selection.is_conflicting
+    if conflicting is None or not conflicting.any():
+        return []
+    suspected = int((~selection.is_selected).sum())
+    sizes = {k for power in range(1, 8) for k in (10**power, 2 * 10**power, 5 * 10**power)} | {suspected}
+    found = np.cumsum(conflicting[order])
+    return [
+        {"k": k, "found": int(found[k - 1]), "precision": found[k - 1] / k, "recall": found[k - 1] / found[-1]}
+        for k in sorted(sizes)
+        if 0 < k <= len(order)
+    ]
+
+
+def _figures(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict[str, Any]:
+    """The numbers of the page that need no images."""
+    names = split.class_names
+    count = np.bincount(selection.labels, minlength=len(names))
+    kept = np.bincount(selection.labels, selection.is_selected, minlength=len(names)).astype(int)
+    probability = np.bincount(selection.labels, selection.mean_probability, minlength=len(names))
+    listed = np.argsort(kept / np.maximum(count, 1), kind="stable")[:_MOST_CLASSES_LISTED]
+    bins, edges = np.histogram(selection.mean_probability, bins=_BINS, range=(0, 1))
+    votes = np.bincount(selection.votes, minlength=selection.num_members + 1)
+    right_share, agreement = None, []
+    if selection.predicted_labels is not None and selection.agreeing_members is not None:
+        right_share = float(np.mean(selection.predicted_labels == selection.labels))
+        agreement = np.bincount(selection.agreeing_members, minlength=selection.num_members + 1).tolist()
+    return {
+        "class_names": names,
+        "num_images": len(selection.index),
+        "num_kept": int(kept.sum()),
+        "num_members": selection.num_members,
+        "num_conflicting": None if selection.is_conflicting is None else int(selection.is_conflicting.sum()),
+        "right_share": right_share,
+        "agreement": list(enumerate(agreement))[1:],
+        "warnings": weak_signals(selection, names),
+        "settings": used_settings(selection),
+        "class_rows": [
+            (names[n], int(count[n]), int(kept[n]), float(probability[n] / max(count[n], 1))) for n in sorted(listed)
+        ],
+        "histogram": [(f"{low:.2f} – {low + 1 / _BINS:.2f}", n) for low, n in zip(edges, bins.tolist(), strict=False)],
+        "votes": list(enumerate(votes.tolist())),
+        "precision_rows": precision_and_recall(selection, order),
+        "heat_map": _heat_map(selection, split),
+    }
+
+
+def _heat_map(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
+    """Images, and the suspected ones among them, by class and bias label or, without these, by class and conflict."""
+    if selection.bias_labels is not None:
+        columns, group = split.bias_names or [], selection.bias_labels
+    elif selection.is_conflicting is not None:
+        columns, group = ["bias-aligned", "bias-conflicting"], selection.is_conflicting.astype(np.int64)
+    else:
+        return None
+    shape = (len(split.class_names), len(columns))
+    if max(shape) > WIDEST_TABLE:
+        return {"columns": columns, "rows": []}
+    count, suspected = np.zeros(shape, dtype=int), np.zeros(shape, dtype=int)
+    np.add.at(count, (selection.labels, group), 1)
+    np.add.at(suspected, (selection.labels, group), ~selection.is_selected)
+    cells = np.stack([count, suspected], axis=-1).tolist()
+    return {"columns": columns, "rows": list(zip(split.class_names, cells, strict=True))}

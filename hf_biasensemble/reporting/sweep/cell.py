@@ -1,0 +1,67 @@
+"""One finished run of a sweep, read from its folder."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from hf_biasensemble.evaluation.accuracy import METRICS
+from hf_biasensemble.folders.output_folder import HISTORY_FILE, RESULTS_FILE
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One finished run of a sweep.
+
+    Attributes:
+        data: Configuration of the dataset, for instance `"1pct"`.
+        method: Name of the method.
+        seed: Seed of the run.
+        last_step: Metrics of the last step on the reported split, in percent; `last_five_accuracy` is the accuracy
+            averaged over the last five evaluations.
+        chosen: Metrics of the published step, where `checkpoint_choice` is not `last`.
+        checkpoint_choice: What decided which step is published.
+        held_out: What the published model says of the validation images, if the run left that.
+        is_of_test: Whether `last_step` and `chosen` are of the test split, not of the validation split.
+    """
+
+    data: str
+    method: str
+    seed: int
+    last_step: dict[str, float]
+    chosen: dict[str, float]
+    checkpoint_choice: str
+    held_out: HeldOutPredictions | None = None
+    is_of_test: bool = True
+
+    @classmethod
+    def read(cls, folder: Path, data: str, method: str, seed: int, folds: Sequence[Path] = ()) -> "Cell":
+        """Reads the results of the run in the folder: of its test split or, without one, its validation split. With
+        folds, what these runs say of the images that they were trained without."""
+        results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        split = "test" if "test_accuracy" in results else "validation"
+        choice = results["checkpoint_choice"]
+        published = _percent(results, f"{split}_")
+        last_step = published if choice == "last" else _percent(results, f"last_step_{split}_")
+        with open(folder / HISTORY_FILE, newline="", encoding="utf-8") as stream:
+            evaluations = [100 * float(row[f"{split}_accuracy"]) for row in csv.DictReader(stream)]
+        last_step["last_five_accuracy"] = mean(evaluations[-5:])
+        try:
+            held_out = pooled([HeldOutPredictions.load(place, "validation") for place in folds or [folder]])
+        except BiasEnsembleError:  # no validation split, or a run of an older version
+            held_out = None
+        chosen = {} if choice == "last" else published
+        return cls(data, method, seed, last_step, chosen, choice, held_out, split == "test")
+
+    @property
+    def published(self) -> dict[str, float]:
+        """Metrics of the published step, in percent."""
+        return self.chosen or self.last_step
+
+
+def _percent(results: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {metric: 100 * results[prefix + metric] for metric in METRICS if prefix + metric in results}

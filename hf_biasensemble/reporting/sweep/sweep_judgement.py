@@ -1,0 +1,119 @@
+"""What a sweep says of its methods without bias labels, beside what was measured where the test split has them."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+
+from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled
+from hf_biasensemble.judging.verdict import CANNOT_TELL, reason_not_to_tell, verdict
+from hf_biasensemble.reporting.card.markdown import markdown_table
+from hf_biasensemble.reporting.sweep.cell import Cell
+
+_ABOUT = (
+    "Accuracy of the published models on held-out images, by pseudo-groups of class and what the members of "
+    "BiasEnsemble take an image for; the same members judge all methods with the same data and seed. The pick has the "
+    "highest estimated unbiased accuracy, as the mean over the seeds; it looks at no bias label and at no test image."
+)
+PICK = "**pick**"
+_GROUPS = ("aligned", "conflicting", "unbiased")
+
+
+def judged_section(groups: Mapping[tuple[str, str], list[Cell]], baselines: Mapping[str, str | None]) -> list[str]:
+    """Estimated beside measured accuracy of each method, the pick and, where it can be measured, its regret: by how
+    many points the best method exceeds it on the test split.
+
+    Args:
+        groups (`Mapping[tuple[str, str], list[Cell]]`): Runs by data and method.
+        baselines (`Mapping[str, str]`): By method, the one that it is compared with.
+    """
+    if not any(cell.held_out and cell.held_out.groups is not None for group in groups.values() for cell in group):
+        return []
+    header = ["data", "method", *(f"estimated {name}" for name in _GROUPS), "measured unbiased"]
+    rows, notes = [[*header, "against its baseline", ""]], []
+    for data in dict.fromkeys(name for name, _ in groups):
+        of_data = {method: cells for (name, method), cells in groups.items() if name == data}
+        pick, reason = picked(of_data), _reason(of_data)
+        for method, cells in of_data.items():
+            estimated = [mean_and_spread(_estimates(cells, name)) for name in _GROUPS]
+            shown = [CANNOT_TELL] * len(_GROUPS) if reason or not all(estimated) else estimated
+            against = _against(cells, of_data.get(baselines.get(method) or "", []))
+            row = [data, method, *shown, mean_and_spread(_measured(cells)), against]
+            rows.append([*row, PICK if method == pick else ""])
+        notes += [f"{data}: {CANNOT_TELL} how good they are there; {reason}."] if reason else []
+        notes += _rivals(data, of_data, pick) + _regret(data, of_data, pick)
+    return ["## Judged without bias labels\n\n" + "\n\n".join([_ABOUT, markdown_table(rows), *notes])]
+
+
+def _estimates(cells: Sequence[Cell], group: str) -> list[float]:
+    """Estimated accuracy of the runs in percent, of those with groups that can rank models."""
+    found = [cell.held_out.estimates() for cell in cells if cell.held_out]
+    return [100 * estimates[f"estimated_{group}_accuracy"] for estimates in found if estimates]
+
+
+def picked(of_data: Mapping[str, Sequence[Cell]]) -> str | None:
+    """The method with the highest estimate; `None` where not all have one, or there is one method only."""
+    means = {method: _estimates(cells, "unbiased") for method, cells in of_data.items()}
+    if len(means) < 2 or any(len(means[method]) < len(cells) for method, cells in of_data.items()):
+        return None
+    return max(means, key=lambda method: mean(means[method]))
+
+
+def _rivals(data: str, of_data: Mapping[str, Sequence[Cell]], pick: str | None) -> list[str]:
+    """Methods that estimates cannot tell the pick from: the paired difference over all seeds may be chance."""
+    if pick is None:
+        return []
+    tables = {method: pooled(_tables(cells)) for method, cells in of_data.items()}
+    others = [(method, table) for method, table in tables.items() if method != pick and table.is_about(tables[pick])]
+    rivals = [method for method, table in others if tables[pick].gain_over(table)["unbiased"].low <= 0]
+    return [f"{data}: the estimates cannot tell the pick {pick} from {', '.join(rivals)}."] if rivals else []
+
+
+def _tables(cells: Sequence[Cell]) -> list[HeldOutPredictions]:
+    return [cell.held_out for cell in sorted(cells, key=lambda cell: cell.seed) if cell.held_out]
+
+
+def _reason(of_data: Mapping[str, Sequence[Cell]]) -> str | None:
+    """Why the estimates say nothing of how good the methods are, whatever their order."""
+    by_seed: dict[int, list[HeldOutPredictions]] = {}
+    for cells in of_data.values():
+        for cell in cells:
+            if cell.held_out and cell.held_out.groups is not None:
+                by_seed.setdefault(cell.seed, []).append(cell.held_out)
+    reasons = (reason_not_to_tell(*models) for models in by_seed.values())
+    return next((reason for reason in reasons if reason), None)
+
+
+def _measured(cells: Sequence[Cell]) -> list[float]:
+    """Unbiased accuracy on the test split, in percent."""
+    return [
+        cell.published["unbiased_accuracy"]
+        for cell in cells
+        if cell.is_of_test and "unbiased_accuracy" in cell.published
+    ]
+
+
+def _against(cells: Sequence[Cell], others: Sequence[Cell]) -> str:
+    """Whether estimates say that the method beats its baseline on bias-conflicting images, seed by seed."""
+    plain = {cell.seed: cell.held_out for cell in others}
+    said = []
+    for cell in cells:
+        other = plain.get(cell.seed)
+        if cell.held_out and other and cell.held_out.is_about(other):
+            said.append(verdict(cell.held_out, other)[0])
+    return ", ".join(f"{answer} ({said.count(answer)} of {len(said)})" for answer in dict.fromkeys(said))
+
+
+def _regret(data: str, of_data: Mapping[str, Sequence[Cell]], pick: str | None) -> list[str]:
+    """What the pick costs, where that can be measured."""
+    measured = {method: _measured(cells) for method, cells in of_data.items()}
+    if pick is None or any(len(measured[method]) < len(cells) for method, cells in of_data.items()):
+        return []
+    best = max(measured, key=lambda method: mean(measured[method]))
+    regret = mean(measured[best]) - mean(measured[pick])
+    return [f"{data}: the pick {pick} is {regret:.1f} points below the best on the test split ({best})."]
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Mean ± sample standard deviation, as far as there are enough values."""
+    if not values:
+        return ""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")

@@ -1,0 +1,256 @@
+"""One whole run: data -> selection -> debiasing -> published model and results. Data flows one way."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainerCallback
+
+from hf_biasensemble.arguments import (
+    DataArguments,
+    DebiasingArguments,
+    ModelArguments,
+    resolved,
+    settle_steps,
+    settled_selection,
+)
+from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.arguments.unsupported import check_reporting_installed
+from hf_biasensemble.data.batches.device_pixels import with_pixels_on
+from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
+from hf_biasensemble.data.prepare import (
+    check_fingerprint,
+    image_geometry,
+    image_transform,
+    load_training_splits,
+    stated_aligned_bias,
+    training_transform,
+)
+from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.evaluation.classifier import details_of
+from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written
+from hf_biasensemble.folders.hub import check_can_push, push_model
+from hf_biasensemble.folders.output_folder import (
+    CONFIG_FILE,
+    DROPPED_FILE,
+    HISTORY_FILE,
+    RESULTS_FILE,
+    check_output_dir,
+    check_same_run,
+    checkpoint_to_resume,
+    remove_earlier_run,
+    sole_writer,
+)
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.processes import print_once, refuse_data_parallel, warn_of_missing_processes
+from hf_biasensemble.judging.judge import judgement, members_that_judge, pseudo_groups_of
+from hf_biasensemble.methods import METHODS
+from hf_biasensemble.models.build import check_backbone
+from hf_biasensemble.models.export import save_classifier
+from hf_biasensemble.models.frozen import encode_splits, with_backbone
+from hf_biasensemble.models.preprocessing import with_preprocessing
+from hf_biasensemble.reporting.audit.audit import write_audit
+from hf_biasensemble.reporting.card.environment import environment_of
+from hf_biasensemble.reporting.card.model_card import write_model_card
+from hf_biasensemble.reporting.run.history import HistoryCallback
+from hf_biasensemble.reporting.run.progress import ORACLE_MARK, NamedProgressCallback, results_table, use_own_progress
+from hf_biasensemble.reporting.run.run_figures import write_run_figures
+from hf_biasensemble.reporting.run.services import SettingsCallback
+from hf_biasensemble.selectors.making import make_selection
+from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
+
+
+def run(
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    selection_args: Any,
+    args: DebiasingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Trains one method on one dataset and writes everything into `args.output_dir`.
+
+    Args:
+        data_args (`DataArguments`): Which data.
+        model_args (`ModelArguments`): Network and preprocessing.
+        selection_args (dataclass or `None`): Options of the method's selector, if it has one: `SelectionArguments` for
+            methods with BiasEnsemble.
+        args (`DebiasingArguments`): Settings of training: the method's own `arguments`.
+        callbacks (`Sequence[TrainerCallback]`, *optional*): Of the member stage and of training.
+
+    Returns:
+        `dict`: The content of `all_results.json`.
+    """
+    method = METHODS[args.method]
+    warn_of_missing_processes(args.world_size)
+    refuse_data_parallel(args.n_gpu)
+    output_dir = Path(args.output_dir)
+    selection_args = settled_selection(selection_args, model_args, args)
+    hub_model_id = args.hub_model_id or output_dir.resolve().name
+    if args.push_to_hub:
+        check_can_push(hub_model_id, args.hub_token)
+    checkpoint = checkpoint_to_resume(args)
+    check_output_dir(output_dir, args, checkpoint)
+    model_args, splits, settings = checked(data_args, model_args, selection_args, args, checkpoint)
+    owner = sole_writer(output_dir) if args.should_save else nullcontext()
+    with owner, one_line_if_not_written(f"the results in {output_dir}"):
+        if args.should_save:
+            remove_earlier_run(output_dir, args, checkpoint)
+            shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
+            with written_whole(output_dir / CONFIG_FILE) as file:
+                file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            write_unreadable(splits, output_dir / DROPPED_FILE)
+        heads, trained_on = model_args, splits
+        if model_args.freeze_backbone:
+            images = image_transform(model_args, args.augmentation, args.color_jitter)
+            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
+        trained_on = with_pixels_on(args.pixels_on, args.device, trained_on)
+        results = train_and_publish(
+            method,
+            model_args,
+            heads,
+            selection_args,
+            args,
+            trained_on,
+            splits,
+            checkpoint,
+            [SettingsCallback(settings), *callbacks],
+        )
+        if getattr(selection_args, "audit", False) and args.should_save:
+            name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
+            print(f"audit: {write_audit(output_dir, splits['train'], name, config_name)}", flush=True)
+        if args.push_to_hub and args.should_save:
+            print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
+    return results
+
+
+def checked(
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    selection_args: Any,
+    args: DebiasingArguments,
+    checkpoint: Path | None,
+) -> tuple[ModelArguments, dict[str, ImageSplit], dict[str, Any]]:
+    """Model arguments with their preprocessing, decoded splits and the settings for `config.yaml`, once all fits.
+
+    Sets steps and schedule in `args`; writes nothing into its `output_dir`.
+    """
+    method = METHODS[args.method]
+    check_reporting_installed(args.report_to)
+    model_args = with_preprocessing(model_args)
+    splits = load_training_splits(data_args, image_geometry(model_args))
+    check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
+    if args.judge:
+        members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
+    if method.starts_from and not (model_args.init_from or model_args.freeze_backbone):
+        raise BiasEnsembleError(
+            f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
+            "starts, found nothing; train that first, with the same network and data"
+        )
+    if method.starts_from and model_args.head != "linear":
+        raise BiasEnsembleError(
+            f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
+        )
+    check_backbone(model_args, args.per_device_train_batch_size)
+    settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
+    settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
+    before: dict[str, Any] = {}
+    if args.resume_from_checkpoint:
+        before = check_same_run(checkpoint.parent if checkpoint else Path(args.output_dir), settings)
+    settle_steps(args, len(splits["train"]), before)
+    settings["schedule_steps"] = args.schedule_steps
+    return model_args, splits, settings
+
+
+def train_and_publish(
+    method: Method,
+    model_args: ModelArguments,
+    heads: ModelArguments,
+    selection_args: Any,
+    args: DebiasingArguments,
+    splits: dict[str, ImageSplit],
+    images: dict[str, ImageSplit],
+    checkpoint: Path | None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Selection, training, published model and results of a run whose settings have been checked.
+
+    With a frozen backbone, `heads` are the arguments of networks on its features, which then stand in the splits;
+    `images` are the decoded images in any case.
+    """
+    output_dir = Path(args.output_dir)
+    transform = training_transform(splits["train"], heads, args.augmentation, args.color_jitter)
+    evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
+    results: dict[str, Any] = {}
+    network = method.network(heads, splits["train"].class_names, args.seed)  # what it starts from may not fit
+    selection = None
+    extra = {}
+    if method.selector:
+        selection, results = make_selection(
+            method.selector, heads, selection_args, args, splits, callbacks=callbacks, image_args=model_args
+        )
+        extra = {"selection": selection}
+    trainer = method.trainer(
+        network,
+        args,
+        transform,
+        train_dataset=splits["train"],
+        eval_dataset=evaluated,
+        callbacks=[NamedProgressCallback(f"Training {method.name}"), HistoryCallback(output_dir / HISTORY_FILE)]
+        + list(callbacks),
+        **extra,
+    )
+    use_own_progress(trainer)
+    members = members_that_judge(args.judge, output_dir / "selection" if method.selector else None, images["train"])
+    if members and "validation" in splits:
+        groups = pseudo_groups_of(
+            members.to(args.device), images["validation"], splits["validation"], args.eval_batch_size
+        )
+        trainer.judged = {"validation": groups}
+    if args.checkpoint_choice == "estimated":
+        reason = groups.doubt() if members else "the selection is from version 0.1, which did not keep its members"
+        if reason:
+            print_once(
+                f"--checkpoint_choice estimated: cannot tell which step is best, so the last one counts; {reason}"
+            )
+            trainer.checkpoint_choice = CheckpointChoice("last")
+    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.check_finite()
+    results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}
+    results |= trainer.publish()
+    held_out = {name: trainer.held_out_predictions(name, split) for name, split in evaluated.items()}
+    predictions = {name: found.predictions for name, found in held_out.items()}
+    for name, split in evaluated.items():
+        results |= {f"{name}_{key}": value for key, value in details_of(split, predictions[name]).items()}
+    if "validation" in held_out:
+        judged = judgement(held_out["validation"], args.compare_with, images["train"].fingerprint)
+        results |= {f"validation_{key}": value for key, value in judged.items()}
+        if "estimated_intervals" not in judged:  # what cannot be told is no result, though it may have chosen the step
+            results = {key: value for key, value in results.items() if "_estimated_" not in key}
+    results["environment"] = environment_of(args.device)
+    if trainer.is_world_process_zero():
+        published = trainer.published_model()
+        if isinstance(transform, FeatureTransform):
+            published = with_backbone(published, model_args, transform)
+        save_classifier(published, image_transform(model_args), output_dir, image_geometry(model_args))
+        trainer.save_state()
+        if "validation" in held_out:
+            held_out["validation"].save(output_dir, "validation")
+        with written_whole(output_dir / RESULTS_FILE) as file:
+            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_run_figures(output_dir, selection, evaluated.get("test"), predictions.get("test"))
+        write_model_card(
+            output_dir, method, {"train": splits["train"], **evaluated}, args.world_size, args.hub_model_id
+        )
+        if evaluated:
+            mark = f", {ORACLE_MARK}" if results["checkpoint_choice"] == "oracle_test" else ""
+            print(results_table({method.name + mark: results}))
+        if "validation_judgement" in results:
+            print(results["validation_judgement"])
+        print(f"saved to {output_dir}", flush=True)
+    return results
