@@ -47,4 +47,4 @@ def test_extra_that_a_message_names_holds_the_package(package, extra):
 
 def test_every_message_on_a_missing_package_is_made_by_the_one_function():
     assert len(calls_of_missing_package()) >= 4
-    assert [file.name for file in CODE if "pip install" in file.read_text(encoding="utf-8")] == ["internal/errors.py"]
+    assert [file.name for file in CODE if "pip install" in file.read_text(encoding="utf-8")] == ["errors.py"]

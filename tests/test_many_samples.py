@@ -17,7 +17,7 @@ from hf_biasensemble.data.loading import _integers
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.sources import open_data_set
-from hf_biasensemble.evaluation.classifier import classifier as evaluation
+from hf_biasensemble.evaluation import classifier as evaluation
 from hf_biasensemble.evaluation.classifier import evaluate_classifier
 from hf_biasensemble.judging.estimates import estimated_intervals
 from hf_biasensemble.judging.members import Members
