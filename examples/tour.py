@@ -57,11 +57,9 @@ selection = Selection.load("tour/audit/selection")
 suspicion = selection.mean_probability.argsort()
 if selection.is_conflicting is not None:
     found = int(selection.is_conflicting[suspicion[:50]].sum())
-    print(
-        f"of the 50 most suspected images, {found} are bias-conflicting; of all, {selection.is_conflicting.mean():.1%}"
-    )
-    suspected = {int(selection.index[place]) for place in suspicion[:300]}
-    print(f"of the {len(LABEL_ERRORS)} wrong labels, {len(LABEL_ERRORS.keys() & suspected)} are in the first 300")
+    print(f"of the first 50 images, {found} are bias-conflicting; of all, {selection.is_conflicting.mean():.1%}")
+    flagged = {int(selection.index[place]) for place in suspicion[:300]}
+    print(f"of the {len(LABEL_ERRORS)} wrong labels, {len(LABEL_ERRORS.keys() & flagged)} are in the first 300")
 
 # %% Mark: whoever looks at the page marks label errors, and exports the marks as a file like this one
 MARKS = Path("tour/audit_marks.csv")
@@ -70,7 +68,7 @@ if LABEL_ERRORS:
     with open(MARKS, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["index", "label", "kind", "new_label", "image_hash"])
-        for row in sorted(LABEL_ERRORS.keys() & suspected):
+        for row in sorted(LABEL_ERRORS.keys() & flagged):
             writer.writerow(
                 [row, labels[row], "label_error", LABEL_ERRORS[row], image_hash(table["image"][row].as_py())]
             )
