@@ -49,7 +49,7 @@ SETTINGS = {
 }
 PUSHED = {
     *("config.json", "model.safetensors", "modeling_debiased.py", "README.md", "all_results.json", "config.yaml"),
-    *("history.csv", "figures/accuracy.png", "figures/evidence.png"),
+    *("history.csv", "figures/accuracy.png", "figures/reliance.png"),
     *("figures/groups.png", "figures/relative_difficulty.png", "figures/selection.png"),
 }
 
