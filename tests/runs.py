@@ -25,7 +25,6 @@ from hf_biasensemble.internal.collectives import leave
 from hf_biasensemble.methods import METHODS as ALL_METHODS
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.runs.run_arguments import parse_run
-from hf_biasensemble.selectors.making import train_members
 
 ROOT = Path(__file__).parents[1]
 METHODS = list(ALL_METHODS)  # each that there is must pass the tests of all
@@ -113,7 +112,9 @@ def start(processes: int, *arguments: object, script: Path = ROOT / "train.py") 
 def train_only_members(data: str, output_dir: str, changes: dict[str, object]) -> None:
     """The member stage of a run: the members' last checkpoint stays beside the selection."""
     selector, model_args, selection_args, args, splits = selection_inputs(Path(data), Path(output_dir), **changes)
-    selection, _ = train_members(selector, model_args, selection_args, args, splits, {})
+    trainer = selector.trainer(model_args, selection_args, args, splits, [])
+    trainer.train(resume_from_checkpoint=bool(args.resume_from_checkpoint))
+    selection = trainer.select({})
     if args.should_save:
         selection.save(Path(output_dir) / "selection")
 

@@ -91,20 +91,6 @@ def make_selection(
     return selection, {**selection.summary(), **runtime}
 
 
-def train_members(
-    selector: Selector,
-    model_args: ModelArguments,
-    selection_args: Any,
-    args: DebiasingArguments,
-    splits: dict[str, ImageSplit],
-    provenance: dict[str, Any],
-    callbacks: Sequence[TrainerCallback] = (),
-) -> tuple[Selection, dict[str, Any]]:
-    """Trains the selector's members and lets them vote; gives the selection and `selection_runtime`."""
-    trainer, runtime = _trained(selector, model_args, selection_args, args, splits, callbacks)
-    return trainer.select(provenance), runtime
-
-
 def _trained(
     selector: Selector,
     model_args: ModelArguments,
