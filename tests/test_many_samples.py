@@ -43,7 +43,7 @@ def peak(work: Callable[[], object]) -> int:
 
 def members_of(built, split: ImageSplit) -> Members:
     transform = image_transform(SETTING.model_args())
-    return Members(built.model, SETTING.model_args(), SETTING.model_args(), transform, split.class_names, "")
+    return Members(built.model, SETTING.model_args(), transform, split.class_names, "")
 
 
 # Logits --------------------------------------------------------------------------------------------------------------

@@ -44,18 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     from contextlib import nullcontext
 
     from hf_biasensemble.cli.stop_signal import StopSignal
-    from hf_biasensemble.data.batches.device_pixels import with_pixels_on
     from hf_biasensemble.data.pixels import write_unreadable
-    from hf_biasensemble.data.prepare import (
-        check_fingerprint,
-        image_geometry,
-        image_transform,
-        load_training_splits,
-    )
+    from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, load_training_splits
     from hf_biasensemble.folders.output_folder import DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.methods import METHODS
     from hf_biasensemble.models.build import check_backbone
-    from hf_biasensemble.models.frozen import encode_splits
+    from hf_biasensemble.models.inputs import Inputs
     from hf_biasensemble.models.preprocessing import with_preprocessing
     from hf_biasensemble.reporting.audit.audit import write_audit
     from hf_biasensemble.reporting.run.services import SettingsCallback
@@ -77,19 +71,14 @@ def main(argv: list[str] | None = None) -> int:
     with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
-        heads, trained_on = model_args, splits
-        if model_args.freeze_backbone:
-            images = image_transform(model_args, args.augmentation, args.color_jitter)
-            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
+        inputs = Inputs.of_run(model_args, data_args, args, splits)
         selection, _ = make_selection(
             selector,
-            heads,
+            inputs,
             selection_args,
             args,
-            with_pixels_on(args.pixels_on, args.device, trained_on),
             must_serve=False,
             callbacks=[SettingsCallback(settings), stop_signal],
-            image_args=model_args,
         )
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)

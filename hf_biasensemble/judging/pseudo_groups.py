@@ -11,6 +11,8 @@ FEWEST_CONFLICTING = 10
 """Pseudo-conflicting images below which nothing is said: intervals would span half of what is possible."""
 FEWEST_RIGHT = 0.5
 """Fraction of images that members must take for their class: the shortcut of a dataset is right for most images."""
+FEWEST_RIGHT_OF_CLASS = 0.5
+"""The same for each class, as a fraction of what is needed overall: no class is rare enough to be given up."""
 HESITANT = 0.02
 """Median probability that members give the class of pseudo-conflicting images, from which on these are merely hard."""
 
@@ -86,11 +88,20 @@ class PseudoGroups:
         conflicting, images = int(self.is_conflicting.sum()), len(self)
         if images == 0:
             return "there are no held-out images"
-        right = 1 - conflicting / images
-        if right < max(FEWEST_RIGHT, 1.5 / self.num_classes):
+        right, needed = 1 - conflicting / images, max(FEWEST_RIGHT, 1.5 / self.num_classes)
+        if right < needed:
             return (
                 f"the members take only {100 * right:.0f} % of the held-out images for their class, so they follow no "
                 "shortcut that goes with the classes; train them longer (--member_steps)"
+            )
+        sizes = np.bincount(self.labels, minlength=self.num_classes)
+        right_of = np.bincount(self.labels[~self.is_conflicting], minlength=self.num_classes) / sizes.clip(min=1)
+        worst = int(np.where(sizes > 0, right_of, 1).argmin())
+        if right_of[worst] < FEWEST_RIGHT_OF_CLASS * needed:
+            return (
+                f"the members take only {100 * right_of[worst]:.0f} % of the {sizes[worst]:,} held-out images of class "
+                f"{worst} for their class, so they may follow how frequent classes are rather than a shortcut; balance "
+                "them (--balance_members true) or train them longer (--member_steps)"
             )
         if conflicting < FEWEST_CONFLICTING:
             return (
