@@ -17,7 +17,7 @@ from hf_biasensemble.data.loading import _integers
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.sources import open_data_set
-from hf_biasensemble.evaluation.classifier import classifier as evaluation
+from hf_biasensemble.evaluation import classifier as evaluation
 from hf_biasensemble.evaluation.classifier import evaluate_classifier
 from hf_biasensemble.judging.estimates import estimated_intervals
 from hf_biasensemble.judging.members import Members
@@ -100,7 +100,7 @@ def test_intervals_of_many_classes_need_no_table_of_classes_squared():
     predicted = np.where(np.arange(len(labels)) % 10, labels, (labels + 1) % classes)
     groups = PseudoGroups(labels, predicted, np.zeros(len(labels), np.float32), classes)
     right = (np.arange(len(labels)) % 3 > 0).astype(np.float64)
-    assert peak(lambda: estimated_intervals(right, groups, resamples=10)) < classes**2 / 2
+    assert peak(lambda: estimated_intervals(right, groups)) < classes**2 / 2
 
 
 class Counted(np.ndarray):
