@@ -40,6 +40,7 @@ SETTINGS = {
     "save_total_limit": 10,
     "logging_steps": 3,
     "swap_start_step": 7,
+    "first_stage_steps": 30,
     "num_members": 3,
     "member_steps": 30,
     "member_threshold": 0.9,
@@ -114,7 +115,7 @@ def train_only_members(data: str, output_dir: str, changes: dict[str, object]) -
     """The member stage of a run: the members' last checkpoint stays beside the selection."""
     selector, inputs, selection_args, args = selection_inputs(Path(data), Path(output_dir), **changes)
     trainer = selector.trainer(inputs.member_args, selection_args, args, inputs.member_splits, [])
-    trainer.train()
+    trainer.train(resume_from_checkpoint=bool(args.resume_from_checkpoint))
     selection = trainer.select({})
     if args.should_save:
         selection.save(Path(output_dir) / "selection")

@@ -6,6 +6,9 @@ from typing import ClassVar
 
 from hf_biasensemble.arguments.options import option, require
 
+UNEVEN_CLASSES = 4
+"""Ratio of class sizes above which members are balanced by default. BAR, with a published recipe, has 3.2."""
+
 
 @dataclass
 class SelectionArguments:
@@ -18,6 +21,11 @@ class SelectionArguments:
     member_steps: int = option(1000, "Optimisation steps of each member.")
     member_threshold: float = option(0.99, "A member votes for a sample whose true class it gives more than this.")
     member_agreement: int = option(3, "Votes that put a sample into the bias-amplified set.")
+    member_keep: float | None = option(
+        None,
+        "Instead of counting votes, put the fraction of each class whose images are the most probable into the "
+        "bias-amplified set; in (0, 1).",
+    )
     generalized_cross_entropy_q: float = option(0.7, "Exponent of the members' generalized cross entropy.")
     keep_member: str = option("last", "Which state of a member votes: last, or best validation accuracy.")
     member_eval_steps: int = option(500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps.")
@@ -38,6 +46,11 @@ class SelectionArguments:
         "Each member is two networks, trained on a half of the images each, which vote on the other half; by default "
         "where the backbone is pretrained.",
     )
+    balance_members: bool | None = option(
+        None,
+        "Members see all classes equally often; by default where the largest class has more than "
+        f"{UNEVEN_CLASSES} times the images of the smallest.",
+    )
     audit: bool = option(False, "At the end, also a page that shows the flagged images.")
 
     def __post_init__(self) -> None:
@@ -49,10 +62,14 @@ class SelectionArguments:
         require(0 <= self.member_threshold < 1, "--member_threshold", "in [0, 1)", self.member_threshold)
         valid = 1 <= self.member_agreement <= self.num_members
         require(valid, "--member_agreement", f"in 1..{self.num_members} (num_members)", self.member_agreement)
+        keep = self.member_keep
+        require(keep is None or 0 < keep < 1, "--member_keep", "in (0, 1)", keep)
         q = self.generalized_cross_entropy_q
         require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
         shared = self.cross_fit and self.share_batches
         require(not shared, "--share_batches", "false with --cross_fit", self.share_batches)
+        shared = self.balance_members and self.share_batches
+        require(not shared, "--share_batches", "false with --balance_members", self.share_batches)
         require(self.keep_member in ("last", "best"), "--keep_member", "last or best", self.keep_member)
         for name in ("member_learning_rate", "member_image_scale"):
             value = getattr(self, name)

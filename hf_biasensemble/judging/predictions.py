@@ -1,17 +1,14 @@
 """What a model says of held-out images, with their pseudo-groups, as a table: all that judging it takes."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hf_biasensemble.evaluation.classifier import joined
-from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.tables import load_table, save_table
 from hf_biasensemble.judging.estimates import (
     FEWEST_OF_CLASS,
     Estimate,
@@ -23,7 +20,6 @@ from hf_biasensemble.judging.estimates import (
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 
 FOLDER = "judging"
-_METADATA_KEY = b"hf_biasensemble"
 
 
 @dataclass(frozen=True)
@@ -103,15 +99,11 @@ class HeldOutPredictions:
             "prediction": self.predictions,
             "true_class_probability": self.probabilities,
         }
-        stated = {"num_classes": self.num_classes}
+        stated: dict[str, Any] = {"num_classes": self.num_classes}
         if self.groups is not None:
             columns |= self.groups.columns()
-            stated["members"] = self.groups.members  # type: ignore[assignment]
-        table = pa.table({name: pa.array(values) for name, values in columns.items()})
-        path = Path(folder) / FOLDER / f"{split}.parquet"
-        with written_whole(path) as file:
-            pq.write_table(table.replace_schema_metadata({_METADATA_KEY: json.dumps(stated)}), file)
-        return path
+            stated["members"] = self.groups.members
+        return save_table(Path(folder) / FOLDER / f"{split}.parquet", columns, stated)
 
     @classmethod
     def load(cls, folder: str | Path, split: str) -> "HeldOutPredictions":
@@ -120,29 +112,18 @@ class HeldOutPredictions:
         Raises:
             `BiasEnsembleError`: If there is no readable table in the folder.
         """
-        path = Path(folder) / FOLDER / f"{split}.parquet"
-        try:
-            table = pq.read_table(path)
-            stated = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-            columns = {name: table.column(name).to_numpy() for name in table.column_names}
+
+        def build(columns: dict[str, np.ndarray], stated: dict[str, Any]) -> "HeldOutPredictions":
             labels, num_classes = columns["label"], int(stated["num_classes"])
             groups = None
             if "members" in stated:
                 predicted, probability = columns["member_prediction"], columns["member_label_probability"]
                 groups = PseudoGroups(labels, predicted, probability, num_classes, stated["members"])
-            return cls(
-                columns["index"],
-                labels,
-                columns["prediction"],
-                columns["true_class_probability"],
-                num_classes,
-                groups,
-            )
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise BiasEnsembleError(
-                f"expected predictions at {path}, found none that can be read ({' '.join(str(error).split())[:200]}); "
-                "run the training again"
-            ) from error
+            predictions, probabilities = columns["prediction"], columns["true_class_probability"]
+            return cls(columns["index"], labels, predictions, probabilities, num_classes, groups)
+
+        path = Path(folder) / FOLDER / f"{split}.parquet"
+        return load_table(path, "predictions", "run the training again", build)
 
 
 def gain(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictions]) -> dict[str, Estimate]:

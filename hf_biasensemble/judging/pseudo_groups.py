@@ -13,8 +13,8 @@ FEWEST_CONFLICTING = 10
 """Pseudo-conflicting images below which nothing is said: intervals would span half of what is possible."""
 FEWEST_RIGHT = 0.5
 """Fraction of images that members must predict correctly: the shortcut of a dataset is right for most images."""
-FEWEST_RIGHT_OF_CLASS = 0.25
-"""The same for each class: members that hardly ever predict a class follow how rare it is, not a shortcut."""
+FEWEST_RIGHT_OF_CLASS = 0.5
+"""The same for each class, as a fraction of what is needed overall: no class is rare enough to be given up."""
 HESITANT = 0.02
 """Median probability that members give the class of pseudo-conflicting images, from which on these are merely hard."""
 
@@ -90,13 +90,13 @@ class PseudoGroups:
         conflicting, images = int(self.is_conflicting.sum()), len(self)
         if images == 0:
             return "there are no held-out images"
-        right = 1 - conflicting / images
-        if right < max(FEWEST_RIGHT, 1.5 / self.num_classes):
+        right, needed = 1 - conflicting / images, max(FEWEST_RIGHT, 1.5 / self.num_classes)
+        if right < needed:
             return (
                 f"the members classify only {100 * right:.0f} % of the held-out images correctly, so they follow no "
                 "shortcut that goes with the classes; train them longer (--member_steps)"
             )
-        if neglected := self._neglected():
+        if neglected := self._neglected(FEWEST_RIGHT_OF_CLASS * needed):
             return neglected
         if conflicting < FEWEST_CONFLICTING:
             return (
@@ -112,19 +112,17 @@ class PseudoGroups:
             )
         return None
 
-    def _neglected(self) -> str | None:
-        """What to say of a class that members predict for so few of its own images that chance cannot explain it."""
+    def _neglected(self, fewest: float) -> str | None:
+        """What to say of a class of which members get less than this fraction right, and not by chance."""
         counts = np.bincount(self.labels, minlength=self.num_classes)
         right = np.bincount(self.labels[~self.is_conflicting], minlength=self.num_classes)
-        fewest = max(FEWEST_RIGHT_OF_CLASS, 1 / self.num_classes)
         for label in np.flatnonzero(right < fewest * counts):
             share = right[label] / counts[label]
             if wilson_interval(share, int(counts[label]))[1] < fewest:
                 return (
-                    f"the members classify only {100 * share:.0f} % of the {counts[label]} held-out images of class "
-                    f"{label} correctly: they neglect that class, perhaps because it is rare, so "
-                    "its images do not stand for those that contradict a shortcut; train the members longer "
-                    "(--member_steps)"
+                    f"the members classify only {100 * share:.0f} % of the {counts[label]:,} held-out images of class "
+                    f"{label} correctly, so they may follow how frequent classes are rather than a shortcut; balance "
+                    "them (--balance_members true) or train them longer (--member_steps)"
                 )
         return None
 
