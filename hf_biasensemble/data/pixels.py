@@ -71,6 +71,7 @@ class ImageSplit(Dataset):
         source_fingerprint: That of the decoded training images, where features of them stand in the place of pixels.
         excluded: Rows that `--exclude_rows` left out.
         relabelled: Rows that have another label by `--relabel`.
+        reading: The reading plan of the dataset, as it is printed.
         on_device: The same pixels and labels on the device, with `--pixels_on device`: batches come from there.
     """
 
@@ -88,6 +89,7 @@ class ImageSplit(Dataset):
     source_fingerprint: str | None = None
     excluded: int = 0
     relabelled: int = 0
+    reading: list[str] = field(default_factory=list)
     on_device: OnDevice | None = None
 
     def __len__(self) -> int:
@@ -185,7 +187,7 @@ def decode_split(
     if unreadable and not skip_unreadable:
         raise BiasEnsembleError(
             f"expected readable images, found {len(unreadable)} of {count} that are not: "
-            f"{'; '.join(map(str, unreadable[:10]))}; mend or remove them, or use --skip_unreadable_images"
+            f"{'; '.join(map(str, unreadable[:10]))}; fix or remove them, or use --skip_unreadable_images"
         )
     rows = np.setdiff1d(np.arange(count), list(reasons))
     return ImageSplit(
@@ -200,6 +202,7 @@ def decode_split(
         aligned_by=split.aligned_by,
         unreadable=unreadable,
         images=split.images,
+        reading=split.reading,
     )
 
 
