@@ -6,7 +6,7 @@ from test_cost import Operators
 
 from benchmarks.trainers import Setting, random_split, trainer
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.evaluation.classifier import classifier as evaluation
+from hf_biasensemble.evaluation import classifier as evaluation
 from hf_biasensemble.evaluation.classifier import predict_logits
 
 

@@ -77,7 +77,7 @@ def test_files_that_are_pushed_are_files_that_runs_write(published, pattern):
 def full_folder(published, tmp_path):
     """An output folder with everything that a run may leave, and more."""
     folder = shutil.copytree(published / "mlp", tmp_path / "finished")
-    (folder / "figures" / "evidence.png").write_text("as explain draws it")
+    (folder / "figures" / "reliance.png").write_text("as explain draws it")
     private = ("runs/events.out.tfevents.1", "training_args.bin", "notes.txt", "figures/deeper/config.json", ".token")
     for name in private:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -105,9 +105,9 @@ def test_selection_is_pushed_on_demand_and_files_of_an_earlier_push_do_not_stay(
 
     repository.commit("by hand", repository.files | {"LICENSE": b"MIT", "data/config.json": b"{}"})
     (full_folder / "README.md").unlink()
-    (full_folder / "figures" / "evidence.png").unlink()
+    (full_folder / "figures" / "reliance.png").unlink()
     assert push(full_folder, "me/mine").returncode == 0
-    assert set(repository.files) == PUSHED - {"figures/evidence.png"} | {"LICENSE", "data/config.json"}
+    assert set(repository.files) == PUSHED - {"figures/reliance.png"} | {"LICENSE", "data/config.json"}
 
 
 LOOK = """

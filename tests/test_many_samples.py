@@ -17,7 +17,7 @@ from hf_biasensemble.data.loading import _integers
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.sources import open_data_set
-from hf_biasensemble.evaluation.classifier import classifier as evaluation
+from hf_biasensemble.evaluation import classifier as evaluation
 from hf_biasensemble.evaluation.classifier import evaluate_classifier
 from hf_biasensemble.judging.estimates import estimated_intervals
 from hf_biasensemble.judging.members import Members
@@ -43,7 +43,7 @@ def peak(work: Callable[[], object]) -> int:
 
 def members_of(built, split: ImageSplit) -> Members:
     transform = image_transform(SETTING.model_args())
-    return Members(built.model, SETTING.model_args(), SETTING.model_args(), transform, split.class_names, "")
+    return Members(built.model, SETTING.model_args(), transform, split.class_names, "")
 
 
 # Logits --------------------------------------------------------------------------------------------------------------
@@ -145,8 +145,8 @@ def test_mean_and_deviation_of_features_are_taken_a_few_rows_at_a_time(monkeypat
     torch.testing.assert_close(std, expected.float())
 
 
-def many_suspected(samples: int, classes: int) -> tuple[Selection, ImageSplit]:
-    """All of them suspected, and predicted to be of any class."""
+def many_flagged(samples: int, classes: int) -> tuple[Selection, ImageSplit]:
+    """All of them flagged, and predicted to be of any class."""
     random = np.random.default_rng(0)
     labels, predicted = (random.integers(0, classes, samples) for _ in range(2))
     probability = random.random(samples).astype(np.float32)
@@ -162,20 +162,20 @@ def many_suspected(samples: int, classes: int) -> tuple[Selection, ImageSplit]:
     return selection, ImageSplit(pixels, torch.from_numpy(labels), names, torch.arange(samples))
 
 
-def test_page_of_many_suspected_images_lists_no_more_than_it_shows():
-    selection, split = many_suspected(200_000, 10)
+def test_page_of_many_flagged_images_lists_no_more_than_it_shows():
+    selection, split = many_flagged(200_000, 10)
     order = np.argsort(selection.mean_probability)
     assert split.fingerprint  # once, so that it does not count
 
     def page() -> None:
         data = page_data(selection, split, None, order, order[:0], top_k=2, budget=20_000)
-        assert 20 < len(data["suspected"]["shown"]) < 200 and data["suspected"]["total"] == 200_000
+        assert 20 < len(data["flagged"]["shown"]) < 200 and data["flagged"]["total"] == 200_000
 
     assert peak(page) < 24 * 200_000  # a list of Python numbers takes 40 bytes each, a dict of them 100
 
 
 def test_confusions_of_many_classes_are_not_listed():
-    selection, split = many_suspected(100_000, 1_000)
+    selection, split = many_flagged(100_000, 1_000)
 
     def most_frequent() -> None:
         found = taken_for(selection, split)

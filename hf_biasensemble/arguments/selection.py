@@ -38,7 +38,7 @@ class SelectionArguments:
         "Each member is two networks, trained on a half of the images each, which vote on the other half; by default "
         "where the backbone is pretrained.",
     )
-    audit: bool = option(False, "At the end, also a page that shows the suspected images.")
+    audit: bool = option(False, "At the end, also a page that shows the flagged images.")
 
     def __post_init__(self) -> None:
         require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)

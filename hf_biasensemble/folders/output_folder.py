@@ -25,13 +25,10 @@ GROUPS_FIGURE = "figures/groups.png"
 DIFFICULTY_FIGURE = "figures/relative_difficulty.png"
 SELECTION_FIGURE = "figures/selection.png"
 FIGURES_DIR = "figures"
-EXPLAINED_FILES = tuple(
-    f"{FIGURES_DIR}/{name}" for name in ("reliance.csv", "reliance.png", "counterfactuals.png", "evidence.png")
-)
+EXPLAINED_FILES = tuple(f"{FIGURES_DIR}/{name}" for name in ("reliance.csv", "reliance.png", "counterfactuals.png"))
 """What `explain` leaves behind."""
 FIGURE_FILES = (ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE, *EXPLAINED_FILES)
 AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
-AUDIT_IMAGES = "audit_images"
 DROPPED_FILE = "dropped_images.csv"
 REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
 """Stands in the examples of a card for the place of the model, until it is pushed to one."""
@@ -44,7 +41,6 @@ _FURTHER_FILES = (
     *(CONFIG_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py"),
     *FIGURE_FILES,
     *AUDIT_FILES,
-    AUDIT_IMAGES,
 )
 
 
