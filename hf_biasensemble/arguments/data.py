@@ -39,7 +39,7 @@ class DataArguments:
         "the most frequent bias of each class in train.",
     )
 
-    reading: list[str] | None = option(None, "Written into config.yaml: how the dataset was read. Ignored as an option.")
+    reading: list[str] | None = option(None, "How the dataset was read, as config.yaml states it; ignored.")
     train_fingerprint: str | None = option(None, "Refuse other training data than with this fingerprint.")
 
     validation_share: float = option(0.1, "Share of train that becomes validation, if the data have none; 0: none.")

@@ -151,7 +151,8 @@ def _check_split(
     bias_labels = None
     bias_column = _present(data, columns.bias_label, "bias_label", where, "--bias_label_column")
     if bias_column:
-        bias_labels = numbers_of(data, bias_column, [name for name in bias_names if name != UNKNOWN], where, blank=True)
+        known = [name for name in bias_names if name != UNKNOWN]
+        bias_labels = numbers_of(data, bias_column, known, where, blank=True)
     is_conflicting = None
     conflicting_column = _present(data, columns.is_conflicting, "is_conflicting", where, "--conflicting_column")
     if conflicting_column:

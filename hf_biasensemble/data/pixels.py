@@ -61,7 +61,7 @@ class ImageSplit(Dataset):
         labels: int64 (N,).
         class_names: Names of the K classes.
         rows: int64 (R,), the rows this split consists of, in order; all of them by default.
-        bias_labels: int64 array (N,), or `None` where unknown.
+        bias_labels: int64 array (N,), -1 where one is unknown; `None` where all are.
         is_conflicting: bool array (N,), or `None` where unknown.
         bias_names: Names of the bias labels, or `None` where unknown.
         aligned_bias: What is bias-aligned, as pairs `bias=class`; `None` where unknown or where a column says it.
@@ -125,7 +125,8 @@ class ImageSplit(Dataset):
 
     def groups(self) -> tuple[list[str], np.ndarray] | None:
         """Names of the values of the bias attribute, and which of them each of the split's samples (R,) has: its bias
-        label or, where that is unknown, bias-aligned (0) or bias-conflicting (1). `None` where nothing is known."""
+        label (-1: unknown, the last name) or, where there are none, bias-aligned (0) or bias-conflicting (1). `None` where
+        nothing is known."""
         columns = self.measured_by()
         if columns["bias_labels"] is not None:
             bias_labels = columns["bias_labels"]

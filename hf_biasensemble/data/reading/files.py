@@ -12,7 +12,8 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 Parts = tuple[str, ...]
 
 # PIL only recognises the latter, or needs another program for them.
-IMAGE_SUFFIXES = {*ImageFolder.EXTENSIONS, ".avif"} - {".bufr", ".eps", ".ps", ".grib", ".mpg", ".mpeg", ".wmf", ".emf"}
+_NOT_DECODED = {".bufr", ".eps", ".ps", ".grib", ".mpg", ".mpeg", ".wmf", ".emf"}
+IMAGE_SUFFIXES = {*ImageFolder.EXTENSIONS, ".avif"} - _NOT_DECODED
 PHOTOGRAPH_SUFFIXES = {".heic", ".heif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jxl", ".svg"}
 """Image formats that people have and PIL does not read."""
 

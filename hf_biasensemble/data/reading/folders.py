@@ -72,7 +72,8 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
         depth = splits[rest[0]] if splits else 0
         if len(rest) <= depth:
             raise BiasEnsembleError(
-                f"{tree.root}: expected images in one folder for each class, found {tree.first_image(parts)} in none; "
+                f"{tree.root}: expected images in one folder for each class, found "
+                f"{tree.root / tree.first_image(parts)} in none; "
                 "move it into the folder of its class, or elsewhere"
             )
         split = rest[0] if splits else rest[1] if inside else None

@@ -68,7 +68,7 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
         return list(map(str, numbers)), []
     shown = ", ".join(map(str, numbers[:_NAMED]))
     return list(map(str, numbers)), [
-        f"the numbers in column {column} are not 0 to {max(len(numbers) - 1, 0)}: classes are called {shown}, in this order"
+        f"the numbers in column {column} are not 0 to {max(len(numbers) - 1, 0)}: names of classes are {shown}, in order"
     ]
 
 
@@ -95,7 +95,7 @@ def _odd_names(names: list[str], column: str) -> list[str]:
     for name in names:
         by_plain.setdefault(" ".join(name.casefold().split()), []).append(name)
     return [
-        f"{' and '.join(map(repr, alike))} in column {column} differ in case or blanks only; they are different classes"
+        f"{' and '.join(map(repr, alike))} in column {column} differ only in case or blanks; they are two classes"
         for alike in by_plain.values()
         if len(alike) > 1
     ]
@@ -127,9 +127,7 @@ def flags_of(data: datasets.Dataset, column: str, where: str) -> np.ndarray:
 def _looked_up(
     encoded: Any, values: list, numbers: list, names: list[str], column: str, where: str, blank: bool
 ) -> np.ndarray:
-    table = np.array(
-        [-2 if number is None else number for number in numbers] + [-1 if blank else -2], dtype=np.int64
-    )
+    table = np.array([-2 if number is None else number for number in numbers] + [-1 if blank else -2], dtype=np.int64)
     if blank:
         for place, value in enumerate(values):
             if numbers[place] is None and _is_blank(value) or str(value).strip().lower() in _MISSING - set(names):

@@ -1,5 +1,7 @@
 """A local folder or table: what it holds decides how it is read; what can be meant in two ways is refused."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from hf_biasensemble.data.reading.rows import (
     located,
     naming_column,
     repeated,
+    splits_of_column,
     splits_of_paths,
     without_dot,
 )
@@ -27,6 +30,7 @@ from hf_biasensemble.data.reading.tables import (
     is_text_table,
     open_binary_tables,
     read_text_table,
+    typed_as_text,
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -145,14 +149,14 @@ def _not_read(tree: Tree, used: tuple[str, ...] = ()) -> list[str]:
     if tables:
         more = f" and {len(tables) - _NAMED} more" if len(tables) > _NAMED else ""
         notes.append(f"not read: {', '.join(tables[:_NAMED])}{more}")
-    others = sum(tree.others.values(), start=type(next(iter(tree.others.values())))()) if tree.others else None
+    others = sum(tree.others.values(), start=Counter[str]())
     if others:
         notes.append(f"files that are not images by their names are left out: {listed(others)}")
     return notes + [f"not followed: {note}" for note in tree.notes]
 
 
 def _content(tree: Tree) -> str:
-    others = sum(tree.others.values(), start=type(next(iter(tree.others.values())))()) if tree.others else None
+    others = sum(tree.others.values(), start=Counter[str]())
     if not others:
         return "nothing" if len(tree.folders) < 2 else "empty folders"
     archives = [suffix for suffix in others if suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")]
@@ -171,7 +175,7 @@ def _names_images(tree: Tree, table: str, columns: ColumnNames) -> bool:
     if is_binary_table(table):
         return True
     rows, _ = read_text_table(tree.root / table)
-    return columns.image in rows.column_names or "file_name" in rows.column_names or naming_column(rows, tree) is not None
+    return bool({columns.image, "file_name"} & {*rows.column_names}) or naming_column(rows, tree) is not None
 
 
 def _of_metadata(tree: Tree, metadata: list[str], columns: ColumnNames, names: SplitNames) -> Found:
@@ -293,8 +297,6 @@ def _of_tables(tree: Tree, columns: ColumnNames, names: SplitNames, about: list[
 
 def _stem(table: str) -> str:
     """A file's name without suffix and number of part: `train-00000-of-00002.parquet` is `train`."""
-    import re
-
     return re.sub(r"[-_.]?\d+(-of-\d+)?$", "", Path(table).stem)
 
 
@@ -323,7 +325,7 @@ def _of_rows(
     parts: dict[str | None, pa.Table] = {}
     labels_from = None
     for split, file in tables.items():
-        rows, said = read_text_table(file)
+        rows, said = (typed_as_text(file), []) if is_binary_table(file.name) else read_text_table(file)
         notes += said
         rows = _with_image_column(rows, columns, file, tree)
         paths = without_dot(rows[columns.image])
@@ -344,7 +346,7 @@ def _of_rows(
         has_column = by_column in rows.column_names and columns.split not in (NO_SPLITS, FROM_PATHS)
         if columns.split != NO_SPLITS:
             paths = _relative(rows[columns.image], next(iter(tables.values())).parent)
-            labels = rows[columns.label] if columns.label in rows.column_names else None
+            labels = _column(rows, columns.label)
             where = str(next(iter(tables.values())))
             found = None
             if not columns.split or columns.split == FROM_PATHS:
@@ -358,10 +360,14 @@ def _of_rows(
     of_split = {split or "train": rows for split, rows in parts.items()}
     notes += repeated(
         {split: rows[columns.image] for split, rows in of_split.items()},
-        {split: rows[columns.label] if columns.label in rows.column_names else None for split, rows in of_split.items()},
+        {split: _column(rows, columns.label) for split, rows in of_split.items()},
     )
     data = {split: _dataset(rows, None, columns.image) for split, rows in of_split.items()}
     return Found(layout, data, splits_from, labels_from, notes)
+
+
+def _column(rows: pa.Table, name: str) -> pa.ChunkedArray | None:
+    return rows[name] if name in rows.column_names else None
 
 
 def _relative(paths: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
@@ -379,8 +385,6 @@ def _refuse_other_splits(
     where: str,
 ) -> None:
     """Refuses a column of splits that says something else than the folders in the paths."""
-    from hf_biasensemble.data.reading.rows import splits_of_column
-
     try:
         by_paths = splits_of_paths(paths, labels, vars(names).values(), where)
     except BiasEnsembleError:
@@ -464,8 +468,8 @@ def _refuse_contradiction(
     if used & named and pc.any(other).as_py():
         row = int(np.flatnonzero(other.to_numpy(zero_copy_only=False))[0])
         raise BiasEnsembleError(
-            f"{file}, row {row}: expected the label of the folder, {classes[row].as_py()}, found {labels[row].as_py()}; "
-            f"take the table with --dataset_name {file}, or the folders with --dataset_name {tree.root} "
+            f"{file}, row {row}: expected the label of the folder, {classes[row].as_py()}, found "
+            f"{labels[row].as_py()}; take the table with --dataset_name {file}, or the folders with --dataset_name {tree.root} "
             "--layout folders"
         )
 

@@ -12,7 +12,7 @@ from hf_biasensemble.data.reading.files import suffix_of
 from hf_biasensemble.data.reading.local import Found, read_folder, read_table, with_image_feature
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
 from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, splits_of_column
-from hf_biasensemble.data.reading.split_words import use_of_value
+from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, meant_by, use_of_value
 from hf_biasensemble.data.reading.tables import cache_of, is_binary_table, is_text_table
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -47,14 +47,15 @@ class ReadingPlan:
 
     def lines(self) -> list[str]:
         """The plan as it is printed."""
-        more = f" and {len(self.class_names) - _NAMED} more" if len(self.class_names) > _NAMED else ""
+        names = ", ".join(self.class_names[:_NAMED])
+        names += f" and {len(self.class_names) - _NAMED} more" if len(self.class_names) > _NAMED else ""
         parts = ", ".join(
             f"{use}{f' from {name}' if name != use else ''} ({len(self.data[name]):,} images)"
             for use, name in self.uses.items()
         )
         return [
             f"reading {self.name}: {self.layout}",
-            f"  classes: {len(self.class_names)}, from {self.labels_from}: {', '.join(self.class_names[:_NAMED])}{more}",
+            f"  classes: {len(self.class_names)}, from {self.labels_from}: {names}",
             f"  splits: {parts}, {f'by {self.splits_from}' if self.splits_from else 'as nothing names others'}",
             f"  bias labels: {self.bias_labels}",
             *(f"  {note}" for note in self.notes),
@@ -100,6 +101,8 @@ def plan_reading(
             found = _local(path, config_name, columns, names, layout)
         else:
             found = Found("dataset on the Hub", _loaded(name, config_name, revision=revision))
+    except BiasEnsembleError:
+        raise
     except (ValueError, IndexError, OSError, datasets.exceptions.DatasetsError) as error:
         # `load_from_disk` stumbles over a split without rows.
         reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
@@ -109,7 +112,8 @@ def plan_reading(
         raise BiasEnsembleError(
             f"dataset {name} (configuration {config_name}{at}) could not be opened: {reason}"
         ) from error
-    data = {split: with_image_feature(rows, columns.image) for split, rows in found.data.items()}
+    in_order = sorted(found.data, key=lambda split: list(SPLIT_WORDS).index(meant_by(split) or "test"))
+    data = {split: with_image_feature(found.data[split], columns.image) for split in in_order}
     data, splits_from = _by_column(data, found.splits_from, columns.split, name)
     return ReadingPlan(
         name,

@@ -27,7 +27,9 @@ def without_dot(paths: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def check_inside(paths: pa.ChunkedArray, table: Path) -> None:
     """Refuses paths that lead out of the folder of a table that the folder itself brings, and addresses."""
-    suspect = pc.match_substring_regex(paths, r"^(/|~|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]+://)|(^|[/\\])\.\.([/\\]|$)")
+    suspect = pc.match_substring_regex(
+        paths, r"^(/|~|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]+://)|(^|[/\\])\.\.([/\\]|$)"
+    )
     for row in np.flatnonzero(pc.fill_null(suspect, False).to_numpy(zero_copy_only=False)).tolist():
         path = paths[row].as_py()
         plain = os.path.normpath(path.replace("\\", "/"))
@@ -181,7 +183,7 @@ def splits_of_paths(
         of = ", ".join(sorted({name for name in meant if name}))
         raise BiasEnsembleError(
             f"{where}, row {row}: expected a split in each path, as others have ({of}), found none in "
-            f"{paths[row].as_py()}; move the row into a split, or take all rows together with --split_column {NO_SPLITS}"
+            f"{paths[row].as_py()}; remove the row, or take all rows together with --split_column {NO_SPLITS}"
         )
     return np.array(meant, dtype=object)[indices]
 

@@ -107,7 +107,7 @@ def _read_csv(file: Path) -> pa.Table:
             pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
         )
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise BiasEnsembleError(f"{file}: {_reason(error, len(names))}") from error
     return pa.table({name: _blank_is_null(table[name]) for name in names})
 
@@ -201,6 +201,18 @@ def open_binary_tables(files: list[Path], source: str) -> datasets.Dataset:
     made = builder(cache_dir=str(cache_of(files, source)), data_files=content)
     made.download_and_prepare()
     return made.as_dataset(split="train")
+
+
+def typed_as_text(file: Path) -> pa.Table:
+    """The columns of a Parquet or Arrow file that can be text, as text: metadata of images, not images."""
+    data = open_binary_tables([file], str(file.resolve()))
+    content, columns = data.with_format("arrow")[:], {}
+    for name, feature in data.features.items():
+        if isinstance(feature, datasets.ClassLabel):
+            columns[name] = pc.take(pa.array(feature.names, pa.string()), content[name])
+        elif isinstance(feature, datasets.Value) and feature.dtype not in ("binary", "large_binary"):
+            columns[name] = _blank_is_null(content[name].cast(pa.string()))
+    return pa.table(columns)
 
 
 def cache_of(files: list[Path], source: str) -> Path:
