@@ -65,20 +65,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def list_images(paths: list[Path]) -> list[Path]:
-    """The files among the paths, whatever their names, and the image files below the folders, sorted; each once.
+    """The files among the paths, whatever their names, and the images in the folders as training finds them, in order;
+    each once.
 
     Raises:
         `BiasEnsembleError`: If a folder has no image files.
     """
-    from PIL import Image
+    from hf_biasensemble.data.reading.files import image_files
 
-    suffixes = Image.registered_extensions()
     files: list[Path] = []
     for path in paths:
-        inside = [file for file in path.rglob("*") if file.suffix.lower() in suffixes] if path.is_dir() else [path]
+        inside = list(map(Path, image_files(path))) if path.is_dir() else [path]
         if not inside:
             raise BiasEnsembleError(f"expected image files in the folder {path}, found none")
-        files += sorted(inside)
+        files += inside
     return list(dict.fromkeys(files))
 
 

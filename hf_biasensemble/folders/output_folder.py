@@ -157,6 +157,7 @@ MAY_DIFFER_ON_RESUME = {
     "judge",  # what its members say is compared instead
     "dataset_name",  # the fingerprint tells whether the data are the same
     "output_dir",
+    "reading",  # as above
     "pretrained_weights",  # as above
     "selection_dir",
     "compare_with",

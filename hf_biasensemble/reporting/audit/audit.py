@@ -150,7 +150,7 @@ def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray |
     """All samples, in the given order, with what is known of them; columns without content are left out."""
 
     def named(numbers: np.ndarray | None, names: list[str] | None) -> pa.Array | None:
-        return None if numbers is None or names is None else pa.array(names).take(pa.array(numbers))
+        return None if numbers is None or names is None else pa.array(names).take(pa.array(numbers % len(names)))
 
     is_error = np.zeros(len(order), dtype=bool)
     is_error[possible_label_errors(selection, order)] = True

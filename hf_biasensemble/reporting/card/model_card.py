@@ -101,6 +101,7 @@ def write_model_card(
         "method": method,
         "about": [text.format_map(settings) for text in told if text],
         "citations": list(dict.fromkeys(cited)),
+        "reading": [as_text(line) for line in (settings.get("reading") or [])[1:]],
         "class_names": [as_text(class_name) for class_name in splits["train"].class_names],
         "splits": list(splits),
         "settings": settings,
@@ -259,11 +260,13 @@ def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:
         header, group = name, np.zeros(len(labels), dtype=np.int64)
         row = [name, f"{len(labels):,}", "unknown", "unknown"]
         if is_conflicting is not None:
+            if bias_labels is not None:  # -1 is unknown
+                labels, is_conflicting = labels[bias_labels >= 0], is_conflicting[bias_labels >= 0]
             header, group = f"{name}: aligned + conflicting", is_conflicting.astype(np.int64)
             row[2:] = [f"{(~is_conflicting).sum():,}", f"{is_conflicting.sum():,}"]
             severity = f"{100 * is_conflicting.mean():.2f}" if name == "train" else severity
         elif bias_labels is not None:
-            header, group = f"{name}: by bias label, from 0 on", bias_labels
+            header, group = f"{name}: by bias label, from 0 on", bias_labels % len(split.bias_names or [0])
         split_rows.append(row)
         if not shown:  # classes times bias labels
             continue
