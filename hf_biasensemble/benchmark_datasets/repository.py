@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hf_biasensemble.folders.output_folder import CARD_FILE, REPOSITORY_PLACEHOLDER
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.fonts import drawable, font_for
 
 ROWS_PER_GROUP = 100  # as `datasets` writes images
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
@@ -308,21 +310,27 @@ def contact_sheet(
     }
     small = all(max(picture.size) <= 64 for cell in pictures.values() for picture in cell)
     size, resample = (56, Image.Resampling.NEAREST) if small else (96, Image.Resampling.LANCZOS)
-    step, top, font = size + 4, 72, ImageFont.load_default(18)
-    left = 24 + int(max(font.getlength(name) for name in class_names))
+    step, top, font = size + 4, 72, partial(_font, size=18)
+    names = [drawable(" ".join(name.split())) for name in class_names]
+    left = 24 + int(max(font(name).getlength(name) for name in names))
     block = SHEET_COLUMNS * step + 20
     sheet = Image.new("RGB", (left + len(captions) * block, top + len(class_names) * step + 8), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((left, 8), title, "black", font)
+    draw.text((left, 8), drawable(title), "black", font(drawable(title)))
     for conflicting, caption in enumerate(captions):
         x = left + conflicting * block
-        draw.text((x, 40), caption, "black", font)
-        for row, name in enumerate(class_names):
+        draw.text((x, 40), caption, "black", font(caption))
+        for row, name in enumerate(names):
             y = top + row * step
-            draw.text((left - 12, y + size // 2), name, "black", font, anchor="rm")
+            draw.text((left - 12, y + size // 2), name, "black", font(name), anchor="rm")
             for column, picture in enumerate(pictures.get((row, bool(conflicting)), [])):
                 sheet.paste(ImageOps.fit(picture, (size, size), resample), (x + column * step, y))
     return sheet
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    found = font_for(text)
+    return ImageFont.truetype(found[1], size) if found else ImageFont.load_default(size)
 
 
 def push_repository(folder: str | Path, hub_id: str) -> None:
