@@ -5,12 +5,12 @@ The model of a run of training or, with --audit, the suspected images of an audi
 
 from pathlib import Path
 
-from hf_biasensemble.cli.parser import CommandParser
+from hf_biasensemble.arguments.parser import StrictParser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Pushes in one commit and prints its address."""
-    parser = CommandParser("push", __doc__)
+    parser = StrictParser(command="push", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="OUT", help="Output folder of a finished run or audit.")
     parser.add_argument("repo_id", metavar="REPO", help="Repository, such as me/my-model; made if missing.")
     parser.add_argument("--private", action="store_true", help="Make the repository private.")
