@@ -143,6 +143,7 @@ def checked(
     check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    settings["reading"] = [line.strip() for line in splits["train"].reading] or None
     settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
     before: dict[str, Any] = {}
     if args.resume_from_checkpoint:
