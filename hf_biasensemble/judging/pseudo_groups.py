@@ -99,9 +99,9 @@ class PseudoGroups:
         worst = int(np.where(sizes > 0, right_of, 1).argmin())
         if right_of[worst] < FEWEST_RIGHT_OF_CLASS * needed:
             return (
-                f"the members take only {100 * right_of[worst]:.0f} % of the {sizes[worst]:,} held-out images of class "
-                f"{worst} for their class, so they may follow how frequent classes are rather than a shortcut; balance "
-                "them (--balance_members true) or train them longer (--member_steps)"
+                f"the members get only {100 * right_of[worst]:.0f} % of the {sizes[worst]:,} held-out images of class "
+                f"{worst} right, so they may follow how frequent classes are rather than a shortcut; balance them "
+                "(--balance_members true) or train them longer (--member_steps)"
             )
         if conflicting < FEWEST_CONFLICTING:
             return (
