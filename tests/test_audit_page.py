@@ -18,16 +18,16 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
 NAMES = [HOSTILE, 'b "quoted", & more', *(f"class {number}" for number in range(2, 8))]
-SUSPECTED = 130
+FLAGGED = 130
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A page with 130 suspected images of 400, of 8 classes, 20 of them possible label errors."""
+    """A page with 130 flagged images of 400, of 8 classes, 20 of them possible label errors."""
     folder = tmp_path_factory.mktemp("page")
     labels = np.arange(400) % 8
     predictions = agreed(np.where(np.arange(400) < 20, (labels + 1) % 8, labels), 3)
-    probability = np.r_[np.linspace(0.01, 0.8, SUSPECTED), np.linspace(0.95, 1, 400 - SUSPECTED)]
+    probability = np.r_[np.linspace(0.01, 0.8, FLAGGED), np.linspace(0.95, 1, 400 - FLAGGED)]
     selection = made(
         probability,
         labels=labels,
@@ -93,7 +93,7 @@ def exported(page, file) -> list[dict]:
         return list(csv.DictReader(stream))
 
 
-def test_pages_of_the_suspected_images(opened):
+def test_pages_of_the_flagged_images(opened):
     assert status(opened) == "Images 1 to 48 of 130"
     assert shown_rows(opened) == list(range(48))
     assert opened.is_disabled("#previous")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fresh_python import fresh_python
 
 import hf_biasensemble
 from hf_biasensemble.internal.errors import missing_package
@@ -26,6 +27,60 @@ try:
 except ValueError as error:
     print(error)
 """
+
+
+REGISTERED = """
+import hf_biasensemble
+from transformers import AutoConfig
+print(type(AutoConfig.for_model("debiased_image_classifier")) is hf_biasensemble.DebiasedImageClassifierConfig)
+"""
+SHADOWED = """
+import importlib, pkgutil, types
+import hf_biasensemble
+before = {name: getattr(hf_biasensemble, name) for name in hf_biasensemble.__all__}
+modules = [module.name for module in pkgutil.walk_packages(hf_biasensemble.__path__, "hf_biasensemble.")]
+for name in modules:
+    if name not in ("hf_biasensemble.__main__", "hf_biasensemble.evaluation.bias_accuracy.bias_accuracy"):
+        importlib.import_module(name)
+found = {name: getattr(hf_biasensemble, name) for name in before}
+print(sorted(name for name in found if found[name] is not before[name] or isinstance(found[name], types.ModuleType)))
+for package in {name.rpartition(".")[0] for name in modules}:
+    public = getattr(importlib.import_module(package), "__all__", [])
+    print(sorted(name for name in public if f"{package}.{name}" in modules), end="")
+print()
+from hf_biasensemble import run
+print(callable(run))
+"""
+OWN_METHOD = """
+from hf_biasensemble import ErmTrainer, Method, classifier_alone, run
+METHOD = Method(name="own", title=run.__name__, trainer=ErmTrainer, network=classifier_alone)
+"""
+
+
+def test_importing_the_package_registers_its_model(tmp_path):
+    done = fresh_python("-c", REGISTERED, cwd=tmp_path)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_no_public_name_is_shadowed_by_a_module(tmp_path):
+    assert "run" in hf_biasensemble.__all__ and len(hf_biasensemble.__all__) > 40
+    done = fresh_python("-c", SHADOWED, cwd=tmp_path)
+    shadowed, in_packages, is_function = done.stdout.splitlines()
+    assert (shadowed, set(in_packages) - set("[]"), is_function) == ("[]", set(), "True"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["make-dataset", "cmnist", "--help"]])
+def test_command_line_imports_what_the_command_needs(words, tmp_path):
+    done = fresh_python("-X", "importtime", "-m", "hf_biasensemble", *words, cwd=tmp_path)
+    imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
+    assert done.returncode == 0 and "hf_biasensemble.cli.main" in imported
+    assert not {"datasets", "pyarrow", "torch", "transformers", "mlxtend"} & imported
+
+
+def test_a_method_file_imports_from_the_package_in_the_command_line_too(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_METHOD, encoding="utf-8")
+    done = fresh_python("-m", "hf_biasensemble", "train", "--method_file", "own.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and "These are the options of own." in done.stdout, done.stderr
 
 
 def test_version_stands_in_one_place():

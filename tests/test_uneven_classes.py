@@ -1,4 +1,4 @@
-"""Classes of very different sizes without a shortcut do not fool members, set, group methods and judge."""
+"""Classes of very different sizes, without a shortcut: neither members, set, group methods nor judge are fooled."""
 
 import numpy as np
 import pytest

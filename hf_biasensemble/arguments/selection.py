@@ -51,7 +51,7 @@ class SelectionArguments:
         "Members see all classes equally often; by default where the largest class has more than "
         f"{UNEVEN_CLASSES} times the images of the smallest.",
     )
-    audit: bool = option(False, "Also write a page that shows the flagged images.")
+    audit: bool = option(False, "At the end, also write a page that shows the flagged images.")
 
     def __post_init__(self) -> None:
         require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)

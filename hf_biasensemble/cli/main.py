@@ -33,20 +33,28 @@ GROUPS = {
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
-def run_command(module: str, argv: list[str] | None = None) -> int:
-    """Calls the command and turns mistakes of the user into one line and exit status 2."""
+def run_command(command: str, argv: list[str] | None = None) -> int:
+    """Runs a command, such as `run_command("train", ["--config", "lff_be/cmnist", ...])`, and gives its exit status.
+
+    Args:
+        command (`str`): Its name, as in `hf-biasensemble --help`.
+        argv (`list[str]`, *optional*): Its options and their values; by default those of this process.
+
+    Returns:
+        `int`: 0; 2 after a mistake of the user, which is printed as one line.
+    """
     # Large tensors in large pages (Linux): batches of 224 pixels are normalised several times faster. Before torch.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        return importlib.import_module(f"hf_biasensemble.cli.{module}").main(argv)
+        return importlib.import_module(f"hf_biasensemble.cli.{command.replace('-', '_')}").main(argv)
     except BiasEnsembleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def run_process(module: str, argv: list[str] | None = None) -> int:
+def run_process(command: str, argv: list[str] | None = None) -> int:
     """[`run_command`] as all that this process does; one of several then leaves the others in order."""
-    status = run_command(module, argv)
+    status = run_command(command, argv)
     if status == 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:  # set by the launcher
         from hf_biasensemble.internal.collectives import leave
 
@@ -58,7 +66,7 @@ def main() -> int:
     """Entry point of the console script."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command in COMMANDS:
-        return run_process(command.replace("-", "_"), sys.argv[2:])
+        return run_process(command, sys.argv[2:])
     if command == "--version":
         from hf_biasensemble import __version__
 

@@ -16,7 +16,7 @@ from hf_biasensemble.arguments import InferenceArguments
 from hf_biasensemble.arguments.options import require
 from hf_biasensemble.cli.parser import CommandParser
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import without_formula, written_whole
 
 FORMATS = (".csv", ".jsonl")
 
@@ -56,7 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         if not as_lines:
             writer.writeheader()
         for row in (first, *rows):
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n") if as_lines else writer.writerow(row)
+            if as_lines:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                cells = {name: without_formula(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+                writer.writerow(cells)
     for file in files:
         if file in unread:
             print(f"not read: {file} ({unread[file]})", file=sys.stderr)
@@ -65,20 +69,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def list_images(paths: list[Path]) -> list[Path]:
-    """The files among the paths, whatever their names, and the image files below the folders, sorted; each once.
+    """The files among the paths, whatever their names, and the images in the folders as training finds them, in order;
+    each once.
 
     Raises:
         `BiasEnsembleError`: If a folder has no image files.
     """
-    from PIL import Image
+    from hf_biasensemble.data.reading.files import image_files
 
-    suffixes = Image.registered_extensions()
     files: list[Path] = []
     for path in paths:
-        inside = [file for file in path.rglob("*") if file.suffix.lower() in suffixes] if path.is_dir() else [path]
+        inside = list(map(Path, image_files(path))) if path.is_dir() else [path]
         if not inside:
             raise BiasEnsembleError(f"expected image files in the folder {path}, found none")
-        files += sorted(inside)
+        files += inside
     return list(dict.fromkeys(files))
 
 

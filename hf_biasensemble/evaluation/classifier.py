@@ -139,7 +139,10 @@ def details_of(split: ImageSplit, predictions: np.ndarray) -> dict[str, Any]:
     details: dict[str, Any] = {"intervals": accuracy_intervals(predictions, **columns)}
     if groups := split.groups():
         bias_names, attribute = groups
-        cells, accuracy, counts = accuracy_by_group(predictions, columns["labels"], attribute)
+        known = attribute >= 0
+        if not known.any():
+            return details
+        cells, accuracy, counts = accuracy_by_group(predictions[known], columns["labels"][known], attribute[known])
         label, bias = cells[accuracy.argmin()]
         images = int(counts[accuracy.argmin()])
         details["worst_group"] = {"class": split.class_names[label], "bias": bias_names[bias], "images": images}

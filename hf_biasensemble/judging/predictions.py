@@ -9,7 +9,14 @@ import numpy as np
 
 from hf_biasensemble.evaluation.classifier import joined
 from hf_biasensemble.internal.tables import load_table, save_table
-from hf_biasensemble.judging.estimates import Estimate, difference, estimated_intervals, estimates
+from hf_biasensemble.judging.estimates import (
+    FEWEST_OF_CLASS,
+    Estimate,
+    estimated_intervals,
+    estimates,
+    group_weights,
+    paired_difference,
+)
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 
 FOLDER = "judging"
@@ -84,12 +91,6 @@ class HeldOutPredictions:
         """Estimated accuracy by group, with intervals; nothing where there are doubts."""
         return {} if self.groups is None or self.doubt() else estimated_intervals(self.correct, self.groups)
 
-    def gain_over(self, other: "HeldOutPredictions") -> dict[str, Estimate]:
-        """By how much its accuracy exceeds that of another model, by group of this one's, in [-1, 1]."""
-        if self.groups is None or self.doubt():
-            return {}
-        return difference(self.correct, other.correct, self.groups)
-
     def save(self, folder: str | Path, split: str) -> Path:
         """Writes `judging/{split}.parquet` into the folder of a run, complete or not at all."""
         columns = {
@@ -123,6 +124,32 @@ class HeldOutPredictions:
 
         path = Path(folder) / FOLDER / f"{split}.parquet"
         return load_table(path, "predictions", "run the training again", build)
+
+
+def gain(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictions]) -> dict[str, Estimate]:
+    """By how much the accuracy of models exceeds that of others, by group, in [-1, 1]; nothing where there are doubts.
+
+    Chance is in the choice of the images: several seeds are averaged for each image first, since what seeds do on the
+    same image is no independent evidence.
+
+    Args:
+        models (`Sequence[HeldOutPredictions]`): One table per seed, with groups, by which both are judged.
+        others (`Sequence[HeldOutPredictions]`): Tables of the other model, seed by seed on the same images.
+    """
+    if any(model.doubt() for model in models):
+        return {}
+    images, rows = np.unique(np.concatenate([model.index for model in models]), return_inverse=True)
+    better = np.concatenate([model.correct - other.correct for model, other in zip(models, others, strict=True)])
+    found = {}
+    by_seed = [group_weights(model.groups, FEWEST_OF_CLASS) for model in models if model.groups is not None]
+    for name in by_seed[0]:
+        if all(name in weights for weights in by_seed):
+            weights = np.concatenate([weights[name] for weights in by_seed]) / len(models)
+            of_image = [
+                np.bincount(rows, weights=values, minlength=len(images)) for values in (weights * better, weights)
+            ]
+            found[name] = paired_difference(*of_image)
+    return found
 
 
 def pooled(parts: Sequence[HeldOutPredictions]) -> HeldOutPredictions:

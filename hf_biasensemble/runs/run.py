@@ -20,7 +20,6 @@ from hf_biasensemble.arguments import (
 )
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.unsupported import check_reporting_installed
-from hf_biasensemble.data.batches.device_pixels import with_pixels_on
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
 from hf_biasensemble.data.prepare import (
     check_fingerprint,
@@ -28,9 +27,7 @@ from hf_biasensemble.data.prepare import (
     image_transform,
     load_training_splits,
     stated_aligned_bias,
-    training_transform,
 )
-from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.classifier import details_of
 from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written
 from hf_biasensemble.folders.hub import check_can_push, push_model
@@ -52,7 +49,7 @@ from hf_biasensemble.judging.judge import judgement, members_that_judge, pseudo_
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import save_classifier
-from hf_biasensemble.models.frozen import encode_splits, with_backbone
+from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.reporting.audit.audit import write_audit
 from hf_biasensemble.reporting.card.environment import environment_of
@@ -104,21 +101,9 @@ def run(
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
-        heads, trained_on = model_args, splits
-        if model_args.freeze_backbone:
-            images = image_transform(model_args, args.augmentation, args.color_jitter)
-            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
-        trained_on = with_pixels_on(args.pixels_on, args.device, trained_on)
+        inputs = Inputs.of_run(model_args, data_args, args, splits)
         results = train_and_publish(
-            method,
-            model_args,
-            heads,
-            selection_args,
-            args,
-            trained_on,
-            splits,
-            checkpoint,
-            [SettingsCallback(settings), *callbacks],
+            method, inputs, selection_args, args, checkpoint, [SettingsCallback(settings), *callbacks]
         )
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
@@ -158,6 +143,7 @@ def checked(
     check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    settings["reading"] = [line.strip() for line in splits["train"].reading] or None
     settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
     before: dict[str, Any] = {}
     if args.resume_from_checkpoint:
@@ -169,31 +155,23 @@ def checked(
 
 def train_and_publish(
     method: Method,
-    model_args: ModelArguments,
-    heads: ModelArguments,
+    inputs: Inputs,
     selection_args: Any,
     args: DebiasingArguments,
-    splits: dict[str, ImageSplit],
-    images: dict[str, ImageSplit],
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
-    """Selection, training, published model and results of a run whose settings have been checked.
-
-    With a frozen backbone, `heads` are the arguments of networks on its features, which then stand in the splits;
-    `images` are the decoded images in any case.
-    """
-    output_dir = Path(args.output_dir)
-    transform = training_transform(splits["train"], heads, args.augmentation, args.color_jitter)
+    """Selection, training, published model and results of a run whose settings have been checked."""
+    output_dir, splits, images, transform = Path(args.output_dir), inputs.splits, inputs.images, inputs.transform
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
-    network = method.network(heads, splits["train"].class_names, args.seed)  # what it starts from may not fit
+    network = method.network(
+        inputs.network_args, splits["train"].class_names, args.seed
+    )  # what it starts from may not fit
     selection = None
     extra = {}
     if method.selector:
-        selection, results = make_selection(
-            method.selector, heads, selection_args, args, splits, callbacks=callbacks, image_args=model_args
-        )
+        selection, results = make_selection(method.selector, inputs, selection_args, args, callbacks=callbacks)
         extra = {"selection": selection}
     trainer = method.trainer(
         network,
@@ -208,9 +186,7 @@ def train_and_publish(
     use_own_progress(trainer)
     members = members_that_judge(args.judge, output_dir / "selection" if method.selector else None, images["train"])
     if members and "validation" in splits:
-        groups = pseudo_groups_of(
-            members.to(args.device), images["validation"], splits["validation"], args.eval_batch_size
-        )
+        groups = pseudo_groups_of(members.to(args.device), inputs, "validation", args.eval_batch_size)
         trainer.judged = {"validation": groups}
     if args.checkpoint_choice == "estimated":
         reason = groups.doubt() if members else "the selection is from version 0.1, which did not keep its members"
@@ -234,10 +210,8 @@ def train_and_publish(
             results = {key: value for key, value in results.items() if "_estimated_" not in key}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
-        published = trainer.published_model()
-        if isinstance(transform, FeatureTransform):
-            published = with_backbone(published, model_args, transform)
-        save_classifier(published, image_transform(model_args), output_dir, image_geometry(model_args))
+        published, image_args = inputs.classifier_of_images(trainer.published_model()), inputs.image_args
+        save_classifier(published, image_transform(image_args), output_dir, image_geometry(image_args))
         trainer.save_state()
         if "validation" in held_out:
             held_out["validation"].save(output_dir, "validation")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.folders.output_folder import AUDIT_FILES
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import FORMULA_START, written_whole
 from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
 from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, page_data, taken_for
 from hf_biasensemble.reporting.audit.weak_signals import weak_signals
@@ -150,7 +150,7 @@ def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray |
     """All samples, in the given order, with what is known of them; columns without content are left out."""
 
     def named(numbers: np.ndarray | None, names: list[str] | None) -> pa.Array | None:
-        return None if numbers is None or names is None else pa.array(names).take(pa.array(numbers))
+        return None if numbers is None or names is None else pa.array(names).take(pa.array(numbers % len(names)))
 
     is_error = np.zeros(len(order), dtype=bool)
     is_error[possible_label_errors(selection, order)] = True
@@ -161,7 +161,7 @@ def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray |
         "label": named(selection.labels, split.class_names),
         "votes": selection.votes,
         "mean_probability": selection.mean_probability,
-        "is_suspected": ~selection.is_selected,
+        "is_flagged": ~selection.is_selected,
         "predicted_label": named(selection.predicted_labels, split.class_names),
         "agreeing_members": selection.agreeing_members,
         "lowest_probability": selection.lowest_probability,
@@ -177,13 +177,13 @@ def without_formulas(table: pa.Table) -> pa.Table:
     """The table with a single quote before each text that a spreadsheet would take for a formula; numbers stay."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
-            column = pc.replace_substring_regex(table[field.name], r"^([=+\-@\t\r\n])", r"'\1")
+            column = pc.replace_substring_regex(table[field.name], FORMULA_START, r"'\1")
             table = table.set_column(place, field, column)
     return table
 
 
 def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[str, Any]]:
-    """How many of the first k images are bias-conflicting, for round k and for the number of suspected ones.
+    """How many of the first k images are bias-conflicting, for round k and for the number of flagged ones.
 
     Returns:
         `list[dict]`: `k`, `found`, `precision` and `recall`, each but the first two in [0, 1]; empty where that is
@@ -192,8 +192,8 @@ def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[s
     conflicting = selection.is_conflicting
     if conflicting is None or not conflicting.any():
         return []
-    suspected = int((~selection.is_selected).sum())
-    sizes = {k for power in range(1, 8) for k in (10**power, 2 * 10**power, 5 * 10**power)} | {suspected}
+    flagged = int((~selection.is_selected).sum())
+    sizes = {k for power in range(1, 8) for k in (10**power, 2 * 10**power, 5 * 10**power)} | {flagged}
     found = np.cumsum(conflicting[order])
     return [
         {"k": k, "found": int(found[k - 1]), "precision": found[k - 1] / k, "recall": found[k - 1] / found[-1]}
@@ -236,7 +236,7 @@ def _figures(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict
 
 
 def _heat_map(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
-    """Images, and the suspected ones among them, by class and bias label or, without these, by class and conflict."""
+    """Images, and the flagged ones among them, by class and bias label or, without these, by class and conflict."""
     if selection.bias_labels is not None:
         columns, group = split.bias_names or [], selection.bias_labels
     elif selection.is_conflicting is not None:
@@ -246,8 +246,8 @@ def _heat_map(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
     shape = (len(split.class_names), len(columns))
     if max(shape) > WIDEST_TABLE:
         return {"columns": columns, "rows": []}
-    count, suspected = np.zeros(shape, dtype=int), np.zeros(shape, dtype=int)
+    count, flagged = np.zeros(shape, dtype=int), np.zeros(shape, dtype=int)
     np.add.at(count, (selection.labels, group), 1)
-    np.add.at(suspected, (selection.labels, group), ~selection.is_selected)
-    cells = np.stack([count, suspected], axis=-1).tolist()
+    np.add.at(flagged, (selection.labels, group), ~selection.is_selected)
+    cells = np.stack([count, flagged], axis=-1).tolist()
     return {"columns": columns, "rows": list(zip(split.class_names, cells, strict=True))}

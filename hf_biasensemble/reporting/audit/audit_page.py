@@ -39,10 +39,10 @@ def page_data(
 ) -> dict[str, Any]:
     """What the script of the page works with: the rows of the images shown, and which of them go where.
 
-    Half of the budget is for the classes; the most suspected images and possible label errors, in turn, fill the rest.
+    Half of the budget is for the classes; flagged images and possible label errors, in turn, fill the rest.
     """
     extremes = _extremes(selection, order, len(split.class_names), top_k)
-    suspected = order[~selection.is_selected[order]]
+    flagged = order[~selection.is_selected[order]]
     names = {
         "class_names": split.class_names,
         "bias_names": split.bias_names,
@@ -50,7 +50,7 @@ def page_data(
     }
     rows: dict[int, list] = {}
     used = len(htmlsafe_json_dumps(names))
-    for wanted, limit in ((_in_turn(*extremes), budget // 2), (_in_turn(suspected, errors), budget)):
+    for wanted, limit in ((_in_turn(*extremes), budget // 2), (_in_turn(flagged, errors), budget)):
         for position, row in _rows(selection, split, files, (some for some in wanted if some not in rows)):
             size = len(htmlsafe_json_dumps(row)) + 1
             if used + size > limit:
@@ -59,13 +59,13 @@ def page_data(
             used += size
     place = {position: number for number, position in enumerate(rows)}
     # Only the start of each list, without gaps, though an image from further down may be shown elsewhere.
-    starts = [takewhile(place.__contains__, map(int, some)) for some in (suspected, errors, *extremes)]
+    starts = [takewhile(place.__contains__, map(int, some)) for some in (flagged, errors, *extremes)]
     shown = [[place[position] for position in start] for start in starts]
     return {
         **names,
         "columns": list(_ROW_COLUMNS),
         "rows": list(rows.values()),
-        "suspected": {"shown": shown[0], "total": len(suspected)},
+        "flagged": {"shown": shown[0], "total": len(flagged)},
         "errors": {"shown": shown[1], "total": len(errors)},
         "typical": shown[2::2],
         "least_typical": shown[3::2],
@@ -73,7 +73,7 @@ def page_data(
 
 
 _ROW_COLUMNS = (
-    *("index", "file", "label", "votes", "mean_probability", "is_suspected", "predicted_label", "agreeing_members"),
+    *("index", "file", "label", "votes", "mean_probability", "is_flagged", "predicted_label", "agreeing_members"),
     *("lowest_probability", "bias_label", "is_conflicting"),
     *("image_hash", "image"),
 )
@@ -110,7 +110,7 @@ def _rows(
         "label": selection.labels,
         "votes": selection.votes,
         "mean_probability": selection.mean_probability,
-        "is_suspected": ~selection.is_selected,
+        "is_flagged": ~selection.is_selected,
         "predicted_label": selection.predicted_labels,
         "agreeing_members": selection.agreeing_members,
         "lowest_probability": selection.lowest_probability,
@@ -146,7 +146,7 @@ def _thumbnail(record: dict | None, pixels: torch.Tensor) -> str:
 
 
 def taken_for(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
-    """What the members predict for the suspected images: the most frequent confusions, and the table of all.
+    """What the members predict for the flagged images: the most frequent confusions, and the table of all.
 
     Returns:
         `dict` or `None` where the selection does not say what the members predict: `pairs`, each with `label`,
@@ -157,8 +157,8 @@ def taken_for(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
     if selection.predicted_labels is None:
         return None
     number = len(split.class_names)
-    suspected = np.flatnonzero(~selection.is_selected)
-    labels, predicted = selection.labels[suspected], selection.predicted_labels[suspected]
+    flagged = np.flatnonzero(~selection.is_selected)
+    labels, predicted = selection.labels[flagged], selection.predicted_labels[flagged]
     codes, counts = np.unique(labels * number + predicted, return_counts=True)
     pairs = []
     for place in np.argsort(-counts, kind="stable"):
@@ -168,7 +168,8 @@ def taken_for(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
         pair: dict[str, Any] = {"label": label, "predicted": other, "count": int(counts[place])}
         pair |= {"bias": None, "bias_count": 0}
         if selection.bias_labels is not None and split.bias_names:
-            biases = np.bincount(selection.bias_labels[suspected][(labels == label) & (predicted == other)])
+            biases = selection.bias_labels[flagged][(labels == label) & (predicted == other)]
+            biases = np.bincount(biases % len(split.bias_names))  # -1, unknown, is the last
             pair |= {"bias": split.bias_names[biases.argmax()], "bias_count": int(biases.max())}
         pairs.append(pair)
         if len(pairs) == _MOST_PAIRS:

@@ -5,7 +5,7 @@ import numpy as np
 from hf_biasensemble.selection import Selection
 
 # Rules of thumb, not laws: each names a state in which the order of the list says little.
-FEWEST_SUSPECTED = 0.001
+FEWEST_FLAGGED = 0.001
 FEWEST_KEPT = 0.5
 FEWEST_KEPT_OF_CLASS = 0.2
 LEAST_BETTER_THAN_GUESSING = 0.3
@@ -16,7 +16,7 @@ _MOST_CLASSES_NAMED = 10
 def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
     """What speaks against trusting the list, in a sentence or two each; empty if nothing does.
 
-    - Members all right: fewer than `FEWEST_SUSPECTED` of the images are suspected.
+    - Members all right: fewer than `FEWEST_FLAGGED` of the images are flagged.
     - Members unsure: less than `FEWEST_KEPT` of all images, or `FEWEST_KEPT_OF_CLASS` of a class, is kept.
     - Members all wrong: their joint prediction is right hardly more often than always naming the most frequent class
       (the share of the way from there to all right is below `LEAST_BETTER_THAN_GUESSING`).
@@ -27,11 +27,11 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
         class_names (`list[str]`): Names of the classes.
     """
     kept, labels = selection.is_selected, selection.labels
-    total, suspected, kept_share = len(kept), int((~kept).sum()), kept.mean()
+    total, flagged, kept_share = len(kept), int((~kept).sum()), kept.mean()
     found = []
-    if suspected < FEWEST_SUSPECTED * total:
+    if flagged < FEWEST_FLAGGED * total:
         found.append(
-            f"Hardly any image is suspected: {suspected:,} of {total:,}. Either nothing in the data contradicts what "
+            f"Hardly any image is flagged: {flagged:,} of {total:,}. Either nothing in the data contradicts what "
             "the members learnt, or they have memorised the exceptions. Fewer --member_steps or a higher "
             "--member_threshold would tell."
         )
@@ -49,7 +49,7 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
             more = f" and {len(weak) - _MOST_CLASSES_NAMED:,} more" if len(weak) > _MOST_CLASSES_NAMED else ""
             found.append(
                 f"The members are confident about less than {_percent(FEWEST_KEPT_OF_CLASS)} of the images of "
-                f"{', '.join(weak[:_MOST_CLASSES_NAMED])}{more}. There, being suspected says little."
+                f"{', '.join(weak[:_MOST_CLASSES_NAMED])}{more}. There, being flagged says little."
             )
     if selection.predicted_labels is not None and selection.agreeing_members is not None:
         right, guessing = np.mean(selection.predicted_labels == labels), np.bincount(labels).max() / total

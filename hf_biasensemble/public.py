@@ -1,0 +1,91 @@
+"""Every public name of the library; `from hf_biasensemble import NAME` imports it from here."""
+
+from hf_biasensemble.arguments import (
+    DataArguments,
+    DebiasingArguments,
+    InferenceArguments,
+    ModelArguments,
+    SelectionArguments,
+    option,
+)
+from hf_biasensemble.arguments.descriptors import Method, Selector
+from hf_biasensemble.arguments.options import require
+from hf_biasensemble.cli.main import run_command
+from hf_biasensemble.data.batches.sampling import WeightedSampler
+from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.data.geometry import Geometry
+from hf_biasensemble.data.marks import image_hash
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.evaluation.accuracy import bias_accuracy
+from hf_biasensemble.evaluation.classifier import evaluate_classifier
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.losses.objectives import cross_entropy, generalized_cross_entropy, relative_difficulty
+from hf_biasensemble.losses.sample_losses import SampleLosses
+from hf_biasensemble.methods import METHODS
+from hf_biasensemble.models.build import biased_and_debiased, classifier_alone, disentangled
+from hf_biasensemble.models.export import load_classifier
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
+from hf_biasensemble.reporting.figures.curves import accuracy_curves
+from hf_biasensemble.reporting.figures.panels import digit_panel
+from hf_biasensemble.reporting.run.progress import results_table
+from hf_biasensemble.runs.run import run
+from hf_biasensemble.runs.run_arguments import parse_run
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE
+from hf_biasensemble.selectors.erm_errors import ERM_ERRORS
+from hf_biasensemble.trainers.base import DebiasingTrainer
+from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
+from hf_biasensemble.trainers.disent import DisentArguments, DisentTrainer
+from hf_biasensemble.trainers.erm import ErmTrainer
+from hf_biasensemble.trainers.lff import LffTrainer
+from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments, RelativeDifficultyTrainer
+
+__all__ = [
+    "BIAS_ENSEMBLE",
+    "ERM_ERRORS",
+    "METHODS",
+    "BiasEnsembleError",
+    "BiasEnsembleTrainer",
+    "DataArguments",
+    "DebiasedImageClassifier",
+    "DebiasedImageClassifierConfig",
+    "DebiasingArguments",
+    "DebiasingTrainer",
+    "DisentArguments",
+    "DisentTrainer",
+    "ErmTrainer",
+    "Geometry",
+    "ImageSplit",
+    "ImageTransform",
+    "InferenceArguments",
+    "LffTrainer",
+    "Method",
+    "ModelArguments",
+    "RelativeDifficultyArguments",
+    "RelativeDifficultyTrainer",
+    "SampleLosses",
+    "Selection",
+    "SelectionArguments",
+    "Selector",
+    "WeightedSampler",
+    "accuracy_curves",
+    "bias_accuracy",
+    "biased_and_debiased",
+    "classifier_alone",
+    "cross_entropy",
+    "digit_panel",
+    "disentangled",
+    "evaluate_classifier",
+    "generalized_cross_entropy",
+    "image_hash",
+    "load_classifier",
+    "load_image_splits",
+    "option",
+    "parse_run",
+    "relative_difficulty",
+    "require",
+    "results_table",
+    "run",
+    "run_command",
+]
