@@ -145,7 +145,8 @@ def _local(path: Path, config_name: str | None, columns: ColumnNames, names: Spl
         link = path
         if any(sign in str(path.resolve()) for sign in "[]*?"):  # `datasets` would take them for patterns
             link = cache / "data"
-            link.is_symlink() or link.symlink_to(path.resolve(), target_is_directory=True)
+            if not link.is_symlink():
+                link.symlink_to(path.resolve(), target_is_directory=True)
         return Found("files that its README.md lists", _loaded(str(link), config_name, cache_dir=str(cache)))
     return read_folder(path, columns, names, layout)
 
