@@ -368,8 +368,21 @@ def _of_rows(
         {split: rows[columns.image] for split, rows in of_split.items()},
         {split: _column(rows, columns.label) for split, rows in of_split.items()},
     )
+    if tree is not None and tree.images:
+        notes += _in_no_row(tree, [rows[columns.image] for rows in of_split.values()])
     data = {split: _dataset(rows, None, columns.image) for split, rows in of_split.items()}
     return Found(layout, data, splits_from, labels_from, notes)
+
+
+def _in_no_row(tree: Tree, paths: list[pa.ChunkedArray]) -> list[str]:
+    """A line on images in the folder that the table does not name."""
+    named = pc.unique(pa.chunked_array([chunk for each in paths for chunk in each.chunks], pa.string()))
+    files = tree.paths()
+    start = "" if str(tree.root) == "." else f"{tree.root}/"
+    absent = files.filter(pc.invert(pc.is_in(pc.binary_join_element_wise(start, files, ""), value_set=named)))
+    if not len(absent):
+        return []
+    return [f"not read: {len(absent):,} images that no row names, such as {absent[0].as_py()}"]
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray | None:

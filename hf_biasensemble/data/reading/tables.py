@@ -202,6 +202,9 @@ def _text(value: object) -> str | None:
 
 def open_binary_tables(files: list[Path], source: str) -> datasets.Dataset:
     """Parquet or Arrow files, one after another, mapped from a cache that is theirs as they are now."""
+    special = next((file for file in files if not file.is_file()), None)
+    if special:
+        raise BiasEnsembleError(f"{special}: expected a table, found a link to nothing or a special file; remove it")
     builder = Parquet if suffix_of(files[0].name) == ".parquet" else Arrow
     # Paths are given as they are: `datasets` would take [ and * in them for patterns.
     content = DataFilesDict({"train": DataFilesList([str(file.resolve()) for file in files], [()] * len(files))})
