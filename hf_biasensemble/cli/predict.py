@@ -14,16 +14,16 @@ from pathlib import Path
 
 from hf_biasensemble.arguments import InferenceArguments
 from hf_biasensemble.arguments.options import require
-from hf_biasensemble.cli.parser import CommandParser
+from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import without_formula, written_whole
 
 FORMATS = (".csv", ".jsonl")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predicts, writes CSV to the screen or to a file, and lists images that could not be read."""
-    parser = CommandParser("predict", __doc__)
+    parser = StrictParser(command="predict", description=__doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of a saved classifier.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="Images, or folders of images.")
     parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; without it, CSV to the screen.")
@@ -56,7 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         if not as_lines:
             writer.writeheader()
         for row in (first, *rows):
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n") if as_lines else writer.writerow(row)
+            if as_lines:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                cells = {name: without_formula(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+                writer.writerow(cells)
     for file in files:
         if file in unread:
             print(f"not read: {file} ({unread[file]})", file=sys.stderr)

@@ -128,7 +128,7 @@ def accuracy_intervals(
     return intervals
 
 
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(share: float, count: float, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval of a share of `count` samples, both ends in [0, 1]; 95 % with the default `z`."""
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
