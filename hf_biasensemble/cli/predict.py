@@ -102,6 +102,7 @@ def predictions(
     import torch
 
     from hf_biasensemble.data.decoding import decode_image
+    from hf_biasensemble.evaluation.classifier import finite
     from hf_biasensemble.models.export import load_classifier
 
     model, transform, geometry = load_classifier(model_name)
@@ -124,7 +125,7 @@ def predictions(
             if not decoded:
                 continue
             pixels = torch.from_numpy(np.stack(list(decoded.values()))).to(inference.device)
-            logits = model(pixel_values=transform(pixels, training=False)).logits
+            logits = finite(model(pixel_values=transform(pixels, training=False)).logits)
             probabilities, classes = logits.float().softmax(dim=-1).topk(top_k)
             for file, ranked in zip(decoded, zip(classes.tolist(), probabilities.tolist(), strict=True), strict=True):
                 row: dict[str, str | float] = {"file": str(file)}
