@@ -1,5 +1,6 @@
 """What a person sees while a run goes on, and the table at its end."""
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +25,8 @@ _ACCURACIES = {  # in this order; the last word of a key after the split, and it
 
 
 class NamedProgressCallback(TrainerCallback):
-    """Losses, learning rate and accuracy: one moving line on a terminal, else one row per evaluation.
+    """Losses, learning rate and accuracy: one moving line on a terminal, else a table with a row per evaluation,
+    or of ten rows if nothing is evaluated.
 
     Args:
         name (`str`): What is going on, for instance `"BiasEnsemble members"`.
@@ -36,8 +38,13 @@ class NamedProgressCallback(TrainerCallback):
         self.training: dict[str, float] = {}
         self.evaluated: dict[str, float] = {}
         self.columns: list[tuple[str, str]] = []
+        self.next_row: float = math.inf
+        self.steps_between_rows = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and args.eval_strategy == "no":
+            self.steps_between_rows = state.max_steps / 10
+            self.next_row = state.global_step + self.steps_between_rows
         if state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty():
             self.bar = tqdm(
                 total=state.max_steps,
@@ -55,6 +62,9 @@ class NamedProgressCallback(TrainerCallback):
         if logs and "loss" in logs:
             self.training = {key: value for key, value in logs.items() if key in _heading_of_training(logs)}
             self._move_line()
+            if self.bar is None and not self.evaluated and state.global_step >= self.next_row:
+                self._print_row(state.global_step)
+                self.next_row += self.steps_between_rows
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
@@ -64,16 +74,19 @@ class NamedProgressCallback(TrainerCallback):
         self.evaluated = metrics
         if self.bar is not None:
             self._move_line()
-            return
-        values = self.training | metrics
-        columns = [*_heading_of_training(self.training).items(), *_heading_of_metrics(metrics).items()]
+        else:
+            self._print_row(state.global_step)
+
+    def _print_row(self, step: int) -> None:
+        values = self.training | self.evaluated
+        columns = [*_heading_of_training(self.training).items(), *_heading_of_metrics(self.evaluated).items()]
         if columns != self.columns:
             if not self.columns:
                 print(self.name, flush=True)
             self.columns = columns
             print(_header(columns), flush=True)
         cells = "".join(_cell(key, values[key]).rjust(_WIDTH) for key, _ in columns)
-        print(f"{state.global_step:>8}{cells}", flush=True)
+        print(f"{step:>8}{cells}", flush=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
