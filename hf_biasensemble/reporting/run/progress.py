@@ -7,7 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import PrinterCallback
 
 from hf_biasensemble.evaluation.accuracy import METRICS
 
@@ -106,8 +107,9 @@ class NamedProgressCallback(TrainerCallback):
 
 
 def use_own_progress(trainer: Trainer) -> None:
-    """Takes the Trainer's own bar and its printed logs away, where a [`NamedProgressCallback`] stands in for them."""
-    trainer.remove_callback(ProgressCallback)
+    """Removes the Trainer's own bar (in a notebook, its table) and its printed logs, which a [`NamedProgressCallback`]
+    replaces."""
+    trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
     trainer.remove_callback(PrinterCallback)
 
 
