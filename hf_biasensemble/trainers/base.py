@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler
+from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments, steps_of_epochs
@@ -85,6 +86,12 @@ class DebiasingTrainer(EvaluatingTrainer):
             eval_dataset=eval_dataset,
             callbacks=callbacks,
         )
+        if any(isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks):
+            raise BiasEnsembleError(
+                "callbacks: expected no EarlyStoppingCallback, which needs metric_for_best_model, found one; "
+                "--checkpoint_choice publishes the best evaluated step, and a TrainerCallback whose on_evaluate sets "
+                "control.should_training_stop ends training early (docs/troubleshooting.md)"
+            )
         self.transform = transform
         self.checkpoint_choice = CheckpointChoice(args.checkpoint_choice)
         if args.weight_average and train_dataset is not None:
