@@ -40,6 +40,7 @@ SETTINGS = {
     "save_total_limit": 10,
     "logging_steps": 3,
     "swap_start_step": 7,
+    "adjustment_tau": 0.5,
     "first_stage_steps": 30,
     "num_members": 3,
     "member_steps": 30,

@@ -34,7 +34,10 @@ PICTURES = {
     **dict.fromkeys(("erm", "timm"), _OF_ALL),
     **dict.fromkeys(("lff", "disent"), _OF_WEIGHTED),
     **dict.fromkeys(("lff_be", "disent_be", "conflicts only"), _OF_SELECTED),
-    **dict.fromkeys(("jtt", "group_dro_be", "last_layer_be"), ["accuracy", "groups", "selection"]),
+    **dict.fromkeys(
+        ("jtt", "group_dro_be", "last_layer_be", "logit_adjusted", "product_of_experts"),
+        ["accuracy", "groups", "selection"],
+    ),
     "no bias labels": ["accuracy", "selection", "relative_difficulty"],
     "train only": [],
 }
@@ -275,7 +278,9 @@ def test_each_method_names_its_papers(finished, method):
     _, output_dir = finished(method)
     text = card(output_dir)
     papers = {
-        "2205.14594": "lff_be disent_be group_dro_be last_layer_be",
+        "2205.14594": "lff_be disent_be group_dro_be last_layer_be logit_adjusted product_of_experts",
+        "2310.18562": "logit_adjusted",
+        "1909.03683": "product_of_experts",
         "2007.02561": "lff lff_be",
         "2107.01372": "disent disent_be",
         "2107.09044": "jtt",
@@ -293,6 +298,8 @@ def test_each_method_names_its_papers(finished, method):
         "liu2021just": "jtt",
         "sagawa2020distributionally": "group_dro_be",
         "kirichenko2023last": "last_layer_be",
+        "tsirigotis2023group": "logit_adjusted",
+        "clark2019dont": "product_of_experts",
     }
     assert cited == {name for name, methods in expected.items() if method in methods.split()}
     assert method in ModelCard(text).data.tags

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hf_biasensemble.arguments import InferenceArguments
 from hf_biasensemble.arguments.options import require
-from hf_biasensemble.cli.parser import CommandParser
+from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import without_formula, written_whole
 
@@ -23,7 +23,7 @@ FORMATS = (".csv", ".jsonl")
 
 def main(argv: list[str] | None = None) -> int:
     """Predicts, writes CSV to the screen or to a file, and lists images that could not be read."""
-    parser = CommandParser("predict", __doc__)
+    parser = StrictParser(command="predict", description=__doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of a saved classifier.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="Images, or folders of images.")
     parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; without it, CSV to the screen.")
@@ -102,6 +102,7 @@ def predictions(
     import torch
 
     from hf_biasensemble.data.decoding import decode_image
+    from hf_biasensemble.evaluation.classifier import finite
     from hf_biasensemble.models.export import load_classifier
 
     model, transform, geometry = load_classifier(model_name)
@@ -124,7 +125,7 @@ def predictions(
             if not decoded:
                 continue
             pixels = torch.from_numpy(np.stack(list(decoded.values()))).to(inference.device)
-            logits = model(pixel_values=transform(pixels, training=False)).logits
+            logits = finite(model(pixel_values=transform(pixels, training=False)).logits)
             probabilities, classes = logits.float().softmax(dim=-1).topk(top_k)
             for file, ranked in zip(decoded, zip(classes.tolist(), probabilities.tolist(), strict=True), strict=True):
                 row: dict[str, str | float] = {"file": str(file)}

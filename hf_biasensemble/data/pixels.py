@@ -125,8 +125,8 @@ class ImageSplit(Dataset):
 
     def groups(self) -> tuple[list[str], np.ndarray] | None:
         """Names of the values of the bias attribute, and which of them each of the split's samples (R,) has: its bias
-        label (-1: unknown, the last name) or, where there are none, bias-aligned (0) or bias-conflicting (1). `None` where
-        nothing is known."""
+        label (-1: unknown, the last name) or, where there are none, bias-aligned (0) or bias-conflicting (1).
+        `None` where nothing is known."""
         columns = self.measured_by()
         if columns["bias_labels"] is not None:
             bias_labels = columns["bias_labels"]

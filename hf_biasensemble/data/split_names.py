@@ -59,6 +59,8 @@ def chosen_splits(raw: Mapping[str, Any], names: SplitNames, where: str) -> tupl
 def unlabelled_test(splits: Mapping[str, Any], label_column: str) -> bool:
     """Whether the test split (`datasets.Dataset`) says -1 or nothing for every image."""
     test = splits.get("test")
-    if test is None or len(splits) == 1 or label_column not in test.column_names or len(test) == 0:
+    if test is None or len(splits) == 1 or len(test) == 0:
         return False
+    if label_column not in test.column_names:
+        return any(label_column in data.column_names for data in splits.values())
     return not any(label not in (-1, "-1", None) for label in test.with_format(None).unique(label_column))

@@ -57,7 +57,7 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
     counts = tree.image_folders()
     if not counts:
         return ClassFolders()
-    base = _wrapper(tree, counts)
+    base = _wrapper(tree, counts, split_names)
     found = ClassFolders()
     if base:
         found.notes.append(f"everything is in {'/'.join(base)}/")
@@ -87,7 +87,7 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
     return found
 
 
-def _wrapper(tree: Tree, counts: dict[Parts, int]) -> Parts:
+def _wrapper(tree: Tree, counts: dict[Parts, int], split_names: Collection[str]) -> Parts:
     """The folder that holds everything, where it is not the top: archives often have one or two of these."""
     base: Parts = ()
     while base not in counts:
@@ -101,7 +101,7 @@ def _wrapper(tree: Tree, counts: dict[Parts, int]) -> Parts:
             for folder in tree.folders
             if len(folder) == depth + 1 and folder[:depth] == base and folder != inner and _may_be_class(tree, folder)
         ]
-        if inner in counts or beside or use_of(inner[-1]):
+        if inner in counts or beside or use_of(inner[-1]) or inner[-1] in split_names:
             break
         base = inner
     return base
@@ -127,13 +127,10 @@ class _Tops:
         }
 
     def inside(self, top: str) -> tuple[int, set[str]]:
-        """How deep the class folders of a top folder lie, and their names: `seg_train/seg_train` is doubled."""
+        """How deep the class folders of a top folder lie, and their names: those in
+        `seg_train/seg_train` and `train/images` lie one deeper."""
         below = [parts for parts in self.counts if parts and parts[0] == top]
-        depth = 1
-        if all(len(parts) > 2 and parts[1] == top for parts in below) or all(
-            len(parts) > 2 and parts[1] == "images" for parts in below
-        ):
-            depth = 2
+        depth = 2 if any(all(parts[1:2] == (inner,) for parts in below) for inner in (top, "images")) else 1
         return depth, {parts[depth] for parts in below if len(parts) > depth}
 
     def splits(self, notes: list[str]) -> dict[str, int]:

@@ -68,7 +68,7 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
         return list(map(str, numbers)), []
     shown = ", ".join(map(str, numbers[:_NAMED]))
     return list(map(str, numbers)), [
-        f"the numbers in column {column} are not 0 to {max(len(numbers) - 1, 0)}: names of classes are {shown}, in order"
+        f"the numbers in column {column} do not count from 0 on: names of classes are {shown}, in order"
     ]
 
 

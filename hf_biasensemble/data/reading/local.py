@@ -120,6 +120,12 @@ def _refuse_other_labels(tree: Tree, folders: ClassFolders, columns: ColumnNames
         others = [name for name in rows.column_names if name != column]
         values = {name: set(pc.unique(rows[name]).drop_null().to_pylist()) for name in others}
         split = next((name for name in (columns.split, "split") if name in values), None)
+        if _split_of_file(table, SplitNames()):
+            raise BiasEnsembleError(
+                f"{tree.root}: expected folders or tables to say what the classes are, found class folders "
+                f"({', '.join(sorted(classes)[:_NAMED])}) and {table}, which names the same images; take the tables "
+                f"with --layout table --image_column {column}, or the folders with --layout folders"
+            )
         if not split and any(found and found <= classes for found in values.values()):
             continue  # it repeats the folders
         label = next((name for name in others if name == columns.label or name.lower() in _LABEL_WORDS), None)
@@ -130,7 +136,7 @@ def _refuse_other_labels(tree: Tree, folders: ClassFolders, columns: ColumnNames
         if not split and label is None:
             continue
         named = f"--image_column {column}" + (f" --label_column {label}" if label else "")
-        says = f"labels in its column {label}" if label else f"splits in its column {split}"
+        says = f"splits in its column {split}" if split else f"labels in its column {label}"
         raise BiasEnsembleError(
             f"{tree.root}: expected folders or a table to say what the classes are, found class folders "
             f"({', '.join(sorted(classes)[:_NAMED])}) and {table}, with {says}; take the table with --dataset_name "
@@ -362,8 +368,21 @@ def _of_rows(
         {split: rows[columns.image] for split, rows in of_split.items()},
         {split: _column(rows, columns.label) for split, rows in of_split.items()},
     )
+    if tree is not None and tree.images:
+        notes += _in_no_row(tree, [rows[columns.image] for rows in of_split.values()])
     data = {split: _dataset(rows, None, columns.image) for split, rows in of_split.items()}
     return Found(layout, data, splits_from, labels_from, notes)
+
+
+def _in_no_row(tree: Tree, paths: list[pa.ChunkedArray]) -> list[str]:
+    """A line on images in the folder that the table does not name."""
+    named = pc.unique(pa.chunked_array([chunk for each in paths for chunk in each.chunks], pa.string()))
+    files = tree.paths()
+    start = "" if str(tree.root) == "." else f"{tree.root}/"
+    absent = files.filter(pc.invert(pc.is_in(pc.binary_join_element_wise(start, files, ""), value_set=named)))
+    if not len(absent):
+        return []
+    return [f"not read: {len(absent):,} images that no row names, such as {absent[0].as_py()}"]
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray | None:
@@ -469,8 +488,8 @@ def _refuse_contradiction(
         row = int(np.flatnonzero(other.to_numpy(zero_copy_only=False))[0])
         raise BiasEnsembleError(
             f"{file}, row {row}: expected the label of the folder, {classes[row].as_py()}, found "
-            f"{labels[row].as_py()}; take the table with --dataset_name {file}, or the folders with --dataset_name {tree.root} "
-            "--layout folders"
+            f"{labels[row].as_py()}; take the table with --dataset_name {file}, or the folders with "
+            f"--dataset_name {tree.root} --layout folders"
         )
 
 

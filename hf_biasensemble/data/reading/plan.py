@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from hf_biasensemble.data.reading.files import suffix_of
@@ -56,7 +58,7 @@ class ReadingPlan:
         return [
             f"reading {self.name}: {self.layout}",
             f"  classes: {len(self.class_names)}, from {self.labels_from}: {names}",
-            f"  splits: {parts}, {f'by {self.splits_from}' if self.splits_from else 'as nothing names others'}",
+            f"  splits: {parts}{f', by {self.splits_from}' if self.splits_from else '; nothing names others'}",
             f"  bias labels: {self.bias_labels}",
             *(f"  {note}" for note in self.notes),
         ]
@@ -145,7 +147,8 @@ def _local(path: Path, config_name: str | None, columns: ColumnNames, names: Spl
         link = path
         if any(sign in str(path.resolve()) for sign in "[]*?"):  # `datasets` would take them for patterns
             link = cache / "data"
-            link.is_symlink() or link.symlink_to(path.resolve(), target_is_directory=True)
+            if not link.is_symlink():
+                link.symlink_to(path.resolve(), target_is_directory=True)
         return Found("files that its README.md lists", _loaded(str(link), config_name, cache_dir=str(cache)))
     return read_folder(path, columns, names, layout)
 
@@ -175,7 +178,9 @@ def _card_says_files(folder: Path) -> bool:
         head = yaml.safe_load(text.split("---")[1])
     except yaml.YAMLError:
         return False
-    return isinstance(head, dict) and bool({"configs", "dataset_info"} & head.keys())
+    if not isinstance(head, dict):
+        return False
+    return "configs" in head or ("dataset_info" in head and any(folder.rglob("*.parquet")))
 
 
 def _every_file(folder: Path) -> list[Path]:
@@ -209,12 +214,15 @@ def _by_column(
         return data, splits_from
     if len(data) == 1 and splits_from is None:
         (rows,) = data.values()
-        found = splits_of_column(rows.with_format("arrow")[:][column], column, where)
+        found = splits_of_column(_text_of(rows, column), column, where)
         parts = {str(split): rows.select((found == split).nonzero()[0]) for split in dict.fromkeys(found.tolist())}
-        values = ", ".join(str(value) for value in rows.unique(column)[:_NAMED])
-        return parts, f"the column {column} ({values})"
+        values = _text_of(rows, column).unique().to_pylist()[:_NAMED]
+        return parts, f"the column {column} ({', '.join(values)})"
     for split in having:
-        found = splits_of_column(data[split].with_format("arrow")[:][column], column, f"{where}, split {split}")
+        values = _text_of(data[split], column)
+        if any(value is None or use_of_value(value) is None for value in values.unique().to_pylist()):
+            continue  # of something else, such as folds
+        found = splits_of_column(values, column, f"{where}, split {split}")
         different = next((row for row, use in enumerate(found) if use != (use_of_value(split) or split)), None)
         if different is not None:
             raise BiasEnsembleError(
@@ -223,6 +231,14 @@ def _by_column(
                 f"{NO_SPLITS}, or name one table with --dataset_name and --split_column {column}"
             )
     return data, splits_from
+
+
+def _text_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
+    """The column as text; of a `ClassLabel`, the names."""
+    values, feature = rows.with_format("arrow")[:][column], rows.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return pc.take(pa.chunked_array([feature.names], pa.string()), values)
+    return values.cast(pa.string())
 
 
 def _is_text_or_whole(rows: datasets.Dataset, column: str) -> bool:

@@ -118,7 +118,8 @@ def _hint(path: str, tree: Tree, table: Path, column: str) -> str:
 
 def naming_column(table: pa.Table, tree: Tree) -> str | None:
     """The column whose first values name images in the folder, with or without extension; `None` if none does."""
-    names: pa.ChunkedArray | None = None
+    files = pa.chunked_array([names for _, names in tree.images], pa.string()).combine_chunks()
+    by_stem = None
     for column in table.column_names:
         if not pa.types.is_string(table[column].type):
             continue
@@ -126,13 +127,13 @@ def naming_column(table: pa.Table, tree: Tree) -> str | None:
         words = {os.path.basename(value.replace("\\", "/")) for value in values}
         if not words:
             continue
-        if names is None:
-            files = pa.chunked_array([names for _, names in tree.images], pa.string())
-            names = pa.chunked_array([*files.chunks, *pc.replace_substring_regex(files, _EXTENSION, "").chunks])
-        known = pc.is_in(pa.array(sorted(words)), value_set=names.combine_chunks())
-        if 2 * (pc.sum(known).as_py() or 0) > len(words):
+        values = pa.array(sorted(words))
+        if 2 * pc.sum(pc.is_in(values, value_set=files)).as_py() > len(words):
             return column
-    return None
+        if by_stem is None:
+            stems = pc.replace_substring_regex(files, _EXTENSION, "")
+            by_stem = column if 2 * pc.sum(pc.is_in(values, value_set=stems)).as_py() > len(words) else None
+    return by_stem
 
 
 def splits_of_column(values: pa.ChunkedArray, column: str, where: str) -> np.ndarray:
@@ -170,10 +171,14 @@ def splits_of_paths(
         `BiasEnsembleError`: If some paths have one and others do not; names the first of these.
     """
     folders = pc.replace_substring_regex(pc.fill_null(paths, ""), "/?[^/]*$", "").combine_chunks().dictionary_encode()
+    places = folders.dictionary.to_pylist()
+    if all(place.startswith(("/", "..")) for place in places):  # where all of it lies says nothing
+        common = os.path.commonpath(places)
+        places = [os.path.relpath(place, common) for place in places]
     indices = folders.indices.to_numpy()
     classes = set() if labels is None else set(pc.unique(labels.cast(pa.string())).to_pylist())
     meant = []
-    for folder in folders.dictionary.to_pylist():
+    for folder in places:
         parts = [part for part in folder.split("/") if part not in classes]
         meant.append(next((use_of(part) or part for part in parts if use_of(part) or part in split_names), None))
     if not any(meant):

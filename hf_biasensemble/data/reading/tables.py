@@ -44,10 +44,17 @@ def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
         table = _read_json(file)
     else:
         table = _read_csv(file)
-    notes = []
+    plain = pa.table({name: _blank_is_null(table[name]) for name in table.column_names})
+    notes, blanks = [], []
+    for name in plain.column_names:
+        changed = pc.sum(pc.not_equal(plain[name], table[name])).as_py()
+        blanks += [name] if changed and not name.startswith("\0") else []
+    if blanks:
+        notes.append(f"{file.name}: blanks around values are left out: column {', '.join(blanks)}")
+    table = plain
     unnamed = [name for name in table.column_names if name.startswith("\0")]
     if unnamed:
-        filled = [name for name in unnamed if table[name].null_count < len(table)]
+        filled = any(table[name].null_count < len(table) for name in unnamed)
         notes += [f"{file.name}: a column without a name is not read"] if filled else []
         table = table.drop_columns(unnamed)
     if len(table) and table.num_columns:
@@ -109,7 +116,7 @@ def _read_csv(file: Path) -> pa.Table:
         )
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise BiasEnsembleError(f"{file}: {_reason(error, len(names))}") from error
-    return pa.table({name: _blank_is_null(table[name]) for name in names})
+    return table
 
 
 def _reason(error: Exception, columns: int) -> str:
@@ -151,7 +158,7 @@ def _read_json(file: Path) -> pa.Table:
     chunks = [_columns_of(records) for records in _records(file)]
     table = pa.concat_tables(chunks, promote_options="default") if chunks else pa.table({})
     names = _column_names(table.column_names, file)
-    return pa.table({name: _blank_is_null(column) for name, column in zip(names, table.columns, strict=True)})
+    return table.rename_columns(names)
 
 
 def _records(file: Path) -> Iterator[list[dict]]:
@@ -195,6 +202,9 @@ def _text(value: object) -> str | None:
 
 def open_binary_tables(files: list[Path], source: str) -> datasets.Dataset:
     """Parquet or Arrow files, one after another, mapped from a cache that is theirs as they are now."""
+    special = next((file for file in files if not file.is_file()), None)
+    if special:
+        raise BiasEnsembleError(f"{special}: expected a table, found a link to nothing or a special file; remove it")
     builder = Parquet if suffix_of(files[0].name) == ".parquet" else Arrow
     # Paths are given as they are: `datasets` would take [ and * in them for patterns.
     content = DataFilesDict({"train": DataFilesList([str(file.resolve()) for file in files], [()] * len(files))})
