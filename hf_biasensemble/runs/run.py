@@ -209,6 +209,13 @@ def train_and_publish(
         **extra,
     )
     use_own_progress(trainer)
+
+    def publish(classifier: Any, folder: str) -> None:
+        if isinstance(transform, FeatureTransform):
+            classifier = with_backbone(classifier, model_args, transform)
+        save_classifier(classifier, image_transform(model_args), folder, image_geometry(model_args))
+
+    trainer.publisher = publish
     members = members_that_judge(args.judge, output_dir / "selection" if method.selector else None, images["train"])
     if members and "validation" in splits:
         groups = pseudo_groups_of(
@@ -237,10 +244,7 @@ def train_and_publish(
             results = {key: value for key, value in results.items() if "_estimated_" not in key}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
-        published = trainer.published_model()
-        if isinstance(transform, FeatureTransform):
-            published = with_backbone(published, model_args, transform)
-        save_classifier(published, image_transform(model_args), output_dir, image_geometry(model_args))
+        trainer.save_model(str(output_dir))
         trainer.save_state()
         if "validation" in held_out:
             held_out["validation"].save(output_dir, "validation")
