@@ -187,6 +187,13 @@ def train_and_publish(
         **extra,
     )
     use_own_progress(trainer)
+
+    def publish(classifier: Any, folder: str) -> None:
+        image_args = inputs.image_args
+        of_images = inputs.classifier_of_images(classifier)
+        save_classifier(of_images, image_transform(image_args), folder, image_geometry(image_args))
+
+    trainer.publisher = publish
     members = members_that_judge(args.judge, output_dir / "selection" if method.selector else None, images["train"])
     if members and "validation" in splits:
         groups = pseudo_groups_of(members.to(args.device), inputs, "validation", args.eval_batch_size)
@@ -213,8 +220,7 @@ def train_and_publish(
             results = {key: value for key, value in results.items() if "_estimated_" not in key}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
-        published, image_args = inputs.classifier_of_images(trainer.published_model()), inputs.image_args
-        save_classifier(published, image_transform(image_args), output_dir, image_geometry(image_args))
+        trainer.save_model(str(output_dir))
         trainer.save_state()
         if "validation" in held_out:
             held_out["validation"].save(output_dir, "validation")
