@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import yaml
 
 from hf_biasensemble.data.reading.files import suffix_of
-from hf_biasensemble.data.reading.local import Found, read_folder, read_table, with_image_feature
+from hf_biasensemble.data.reading.found import Found, with_image_feature
+from hf_biasensemble.data.reading.local import read_folder, read_table
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
 from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, splits_of_column
 from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, meant_by, use_of_value
