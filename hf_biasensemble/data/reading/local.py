@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from hf_biasensemble.data.reading.files import Tree, listed, look_into
+from hf_biasensemble.data.reading.files import Tree, images, listed, look_into
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
 from hf_biasensemble.data.reading.found import Found, as_dataset, with_paths
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
@@ -38,7 +38,11 @@ def read_table(file: Path, columns: ColumnNames, names: SplitNames) -> Found:
 def read_folder(path: Path, columns: ColumnNames, names: SplitNames, layout: str) -> Found:
     """A folder with images, tables or both."""
     tree = look_into(path)
-    metadata = [table for table in tree.tables if _is_metadata(table)]
+    metadata = [
+        table
+        for table in tree.tables
+        if _is_metadata(table) and (layout == "table" or _names_images(tree, table, columns))
+    ]
     if layout == "folders" or not tree.tables:
         if layout == "folders" or tree.images:
             return _of_folders(tree, names, layout == "folders")
@@ -100,6 +104,7 @@ def _refuse_other_labels(tree: Tree, folders: ClassFolders, columns: ColumnNames
             )
         if not split and any(found and found <= classes for found in values.values()):
             continue  # it repeats the folders
+        others = [name for name in others if name != split]
         label = next((name for name in others if name == columns.label or name.lower() in _LABEL_WORDS), None)
         label = label or next(
             (name for name in others if 1 < len(values[name]) <= len(rows) / 2 and not _all_numbers(values[name])),
@@ -195,7 +200,7 @@ def _of_metadata(tree: Tree, metadata: list[str], columns: ColumnNames, names: S
             found.notes += folders.notes
         elif others.images:
             count = sum(others.image_folders().values())
-            found.notes.append(f"not read: {count:,} images in no folder with a table")
+            found.notes.append(f"not read: {images(count)} in no folder with a table")
     else:
         found = of_rows(
             f"tables {', '.join(used)}", {table: tree.root / table for table in used}, columns, names, together=True

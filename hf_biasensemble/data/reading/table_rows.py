@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_biasensemble.data.reading.files import Tree, look_into
+from hf_biasensemble.data.reading.files import Tree, images, look_into
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
 from hf_biasensemble.data.reading.found import Found, as_dataset
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
@@ -78,6 +78,7 @@ def of_rows(
     notes += repeated(
         {split: rows[columns.image] for split, rows in of_split.items()},
         {split: _column(rows, columns.label) for split, rows in of_split.items()},
+        layout,
     )
     if tree is not None and tree.images:
         notes += _in_no_row(tree, [rows[columns.image] for rows in of_split.values()])
@@ -93,7 +94,7 @@ def _in_no_row(tree: Tree, paths: list[pa.ChunkedArray]) -> list[str]:
     absent = files.filter(pc.invert(pc.is_in(pc.binary_join_element_wise(start, files, ""), value_set=named)))
     if not len(absent):
         return []
-    return [f"not read: {len(absent):,} images that no row names, such as {absent[0].as_py()}"]
+    return [f"not read: {images(len(absent))} that no row names, such as {absent[0].as_py()}"]
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray | None:
