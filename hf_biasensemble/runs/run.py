@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ from hf_biasensemble.reporting.run.history import HistoryCallback
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK, NamedProgressCallback, results_table, use_own_progress
 from hf_biasensemble.reporting.run.run_figures import write_run_figures
 from hf_biasensemble.reporting.run.services import SettingsCallback
+from hf_biasensemble.runs.choosing import check_candidates, chosen_of
 from hf_biasensemble.selectors.making import make_selection
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
 
@@ -102,9 +103,11 @@ def run(
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
         inputs = Inputs.of_run(model_args, data_args, args, splits)
-        results = train_and_publish(
-            method, inputs, selection_args, args, checkpoint, [SettingsCallback(settings), *callbacks]
-        )
+        callbacks, said = [SettingsCallback(settings), *callbacks], {}
+        if method.chooses:
+            candidate, said = chosen_of(inputs, selection_args, args, method.selector)
+            method, args = candidate.method, candidate.settings(args)
+        results = train_and_publish(method, inputs, selection_args, args, checkpoint, callbacks, said)
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
             print(f"audit: {write_audit(output_dir, splits['train'], name, config_name)}", flush=True)
@@ -140,6 +143,8 @@ def checked(
         raise BiasEnsembleError(
             f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
         )
+    if method.chooses:
+        check_candidates(args.candidates, model_args, method.selector)
     check_backbone(model_args, args.per_device_train_batch_size)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
@@ -159,8 +164,10 @@ def train_and_publish(
     args: DebiasingArguments,
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback] = (),
+    said: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Selection, training, published model and results of a run whose settings have been checked."""
+    """Selection, training, published model and results of a run whose settings have been checked; `said` is put into
+    these results as well."""
     output_dir, splits, images, transform = Path(args.output_dir), inputs.splits, inputs.images, inputs.transform
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
@@ -207,6 +214,7 @@ def train_and_publish(
         results |= {f"validation_{key}": value for key, value in judged.items()}
         if "estimated_intervals" not in judged:  # what cannot be told is no result, though it may have chosen the step
             results = {key: value for key, value in results.items() if "_estimated_" not in key}
+    results |= said or {}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
         published, image_args = inputs.classifier_of_images(trainer.published_model()), inputs.image_args
