@@ -150,8 +150,9 @@ class Selection:
         (`selection_conflicting_leak`)."""
         summary: dict[str, float] = {"selection_size": int(self.is_selected.sum())}
         if self.is_conflicting is not None:
+            known = True if self.bias_labels is None else self.bias_labels >= 0
             for name, group in (
-                ("selection_aligned_recall", ~self.is_conflicting),
+                ("selection_aligned_recall", ~self.is_conflicting & known),
                 ("selection_conflicting_leak", self.is_conflicting),
             ):
                 if group.any():

@@ -40,6 +40,7 @@ SETTINGS = {
     "save_total_limit": 10,
     "logging_steps": 3,
     "swap_start_step": 7,
+    "adjustment_tau": 0.5,
     "first_stage_steps": 30,
     "num_members": 3,
     "member_steps": 30,
@@ -200,10 +201,16 @@ def trained_probabilities(published: Path, kind: str) -> list[dict[str, float]]:
 
 
 def pushed_of(folder: Path, repo_id: str) -> dict[str, bytes]:
-    """What a push must leave in a repository: the files, with the repository's name in the card's examples."""
+    """What a push must leave in a repository: the files, with its name in the card's examples and settings without
+    folders of this machine."""
     files = {name: (folder / name).read_bytes() for name in PUSHED if (folder / name).is_file()}
     card = files["README.md"].decode().replace(f"local-dir:{REPOSITORY_PLACEHOLDER}", f"hf-hub:{repo_id}")
-    return files | {"README.md": card.replace(REPOSITORY_PLACEHOLDER, repo_id).encode()}
+    settings = yaml.safe_load(files["config.yaml"])
+    settings |= {key: f"path/to/{Path(value).name}" for key, value in settings.items() if str(value).startswith("/")}
+    return files | {
+        "README.md": card.replace(REPOSITORY_PLACEHOLDER, repo_id).encode(),
+        "config.yaml": yaml.safe_dump(settings, sort_keys=False).encode(),
+    }
 
 
 def distance(ours: Path, theirs: Path) -> float:

@@ -326,8 +326,7 @@ def test_audit_at_the_end_of_training(audited, digits, tmp_path):
 
 def test_audit_of_a_method_without_selection_is_refused(digits, tmp_path, capsys):
     assert train(digits, tmp_path / "run", "lff", audit="true") == 2
-    assert (
-        "option --audit in the command line does nothing with --method lff; expected it with disent_be"
-        in error_line(capsys)
+    assert "option --audit in the command line has no effect with --method lff; it belongs to disent_be" in error_line(
+        capsys
     )
     assert not (tmp_path / "run").exists()

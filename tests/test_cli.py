@@ -8,6 +8,8 @@ import pytest
 from runs import train, words
 
 from hf_biasensemble import __version__
+from hf_biasensemble.arguments import InferenceArguments
+from hf_biasensemble.arguments.help import ALIASES, COMMON, OUR_WORDS
 from hf_biasensemble.cli import main as cli
 from hf_biasensemble.cli.main import COMMANDS, run_command
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -210,3 +212,33 @@ def test_the_only_term_of_a_loss_is_not_shown_beside_it(capsys):
     progress.on_log(None, state, None, {"loss": 0.3, "loss_classification": 0.3, "learning_rate": 0.01})
     progress.on_evaluate(None, state, None, {"test_accuracy": 0.5})
     assert capsys.readouterr().out.splitlines()[2].split() == ["step", "lr", "loss", "accuracy"]
+
+
+# Help ----------------------------------------------------------------------------------------------------------------
+
+
+def options_in_help(command: str, word: str, capsys) -> set[str]:
+    with pytest.raises(SystemExit):
+        run_command(command, [word])
+    return set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE))
+
+
+def test_help_shows_the_common_options_and_help_all_every_one(capsys):
+    some, every = (options_in_help("train", word, capsys) for word in ("--help", "--help-all"))
+    assert len(some) < 40 and some < every and len(every) > 120
+    assert {"dataset_name", "backbone", "method", "max_steps", "seed", "loss_average_decay", "dry_run"} <= some
+    assert {"verify_pixels", "adam_beta1"} <= every - some
+
+
+@pytest.mark.parametrize("command", ["audit", "check-data", "explain", "judge", "test"])
+def test_help_of_other_commands_shows_all_of_their_own_options(command, capsys):
+    some, every = (options_in_help(command, word, capsys) for word in ("--help", "--help-all"))
+    shared = options_in_help("train", "--help-all", capsys) | {"batch_size"}
+    assert some < every and every - some <= shared
+
+
+def test_common_options_are_options():
+    data_args, model_args, selection_args, args = parse_run(["--dataset_name", "x", "--output_dir", "y"])
+    inference = InferenceArguments()
+    known = {name for part in (data_args, model_args, selection_args, args, inference) for name in vars(part)}
+    assert COMMON <= known and OUR_WORDS.keys() <= known and ALIASES.keys() <= known

@@ -92,11 +92,11 @@ def test_bffhq_keeps_both_halves_of_its_test_split(built):
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_card_counts_every_cell_and_names_the_licence(built, name):
+def test_card_counts_every_class_and_names_the_licence(built, name):
     tree, folder = built[name]
     text = (folder / "README.md").read_text()
     assert "license: unknown" in text and "Licence: unknown" in text
-    class_names, bias_names = NAMES[name]
+    class_names, _ = NAMES[name]
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     shared = {path.name.split("-")[0] for path in folder.glob("shared/*")}
     for (config, split), files in tree.expected.items():
@@ -106,9 +106,6 @@ def test_card_counts_every_cell_and_names_the_licence(built, name):
         ]
         cells = [f"{a} + {c}" for a, c in by_class[: len(class_names)]]
         assert [line[5:] for line in table if line[:3] == [shown, split, str(len(files))]] == [cells]
-        for number, bias_name in enumerate(bias_names or ()):
-            counts = [str(sum(v[:2] == (c, number) for v in files.values())) for c in range(len(class_names))]
-            assert [line[3:] for line in table if line[:3] == [shown, split, bias_name]] == [counts]
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert np.asarray(sheet).std() > 10
 

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from fresh_python import WITHOUT_LIBRARY, only_error
 from hub_server import TOKEN, Repository
 from runs import PUSHED, error_line, pushed_of, train, trained_probabilities, words
@@ -96,6 +98,16 @@ def test_published_files_are_pushed_in_one_commit_and_nothing_else(full_folder, 
 
     assert push(full_folder, "me/mine").returncode == 0
     assert len(repository.commits) == 2  # nothing has changed
+
+
+def test_nothing_that_is_pushed_says_where_it_was_made(full_folder, hub, push):
+    settings = yaml.safe_load((full_folder / "config.yaml").read_text())
+    assert Path(settings["dataset_name"]).is_absolute() and Path(settings["output_dir"]).is_absolute()
+    assert push(full_folder, "me/mine").returncode == 0
+    files = hub.model("me/mine").files
+    parts = {Path(settings[name]).parent.as_posix().encode() for name in ("dataset_name", "output_dir")}
+    assert [name for name, content in files.items() if any(part in content for part in parts)] == []
+    assert yaml.safe_load(files["config.yaml"])["dataset_name"] == f"path/to/{Path(settings['dataset_name']).name}"
 
 
 def test_selection_is_pushed_on_demand_and_files_of_an_earlier_push_do_not_stay(full_folder, hub, push):

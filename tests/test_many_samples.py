@@ -13,10 +13,10 @@ from test_cost import Operators
 
 from benchmarks.trainers import Setting, random_split, trainer
 from hf_biasensemble.data.held_out import hold_out, with_fold
-from hf_biasensemble.data.loading import _integers
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.data.sources import open_data_set
+from hf_biasensemble.data.reading.labels import numbers_of
+from hf_biasensemble.data.reading.plan import plan_reading
 from hf_biasensemble.evaluation import classifier as evaluation
 from hf_biasensemble.evaluation.classifier import evaluate_classifier
 from hf_biasensemble.judging.estimates import estimated_intervals
@@ -214,7 +214,7 @@ def test_a_folder_of_many_files_is_opened_without_an_object_for_each(tmp_path):
         for number in range(count // 2):
             (tmp_path / name / f"{number:06}.png").touch()
     found = []
-    assert peak(lambda: found.append(open_data_set(str(tmp_path), None, "image"))) < 800 * count
+    assert peak(lambda: found.append(plan_reading(str(tmp_path)).data)) < 800 * count
     (split,) = found[0].values()
     paths = split.cast_column("image", datasets.Image(decode=False)).flatten()["image.path"][:]
     assert paths == [str(file) for file in sorted(tmp_path.rglob("*.png"))]
@@ -225,5 +225,5 @@ def test_classes_as_text_are_numbered_without_an_object_for_each():
     count, names = 100_000, ["ant", "bee"]
     data = datasets.Dataset(pa.table({"label": pa.array(names * (count // 2))}))
     found = []
-    assert peak(lambda: found.append(_integers(data, "label", names, "here"))) < 40 * count
+    assert peak(lambda: found.append(numbers_of(data, "label", names, "here"))) < 40 * count
     assert found[0].tolist() == [0, 1] * (count // 2)

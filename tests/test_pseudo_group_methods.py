@@ -30,7 +30,7 @@ def selection_of(split, seed=3) -> Selection:
     """Predictions that are right for about three of four samples."""
     draws = np.random.default_rng(seed)
     labels = split.labels.numpy()
-    other = draws.integers(len(CLASS_NAMES), size=len(labels))
+    other = draws.integers(len(split.class_names), size=len(labels))
     predicted = np.where(draws.random(len(labels)) < 0.25, other, labels)
     right = predicted == labels
     votes, probability = right.astype(int), right.astype(np.float32)
@@ -54,7 +54,7 @@ def recorded_run(method: str, tmp_path, backbone: str = "mlp", **changes):
             return super().training_terms(model, batch)
 
     size = split.pixels.shape[-1]
-    network = descriptor.network(ModelArguments(backbone=backbone, image_size=size), CLASS_NAMES, 7)
+    network = descriptor.network(ModelArguments(backbone=backbone, image_size=size), split.class_names, 7)
     before = copy.deepcopy(network)
     selection = selection_of(split)
     trainer = Recording(

@@ -211,7 +211,7 @@ def test_members_evaluated_only_after_one_update_are_refused(digits, tmp_path, c
 
 def test_methods_without_members_refuse_their_options(digits, tmp_path, capsys):
     assert train(digits, tmp_path / "out", "erm", keep_member="best") == 2
-    assert "option --keep_member in the command line does nothing with --method erm" in error_line(capsys)
+    assert "option --keep_member in the command line has no effect with --method erm" in error_line(capsys)
 
 
 def test_members_evaluated_twice_are_not_refused():

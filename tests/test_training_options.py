@@ -101,7 +101,7 @@ def test_command_line_is_refused_in_the_same_words(name):
 
 def test_what_is_refused_is_not_offered(capsys):
     with pytest.raises(SystemExit):
-        parse_run(["--help"])
+        parse_run(["--help-all"])
     text = capsys.readouterr().out
     assert "--weight_decay" in text and "--optim " not in text and "--fsdp" not in text
 
@@ -109,10 +109,10 @@ def test_what_is_refused_is_not_offered(capsys):
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["--lr_scheduler_type", "reduce_lr_on_plateau"], "one that follows steps and no metric"),
-        (["--lr_scheduler_type", "greedy"], "one that follows steps and no metric"),
-        (["--warmup_steps", "10"], "one with a warmup, such as constant_with_warmup"),
-        (["--lr_scheduler_kwargs", '{"num_cycles": 2}'], "one with options"),
+        (["--lr_scheduler_type", "reduce_lr_on_plateau"], "one that depends on steps and not on a metric"),
+        (["--lr_scheduler_type", "greedy"], "one that depends on steps and not on a metric"),
+        (["--warmup_steps", "10"], "one with warmup, such as constant_with_warmup"),
+        (["--lr_scheduler_kwargs", '{"num_cycles": 2}'], "one that takes --lr_scheduler_kwargs"),
         (["--step_decay_steps", "10", "--lr_scheduler_type", "linear"], "constant with --step_decay_steps"),
     ],
 )

@@ -71,7 +71,7 @@ class Method:
     unused: frozenset[str] = frozenset()
     baseline: str | None = None
     starts_from: str | None = None
-    purpose: str = "to lean less on shortcuts in its training images, in a way that never reads a bias label"
+    purpose: str = "to rely less on shortcuts in its training images, without ever reading bias labels"
     about: str = ""
     citations: tuple[str, ...] = ()
     chooses: bool = False

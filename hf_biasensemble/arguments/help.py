@@ -1,87 +1,93 @@
-"""How `--help` shows the options, and what people who know other scripts mean by theirs."""
+"""How `--help` shows options, and which option a mistyped or foreign name means."""
 
 import argparse
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable
 
-ACCEPTED = {
-    "train_dir": "dataset_name",
-    "image_column_name": "image_column",
-    "label_column_name": "label_column",
-    "train_val_split": "validation_share",
+COMMON = frozenset(
+    """dataset_name dataset_config_name image_column label_column bias_label_column max_train_samples
+    backbone pretrained freeze_backbone image_size
+    num_members member_steps member_threshold member_agreement audit
+    method output_dir overwrite_output_dir max_steps num_train_epochs per_device_train_batch_size learning_rate
+    augmentation eval_steps checkpoint_choice compare_with seed resume_from_checkpoint push_to_hub
+    batch_size use_cpu bf16""".split()
+)
+"""Of the options that commands share, those that `--help` shows; `--help-all` shows all."""
+
+OUR_WORDS = {
+    "output_dir": "Folder for the results.",
+    "bf16": "Train in mixed precision, bfloat16.",
+    "push_to_hub": "Upload the finished run to the Hub.",
+    "seed": "Seed of weights, order of the training images and augmentation.",
+    "use_cpu": "Stay on the CPU whatever other devices there are.",
+    "resume_from_checkpoint": "true: continue from the last checkpoint in output_dir; or the folder of a checkpoint.",
 }
-"""Options of Hugging Face's `run_image_classification.py` that mean the same here, and what they are called here."""
+"""Help for options of transformers that says what they do here."""
 
-MEANT: dict[str, str | tuple[str, ...]] = {
-    "lr": "learning_rate",
-    "epochs": "num_train_epochs",
-    "num_epochs": "num_train_epochs",
-    "steps": "max_steps",
-    "batch_size": "per_device_train_batch_size",
-    "train_batch_size": "per_device_train_batch_size",
-    "eval_batch_size": ("per_device_eval_batch_size", "batch_size"),
-    "per_device_eval_batch_size": "batch_size",
-    "model_name_or_path": ("backbone", "model"),
-    "model_name": ("backbone", "model"),
-    "model": "backbone",
-    "models": "model",
-    "checkpoint": "model",
-    "arch": "backbone",
-    "data_dir": "dataset_name",
-    "data_path": "dataset_name",
-    "dataset": ("dataset_name", "reference_dataset"),
-    "dataset_config": ("dataset_config_name", "dataset_config_names"),
-    "severity": ("dataset_config_name", "dataset_config_names"),
-    "root_dir": "dataset_name",
-    "train_dir": "dataset_name",
-    "wd": "weight_decay",
-    "output": ("output_dir", "output_file"),
-    "out_dir": "output_dir",
-    "save_dir": "output_dir",
-    "resume": "resume_from_checkpoint",
-    "algorithm": "method",
-    "baseline": "compare_with",
-    "checkpoint_dir": "reference_checkpoint",
-    "push_to_hub": "hub_dataset_id",
-    "repo_id": ("hub_model_id", "hub_dataset_id"),
-    "top_k": "num_images",
-    "device": "use_cpu",
-    "no_cuda": "use_cpu",
+ALIASES = {
+    "dataset_name": ["--train_dir", "--train-dir"],
+    "image_column": ["--image_column_name", "--image-column-name"],
+    "label_column": ["--label_column_name", "--label-column-name"],
+    "validation_share": ["--train_val_split", "--train-val-split"],
 }
-"""Usual names of other scripts and earlier names of ours, whose values may differ: by name, the options to look at."""
+"""Options of Hugging Face's `run_image_classification.py` that mean the same under another name."""
+
+_USUAL_NAMES = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs num_epochs",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size train_batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "batch_size": "eval_batch_size per_device_eval_batch_size",
+    "backbone": "model_name_or_path model_name model arch",
+    "model": "model_name_or_path model_name models checkpoint",
+    "dataset_name": "data_dir data_path dataset root_dir",
+    "reference_dataset": "dataset",
+    "dataset_config_name": "dataset_config severity",
+    "dataset_config_names": "dataset_config severity",
+    "weight_decay": "wd",
+    "output_dir": "output out_dir save_dir",
+    "output_file": "output",
+    "resume_from_checkpoint": "resume",
+    "method": "algorithm",
+    "compare_with": "baseline",
+    "reference_checkpoint": "checkpoint_dir",
+    "hub_model_id": "repo_id",
+    "hub_dataset_id": "push_to_hub repo_id",
+    "num_images": "top_k",
+    "use_cpu": "device no_cuda",
+}
+"""By option, names of other scripts and former names of ours, whose values may differ."""
 
 
-def option_meant(name: str, known: Collection[str]) -> str | None:
-    """The known option that is meant by an unknown one: by meaning, else by spelling."""
-    meant = MEANT.get(name, ())
-    found = [option for option in ([meant] if isinstance(meant, str) else meant) if option in known]
-    return " or ".join(found) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
+def unknown_option(name: str, parser: argparse.ArgumentParser, where: str) -> str:
+    """The error for a name that no option has, with the option that it means: a usual name, else the nearest."""
+    strings = [[text for text in action.option_strings if text.startswith("--")] for action in parser._actions]
+    known = [names[0].lstrip("-") for names in strings if names]
+    typed = name.lstrip("-")
+    meant = [option for option, names in _USUAL_NAMES.items() if option in known and typed in names.split()]
+    near = " or ".join(meant or difflib.get_close_matches(typed, known, n=1))
+    return f"unknown option {name} in {where}; {f'did you mean {near}?' if near else 'see --help for all options'}"
 
 
-def unknown_key(key: str, known: Collection[str], where: str) -> str:
-    """Message for a key that no option has."""
-    near = option_meant(key.lstrip("-"), known)
-    hint = f"did you mean {near}?" if near else "see --help for all options"
-    return f"unknown option {key} in {where}; {hint}"
+def mistake(
+    message: str,
+    parser: argparse.ArgumentParser,
+    refusal: Callable[[str, str], str | None] = lambda name, where: None,
+) -> str:
+    """What argparse says of a mistake, as one of our errors.
 
-
-def mistake(message: str, parser: argparse.ArgumentParser) -> str:
-    """What argparse says of a mistake, with the nearest option for an unknown one, else with where to look."""
-    known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
-    if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
-        return unknown_key(unknown[1], known, "the command line")
-    return f"{message}; see {parser.prog} --help"
-
-
-def with_own_names(argv: Iterable[str], known: Collection[str]) -> list[str]:
-    """The words of a command line with the options of [`ACCEPTED`] under the names that they have here."""
-    words = []
-    for word in argv:
-        name, equals, value = word.removeprefix("--").partition("=")
-        ours = ACCEPTED.get(name.replace("-", "_")) if word.startswith("--") else None
-        words.append(f"--{ours}{equals}{value}" if ours in known and name not in known else word)
-    return words
+    Args:
+        message: Of argparse.
+        parser: Its options.
+        refusal: `(name, where) -> str`: the error for an option that is known but has no place here.
+    """
+    if unknown := re.match("unrecognized arguments: ([^ =]+)", message):
+        where = "the command line"
+        return refusal(unknown[1], where) or unknown_option(unknown[1], parser, where)
+    message = re.sub(r"^argument (--\w+)[^:]*", r"\1", message)
+    return message if message.startswith("--") else f"{message}; see {parser.prog} --help"
 
 
 class OptionHelp(argparse.ArgumentDefaultsHelpFormatter):
@@ -101,12 +107,12 @@ class OptionHelp(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def _word_for(action: argparse.Action) -> str:
-    many = " ..." if action.nargs in ("+", "*") else ""
     if action.metavar:
         return str(action.metavar)
     if isinstance(action.default, bool) or action.nargs == "?":
         return "true|false"
     if action.choices and len(list(action.choices)) <= 6:
-        return "|".join(str(choice) for choice in action.choices)
+        return "|".join(map(str, action.choices))
     named = {int: "INT", float: "FLOAT"}
+    many = " ..." if action.nargs in ("+", "*") else ""
     return named.get(action.type, "TEXT") + many  # type: ignore[call-overload]

@@ -1,39 +1,35 @@
-"""The strict parser of YAML file and command line.
+"""The strict parser of command line and YAML file, on top of `transformers.HfArgumentParser`.
 
-Command line wins over the YAML file, which wins over the defaults. A key that nobody knows is an error.
+The command line wins over the file, and the file over the defaults. An unknown option is an error.
 """
 
 import argparse
+import copy
 import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_biasensemble.arguments.help import OptionHelp, unknown_key, with_own_names
+from hf_biasensemble.arguments.help import ALIASES, COMMON, OUR_WORDS, OptionHelp, mistake, unknown_option
 from hf_biasensemble.arguments.unsupported import UNSUPPORTED
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.shipped import config_file
 
+_TRANSFORMERS = "options of transformers.TrainingArguments"
+_SHARED = ("hf_biasensemble.arguments", "transformers")  # modules of options of which --help shows the common ones
+
 
 class Foreign(NamedTuple):
-    """An option that other methods have and the one at hand has not: who has it, and its default there."""
+    """An option that the method at hand does not have: its default in the methods that do, and the refusal."""
 
-    method: str
-    owners: list[str]
     default: Any
-
-    def refused(self, option: str, where: str) -> str:
-        """The words of the refusal."""
-        return (
-            f"option {option} in {where} does nothing with --method {self.method}; expected it with "
-            f"{', '.join(self.owners)} only; leave it out"
-        )
+    reason: str
 
 
 def parse_arguments(
@@ -45,114 +41,128 @@ def parse_arguments(
     epilog: str | None = None,
     command: str | None = None,
 ) -> tuple[Any, ...]:
-    """Fills the dataclasses from `--config` (a YAML file, or a recipe by name) and the command line.
+    """Fills dataclasses from the command line and `--config` (a YAML file or the name of a recipe).
 
     Args:
         argument_types (`list[type]`): The dataclasses whose fields are the options.
-        argv (`list[str]`, *optional*): The words of the command line, by default those of this process.
+        argv (`list[str]`, *optional*): The words of the command line; by default those of this process.
         description (`str`, *optional*): For `--help`.
         hidden (`Mapping[type, Collection[str]]`, *optional*): By dataclass, fields that are no options here and keep
             their defaults.
-        foreign (`Callable`, *optional*): What is known of an option that none of the dataclasses has. One in the file
-            is passed over if it has its default there, or if the command line names another method than the file.
-        epilog (`str`, *optional*): For the end of `--help`.
-        command (`str`, *optional*): Whose options they are, for `--help`: `train`, ...
+        foreign (`Callable`, *optional*): Describes an option that only other methods have. A file may contain one with
+            its default, or with any value if the command line names another method than the file.
+        epilog (`str`, *optional*): Last lines of `--help`.
+        command (`str`, *optional*): The command, for `--help`: `train`, ...
 
     Raises:
-        `BiasEnsembleError`: If a key is unknown (names the nearest known one and the file), a value does not fit its
-            type, or the file cannot be read.
+        `BiasEnsembleError`: If an option is unknown, a value has the wrong type, or the file cannot be read.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = StrictParser(argument_types, hidden, foreign, allow_abbrev=False, description=description, epilog=epilog)
-    if command:
-        parser.prog = f"hf-biasensemble {command}"
-        parser.usage = f"{parser.prog} [--config FILE] [--OPTION VALUE ...]"
-    parser.add_argument("--config", help="YAML file with any of the options below, or a recipe such as lff_be/cmnist.")
-    parser.known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
-    argv = with_own_names(argv, parser.known)
+    parser = StrictParser(
+        argument_types, command, hidden, foreign, "--help-all" in argv, description=description, epilog=epilog
+    )
+    parser.add_argument("--config", help="YAML file with any of these options, or a recipe such as lff_be/cmnist.")
+    if parser.shortened:
+        parser.add_argument("--help-all", action="help", help="show every option and exit")
     file = given_option("config", argv)
     try:
-        words = _as_words(file, read_yaml(file), parser, argv) if file else []
+        words = _words_of(file, read_yaml(file), parser, argv) if file else []
         return parser.parse_args_into_dataclasses([*words, *argv])
     except BiasEnsembleError:
         raise
-    except ValueError as error:  # what TrainingArguments itself refuses
+    except ValueError as error:  # TrainingArguments refuses a value
         raise BiasEnsembleError(" ".join(str(error).split())) from error
 
 
 def given_option(name: str, argv: list[str]) -> str | None:
-    """The value of one option on the command line, if it is there, before anything else is known of the others."""
+    """The value of one option on the command line, whatever else stands there; `None` without it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{name}", nargs="?")
     return getattr(parser.parse_known_args(argv)[0], name)
 
 
 class StrictParser(HfArgumentParser):
-    """Errors as `BiasEnsembleError`, with the nearest known option; options in groups by who declares them."""
+    """A parser whose errors are a `BiasEnsembleError` of one line, and whose help groups options by who declares them.
 
-    known: set[str] = set()
+    Args:
+        argument_types (`Sequence[type]`, *optional*): Dataclasses whose fields are options.
+        command (`str`, *optional*): The command, for help and errors.
+        hidden, foreign: As in [`parse_arguments`].
+        show_all (`bool`, *optional*, defaults to `True`): Whether help shows more than the common options.
+    """
 
     def __init__(
         self,
-        argument_types: list[type],
+        argument_types: Sequence[type] = (),
+        command: str | None = None,
         hidden: Mapping[type, Collection[str]] = MappingProxyType({}),
         foreign: Callable[[str], Foreign | None] = lambda name: None,
+        show_all: bool = True,
         **kwargs: Any,
     ):
-        self.hidden = hidden
-        self.foreign = foreign
-        super().__init__(argument_types, formatter_class=OptionHelp, **kwargs)
-        for action in self._actions:
-            if any(option.startswith("--no_") and option[5:] in self._dests() for option in action.option_strings):
-                action.help = argparse.SUPPRESS  # the same option, the other way round
-        self._action_groups.sort(key=lambda group: group.title == _group_title(TrainingArguments))
+        self.hidden, self.foreign, self.show_all = hidden, foreign, show_all
+        self.shortened = False
+        super().__init__(argument_types, formatter_class=OptionHelp, allow_abbrev=False, **kwargs)
+        if command:
+            self.prog = f"hf-biasensemble {command}"
+            self.usage = f"{self.prog} [--config FILE] [--OPTION VALUE ...]" if argument_types else None
+        self._action_groups.sort(key=lambda group: group.title == _TRANSFORMERS)
         # argparse would take -1e-3 for an option.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
-
-    def _dests(self) -> set[str]:
-        return {action.dest for action in self._actions}
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         hints = get_type_hints(dtype)
         groups: dict[type, Any] = {}
         for field in self._options_of(dtype):
-            # A default of our own makes an option of transformers one of ours.
+            # A new default for an option of transformers makes it one of ours.
             owner = next(kind for kind in dtype.__mro__ if field.name in kind.__dict__.get("__annotations__", {}))
             if owner not in groups:
-                groups[owner] = self.add_argument_group(_group_title(owner))
+                groups[owner] = self.add_argument_group(_title(owner))
+            field = copy.copy(field)
             field.type = hints[field.name]
-            if issubclass(dtype, TrainingArguments) and field.name in UNSUPPORTED:
-                field.metadata = MappingProxyType({**field.metadata, "help": argparse.SUPPRESS})
+            metadata = {**field.metadata, "aliases": ALIASES.get(field.name, [])}
+            if not self._is_shown(field.name, owner):
+                metadata["help"] = argparse.SUPPRESS
+            elif owner is TrainingArguments and field.name in OUR_WORDS:
+                metadata["help"] = OUR_WORDS[field.name]
+            field.metadata = MappingProxyType(metadata)
             self._parse_dataclass_field(groups[owner], field)
+            if field.default is True:
+                self._actions[-1].help = argparse.SUPPRESS  # --no_X, the same option the other way round
 
     def _options_of(self, dtype: type) -> list[dataclasses.Field]:
         hidden = self.hidden.get(dtype, ())
         return [field for field in dataclasses.fields(dtype) if field.init and field.name not in hidden]
 
+    def _is_shown(self, name: str, owner: type) -> bool:
+        if issubclass(owner, TrainingArguments) and name in UNSUPPORTED:
+            return False
+        further = owner.__module__.startswith(_SHARED) and name not in COMMON
+        self.shortened = self.shortened or further
+        return self.show_all or not further
+
     def parse_args_into_dataclasses(self, args: Any = None, **kwargs: Any) -> tuple[Any, ...]:
         """One instance of each dataclass."""
-        values = vars(self.parse_known_args(args)[0])
+        namespace, rest = self.parse_known_args(args)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        values = vars(namespace)
         return tuple(
             dtype(**{field.name: values[field.name] for field in self._options_of(dtype)})
             for dtype in self.dataclass_types
         )
 
     def error(self, message: str) -> NoReturn:
-        raise BiasEnsembleError(re.sub(r"^argument (--\w+)[^:]*", r"\1", message))
+        raise BiasEnsembleError(mistake(message, self, self._refusal))
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, rest = super().parse_known_args(args, namespace)
-        if rest:
-            key = rest[0].split("=")[0]
-            foreign = self.foreign(key.removeprefix("--")) if key.startswith("--") else None
-            where = "the command line"
-            self.error(foreign.refused(key, where) if foreign else unknown_key(key, self.known, where))
-        return parsed, rest
+    def _refusal(self, name: str, where: str) -> str | None:
+        foreign = self.foreign(name.removeprefix("--"))
+        return foreign and f"option {name} in {where} {foreign.reason}"
 
 
-def _group_title(owner: type) -> str:
+def _title(owner: type) -> str:
     if owner is TrainingArguments:
-        return "training: further options of transformers.TrainingArguments"
+        return _TRANSFORMERS
     title = owner.__dict__.get("_argument_group_name") or (owner.__doc__ or owner.__name__).strip().splitlines()[0]
     return title.rstrip(".")
 
@@ -161,7 +171,7 @@ def read_yaml(file: str) -> dict[str, Any]:
     """The options in a YAML file, unchecked.
 
     Raises:
-        `BiasEnsembleError`: If it cannot be read or holds something else.
+        `BiasEnsembleError`: If it cannot be read or is no mapping.
     """
     try:
         content = yaml.safe_load(config_file(file).read_text(encoding="utf-8"))
@@ -172,45 +182,36 @@ def read_yaml(file: str) -> dict[str, Any]:
     return content
 
 
-_IN_PLACE_OF = {
-    "max_steps": {"num_train_epochs", "schedule_steps"},
-    "num_train_epochs": {"max_steps", "schedule_steps"},
-}
-"""By option of the command line, those of the file that it stands in place of, unless it asks for nothing."""
-
-
-def _as_words(file: str, content: dict[str, Any], parser: StrictParser, argv: list[str]) -> list[str]:
-    """The file's content as command line words, which the parser then checks like any other."""
-    method = given_option("method", argv)
-    words: list[str] = []
+def _words_of(file: str, content: dict[str, Any], parser: StrictParser, argv: list[str]) -> list[str]:
+    """The file's content as words of a command line, which the parser then checks like any other."""
     actions = {option.lstrip("-"): action for action in parser._actions for option in action.option_strings}
-    known = parser.known - {"h", "help", "config"}
-    asked = [option for option in _IN_PLACE_OF if given_option(option, argv) not in (None, "-1", "0", "0.0")]
-    replaced = {key for option in asked for key in _IN_PLACE_OF[option]}
-    is_of_another_method = method is not None and content.get("method") not in (None, method)
+    for name in ("h", "help", "help-all", "config"):
+        actions.pop(name, None)
+    # Steps on the command line replace epochs in the file, and the other way round; -1 and 0 ask for neither.
+    lengths = ("max_steps", "num_train_epochs")
+    asked = [name for name in lengths if given_option(name, argv) not in (None, "-1", "0", "0.0")]
+    replaced = {*lengths, "schedule_steps"} - set(asked) if asked else set()
+    of_another_method = content.get("method") not in (None, given_option("method", argv) or content.get("method"))
+    words: list[str] = []
     for key, value in content.items():
-        if str(key) not in known:
+        if (action := actions.get(str(key))) is None:
             foreign = parser.foreign(str(key))
             if foreign is None:
-                raise BiasEnsembleError(unknown_key(str(key), known, file))
-            if is_of_another_method or value == foreign.default:
-                continue
-            raise BiasEnsembleError(foreign.refused(str(key), file))
-        if str(key) in replaced:
+                raise BiasEnsembleError(unknown_option(str(key), parser, file))
+            if not of_another_method and value != foreign.default:
+                raise BiasEnsembleError(f"option {key} in {file} {foreign.reason}")
             continue
-        action = actions[str(key)]
-        if value is None and action.default is None:
+        if key in replaced or (value is None and action.default is None):
             continue
         if value is None or value == [] or (isinstance(value, list) and action.nargs != "+"):
             expected = "one or more values" if action.nargs == "+" else "one value"
             found = "nothing" if value in (None, []) else value
             raise BiasEnsembleError(f"{file}: {key}: expected {expected}, found {found}; leave it out for the default")
-        if isinstance(value, dict):
-            value = json.dumps(value)
-        values = [str(item) for item in (value if isinstance(value, list) else [value])]
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        option = [f"--{key}", *map(str, values)]
         try:
-            parser.parse_known_args([f"--{key}", *values])
+            parser.parse_known_args(option)
         except BiasEnsembleError as error:
             raise BiasEnsembleError(f"{file}: {error}") from error
-        words += [f"--{key}", *values]
+        words += option
     return words

@@ -1,4 +1,4 @@
-"""Options of `transformers.TrainingArguments` that would do nothing here, or something else than they say."""
+"""Options of `transformers.TrainingArguments` that would have no effect here, or another than they promise."""
 
 from typing import Any
 
@@ -8,68 +8,51 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from hf_biasensemble.arguments.options import require
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
-_ADAM = "the optimiser is Adam, with --learning_rate, --weight_decay, --adam_beta1, --adam_beta2 and --adam_epsilon"
-_EVALUATION = "evaluation has no data loader: it counts right answers of whole splits"
-_CHOICE = "--checkpoint_choice says which step is published"
-_MEMORY = "networks are not made for it; lower --per_device_train_batch_size, raise --gradient_accumulation_steps"
-_LANGUAGE = "it is for language models"
-_ORDER = "images have no lengths, and come in random order or one after another"
-_PROCESSES = "only processes that hold the whole network are supported; see docs/scaling.md"
-_SHARES = "how processes share batches is fixed, so that any number of them gives the same training"
-_RESUME = "a checkpoint holds all that exact resuming needs"
-_PUSH = "a finished run is pushed once, to main"
-
-UNSUPPORTED = {
-    "optim": _ADAM,
-    "optim_args": _ADAM,
-    "optim_target_modules": _ADAM,
-    "label_smoothing_factor": "losses of single samples say what is bias-aligned, and are those of the paper",
-    "average_tokens_across_devices": _LANGUAGE,
-    "include_num_input_tokens_seen": _LANGUAGE,
-    "use_cache": _LANGUAGE,
-    "use_liger_kernel": _LANGUAGE,
-    "liger_kernel_config": _LANGUAGE,
-    "neftune_noise_alpha": _LANGUAGE,
-    "bf16_full_eval": "evaluation has the precision of training; see --bf16",
-    "fp16_full_eval": "evaluation has the precision of training; see --fp16",
-    "activation_checkpointing": _MEMORY,
-    "activation_checkpointing_kwargs": _MEMORY,
-    "gradient_checkpointing": _MEMORY,
-    "gradient_checkpointing_kwargs": _MEMORY,
-    "auto_find_batch_size": "results depend on the batch size; set --per_device_train_batch_size",
-    "logging_nan_inf_filter": "a loss that is not finite ends the run",
-    "debug": "a loss that is not finite ends the run and names its step",
-    "skip_memory_metrics": "results hold no memory metrics",
-    "prediction_loss_only": _EVALUATION,
-    "eval_do_concat_batches": _EVALUATION,
-    "eval_use_gather_object": _EVALUATION,
-    "eval_accumulation_steps": _EVALUATION,
-    "include_for_metrics": _EVALUATION,
-    "batch_eval_metrics": _EVALUATION,
-    "do_predict": "`hf-biasensemble predict` labels images",
-    "load_best_model_at_end": _CHOICE,
-    "metric_for_best_model": _CHOICE,
-    "greater_is_better": _CHOICE,
-    "save_only_model": _RESUME,
-    "ignore_data_skip": _RESUME,
-    "enable_jit_checkpoint": "a checkpoint is saved on SIGTERM anyway",
-    "save_on_each_node": "one process writes the run",
-    "hub_strategy": _PUSH,
-    "hub_always_push": _PUSH,
-    "hub_revision": _PUSH,
-    "data_seed": "--seed decides the order of the training images as well",
-    "train_sampling_strategy": _ORDER,
-    "length_column_name": _ORDER,
-    "remove_unused_columns": "the dataset yields whole batches",
-    "label_names": "evaluation knows the columns of labels: --label_column, --bias_label_column",
-    "accelerator_config": _SHARES,
-    "ddp_static_graph": "a method may change what it computes, as DisEnt does once it swaps",
-    "parallelism_config": _PROCESSES,
-    "fsdp": _PROCESSES,
-    "fsdp_config": _PROCESSES,
-    "deepspeed": _PROCESSES,
+_REASONS = {
+    "the optimizer is Adam, with --learning_rate, --weight_decay, --adam_beta1, --adam_beta2 and --adam_epsilon": (
+        "optim optim_args optim_target_modules"
+    ),
+    "per-sample losses decide what is bias-aligned, and are those of the paper": "label_smoothing_factor",
+    "it is for language models": (
+        "average_tokens_across_devices include_num_input_tokens_seen use_cache use_liger_kernel liger_kernel_config "
+        "neftune_noise_alpha"
+    ),
+    "evaluation has the precision of training; see --bf16": "bf16_full_eval",
+    "evaluation has the precision of training; see --fp16": "fp16_full_eval",
+    "the networks do not support it; lower --per_device_train_batch_size and raise --gradient_accumulation_steps": (
+        "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs"
+    ),
+    "results depend on the batch size; set --per_device_train_batch_size": "auto_find_batch_size",
+    "a loss that is not finite ends the run": "logging_nan_inf_filter",
+    "a loss that is not finite ends the run with an error that names the step": "debug",
+    "results contain no memory metrics": "skip_memory_metrics",
+    "evaluation has no data loader: it classifies whole splits": (
+        "prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps "
+        "include_for_metrics batch_eval_metrics"
+    ),
+    "`hf-biasensemble predict` labels images": "do_predict",
+    "--checkpoint_choice decides which step is published": (
+        "load_best_model_at_end metric_for_best_model greater_is_better"
+    ),
+    "a checkpoint contains everything that exact resuming needs": "save_only_model ignore_data_skip",
+    "a checkpoint is saved on SIGTERM anyway": "enable_jit_checkpoint",
+    "one process writes all files": "save_on_each_node",
+    "a finished run is pushed once, to main": "hub_strategy hub_always_push hub_revision",
+    "--seed sets the order of the training images too": "data_seed",
+    "images have no lengths; they come in random order or one after another": (
+        "train_sampling_strategy length_column_name"
+    ),
+    "the dataset yields whole batches": "remove_unused_columns",
+    "--label_column and --bias_label_column name the columns of labels": "label_names",
+    "batches are split so that any number of processes trains the same model": "accelerator_config",
+    "a method may change what it computes, as DisEnt does when it starts to swap": "ddp_static_graph",
+    "every process must hold the whole network; see docs/scaling.md": (
+        "parallelism_config fsdp fsdp_config deepspeed"
+    ),
 }
-"""Why each of them is refused."""
+
+UNSUPPORTED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
+"""By option, why it is refused."""
 
 _AS_DEFAULT: dict[str, tuple[Any, ...]] = {
     "accelerator_config": (AcceleratorConfig(),),
@@ -79,9 +62,9 @@ _AS_DEFAULT: dict[str, tuple[Any, ...]] = {
     "include_for_metrics": ([],),
     "include_num_input_tokens_seen": (False,),
     "label_names": ([],),
-    "train_sampling_strategy": ("sequential",),  # the trainer refuses it where the method has an order of its own
+    "train_sampling_strategy": ("sequential",),  # the trainer refuses it for a method with its own order
 }
-"""What is as good as the default: what the parser and `TrainingArguments` make of it, and what works as well."""
+"""Values that are as good as the default: what `TrainingArguments` makes of it, and what also works."""
 
 _BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 _WITHOUT_WARMUP = ("constant",)
@@ -89,14 +72,14 @@ _WITHOUT_KWARGS = ("constant", "constant_with_warmup")
 
 
 def check_supported(args: Any, defaults: dict[str, Any]) -> None:
-    """Refuses what is set but would be ignored.
+    """Refuses an option that is set but would be ignored.
 
     Args:
-        args (`DebiasingArguments`): The settings, before or after `TrainingArguments` has completed them.
+        args (`DebiasingArguments`): The settings, before or after `TrainingArguments.__post_init__`.
         defaults (`dict[str, Any]`): The default of each field.
 
     Raises:
-        `BiasEnsembleError`: Names the first such option, and says why.
+        `BiasEnsembleError`: Names the first such option and the reason.
     """
     for name, reason in UNSUPPORTED.items():
         value = getattr(args, name)
@@ -106,32 +89,32 @@ def check_supported(args: Any, defaults: dict[str, Any]) -> None:
 
 
 def _check_schedule(args: Any) -> None:
-    """Refuses a learning rate schedule that is not supported, or ignores another option."""
+    """Refuses a learning rate schedule that is not supported or would ignore another option."""
     kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-    require(kind not in _BY_METRIC, "--lr_scheduler_type", "one that follows steps and no metric", kind)
+    require(kind not in _BY_METRIC, "--lr_scheduler_type", "one that depends on steps and not on a metric", kind)
     if args.step_decay_steps:
         require(kind == "constant", "--lr_scheduler_type", "constant with --step_decay_steps", kind)
     if args.warmup_steps:
-        expected = "one with a warmup, such as constant_with_warmup, with --warmup_steps"
+        expected = "one with warmup, such as constant_with_warmup, for --warmup_steps"
         require(kind not in _WITHOUT_WARMUP, "--lr_scheduler_type", expected, kind)
     if args.lr_scheduler_kwargs:
-        expected = "one with options with --lr_scheduler_kwargs"
+        expected = "one that takes --lr_scheduler_kwargs"
         require(kind not in _WITHOUT_KWARGS, "--lr_scheduler_type", expected, kind)
 
 
 def check_reporting(services: list[str]) -> None:
-    """Refuses a service for logs that nobody knows."""
+    """Refuses an unknown reporting service."""
     known = sorted(INTEGRATION_TO_CALLBACK)
     for name in services:
-        require(name in known, "--report_to", f"none, all or some of {', '.join(known)}", name)
+        require(name in known, "--report_to", f"none, all, or any of {', '.join(known)}", name)
 
 
 def check_reporting_installed(services: list[str]) -> None:
-    """Refuses a service for logs whose package is not installed here."""
+    """Refuses a reporting service whose package is not installed."""
     for name in services:
         if name not in (*get_available_reporting_integrations(), *_NOT_LISTED):
             raise BiasEnsembleError(
-                f"--report_to {name}: expected its package, found none; install it, or leave the option out"
+                f"--report_to {name}: expected its package, found none; install it or leave the option out"
             )
 
 

@@ -6,7 +6,7 @@ Needs the extra `onnx`.
 import importlib.util
 from pathlib import Path
 
-from hf_biasensemble.cli.parser import CommandParser
+from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.internal.errors import BiasEnsembleError, missing_package
 from hf_biasensemble.internal.files import written_whole
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
 
     The file takes normalised `pixel_values` (B, C, H, W) and gives `logits` (B, K).
     """
-    parser = CommandParser("export-onnx", __doc__)
+    parser = StrictParser(command="export-onnx", description=__doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of a saved classifier.")
     parser.add_argument("--output_file", required=True, type=Path, help="ONNX file to write.")
     options = parser.parse_args(argv)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from hf_biasensemble.cli.parser import CommandParser
+from hf_biasensemble.arguments.parser import StrictParser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Pushes in one commit and prints its address."""
-    parser = CommandParser("push", __doc__)
+    parser = StrictParser(command="push", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="OUT", help="Output folder of a finished run.")
     parser.add_argument("repo_id", metavar="REPO", help="Repository, such as me/my-model; created if missing.")
     parser.add_argument("--private", action="store_true", help="Make the repository private.")

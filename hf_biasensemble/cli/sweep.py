@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from hf_biasensemble.cli.parser import CommandParser
+from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.folders.output_folder import CONFIG_FILE, sole_writer
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS, load_method_file
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The options of the sweep, and the rest, which is for the runs."""
-    parser = CommandParser("sweep", __doc__)
+    parser = StrictParser(command="sweep", description=__doc__)
     parser.add_argument("--methods", nargs="+", required=True, help=f"What to compare: {', '.join(METHODS)}.")
     parser.add_argument("--method_file", help="Python file that defines a further method of --methods.")
     parser.add_argument("--dataset_config_names", nargs="+", default=["default"], help="Configurations, as 1pct 5pct.")

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_biasensemble.folders.output_folder import CARD_FILE, REPOSITORY_PLACEHOLDER
+from hf_biasensemble.folders.output_folder import CARD_FILE, CONFIG_FILE, REPOSITORY_PLACEHOLDER, without_local_paths
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SELECTION_FILES = ["selection/selection.parquet", "selection/members.safetensors"]
@@ -177,7 +178,11 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _content(file: Path, repo_id: str) -> Path | bytes:
-    """What is uploaded of a file: itself; of a card, the text with the repository's name in its examples."""
+    """What is uploaded of a file: itself; a card with the repository's name in its examples, settings without paths of
+    this machine."""
+    if file.name == CONFIG_FILE:
+        settings = without_local_paths(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return yaml.safe_dump(settings, sort_keys=False).encode()
     if file.name != CARD_FILE:
         return file
     card, place, name = file.read_bytes(), REPOSITORY_PLACEHOLDER.encode(), repo_id.encode()

@@ -1,5 +1,6 @@
 """The folder of a run: what may be in it, who may write into it, and what a run may be resumed with."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,18 @@ _FURTHER_FILES = (
     *FIGURE_FILES,
     *AUDIT_FILES,
 )
+
+
+def without_local_paths(value: Any) -> Any:
+    """The settings or results with `path/to/NAME` for each absolute path, which is of no use on another machine."""
+    if isinstance(value, dict):
+        return {name: without_local_paths(content) for name, content in value.items()}
+    if isinstance(value, list):
+        return [without_local_paths(content) for content in value]
+    path = re.fullmatch(r"(local-dir:)?(?:[~/\\]|[A-Za-z]:[/\\]).*?([^/\\]*)[/\\]*", str(value))
+    if isinstance(value, str) and path:
+        return f"{path[1] or ''}path/to/{path[2]}"
+    return value
 
 
 @contextmanager
@@ -157,6 +170,7 @@ MAY_DIFFER_ON_RESUME = {
     "judge",  # what its members say is compared instead
     "dataset_name",  # the fingerprint tells whether the data are the same
     "output_dir",
+    "reading",  # as above
     "pretrained_weights",  # as above
     "selection_dir",
     "compare_with",

@@ -1,4 +1,4 @@
-"""Deep feature reweighting on pseudo-groups: the head of an ordinary classifier, trained anew on balanced batches."""
+"""Deep feature reweighting on pseudo-groups: the head of an ordinary classifier, retrained on balanced batches."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoG
 
 
 class LastLayerTrainer(PseudoGroupTrainer):
-    """Last layer retraining (https://arxiv.org/abs/2204.02937) on pseudo-groups, which batches hold equally often. The
+    """Last layer retraining (https://arxiv.org/abs/2204.02937) on balanced pseudo-groups. The
     encoder stays as it is, batch normalisation included. Logs `loss_classification`."""
 
     def __init__(self, model: DebiasedImageClassifier, *args: Any, **kwargs: Any):
@@ -38,8 +38,8 @@ METHOD = Method(
     starts_from="erm",
     about=(
         "Deep feature reweighting ([Kirichenko et al., 2023](https://huggingface.co/papers/2204.02937)) without its "
-        "group labels: the last layer of an ordinary classifier is trained again, on batches that hold each group of "
-        "class and votes (`pseudo_groups: {pseudo_groups}`) equally often. All other layers stay as they were."
+        "group labels: the last layer of an ordinary classifier is trained again, on balanced groups of class and "
+        "votes (`pseudo_groups: {pseudo_groups}`). All other layers stay as they were."
     ),
     citations=(
         """\

@@ -1,9 +1,12 @@
-"""What timm says of a name or arguments that it does not know, in one line of ours."""
+"""What timm makes of a name and arguments, with errors in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import timm
+from timm.models import parse_model_name, resolve_model_input_args
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifierConfig
@@ -11,12 +14,39 @@ from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifierConf
 
 @contextmanager
 def timm_errors_named(config: DebiasedImageClassifierConfig) -> Iterator[None]:
-    """Words what timm says of a name or arguments that it does not know as a `BiasEnsembleError`."""
+    """Turns whatever timm raises for a name or arguments into a `BiasEnsembleError`."""
     try:
         yield
-    except (RuntimeError, TypeError) as error:
-        near = ", ".join(timm.list_models(f"*{config.backbone.split('.')[0][:8]}*")[:5])
-        raise BiasEnsembleError(
-            f"--backbone {config.backbone} with arguments {config.backbone_args}: {' '.join(str(error).split())}; "
-            f"timm models with a similar name: {near or 'none'}"
-        ) from error
+    except Exception as error:  # each network raises its own for arguments that it does not take
+        given = f" with --backbone_args {config.backbone_args}" if config.backbone_args else ""
+        if "no source prefix" in str(error):
+            expected = (
+                "expected mlp or the name of a timm model, found what may be a Hub id or a path; a timm model on the "
+                f"Hub is hf-hub:{config.backbone}, one in a folder is local-dir:{config.backbone}"
+            )
+        else:
+            near = ", ".join(timm.list_models(f"*{config.backbone.split('.')[0][:8]}*")[:5])
+            said = " ".join(str(error).split())[:300]
+            if not isinstance(error, (RuntimeError, TypeError)) or not said:
+                said = f"{type(error).__name__} {said}".strip()
+            expected = f"{said}; timm models with a similar name: {near or 'none'}"
+        raise BiasEnsembleError(f"--backbone {config.backbone}{given}: {expected}") from error
+
+
+@cache
+def timm_source(name: str) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+    """timm's own name for a backbone in a folder (`local-dir:`) or on the Hub (`hf-hub:`).
+
+    Returns:
+        Its architecture, the arguments that make the same network of this, and its `pretrained_cfg`; for any other
+        name, the name itself, no arguments and `None`.
+    """
+    if parse_model_name(name)[0] is None:
+        return name, {}, None
+    arguments = resolve_model_input_args(name)
+    architecture, cfg = arguments.pop("model_name"), arguments.pop("pretrained_cfg")
+    for unneeded in ("pretrained_model_args", "num_classes"):
+        arguments.pop(unneeded, None)
+    if cfg.get("fixed_input_size"):
+        arguments.setdefault("img_size", cfg["input_size"][-1])
+    return architecture, arguments, cfg

@@ -51,6 +51,7 @@ from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.preprocessing import with_preprocessing
+from hf_biasensemble.models.reopening import check_reopens
 from hf_biasensemble.reporting.audit.audit import write_audit
 from hf_biasensemble.reporting.card.environment import environment_of
 from hf_biasensemble.reporting.card.model_card import write_model_card
@@ -146,8 +147,11 @@ def checked(
     if method.chooses:
         check_candidates(args.candidates, model_args, method.selector)
     check_backbone(model_args, args.per_device_train_batch_size)
+    if args.should_save:
+        check_reopens(method.network, model_args, splits["train"].class_names)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    settings["reading"] = [line.strip() for line in splits["train"].reading] or None
     settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
     before: dict[str, Any] = {}
     if args.resume_from_checkpoint:

@@ -40,7 +40,7 @@ def parse_run(
         description,
         hidden={method.arguments: method.unused},
         foreign=lambda name: _option_of_others(name, method),
-        epilog=f"These are the options of {method.name}. Others have others: --method one of {', '.join(METHODS)}.",
+        epilog=f"Options of --method {method.name}; others have their own. Methods: {', '.join(METHODS)}.",
         command=command,
     )
     values = dict(zip(types, parsed, strict=True))
@@ -69,4 +69,7 @@ def _option_of_others(name: str, method: Method) -> Foreign | None:
                 if field.name == name and not (kind is other.arguments and name in other.unused):
                     made = field.default_factory
                     defaults[other.name] = field.default if made is dataclasses.MISSING else made()
-    return Foreign(method.name, list(defaults), next(iter(defaults.values()))) if defaults else None
+    if not defaults:
+        return None
+    reason = f"has no effect with --method {method.name}; it belongs to {', '.join(defaults)}; leave it out"
+    return Foreign(next(iter(defaults.values())), reason)

@@ -23,7 +23,7 @@ from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
 @dataclass
 class ErmErrorsArguments:
-    """JTT's first stage: an ordinary classifier, trained for a short time."""
+    """JTT's first stage: an ordinary classifier, trained briefly."""
 
     _argument_group_name: ClassVar[str] = "selection: errors of a first classifier"
     sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir"})
@@ -32,7 +32,8 @@ class ErmErrorsArguments:
         300, "Optimisation steps of the first classifier, 1 or more; JTT's number of epochs T, here in steps."
     )
     selection_dir: str | None = option(
-        None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
+        None,
+        "Folder for sharing a selection between runs: reused if made from the same data and settings, else saved.",
     )
 
     def __post_init__(self) -> None:

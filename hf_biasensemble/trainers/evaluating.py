@@ -94,6 +94,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
             ignore_keys (`list[str]`, *optional*): As of a `Trainer`; not needed here.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Stands for the name of a single split.
         """
+        self.check_finite()  # which names the step where training diverged
         own = eval_dataset is None
         splits = named_splits(self.eval_dataset if own else eval_dataset, metric_key_prefix)
         metrics = self.training_measures() if own else {}

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.folders.output_folder import AUDIT_FILES
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import FORMULA_START, written_whole
 from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
 from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, page_data, taken_for
 from hf_biasensemble.reporting.audit.weak_signals import weak_signals
@@ -150,7 +150,7 @@ def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray |
     """All samples, in the given order, with what is known of them; columns without content are left out."""
 
     def named(numbers: np.ndarray | None, names: list[str] | None) -> pa.Array | None:
-        return None if numbers is None or names is None else pa.array(names).take(pa.array(numbers))
+        return None if numbers is None or names is None else pa.array(names).take(pa.array(numbers % len(names)))
 
     is_error = np.zeros(len(order), dtype=bool)
     is_error[possible_label_errors(selection, order)] = True
@@ -177,7 +177,7 @@ def without_formulas(table: pa.Table) -> pa.Table:
     """The table with a single quote before each text that a spreadsheet would take for a formula; numbers stay."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
-            column = pc.replace_substring_regex(table[field.name], r"^([=+\-@\t\r\n])", r"'\1")
+            column = pc.replace_substring_regex(table[field.name], FORMULA_START, r"'\1")
             table = table.set_column(place, field, column)
     return table
 

@@ -168,7 +168,8 @@ def taken_for(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
         pair: dict[str, Any] = {"label": label, "predicted": other, "count": int(counts[place])}
         pair |= {"bias": None, "bias_count": 0}
         if selection.bias_labels is not None and split.bias_names:
-            biases = np.bincount(selection.bias_labels[flagged][(labels == label) & (predicted == other)])
+            biases = selection.bias_labels[flagged][(labels == label) & (predicted == other)]
+            biases = np.bincount(biases % len(split.bias_names))  # -1, unknown, is the last
             pair |= {"bias": split.bias_names[biases.argmax()], "bias_count": int(biases.max())}
         pairs.append(pair)
         if len(pairs) == _MOST_PAIRS:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.evaluation.accuracy import wilson_interval
+from hf_biasensemble.evaluation.classifier import finite
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.reporting.explain.changed_images import counterfactuals
 from hf_biasensemble.reporting.explain.shown_images import Classifier, ShownImages
@@ -99,7 +100,7 @@ def counterfactual_probabilities(
     for rows in split.rows.split(batch_size):
         pixels = transform.seen(split.pixels.index_select(0, rows)).to(device)
         for version, changed in _versions(pixels, transform).items():
-            logits = model(pixel_values=transform(changed, training=False)).logits
+            logits = finite(model(pixel_values=transform(changed, training=False)).logits)
             found.setdefault(version, []).append(logits.float().softmax(dim=-1).cpu())
     return {version: torch.cat(parts).numpy() for version, parts in found.items()}
 

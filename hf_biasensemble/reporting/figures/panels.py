@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.reporting.figures.canvas import COLORS, new_figure, save
+from hf_biasensemble.reporting.figures.canvas import COLORS, new_figure, plain, save
 
 
 def digit_panel(
@@ -47,6 +47,7 @@ def digit_panel(
         raise BiasEnsembleError(f"expected images that {first} gets wrong and {second} right, found none")
     shown = classes_in_turn(candidates, truth)[: columns * rows]
     rows = -(-len(shown) // columns)
+    class_names = [plain(name) for name in class_names]
     longest = max(len(name) for name in predictions) + max(map(len, class_names)) + 2
     figure = new_figure(max(1.12, 0.092 * longest) * columns, 1.65 * rows + 0.4, row_gap=0.1)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
