@@ -18,12 +18,15 @@ class AutoArguments(DebiasingArguments):
     _argument_group_name: ClassVar[str] = "method: choice by folds"
 
     candidates: list[str] = option(
-        ["erm", "lff", "lff_be", "group_dro_be"],
+        [
+            *("erm", "lff", "lff_be", "last_layer_be", "logit_adjusted", "logit_adjusted:adjustment_tau=2"),
+            *("product_of_experts", "product_of_experts:adjustment_tau=0.5"),
+        ],
         "Methods to choose from, the ordinary one first; METHOD:OPTION=VALUE sets an option of a method.",
     )
-    folds: int = option(5, "Parts of the training images; each candidate is trained once without each part.")
+    folds: int = option(5, "Number of folds; each candidate is trained once without each fold and judged on it.")
     accept_loss: float = option(
-        3.0, "Percentage points of accuracy by folds that a candidate may lose against the first, in [0, 100]."
+        3.0, "Accuracy by folds that a candidate may lose against the first one, in percentage points, 0 to 100."
     )
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
 from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.arguments.options import require
 from hf_biasensemble.data.held_out import folds_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
@@ -39,8 +40,8 @@ class Candidate:
         """
         known, _, rest = name.partition(":")
         method, options = METHODS[known], {}
-        if method.chooses or method.starts_from:
-            raise BiasEnsembleError(f"--candidates: expected methods that train a classifier anew, found {known}")
+        if method.chooses:
+            raise BiasEnsembleError(f"--candidates: expected methods that train a classifier, found {known}")
         for part in filter(None, rest.split(",")):
             option, _, value = part.partition("=")
             own = {field.name for field in fields(method.arguments)} - {f.name for f in fields(DebiasingArguments)}
@@ -79,6 +80,13 @@ def check_candidates(names: Sequence[str], model_args: ModelArguments, selector:
             )
 
 
+def settled_for_choice(selection_args: Any) -> Any:
+    """Members that can rank candidates: they see all classes equally often, and never saw the images they vote on."""
+    require(selection_args.cross_fit is not False, "--cross_fit", "true, so that members can judge", False)
+    balanced = selection_args.balance_members is not False
+    return replace(selection_args, cross_fit=True, balance_members=balanced)
+
+
 def chosen_of(inputs: Inputs, selection_args: Any, args: Any, selector: Any) -> tuple[Candidate, dict[str, Any]]:
     """Judges all candidates by folds, says so, and gives the best one with what the results of the run say of it.
 
@@ -89,14 +97,19 @@ def chosen_of(inputs: Inputs, selection_args: Any, args: Any, selector: Any) -> 
     if args.resume_from_checkpoint and path.exists():
         said = json.loads(path.read_text(encoding="utf-8"))
         return Candidate.of(said["chosen"]), {"candidates": said}
-    candidates = [Candidate.of(name) for name in args.candidates]
+    candidates = {name: Candidate.of(name) for name in args.candidates}
     selection, _ = make_selection(selector, inputs, selection_args, args, must_serve=False)
-    judged = judged_by_folds(candidates, inputs, selection_args, args, selection)
+    judged = judged_by_folds(list(candidates.values()), inputs, selection_args, args, selection)
     print_once(judged.sentence())
+    chosen = candidates[judged.chosen]
+    own = {field.name for field in fields(chosen.method.arguments)} - {
+        field.name for field in fields(DebiasingArguments)
+    }
+    said = judged.as_dict() | {"options": {name: getattr(chosen.settings(args), name) for name in sorted(own)}}
     if args.should_save:
         with written_whole(path) as file:
-            file.write_text(json.dumps(judged.as_dict(), indent=2) + "\n", encoding="utf-8")
-    return Candidate.of(judged.chosen), {"candidates": judged.as_dict()}
+            file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    return chosen, {"candidates": said}
 
 
 def judged_by_folds(
@@ -119,25 +132,31 @@ def judged_by_folds(
     correct = {candidate.name: np.zeros(len(train)) for candidate in candidates}
     for number in range(args.folds):
         inside, held_out = np.flatnonzero(part != number), np.flatnonzero(part == number)
-        selections: dict[str, Selection] = {}
-        for candidate in candidates:
+        votes: dict[str, Selection] = {}
+        for candidate in [candidate for candidate in candidates if candidate.name in correct]:
             selector, settings = candidate.method.selector, candidate.settings(args, **quiet)
             extra = {}
-            if selector:
-                if selector.name not in selections:
-                    members = {"train": seen_by_members.select(inside)}
-                    trainer = selector.trainer(inputs.member_args, selection_args, settings, members, [])
-                    trainer.train()
-                    selections[selector.name] = trainer.select({})
-                selector.check(selections[selector.name], train.class_names)
-                extra = {"selection": selections[selector.name]}
-            network = candidate.method.network(inputs.network_args, train.class_names, args.seed)
-            trainer = candidate.method.trainer(
-                network, settings, inputs.transform, train_dataset=train.select(inside), **extra
-            )
-            trainer.train()
-            correct[candidate.name][held_out] = trainer.held_out_predictions("", train.select(held_out)).correct
-        print_once(f"candidates judged on {number + 1} of {args.folds} folds")
+            try:
+                if selector:
+                    if selector.name not in votes:
+                        seen = {"train": seen_by_members.select(inside)}
+                        members = selector.trainer(inputs.member_args, selection_args, settings, seen, [])
+                        members.train()
+                        votes[selector.name] = members.select({})
+                    selector.check(votes[selector.name], train.class_names)
+                    extra = {"selection": votes[selector.name]}
+                network = candidate.method.network(inputs.network_args, train.class_names, args.seed)
+                fold = train.select(inside)
+                trainer = candidate.method.trainer(network, settings, inputs.transform, train_dataset=fold, **extra)
+                trainer.train_bare()
+            except BiasEnsembleError as error:
+                if candidate is candidates[0]:
+                    raise
+                print_once(f"{candidate.name} is no candidate: {error}")
+                del correct[candidate.name]
+            else:
+                correct[candidate.name][held_out] = trainer.held_out_predictions("", train.select(held_out)).correct
+        print_once(f"Judging {len(correct)} candidates: fold {number + 1} of {args.folds} done")
     predicted, baseline = selection.predicted_labels, candidates[0].name
     groups = PseudoGroups(selection.labels, predicted, selection.mean_probability, len(train.class_names))
     return choose(correct, selection.mean_probability, baseline, args.accept_loss / 100, groups.no_shortcut())
