@@ -1,4 +1,4 @@
-"""Classes of very different sizes, without a shortcut: neither members, set, group methods nor judge are fooled."""
+"""Classes of very different sizes, without a shortcut: members, set, group methods and judge are not fooled."""
 
 import numpy as np
 import pytest

@@ -58,6 +58,8 @@ class Method:
         purpose: Ends the sentence "An image classifier ..., trained ..." of the model card.
         about: A paragraph of Markdown for the model card; `{name}` stands for a setting.
         citations: BibTeX entries.
+        chooses: Whether it trains nothing itself, but judges the candidates of `--candidates` by folds and trains the
+            best of them.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Method:
     purpose: str = "to rely less on shortcuts in its training images, without ever reading bias labels"
     about: str = ""
     citations: tuple[str, ...] = ()
+    chooses: bool = False
 
     def argument_types(self, data_arguments: type) -> list[type]:
         """The dataclasses of all options of a run: data, model, selection where there is one, training."""

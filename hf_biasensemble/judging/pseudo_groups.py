@@ -88,16 +88,8 @@ class PseudoGroups:
     def doubt(self) -> str | None:
         """Why these groups cannot tell models apart; `None` if nothing speaks against it."""
         conflicting, images = int(self.is_conflicting.sum()), len(self)
-        if images == 0:
-            return "there are no held-out images"
-        right, needed = 1 - conflicting / images, max(FEWEST_RIGHT, 1.5 / self.num_classes)
-        if right < needed:
-            return (
-                f"the members classify only {100 * right:.0f} % of the held-out images correctly, so they follow no "
-                "shortcut that goes with the classes; train them longer (--member_steps)"
-            )
-        if neglected := self._neglected(FEWEST_RIGHT_OF_CLASS * needed):
-            return neglected
+        if reason := self.no_shortcut():
+            return reason
         if conflicting < FEWEST_CONFLICTING:
             return (
                 f"only {conflicting} of {images:,} held-out images contradict what the members predict, and at least "
@@ -111,6 +103,18 @@ class PseudoGroups:
                 "members were trained too briefly"
             )
         return None
+
+    def no_shortcut(self) -> str | None:
+        """Why the members follow no shortcut that goes with the classes; `None` if they may."""
+        if not len(self):
+            return "there are no held-out images"
+        right, needed = 1 - float(self.is_conflicting.mean()), max(FEWEST_RIGHT, 1.5 / self.num_classes)
+        if right < needed:
+            return (
+                f"the members classify only {100 * right:.0f} % of the held-out images correctly, so they follow no "
+                "shortcut that goes with the classes; train them longer (--member_steps)"
+            )
+        return self._neglected(FEWEST_RIGHT_OF_CLASS * needed)
 
     def _neglected(self, fewest: float) -> str | None:
         """What to say of a class of which members get less than this fraction right, and not by chance."""

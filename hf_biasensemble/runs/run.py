@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ from hf_biasensemble.reporting.run.history import HistoryCallback
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK, NamedProgressCallback, results_table, use_own_progress
 from hf_biasensemble.reporting.run.run_figures import write_run_figures
 from hf_biasensemble.reporting.run.services import SettingsCallback
+from hf_biasensemble.runs.choosing import check_candidates, chosen_of, settled_for_choice
 from hf_biasensemble.selectors.making import make_selection
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
 
@@ -87,6 +88,8 @@ def run(
     warn_of_missing_processes(args.world_size)
     refuse_data_parallel(args.n_gpu)
     output_dir = Path(args.output_dir)
+    if method.chooses:
+        selection_args = settled_for_choice(selection_args)
     selection_args = settled_selection(selection_args, model_args, args)
     hub_model_id = args.hub_model_id or output_dir.resolve().name
     if args.push_to_hub:
@@ -103,9 +106,11 @@ def run(
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
         inputs = Inputs.of_run(model_args, data_args, args, splits)
-        results = train_and_publish(
-            method, inputs, selection_args, args, checkpoint, [SettingsCallback(settings), *callbacks]
-        )
+        callbacks, said = [SettingsCallback(settings), *callbacks], {}
+        if method.chooses:
+            candidate, said = chosen_of(inputs, selection_args, args, method.selector)
+            method, args = candidate.method, candidate.settings(args)
+        results = train_and_publish(method, inputs, selection_args, args, checkpoint, callbacks, said)
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
             print(f"audit: {write_audit(output_dir, splits['train'], name, config_name)}", flush=True)
@@ -141,6 +146,8 @@ def checked(
         raise BiasEnsembleError(
             f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
         )
+    if method.chooses:
+        check_candidates(args.candidates, model_args, method.selector)
     check_backbone(model_args, args.per_device_train_batch_size)
     if args.should_save:
         check_reopens(method.network, model_args, splits["train"].class_names)
@@ -163,8 +170,10 @@ def train_and_publish(
     args: DebiasingArguments,
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback] = (),
+    said: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Selection, training, published model and results of a run whose settings have been checked."""
+    """Selection, training, published model and results of a run whose settings have been checked; `said` is put into
+    these results as well."""
     output_dir, splits, images, transform = Path(args.output_dir), inputs.splits, inputs.images, inputs.transform
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
@@ -218,6 +227,7 @@ def train_and_publish(
         results |= {f"validation_{key}": value for key, value in judged.items()}
         if "estimated_intervals" not in judged:  # what cannot be told is no result, though it may have chosen the step
             results = {key: value for key, value in results.items() if "_estimated_" not in key}
+    results |= said or {}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
         trainer.save_model(str(output_dir))

@@ -75,7 +75,8 @@ def write_model_card(
         for name in (RESULTS_FILE, "config.json", "trainer_state.json")
     )
     local_settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    settings = without_local_paths(local_settings)
+    chosen_by_folds = results.get("candidates", {})
+    settings = without_local_paths(local_settings) | chosen_by_folds.get("options", {})
     dataset = Path(local_settings["dataset_name"]).expanduser()
     dataset_is_on_hub = not dataset.exists()  # it could be opened, and no folder has that name
     dataset_name = local_settings["dataset_name"] if dataset_is_on_hub else dataset.resolve().name
@@ -115,6 +116,8 @@ def write_model_card(
         "excluded": splits["train"].excluded,
         "relabelled": splits["train"].relabelled,
         "command": _command("" if dataset_is_on_hub else dataset_name, num_processes, results),
+        "choice_by_folds": as_text(chosen_by_folds.get("sentence", "")),
+        "candidate_rows": _candidate_rows(chosen_by_folds),
         "judgement": as_text(results.get("validation_judgement", "")),
         "estimate_rows": _estimate_rows(results),
         "as_text": as_text,
@@ -238,3 +241,18 @@ def _command(local_dataset: str, num_processes: int, results: Mapping[str, Any])
         launcher = f"torchrun --nproc_per_node {num_processes}" if on_processors else launcher
     data = f" --dataset_name {shlex.quote('path/to/' + local_dataset)}" if local_dataset else ""
     return f"{launcher} train.py --config config.yaml{data} --output_dir outputs/again"
+
+
+def _candidate_rows(choice: Mapping[str, Any]) -> list[list[str]]:
+    """Table of the candidates that a run chose from; empty where it did not choose."""
+    if not choice:
+        return []
+    rows = [["candidate", f"right on the {choice['hardest']} images that rank", "right on all", "points lost", ""]]
+    for candidate in choice["candidates"]:
+        low, high = (100 * end for end in candidate["interval"])
+        ranks = f"{100 * candidate['on_hardest']:.1f} ({low:.1f} to {high:.1f})"
+        mark = "" if candidate["is_allowed"] else "costs too much"
+        mark = "**chosen**" if candidate["name"] == choice["chosen"] else mark
+        lost = f"{100 * candidate['costs']:.1f}"
+        rows.append([as_code(candidate["name"]), ranks, f"{100 * candidate['accuracy']:.1f}", lost, mark])
+    return rows
