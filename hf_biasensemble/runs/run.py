@@ -106,7 +106,8 @@ def run(
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
         inputs = Inputs.of_run(model_args, data_args, args, splits)
-        callbacks, said = [SettingsCallback(settings), *callbacks], {}
+        callbacks = [SettingsCallback(settings), *callbacks]
+        said: dict[str, Any] = {}
         if method.chooses:
             candidate, said = chosen_of(inputs, selection_args, args, method.selector)
             method, args = candidate.method, candidate.settings(args)

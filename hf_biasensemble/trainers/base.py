@@ -136,7 +136,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         optimizer, scheduler = self.optimizer, self.lr_scheduler
         assert optimizer is not None and scheduler is not None
         for epoch in itertools.count():
-            loader.set_epoch(epoch)  # type: ignore[attr-defined]
+            loader.set_epoch(epoch)
             for batch in loader:
                 self.compute_loss(model, self._prepare_inputs(batch)).backward()
                 optimizer.step()
