@@ -85,7 +85,7 @@ def _problem_of(classifier: DebiasedImageClassifier, model_args: ModelArguments)
             return " ".join(str(error).split())[:200] or repr(error)
     theirs = {**dict(opened.named_parameters()), **dict(opened.named_buffers())}
     for name, tensor in (*saved.named_parameters(), *saved.named_buffers()):
-        if not torch.equal(tensor, theirs[name]):
+        if name not in theirs or not torch.equal(tensor, theirs[name]):
             return f"another {name}"
     difference = float((expected - found).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):

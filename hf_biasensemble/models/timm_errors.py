@@ -24,8 +24,8 @@ def timm_errors_named(config: DebiasedImageClassifierConfig) -> Iterator[None]:
         said = " ".join(str(error).split())[:300]
         if "no source prefix" in said:
             raise BiasEnsembleError(
-                f"--backbone {name}: expected mlp or the name of a timm model, found what may be a Hub id or a path; "
-                f"a timm model on the Hub is hf-hub:{name}, one in a folder is local-dir:{name}"
+                f"--backbone {name}: expected mlp or the name of a timm model, found what may be a Hub id or path; a "
+                f"timm model on the Hub is hf-hub:{name}, one in a folder is local-dir:{name}"
             ) from error
         if not said or not isinstance(error, (RuntimeError, TypeError)):
             said = f"{type(error).__name__} {said}"
