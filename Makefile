@@ -14,7 +14,7 @@ PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 help:  ## list the goals
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 15
 
-install: $(INSTALLED)  ## make .venv with the library (editable) and all that development needs
+install: $(INSTALLED)  ## make .venv with the library (editable) and everything that development needs
 
 $(INSTALLED): pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
@@ -49,7 +49,7 @@ quality: $(INSTALLED)  ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-style: $(INSTALLED)  ## mend style where that can be done automatically
+style: $(INSTALLED)  ## fix style where possible
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

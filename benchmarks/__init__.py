@@ -1,4 +1,5 @@
 """Measurements of speed and memory, each a ratio of medians from interleaved repeats inside one run.
 
-`python -m benchmarks NAME` runs one of them; `docs/performance.md` says what each is for and what came out.
+`python -m benchmarks NAME` runs one of them; `docs/performance.md` says what each is for,
+`docs/experiments/performance.md` what came out.
 """

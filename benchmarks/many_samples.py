@@ -29,13 +29,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from hf_biasensemble import run as whole_run
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.store import feature_store
 from hf_biasensemble.models import frozen
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.preprocessing import with_preprocessing
+from hf_biasensemble.runs import run as whole_run
 from hf_biasensemble.runs.run_arguments import parse_run
 from hf_biasensemble.selectors import making
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer

@@ -3,7 +3,7 @@
     python dataset_scripts/bar.py --source authors --archive bar.zip --output_dir bar
     python dataset_scripts/bar.py --source alinlab --source_dir BAR --dataset_config_names 1pct 5pct --output_dir bar
 
-Writes a Parquet dataset repository with one config per severity (the share of bias-conflicting training images), to
+Writes a Parquet dataset repository with one config per severity (the fraction of bias-conflicting training images), to
 be opened by `datasets.load_dataset("bar", "1pct")`. Source "authors" stands for the files that the authors of
 BiasEnsemble publish (https://github.com/kakaoenterprise/BiasEnsemble). Source "alinlab" is the public dataset of Nam
 et al., "Learning from Failure", NeurIPS 2020 (https://github.com/alinlab/BAR), in which all training images are
@@ -29,22 +29,21 @@ from hf_biasensemble.benchmark_datasets.benchmark_files import (
     source_folder,
     write_splits,
 )
+from hf_biasensemble.benchmark_datasets.mixtures import VALIDATION_SHARE, add_mixture_options, mix
 from hf_biasensemble.benchmark_datasets.repository import (
     DatasetRepository,
     RepositoryParser,
     run_script,
     written_aside,
 )
-from hf_biasensemble.benchmark_datasets.severity import apportion, draw, parse_severity, random_generator
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SEVERITIES = ("1pct", "5pct")
-VALIDATION_SHARE = 0.1
 CLASS_NAMES = ("climbing", "diving", "fishing", "racing", "throwing", "pole vaulting")
 EXPECTED = "the folders train/ and test/ with files named <class>_<number>.jpg"
 SUMMARY = (
     "Photographs of six actions, a benchmark for debiasing image classifiers. In training and validation the place is "
-    "the usual one of the action in all but a few bias-conflicting images, whose share names the config."
+    "the usual one of the action in all but a few bias-conflicting images, whose fraction names the config."
 )
 NO_BIAS_LABELS = "- There are no bias labels, since the place of a bias-conflicting photograph is not known."
 LICENCE = """- Licence: unknown. The photographs come from imSitu, Stanford 40 Actions, Flickr and an image search;
@@ -88,73 +87,6 @@ def list_folder(root: Path, split: str) -> ImageFiles:
     files = ImageFiles(paths, columns)
     check_every_class(files, CLASS_NAMES, f"{root / split}")
     return files
-
-
-def make_splits(
-    aligned: ImageFiles, conflicting: ImageFiles, severities: Sequence[str], validation_share: float, seed: int
-) -> dict[tuple[str, str], ImageFiles]:
-    """Mix bias-aligned and bias-conflicting images into train, validation and test for each severity.
-
-    The bias-aligned images are divided into training and validation once, by class. To a of these, a severity s adds
-    `round(a * s / (1 - s))` bias-conflicting ones, so that s is their share, every class getting its part of them. All
-    other bias-conflicting images are the test split of that severity.
-
-    Args:
-        aligned: All bias-aligned images.
-        conflicting: All bias-conflicting images.
-        severities: Configs, each "<number>pct".
-        validation_share: Share of the bias-aligned images to hold out, above 0 and at most 0.5.
-        seed: Seed of all draws, 0 or more.
-
-    Returns:
-        Files by (config, split). No image is in two splits of a config.
-
-    Raises:
-        BiasEnsembleError: a number is out of range, or the images do not suffice.
-    """
-    if not 0 < validation_share <= 0.5:
-        raise BiasEnsembleError(
-            f"expected --validation_share above 0 and at most 0.5, found {validation_share}; "
-            f"the default is {VALIDATION_SHARE}"
-        )
-    labels = aligned.columns["label"]
-    sizes = np.bincount(labels)
-    held_out = apportion(round(validation_share * len(labels)), sizes)
-    if not held_out.all():
-        short = CLASS_NAMES[int(held_out.argmin())]
-        raise BiasEnsembleError(
-            f"expected a --validation_share that holds out an image of every class, found that {validation_share} "
-            f"holds out none of {short}; use a larger share"
-        )
-    rows = draw(labels, held_out, random_generator(seed, "validation"))
-    parts = {"train": aligned.take(np.setdiff1d(np.arange(len(labels)), rows)), "validation": aligned.take(rows)}
-    splits = {}
-    for severity, share in dict(parse_severity(text) for text in severities).items():
-        rng = random_generator(seed, severity)
-        left = conflicting
-        for split, files in parts.items():
-            wanted = round(len(files.paths) * share / (1 - share))
-            counts = apportion(wanted, np.bincount(files.columns["label"]))
-            _check_enough(split, severity, counts, np.bincount(left.columns["label"]), len(files.paths))
-            moved = draw(left.columns["label"], counts, rng)
-            splits[severity, split] = files.joined(left.take(moved))
-            left = left.take(np.setdiff1d(np.arange(len(left.paths)), moved))
-        splits[severity, "test"] = left
-    return splits
-
-
-def _check_enough(split: str, severity: str, counts: np.ndarray, available: np.ndarray, aligned: int) -> None:
-    if split == "train" and not counts.any():
-        raise BiasEnsembleError(
-            f"expected at least one bias-conflicting training image, found none in {severity} of {aligned:,}; "
-            f"use {100 / aligned:.1g}pct or more"
-        )
-    short = np.flatnonzero(counts >= available)  # one of each class must be left to test with
-    if len(short):
-        raise BiasEnsembleError(
-            f"expected more than {counts[short[0]]} bias-conflicting images of {CLASS_NAMES[short[0]]} for {severity} "
-            f"({split}), found {available[short[0]]}; use a lower severity"
-        )
 
 
 def build(
@@ -203,7 +135,7 @@ def build(
         source_folder("BAR", source_dir, archive, max_unpacked_size, output_dir) as root,
     ):
         aligned, conflicting = (list_folder(root, split) for split in ("train", "test"))
-        splits = make_splits(aligned, conflicting, severities, validation_share, seed)
+        splits = mix(aligned, conflicting, CLASS_NAMES, severities, validation_share, seed)
         repository = DatasetRepository(folder, CLASS_NAMES, file_names=True)
         write_splits(repository, splits)
         configs = list(dict.fromkeys(config for config, _ in splits))
@@ -229,7 +161,7 @@ def _making(aligned: ImageFiles, conflicting: ImageFiles, validation_share: floa
   with seed {seed}.
 - Validation: {100 * validation_share:g}% of the bias-aligned images, by class, the same for all configs.
 - Bias-conflicting images of the severity s were added to training and validation, in number
-  `round(aligned * s / (1 - s))`, so that s is their share up to rounding to whole images; every class has its share.
+  `round(aligned * s / (1 - s))`, so that s is their fraction up to rounding, spread over the classes in proportion.
 - Test: the bias-conflicting images that were not added. So each config has a test split of its own, without
   bias-aligned images, and no image is in two splits of a config. An image may train one config and test another.
 - The bytes of the image files were kept.
@@ -242,9 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = RepositoryParser(__file__, __doc__)
     parser.add_argument("--source", choices=("authors", "alinlab"), default="authors", help="whose files (authors)")
     add_source_options(parser)
-    parser.add_config_names(SEVERITIES, SEVERITIES)
-    parser.add_argument("--validation_share", type=float, help=f"held out, for alinlab ({VALIDATION_SHARE})")
-    parser.add_argument("--seed", type=int, help="seed of all draws, for alinlab (0)")
+    add_mixture_options(parser, SEVERITIES, where=", for alinlab")
     return run_script(parser, build, argv)
 
 

@@ -7,7 +7,6 @@ Shifts", ICLR 2020 (https://github.com/kohpangwei/group_DRO), and writes a Parqu
 to be opened by `datasets.load_dataset("waterbirds")`.
 """
 
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +18,18 @@ from hf_biasensemble.benchmark_datasets.benchmark_files import (
     ImageFiles,
     add_source_options,
     check_every_class,
-    file_names,
     source_folder,
     write_splits,
 )
+from hf_biasensemble.benchmark_datasets.metadata_folder import METADATA, read_metadata
 from hf_biasensemble.benchmark_datasets.repository import (
     DatasetRepository,
     RepositoryParser,
     run_script,
     written_aside,
 )
-from hf_biasensemble.internal.errors import BiasEnsembleError
 
 FOLDER = "waterbird_complete95_forest2water2"
-METADATA = "metadata.csv"
-COLUMNS = ("img_filename", "y", "split", "place")
 SPLITS = ("train", "validation", "test")  # by their number in the column `split`
 CLASS_NAMES = ("landbird", "waterbird")
 BIAS_NAMES = ("land", "water")
@@ -50,75 +46,20 @@ MAKING = f"""- Files, labels and splits are those of `{METADATA}`: `y` is `label
 
 
 def list_splits(root: Path) -> dict[str, ImageFiles]:
-    """Read `metadata.csv`.
-
-    Args:
-        root: Folder that holds it; names of images are relative to it.
-
-    Returns:
-        Train, validation and test in the order of the rows, with the columns `label`, `bias_label`, `is_conflicting`
-        and `file_name`.
+    """Read `metadata.csv`: train, validation and test in the order of the rows, with all columns of a repository.
 
     Raises:
-        BiasEnsembleError: the file or a column is missing, a row is out of range, an image is missing, outside the
-            folder or named twice, or a class has no image in a split. Names the line.
+        BiasEnsembleError: the file, a column or an image is missing, a value is unknown, or a class has no image in a
+            split.
     """
-    metadata = root / METADATA
-    if not metadata.is_file():
-        raise BiasEnsembleError(
-            f"expected {FOLDER}/ with {METADATA} and the images it names, found no {METADATA} in {root}; "
-            "check the source"
-        )
-    rows: dict[str, list[tuple[Path, int, int]]] = {split: [] for split in SPLITS}
-    seen: set[Path] = set()
-    for number, row in enumerate(_read_rows(metadata), 2):
-        where = f"{metadata}, line {number}"
-        label, split, place = (_number(row, column, where) for column in ("y", "split", "place"))
-        path = root / (row["img_filename"] or "")
-        resolved = path.resolve()
-        if not path.is_file() or not resolved.is_relative_to(root.resolve()) or resolved in seen:
-            raise BiasEnsembleError(
-                f"expected an image of its own below the folder for {where}, found "
-                f"{'one named twice' if resolved in seen else 'none'} at {row['img_filename']!r}; "
-                "complete or correct the source"
-            )
-        seen.add(resolved)
-        rows[SPLITS[split]].append((path, label, place))
-    splits = {}
-    for name, entries in rows.items():
-        paths = [path for path, *_ in entries]
-        labels, places = (np.array([entry[i] for entry in entries], dtype=np.int64) for i in (1, 2))
-        columns = {"label": labels, "bias_label": places, "is_conflicting": labels != places}
-        splits[name] = ImageFiles(paths, columns | {"file_name": file_names(paths, root)})
-        check_every_class(splits[name], CLASS_NAMES, f"{metadata} ({name})")
+    numbers = ("0", "1", "2")
+    files = read_metadata(root, "img_filename", {"y": numbers[:2], "split": numbers, "place": numbers[:2]})
+    labels, split, places = (files.columns.pop(name) for name in ("y", "split", "place"))
+    files.columns.update(label=labels, bias_label=places, is_conflicting=labels != places)
+    splits = {name: files.take(np.flatnonzero(split == number)) for number, name in enumerate(SPLITS)}
+    for name, part in splits.items():
+        check_every_class(part, CLASS_NAMES, f"{root / METADATA} ({name})")
     return splits
-
-
-def _read_rows(metadata: Path) -> list[dict[str, str]]:
-    try:
-        with open(metadata, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), reader.fieldnames or ()
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BiasEnsembleError(
-            f"expected comma-separated text in UTF-8, could not read {metadata} ({error}); fetch it again"
-        ) from error
-    missing = [column for column in COLUMNS if column not in names]
-    if missing:
-        raise BiasEnsembleError(
-            f"expected the columns {', '.join(COLUMNS)} in {metadata}, found no {missing[0]}; rename the columns"
-        )
-    return rows
-
-
-def _number(row: dict[str, str], column: str, where: str) -> int:
-    largest = 2 if column == "split" else 1
-    if row[column] not in [str(number) for number in range(largest + 1)]:
-        raise BiasEnsembleError(
-            f"expected a whole number from 0 to {largest} as {column} in {where}, found {row[column]!r}; "
-            "correct or drop the row"
-        )
-    return int(row[column])
 
 
 def build(

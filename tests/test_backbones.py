@@ -22,7 +22,12 @@ from hf_biasensemble.models.export import load_classifier
         ("test_resnet", 32, '{"features_only": true}', ["expected pooled features (B, num_features), found several"]),
         ("test_vit3", 64, None, ["--image_size 64", "(64) doesn't match model (160)", "'{\"img_size\": 64}'"]),
         ("inception_v3", 32, None, ["--backbone inception_v3 at --image_size 32", "Kernel size", "use the size"]),
-        ("test_resnet", 32, '{"img_size": 32}', ["unexpected keyword argument 'img_size'"]),
+        ("test_resnet", 32, '{"img_size": 32}', ["unexpected keyword argument 'img_size'", "--backbone_args {'img_"]),
+        ("test_resnet", 32, '{"act_layer": "smooth"}', ["--backbone_args {'act_layer': 'smooth'}: "]),
+        ("test_vit3", 160, '{"patch_size": 0}', ["--backbone_args {'patch_size': 0}: ZeroDivisionError"]),
+        ("google/vit-base-patch16-224", 224, None, ["expected mlp or the name of a timm model", "hf-hub:google/vit"]),
+        ("local-dir:nowhere", 32, None, ["Config file not found: nowhere"]),
+        ("ftp:nowhere", 32, None, ["Unknown model source 'ftp'"]),
         ("resnett18", 32, None, ["Unknown model (resnett18)", "similar name: "]),
     ],
 )
@@ -32,6 +37,14 @@ def test_backbone_that_does_not_fit_is_refused_in_one_line(backbone, size, argum
         check_backbone(model_args, batch_size)
     assert all(message in str(raised.value) for message in messages), raised.value
     assert backbone in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("backbone", ["google/vit-base-patch16-224", "local-dir:nowhere", "resnett18"])
+@pytest.mark.parametrize("pretrained", ["true", "false"])
+def test_backbone_that_timm_does_not_know_is_one_line_of_the_command(backbone, pretrained, digits, tmp_path, capsys):
+    assert train(digits, tmp_path / "out", backbone=backbone, pretrained=pretrained) == 2
+    assert f"--backbone {backbone}: " in error_line(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("backbone, size", [("mlp", 28), ("mlp", 7), ("test_resnet", 32), ("test_mambaout", 32)])

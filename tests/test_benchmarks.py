@@ -12,7 +12,7 @@ from runs import words
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import larger_than_memory, many_samples, on_gpu
+from benchmarks import larger_than_memory, many_samples, on_gpu, verdicts
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.measuring import ROOT, Figure, environment, markdown, measure
 
@@ -84,3 +84,9 @@ def test_contenders_take_turns_and_a_ratio_is_one_of_medians():
     assert slow.values == [4.0, 6.0, 50.0] and fast.values == [2.0, 1.0, 3.0]  # the warm-up does not count
     assert fast.ratio == 2 / 6 and fast.ratios == [0.5, 1 / 6, 3 / 50] and slow.ratio is None
     assert "| it | fast | 2 s (1 to 3) | 0.333 x slow (0.06 to 0.5) |" in markdown([slow, fast], {})
+
+
+def test_simulated_verdicts_are_counted(capsys):
+    verdicts.main("--images 10 50 --seeds 1 3 --repeats 20".split())
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == 8 and all(float(share) <= 25 for row in rows for share in row[3:])

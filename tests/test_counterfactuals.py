@@ -235,7 +235,7 @@ def test_images_are_drawn_by_a_fixed_seed_and_no_more_than_asked_for(readers, tm
         ({"num_reliance_images": 0}, "--num_reliance_images: expected at least 1, found 0"),
         ({"batch_size": 0}, "--batch_size: expected at least 1, found 0"),
         ({"format": "gif"}, "--format: expected one of png, svg, pdf, found gif"),
-        ({"output_file": "evidence.png"}, "did you mean output_dir?"),
+        ({"output_file": "reliance.png"}, "did you mean output_dir?"),
     ],
 )
 def test_mistakes_are_one_line(readers, tmp_path, capsys, options, message):

@@ -1,5 +1,7 @@
 """Votes of members that never saw the image: halves are balanced, and nobody votes on what it was trained on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from runs import error_line, selection_inputs, train
@@ -40,11 +42,12 @@ def test_members_that_saw_an_image_have_memorised_it_and_others_do_not(digits, t
     """On noise, nothing but memory tells the class."""
     found = {}
     for crossed in ("true", "false"):
-        selector, model_args, selection_args, args, splits = selection_inputs(
+        selector, inputs, selection_args, args = selection_inputs(
             digits, tmp_path / crossed, cross_fit=crossed, member_steps=150, learning_rate=0.003
         )
         splits = {"train": noise()}
-        selection, _ = make_selection(selector, model_args, selection_args, args, splits, must_serve=False)
+        inputs = replace(inputs, images=splits, splits=splits, member_splits=splits)
+        selection, _ = make_selection(selector, inputs, selection_args, args, must_serve=False)
         found[crossed] = float(selection.mean_probability.mean())
     assert found["false"] > 0.8
     assert found["true"] < 0.5

@@ -92,11 +92,11 @@ def test_bffhq_keeps_both_halves_of_its_test_split(built):
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_card_counts_every_cell_and_names_the_licence(built, name):
+def test_card_counts_every_class_and_names_the_licence(built, name):
     tree, folder = built[name]
     text = (folder / "README.md").read_text()
     assert "license: unknown" in text and "Licence: unknown" in text
-    class_names, bias_names = NAMES[name]
+    class_names, _ = NAMES[name]
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     shared = {path.name.split("-")[0] for path in folder.glob("shared/*")}
     for (config, split), files in tree.expected.items():
@@ -106,9 +106,6 @@ def test_card_counts_every_cell_and_names_the_licence(built, name):
         ]
         cells = [f"{a} + {c}" for a, c in by_class[: len(class_names)]]
         assert [line[5:] for line in table if line[:3] == [shown, split, str(len(files))]] == [cells]
-        for number, bias_name in enumerate(bias_names or ()):
-            counts = [str(sum(v[:2] == (c, number) for v in files.values())) for c in range(len(class_names))]
-            assert [line[3:] for line in table if line[:3] == [shown, split, bias_name]] == [counts]
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert np.asarray(sheet).std() > 10
 
@@ -274,11 +271,11 @@ def replaced(old, new):
     [
         (lambda root: (root / "metadata.csv").unlink(), ["found no metadata.csv"]),
         (replaced("place,", "background,"), ["img_filename, y, split, place", "no place"]),
-        (replaced("bird 1.jpg,1,", "bird 1.jpg,2,"), ["line 3", "0 to 1 as y", "'2'"]),
-        (replaced("bird 0.jpg,0,0,", "bird 0.jpg,0,3,"), ["line 2", "0 to 2 as split", "'3'"]),
+        (replaced("bird 1.jpg,1,", "bird 1.jpg,2,"), ["line 3", "0, 1 as y", "'2'"]),
+        (replaced("bird 0.jpg,0,0,", "bird 0.jpg,0,3,"), ["line 2", "0, 1, 2 as split", "'3'"]),
         (replaced("bird 0.jpg,0,0,0", "bird 0.jpg,0,0,"), ["line 2", "as place", "''"]),
         (replaced("bird 4.jpg", "bird 0.jpg"), ["line 6", "none", "bird 0.jpg"]),
-        (replaced("001.Some_bird/bird 4.jpg", "000.Some_bird/bird 0.jpg"), ["line 6", "named twice"]),
+        (replaced("001.Some_bird/bird 4.jpg", "000.Some_bird/bird 0.jpg"), ["line 6", "listed twice"]),
         (replaced("000.Some_bird/bird 0.jpg", "../outside.jpg"), ["line 2", "../outside.jpg"]),
         (lambda root: (root / "000.Some_bird" / "bird 3.jpg").write_bytes(b""), ["bird 3.jpg", "an empty file"]),
         (lambda root: (root / "metadata.csv").write_bytes(b"\xff\xfe\0y"), ["metadata.csv", "UTF-8"]),

@@ -20,7 +20,16 @@ from hf_biasensemble.trainers.weight_average import WeightAverage
 SCRIPT = Path(__file__).parent / "device_steps.py"
 COMMANDS = Path(__file__).parent / "device_commands.py"
 LAUNCHES = {
-    **{"erm": 48, "jtt": 48, "last_layer_be": 35, "group_dro_be": 65, "lff": 124, "lff_be": 124},
+    **{
+        "erm": 48,
+        "jtt": 48,
+        "last_layer_be": 35,
+        "group_dro_be": 65,
+        "logit_adjusted": 56,
+        "product_of_experts": 54,
+        "lff": 124,
+        "lff_be": 124,
+    },
     **{"disent": 178, "disent_be": 178, "members": 104},
 }
 VARIANTS = (

@@ -23,7 +23,7 @@ from hf_biasensemble.cli.main import COMMANDS, run_command
 from hf_biasensemble.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
+PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 NO_COMMANDS = ("bibtex", "math", "text")
 BLOCK = re.compile(
     r"(?:^<!-- (?P<reason>(?:not run: |run by )[^\n]+) -->\n+)?"

@@ -1,10 +1,12 @@
 """Accuracy by pseudo-groups, against sums by hand and naive loops; intervals that hold the truth; verdicts."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from hf_biasensemble.judging.estimates import difference, estimated_intervals, estimates, group_means
-from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled, true_class_probabilities
+from hf_biasensemble.judging.estimates import estimated_intervals, estimates, group_means, p_value
+from hf_biasensemble.judging.predictions import HeldOutPredictions, gain, pooled, true_class_probabilities
 from hf_biasensemble.judging.pseudo_groups import FEWEST_CONFLICTING, PseudoGroups
 from hf_biasensemble.judging.verdict import caution, cost, reason_not_to_tell, sentence, verdict
 
@@ -54,27 +56,6 @@ def test_estimates_of_accuracy_and_of_probability():
     assert found["estimated_unbiased_probability"] == pytest.approx(1.7 / 9 + 2 / 3 * 0.4)
 
 
-@pytest.mark.parametrize("value", ["accuracy", "probability"])
-def test_bootstrap_is_that_of_drawing_images(value):
-    """Against drawing the images of each group with replacement, one after another."""
-    groups = drawn(3)
-    model = predictions_of(groups, 0.9, 0.6)
-    values = model.correct if value == "accuracy" else np.random.default_rng(8).random(len(groups)).round(2)
-    random, means = np.random.default_rng(1), []
-    parts = [np.flatnonzero(groups.is_conflicting == side) for side in (False, True)]
-    for _ in range(3000):
-        chosen = np.concatenate([random.choice(part, len(part)) for part in parts])
-        again = groups_of(groups.labels[chosen], groups.predicted[chosen], groups.num_classes)
-        means.append(group_means(values[chosen], again))
-    found = estimated_intervals(values, groups, resamples=3000)
-    for name in ("aligned", "conflicting", "unbiased"):
-        low, high = np.quantile([mean[name] for mean in means], [0.025, 0.975])
-        # Never narrower than Wilson's, which is that of values 0 and 1.
-        slack = 0.02 if value == "accuracy" else 0.06
-        assert low - slack < found[name].low < low + 0.01 and high - 0.01 < found[name].high < high + slack
-        assert found[name].value == pytest.approx(group_means(values, groups)[name])
-
-
 @pytest.mark.parametrize("images", [600, 3000])
 @pytest.mark.parametrize("accuracy", [0.1, 0.5, 0.9])
 def test_intervals_hold_the_truth(images, accuracy):
@@ -83,9 +64,23 @@ def test_intervals_hold_the_truth(images, accuracy):
     for seed in range(200):
         groups = drawn(seed, images=images, conflicting=0.04)
         model = predictions_of(groups, 0.95, accuracy, seed=seed + 1000)
-        estimate = estimated_intervals(model.correct, groups, resamples=300)["conflicting"]
+        estimate = estimated_intervals(model.correct, groups)["conflicting"]
         inside += estimate.low <= accuracy <= estimate.high
-    assert inside >= 182
+    assert inside >= 186
+
+
+@pytest.mark.parametrize("counts", [[6, 6], [2] * 6, [20, 2, 2, 2, 2, 2], [15, 1, 1, 1, 1, 1], [3] * 10])
+def test_intervals_hold_the_truth_with_few_images_of_uneven_classes(counts):
+    """Also where some classes are much easier than others."""
+    random, inside = np.random.default_rng(0), 0
+    labels = np.repeat(np.arange(len(counts)), counts)
+    groups = groups_of(labels, (labels + 1) % len(counts), len(counts))
+    for _ in range(400):
+        accuracies = random.uniform(0.05, 0.95, len(counts))
+        right = random.random(len(labels)) < accuracies[labels]
+        estimate = estimated_intervals(right.astype(float), groups)["conflicting"]
+        inside += estimate.low <= accuracies.mean() <= estimate.high
+    assert inside >= 374
 
 
 def test_interval_has_width_where_all_images_are_right():
@@ -103,11 +98,80 @@ def test_difference_is_paired():
     said = better.predictions.copy()
     said[some] = groups.predicted[some]
     worse = HeldOutPredictions(better.index, better.labels, said, better.probabilities, 4, groups)
-    gain = difference(better.correct, worse.correct, groups)
-    assert gain["conflicting"].low > 0 and gain["aligned"].value == gain["aligned"].low == gain["aligned"].high == 0
+    gained = gain([better], [worse])
+    assert gained["conflicting"].low > 0
+    assert gained["aligned"].value == gained["aligned"].low == gained["aligned"].high == 0
     assert better.intervals()["conflicting"].low < worse.intervals()["conflicting"].high
-    assert verdict(better, worse)[0] == "better" and verdict(worse, better)[0] == "worse"
-    assert verdict(worse, worse) == ("cannot tell", "the difference may be chance")
+    assert verdict([better], [worse])[0] == "better" and verdict([worse], [better])[0] == "worse"
+    assert verdict([worse], [worse]) == ("cannot tell", "the difference may be chance")
+
+
+def naive_p_value(gained) -> float:
+    """All signs, one by one."""
+    sums = [abs(np.dot(signs, gained)) for signs in itertools.product([-1, 1], repeat=len(gained))]
+    return np.mean(np.array(sums) >= abs(sum(gained)) - 1e-12)
+
+
+def test_exact_test_counts_all_signs():
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        gained = random.choice([-1, 0, 1], 9) * random.choice([0.1, 0.5], 9)
+        assert p_value(gained) == pytest.approx(naive_p_value(gained[gained != 0]) if gained.any() else 1)
+    assert p_value(np.ones(6)) == pytest.approx(2 / 64) and p_value(np.ones(5)) == pytest.approx(2 / 32)
+    many = random.choice([-1, 1], 1200, p=[0.48, 0.52]) / 1200  # normal from here on, as drawn signs confirm
+    signs = random.choice([-1, 1], (4000, 1200))
+    assert p_value(many) == pytest.approx((np.abs(signs @ many) >= abs(many.sum())).mean(), abs=0.03)
+
+
+def one_group(counts) -> PseudoGroups:
+    """60 images that follow the shortcut, and of each class so many that contradict it."""
+    labels = np.concatenate([np.arange(60) % len(counts), np.repeat(np.arange(len(counts)), counts)])
+    predicted = np.where(np.arange(len(labels)) < 60, labels, (labels + 1) % len(counts))
+    return groups_of(labels, predicted, len(counts), left=0)
+
+
+def right_at(groups: PseudoGroups, right) -> HeldOutPredictions:
+    said = np.where(right, groups.labels, (groups.labels + 1) % groups.num_classes)
+    return HeldOutPredictions(np.arange(len(groups)), groups.labels, said, right * 1.0, groups.num_classes, groups)
+
+
+@pytest.mark.parametrize(
+    ("counts", "accuracy"), [([10, 10], 0.5), ([3] * 4, 0.8), ([20, 2, 2, 2], 0.8), ([15] * 4, 0.5)]
+)
+def test_equal_models_are_rarely_told_apart(counts, accuracy):
+    groups, random, false = one_group(counts), np.random.default_rng(2), 0
+    for _ in range(200):
+        pair = [right_at(groups, random.random(len(groups)) < accuracy) for _ in range(2)]
+        found = gain(pair[:1], pair[1:])["conflicting"]
+        false += not found.low <= 0 <= found.high
+    assert false <= 16  # 10 expected at most
+
+
+def test_seeds_are_no_further_images():
+    """Two equal methods that err on images of their own, whatever the seed, are not told apart more often."""
+    groups, random, false = one_group([5] * 6), np.random.default_rng(3), 0
+
+    def seeds() -> list[HeldOutPredictions]:
+        core = random.random(len(groups)) < 0.7
+        again = [np.where(random.random(len(groups)) < 0.9, core, random.random(len(groups)) < 0.7) for _ in range(3)]
+        return [right_at(groups, right) for right in again]
+
+    for _ in range(200):
+        found = gain(seeds(), seeds())["unbiased"]
+        false += not found.low <= 0 <= found.high
+    assert false <= 16
+
+
+def test_classes_with_fewer_than_three_images_do_not_count_in_differences():
+    groups = one_group([12, 2])
+    nothing, all_right = np.zeros(len(groups), bool), np.ones(len(groups), bool)
+    found = gain([right_at(groups, all_right)], [right_at(groups, nothing)])
+    assert found["conflicting"].images == 12 and found["aligned"].images == 60
+    few = one_group([2] * 6)
+    pair = [right_at(few, all_right[: len(few)])], [right_at(few, nothing[: len(few)])]
+    assert "conflicting" not in gain(*pair)
+    answer, why = verdict(*pair)
+    assert answer == "cannot tell" and ("no class has 3" in why)
 
 
 def test_the_sentence():
@@ -128,9 +192,9 @@ def test_the_sentence():
 def test_cost_in_words():
     groups = drawn(2, images=4000)
     model = predictions_of(groups, 0.9, 0.9)
-    assert cost(model.gain_over(predictions_of(groups, 0.99, 0.5))["aligned"]).startswith("costs 9 points")
-    assert cost(predictions_of(groups, 0.99, 0.5).gain_over(model)["aligned"]).startswith("gains 9 points")
-    assert cost(model.gain_over(model)["aligned"]) == "no clear difference on the others"
+    assert cost(gain([model], [predictions_of(groups, 0.99, 0.5)])["aligned"]).startswith("costs 9 points")
+    assert cost(gain([predictions_of(groups, 0.99, 0.5)], [model])["aligned"]).startswith("gains 9 points")
+    assert cost(gain([model], [model])["aligned"]) == "no clear difference on the others"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +203,9 @@ def test_cost_in_words():
         (drawn(0, images=50, conflicting=0.1), f"at least {FEWEST_CONFLICTING} are needed"),
         (drawn(0, conflicting=0.7), "follow no shortcut"),
         (groups_of([], []), "no held-out images"),
+        # Members that never predict the rare class: what they get wrong is that class.
+        (groups_of([0] * 850 + [1] * 150, [0] * 1000, 2), "0 % of the 150 held-out images of class 1"),
+        (groups_of([0] * 950 + [1] * 50, [0] * 950 + [1] * 10 + [0] * 40, 2), "20 % of the 50 held-out images"),
         # As on photographs whose members see more than the shortcut: what they get wrong is hard.
         (drawn(0, left=0.15), "a median probability of 15 %"),
     ],
@@ -146,8 +213,8 @@ def test_cost_in_words():
 def test_says_when_it_cannot_tell_and_gives_no_number(groups, reason):
     model = predictions_of(groups, 0.9, 0.5)
     assert reason in str(reason_not_to_tell(model))
-    assert model.estimates() == {} and model.intervals() == {} and model.gain_over(model) == {}
-    assert "cannot tell" in sentence(model) and verdict(model, model)[0] == "cannot tell"
+    assert model.estimates() == {} and model.intervals() == {} and gain([model], [model]) == {}
+    assert "cannot tell" in sentence(model) and verdict([model], [model])[0] == "cannot tell"
     assert "% (" not in sentence(model)
 
 

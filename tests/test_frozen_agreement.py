@@ -15,7 +15,7 @@ from transformers import pipeline
 from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
 from hf_biasensemble.data.store.features import Features
 from hf_biasensemble.methods import METHODS
-from hf_biasensemble.models.frozen import encode_splits
+from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.runs.run_arguments import parse_run
 
@@ -38,8 +38,8 @@ def encoded(given: list[str]) -> tuple:
     data_args, model_args, _, args = parse_run(given)
     model_args = with_preprocessing(model_args)
     splits = load_image_splits(data_args, image_geometry(model_args))
-    shown = image_transform(model_args, args.augmentation)
-    heads, of_features = encode_splits(model_args, data_args, splits, shown, torch.device("cpu"))
+    inputs = Inputs.of_run(model_args, data_args, args, splits)
+    heads, of_features = inputs.network_args, inputs.splits
     backbone = timm.create_model(BACKBONE, num_classes=0).eval()
     wanted = backbone.state_dict()
     weights = {name: value for name, value in load_file(str(model_args.pretrained_weights)).items() if name in wanted}

@@ -249,7 +249,7 @@ def test_head_and_backbone_agree_with_the_head_on_features(digits, frozen, tmp_p
     from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
     from hf_biasensemble.data.store.features import Features
     from hf_biasensemble.models.build import build_classifier, classifier_config
-    from hf_biasensemble.models.frozen import encode_splits, with_backbone
+    from hf_biasensemble.models.inputs import Inputs
     from hf_biasensemble.models.preprocessing import with_preprocessing
     from hf_biasensemble.runs.run_arguments import parse_run
 
@@ -258,12 +258,13 @@ def test_head_and_backbone_agree_with_the_head_on_features(digits, frozen, tmp_p
         model_args = with_preprocessing(model_args)
         splits = load_image_splits(data_args, image_geometry(model_args))
         transform = image_transform(model_args, "photographs")
-        heads, encoded = encode_splits(model_args, data_args, splits, transform, torch.device("cpu"))
+        inputs = Inputs.of_run(model_args, data_args, args, splits)
+        heads, encoded = inputs.network_args, inputs.splits
         assert encoded["train"].fingerprint == splits["train"].fingerprint
         features = encoded["test"].pixels
         assert isinstance(features, Features) and features.shape[1] == 1 and encoded["train"].pixels.shape[1] == 3
         on_features = ALL_METHODS["erm"].network(heads, splits["train"].class_names, 5).eval()
-        whole = with_backbone(on_features, model_args, features.transform())
+        whole = inputs.classifier_of_images(on_features)
         plain = build_classifier(
             classifier_config(model_args, splits["train"].class_names), False, 0, model_args.pretrained_weights
         ).eval()

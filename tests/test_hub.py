@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from fresh_python import WITHOUT_LIBRARY, only_error
 from hub_server import TOKEN, Repository
 from runs import PUSHED, error_line, pushed_of, train, trained_probabilities, words
@@ -77,7 +79,7 @@ def test_files_that_are_pushed_are_files_that_runs_write(published, pattern):
 def full_folder(published, tmp_path):
     """An output folder with everything that a run may leave, and more."""
     folder = shutil.copytree(published / "mlp", tmp_path / "finished")
-    (folder / "figures" / "evidence.png").write_text("as explain draws it")
+    (folder / "figures" / "reliance.png").write_text("as explain draws it")
     private = ("runs/events.out.tfevents.1", "training_args.bin", "notes.txt", "figures/deeper/config.json", ".token")
     for name in private:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -98,6 +100,16 @@ def test_published_files_are_pushed_in_one_commit_and_nothing_else(full_folder, 
     assert len(repository.commits) == 2  # nothing has changed
 
 
+def test_nothing_that_is_pushed_says_where_it_was_made(full_folder, hub, push):
+    settings = yaml.safe_load((full_folder / "config.yaml").read_text())
+    assert Path(settings["dataset_name"]).is_absolute() and Path(settings["output_dir"]).is_absolute()
+    assert push(full_folder, "me/mine").returncode == 0
+    files = hub.model("me/mine").files
+    parts = {Path(settings[name]).parent.as_posix().encode() for name in ("dataset_name", "output_dir")}
+    assert [name for name, content in files.items() if any(part in content for part in parts)] == []
+    assert yaml.safe_load(files["config.yaml"])["dataset_name"] == f"path/to/{Path(settings['dataset_name']).name}"
+
+
 def test_selection_is_pushed_on_demand_and_files_of_an_earlier_push_do_not_stay(full_folder, hub, push):
     assert push(full_folder, "mine", "--with_selection").returncode == 0
     repository = hub.model("me/mine")
@@ -105,9 +117,9 @@ def test_selection_is_pushed_on_demand_and_files_of_an_earlier_push_do_not_stay(
 
     repository.commit("by hand", repository.files | {"LICENSE": b"MIT", "data/config.json": b"{}"})
     (full_folder / "README.md").unlink()
-    (full_folder / "figures" / "evidence.png").unlink()
+    (full_folder / "figures" / "reliance.png").unlink()
     assert push(full_folder, "me/mine").returncode == 0
-    assert set(repository.files) == PUSHED - {"figures/evidence.png"} | {"LICENSE", "data/config.json"}
+    assert set(repository.files) == PUSHED - {"figures/reliance.png"} | {"LICENSE", "data/config.json"}
 
 
 LOOK = """
@@ -229,5 +241,3 @@ def test_trainer_itself_pushes_nothing(digits, tmp_path):
     model = DebiasedImageClassifier(classifier_config(model_args, CLASS_NAMES))
     trainer = ErmTrainer(model, args, image_transform(model_args), train_dataset=split)
     assert args.push_to_hub and not trainer.args.push_to_hub and trainer.args.hub_token is None
-    with pytest.raises(BiasEnsembleError, match="push_model"):
-        trainer.push_to_hub()

@@ -60,7 +60,7 @@ def judge_words(folder, data, *models, **changes):
 
 def test_saved_members_say_what_the_trained_ones_said(judged, data):
     members = Members.load(judged / "lff_be")
-    *_, splits = selection_inputs(data, judged / "none")
+    splits = selection_inputs(data, judged / "none")[1].images
     train_split, made = splits["train"], Selection.load(judged / "lff_be" / "selection")
     said = members.probabilities(train_split)
     assert np.array_equal(said.argmax(axis=1), made.predicted_labels)
@@ -71,7 +71,7 @@ def test_saved_members_say_what_the_trained_ones_said(judged, data):
 
 def test_pseudo_groups_are_mostly_those_of_the_colour(judged, data):
     """What the test is about needs members that follow the colour."""
-    *_, splits = selection_inputs(data, judged / "none")
+    splits = selection_inputs(data, judged / "none")[1].images
     groups = Members.load(judged / "lff_be" / "selection").groups_of(splits["validation"])
     truth = splits["validation"].measured_by()
     assert (groups.predicted == truth["bias_labels"]).mean() > 0.9

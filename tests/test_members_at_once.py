@@ -23,8 +23,7 @@ def digits(tmp_path_factory):
 
 def trained_members(digits, folder, **changes):
     """Weights of all members."""
-    selector, model_args, selection_args, args, splits = selection_inputs(digits, folder, **MEMBERS, **changes)
-    make_selection(selector, model_args, selection_args, args, splits, must_serve=False)
+    make_selection(*selection_inputs(digits, folder, **MEMBERS, **changes), must_serve=False)
     return (folder / "selection" / "members.safetensors").read_bytes()
 
 

@@ -85,9 +85,8 @@ def test_logged_keys_of_a_method(finished, method):
 
 
 def test_logged_keys_of_the_members(digits, tmp_path):
-    _, model_args, selection_args, args, splits = selection_inputs(
-        digits, tmp_path, keep_member="best", member_eval_steps=4
-    )
+    _, inputs, selection_args, args = selection_inputs(digits, tmp_path, keep_member="best", member_eval_steps=4)
+    model_args, splits = inputs.image_args, inputs.images
     members = build_members(model_args, splits["train"].class_names, 3, seed=0)
     evaluated = {"validation": splits["validation"]}
     trainer = BiasEnsembleTrainer(

@@ -95,7 +95,7 @@ def test_an_earlier_card_goes_with_its_run_and_all_its_pictures(finished, tmp_pa
 def test_a_finished_run_that_is_resumed_has_no_pictures_of_before(finished, tmp_path):
     data, _ = finished("erm")
     assert train(data, tmp_path / "out", "lff", max_steps=4) == 0
-    evidence = tmp_path / "out" / "figures" / "evidence.png"
-    shutil.copy(tmp_path / "out" / "figures" / "groups.png", evidence)
+    explained = tmp_path / "out" / "figures" / "reliance.png"
+    shutil.copy(tmp_path / "out" / "figures" / "groups.png", explained)
     assert train(data, tmp_path / "out", "lff", max_steps=8, resume_from_checkpoint="true") == 0
-    assert not evidence.exists() and (tmp_path / "out" / "figures" / "groups.png").exists()
+    assert not explained.exists() and (tmp_path / "out" / "figures" / "groups.png").exists()

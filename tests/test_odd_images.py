@@ -1,4 +1,4 @@
-"""A folder of 300 images, many of them odd or broken: what each kind gets. docs/own_data.md has the same table."""
+"""A folder of 300 images, many of them odd or broken: what each kind gets. docs/image_files.md has the same table."""
 
 import csv
 import struct
@@ -18,7 +18,7 @@ from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
-DOCS = Path(__file__).parents[1] / "docs" / "own_data.md"
+DOCS = Path(__file__).parents[1] / "docs" / "image_files.md"
 SIZE = 16
 ORANGE = (200, 100, 50)
 GREY = (124, 124, 124)
@@ -201,7 +201,7 @@ def test_without_the_option_they_are_listed_in_one_error(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(
-            BiasEnsembleError, match=rf"found {len(REFUSED)} of 300 .*; mend .* --skip_unreadable_images"
+            BiasEnsembleError, match=rf"found {len(REFUSED)} of 300 .*; fix .* --skip_unreadable_images"
         ) as caught:
             load_image_splits(DataArguments(dataset_name=str(folder)), SIZE)
     assert "\n" not in str(caught.value)

@@ -6,6 +6,8 @@ import pytest
 from runs import content, error_line, killed_after, train, weights
 from synthetic import coloured_digits
 
+from hf_biasensemble.folders.output_folder import without_local_paths
+
 # Folders that are in use ---------------------------------------------------------------------------------------------
 
 
@@ -92,3 +94,23 @@ def test_resuming_nothing_is_refused(digits, tmp_path, capsys, asked):
     assert train(digits, tmp_path / "new", resume_from_checkpoint=asked) == 2
     assert f"--resume_from_checkpoint {asked}" in error_line(capsys)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "value, public",
+    [
+        ("/home/me/digits", "path/to/digits"),
+        ("~/digits/", "path/to/digits"),
+        ("C:\\Users\\me\\digits", "path/to/digits"),
+        ("\\\\server\\share\\digits", "path/to/digits"),
+        ("local-dir:/home/me/vit", "local-dir:path/to/vit"),
+        ("data/digits", "data/digits"),
+        ("me/digits", "me/digits"),
+        ("hf-hub:timm/vit", "hf-hub:timm/vit"),
+        (["/a/b", 3], ["path/to/b", 3]),
+        (0.5, 0.5),
+        (None, None),
+    ],
+)
+def test_only_absolute_paths_are_shortened(value, public):
+    assert without_local_paths({"name": value}) == {"name": public}

@@ -52,7 +52,7 @@ def test_members_and_selection_are_the_recorded_ones(method, tmp_path):
     trainer = member_trainer(run, tmp_path)
     trainer.train()
     selection = trainer.select()
-    close("member_true_class_prob", trainer.member_probabilities(), run["member_true_class_prob"])
+    close("member_true_class_prob", trainer.member_votes()["member_probabilities"].T, run["member_true_class_prob"])
     assert np.array_equal(selection.is_selected, run["selected"])
     # The recorded validation accuracies decided which weights of each member were kept.
     best = [max(a for m, _, a in run.recipe["pretrain_best_valid"] if m == k) for k in range(run.num_members)]

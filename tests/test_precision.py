@@ -64,10 +64,11 @@ def test_losses_weights_tables_and_terms_of_a_bfloat16_run(digits, tmp_path, mon
 def test_members_vote_in_float32(digits, tmp_path, monkeypatch):
     """What they give is what the members, trained in bfloat16, give when run in float32 by hand."""
     found: dict[str, np.ndarray] = {}
-    probabilities = bias_ensemble.BiasEnsembleTrainer.member_probabilities
+    votes = bias_ensemble.BiasEnsembleTrainer.member_votes
 
-    def watched(self, logits=None):
-        found["ours"] = probabilities(self, logits)
+    def watched(self):
+        made = votes(self)
+        found["ours"] = made["member_probabilities"].T.copy()
         pixels = self.transform(self.split.pixels[self.split.rows], training=False)
         with torch.inference_mode():
             logits = [member(pixels).logits for member in self.model.members]
@@ -75,9 +76,9 @@ def test_members_vote_in_float32(digits, tmp_path, monkeypatch):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             coarse = self.model.members[0](pixels).logits
         found["coarse"] = true_class_probability(coarse, self.split.labels).numpy()
-        return found["ours"]
+        return made
 
-    monkeypatch.setattr(bias_ensemble.BiasEnsembleTrainer, "member_probabilities", watched)
+    monkeypatch.setattr(bias_ensemble.BiasEnsembleTrainer, "member_votes", watched)
     assert train(digits, tmp_path / "out", "lff_be", **CHANGES) == 0
     assert np.allclose(found["ours"], found["by_hand"], rtol=0, atol=1e-6)
     assert np.abs(found["coarse"] - found["by_hand"][0]).max() > 1e-4  # in bfloat16 one would have seen it

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -55,6 +57,20 @@ def predict(capsys, *words) -> tuple[int, list[dict[str, str]], list[str]]:
     printed = capsys.readouterr()
     unread = [line for line in printed.err.splitlines() if line.startswith("not read: ")]
     return status, list(csv.DictReader(io.StringIO(printed.out))), unread
+
+
+def test_names_in_the_table_are_no_formulas(model, images, capsys, tmp_path, monkeypatch):
+    folder = shutil.copytree(model, tmp_path / "model")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(re.sub(rf'"({"|".join(CLASS_NAMES)})"', r'"=\1"', config))
+    shutil.copy(images / "bar" / "colour.png", tmp_path / "-1+1.png")
+    monkeypatch.chdir(tmp_path)
+    status, (row,), _ = predict(capsys, folder, "./-1+1.png")
+    assert status == 0 and row["file"] == "'-1+1.png"
+    assert row["label"].startswith("'=") and row["label"][2:] in CLASS_NAMES and float(row["probability"]) > 0
+    assert run_command("predict", ["--model", str(folder), "./-1+1.png", "--output_file", "a.jsonl"]) == 0
+    row = json.loads((tmp_path / "a.jsonl").read_text())
+    assert row["file"] == "-1+1.png" and row["label"].startswith("=")
 
 
 def test_odd_images_are_classified_as_in_training_and_testing(model, images, capsys):

@@ -83,7 +83,7 @@ def test_training_and_predictions_are_bitwise_the_same_from_pixels_on_the_device
         torch.manual_seed(0)
         with trainer(method, part, Setting(batch_size=16), 6, num_members=2) as built:
             built.train()
-            predicted = torch.from_numpy(built.member_votes()["probabilities"]) if method == "members" else None
+            predicted = torch.from_numpy(built.member_votes()["member_probabilities"]) if method == "members" else None
             predicted = built.predict_logits(part) if predicted is None else predicted
             found.append({**built.model.state_dict(), "predicted": predicted})
     for name, values in found[0].items():

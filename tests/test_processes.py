@@ -50,6 +50,8 @@ CASES: dict[str, dict] = {
     "erm": {"method": "erm", "dataloader_drop_last": "false", "logging_steps": 5},
     "jtt": {"method": "jtt", "dataloader_drop_last": "false"},
     "group_dro_be": {"method": "group_dro_be", "dataloader_drop_last": "false", "group_step_size": 0.3},
+    "logit_adjusted": {"method": "logit_adjusted", "dataloader_drop_last": "false", "cross_fit": "true"},
+    "product_of_experts": {"method": "product_of_experts", "balance_members": "true"},
     "last_layer_be": {"method": "last_layer_be", "dataloader_drop_last": "false"},
 }
 QUICK = ("disent_be", "drawn", "lff", "erm")  # the rest has less that processes could do otherwise

@@ -19,6 +19,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.erm_errors import ERM_ERRORS
+from hf_biasensemble.trainers.pseudo_groups import balanced_weights
 
 STEPS, BATCH, RATE = 12, 16, 0.003
 EPSILON = 1e-4  # or Adam divides rounding errors of gradients near 0 by themselves
@@ -29,7 +30,7 @@ def selection_of(split, seed=3) -> Selection:
     """Predictions that are right for about three of four samples."""
     draws = np.random.default_rng(seed)
     labels = split.labels.numpy()
-    other = draws.integers(len(CLASS_NAMES), size=len(labels))
+    other = draws.integers(len(split.class_names), size=len(labels))
     predicted = np.where(draws.random(len(labels)) < 0.25, other, labels)
     right = predicted == labels
     votes, probability = right.astype(int), right.astype(np.float32)
@@ -53,7 +54,7 @@ def recorded_run(method: str, tmp_path, backbone: str = "mlp", **changes):
             return super().training_terms(model, batch)
 
     size = split.pixels.shape[-1]
-    network = descriptor.network(ModelArguments(backbone=backbone, image_size=size), CLASS_NAMES, 7)
+    network = descriptor.network(ModelArguments(backbone=backbone, image_size=size), split.class_names, 7)
     before = copy.deepcopy(network)
     selection = selection_of(split)
     trainer = Recording(
@@ -150,8 +151,10 @@ def test_last_layer_alone_is_trained_on_balanced_groups(tmp_path, backbone):
     assert not torch.equal(trainer.model.classifier.weight, started.classifier.weight)
     pairs = list(zip(selection.labels.tolist(), selection.predicted_labels.tolist(), strict=True))
     drawn = Counter(pairs[row] for row in draws_of(trainer, 150))
-    shares = np.array([drawn[pair] for pair in set(pairs)]) / sum(drawn.values())
-    assert shares == pytest.approx(np.full(len(set(pairs)), 1 / len(set(pairs))), abs=0.02)
+    for pair, count in drawn.items():  # no group is so small that the limit on single images matters
+        of_class = {other for other in pairs if other[0] == pair[0]}
+        expected = 1 / (len({label for label, _ in pairs}) * len(of_class))
+        assert count / sum(drawn.values()) == pytest.approx(expected, abs=0.02)
 
 
 def test_draws_follow_weights_and_depend_on_seed_and_epoch_only():
@@ -164,6 +167,31 @@ def test_draws_follow_weights_and_depend_on_seed_and_epoch_only():
     again.set_epoch(1)
     assert list(again) != list(sampler)
     assert list(WeightedSampler(weights.repeat(500), seed=2)) != list(sampler)
+
+
+def test_single_images_are_no_third_of_all_draws():
+    """Six classes of 300; five images of the first are taken for one other class each."""
+    labels = np.repeat(np.arange(6), 300)
+    predicted = labels.copy()
+    predicted[1:6] = np.arange(1, 6)
+    for label in range(1, 5):
+        predicted[300 * label : 300 * label + 8] = (label + 1) % 6
+    weights = balanced_weights(6 * labels + predicted, labels)
+    assert np.bincount(labels, weights) == pytest.approx(np.full(6, 1 / 6))
+    assert weights[1:6] == pytest.approx(np.full(5, 20 / 1800)) and weights.max() <= 20 / 1800 + 1e-12
+    assert weights[[0, *range(6, 300)]].sum() == pytest.approx(1 / 6 - 5 * 20 / 1800)
+    for label in range(1, 5):
+        own = slice(300 * label, 300 * label + 8)
+        assert weights[own].sum() == pytest.approx(1 / 12) and np.ptp(weights[own]) == 0
+    assert weights[1500:] == pytest.approx(np.full(300, 1 / 1800))
+
+
+def test_a_class_of_few_images_is_drawn_at_most_so_much_more_often():
+    labels = np.array([0] * 990 + [1] * 10)
+    groups = labels.copy()
+    groups[999] = 2
+    weights = balanced_weights(groups, labels)
+    assert weights[990:] == pytest.approx(np.full(10, 20 / 1000)) and weights.sum() == pytest.approx(1)
 
 
 def test_pseudo_groups_are_those_of_class_and_opinion():

@@ -24,15 +24,14 @@ def columns(count):
     return {"label": np.arange(count) % 2, "is_conflicting": np.arange(count) % 3 == 0}
 
 
-def test_row_groups_are_bounded_in_bytes(tmp_path, monkeypatch):
-    images = [bytes([number]) * size for number, size in enumerate((40, 70, 10, 10, 200, 10))]
-    monkeypatch.setattr(repository, "BYTES_PER_GROUP", 100)
-    repository.DatasetRepository(tmp_path, ["a", "b"]).write_split("train", iter(images), columns(6), "1pct")
+def test_images_are_written_in_row_groups_and_in_order(tmp_path):
+    images = [bytes([number]) * 3 for number in range(250)]
+    repository.DatasetRepository(tmp_path, ["a", "b"]).write_split("train", iter(images), columns(250), "1pct")
     file = pq.ParquetFile(tmp_path / "1pct" / "train-00000-of-00001.parquet")
-    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [1, 3, 1, 1]
+    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [100, 100, 50]
     rows = file.read().to_pylist()
     assert [row["image"]["bytes"] for row in rows] == images
-    assert [(row["index"], row["label"]) for row in rows] == [(number, number % 2) for number in range(6)]
+    assert [(row["index"], row["label"]) for row in rows] == [(number, number % 2) for number in range(250)]
 
 
 @pytest.mark.parametrize("count", [3, 5])

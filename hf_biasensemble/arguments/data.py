@@ -6,6 +6,8 @@ from typing import ClassVar
 from hf_biasensemble.arguments.options import option, require
 from hf_biasensemble.internal.sizes import size_in_bytes
 
+LAYOUTS = ("auto", "folders", "table")
+
 
 @dataclass
 class DataArguments:
@@ -13,12 +15,20 @@ class DataArguments:
 
     _argument_group_name: ClassVar[str] = "data"
 
-    dataset_name: str | None = option(None, "Hub id, folder (class folders, Parquet, saved DatasetDict) or table.")
+    dataset_name: str | None = option(None, "Hub id, folder (class folders, tables, Parquet, saved) or table.")
     dataset_config_name: str | None = option(None, "Configuration of the dataset, for instance a severity: 1pct.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of a dataset on the Hub.")
-    train_split: str = option("train", "Split to train on.")
+    layout: str = option(
+        "auto", "What says the classes of a local folder: folders, table, or auto, which refuses what is ambiguous."
+    )
+    train_split: str = option("train", "Split to train on; training is also found, as Train and set_train are.")
     validation_split: str = option("validation", "Split for validation; valid, val and dev are also found.")
-    test_split: str = option("test", "Split for testing; one without labels is left out.")
+    test_split: str = option("test", "Split for testing; testing, eval and evaluation are also found.")
+    split_column: str | None = option(
+        None,
+        "Column that says the split: names, or 0, 1, 2 for train, validation, test. Default: split, if it is there; "
+        "paths: the folders in the paths say it; none: nothing does.",
+    )
     image_column: str = option("image", "Column with the images.")
     label_column: str = option("label", "Column with the classes.")
     bias_label_column: str | None = option(None, "Column with the bias attribute; only measures, never trains.")
@@ -29,6 +39,7 @@ class DataArguments:
         "the most frequent bias of each class in train.",
     )
 
+    reading: list[str] | None = option(None, "How the dataset was read, as config.yaml states it; ignored.")
     train_fingerprint: str | None = option(None, "Refuse other training data than with this fingerprint.")
 
     validation_share: float = option(0.1, "Share of train that becomes validation, if the data have none; 0: none.")
@@ -51,6 +62,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)
+        require(self.layout in LAYOUTS, "--layout", f"one of {', '.join(LAYOUTS)}", self.layout)
         told_twice = self.aligned_bias and self.conflicting_column
         require(not told_twice, "--aligned_bias", "it without --conflicting_column", self.conflicting_column)
         for name in ("validation_share", "test_share"):

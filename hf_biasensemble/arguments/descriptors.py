@@ -58,6 +58,8 @@ class Method:
         purpose: Ends the sentence "An image classifier ..., trained ..." of the model card.
         about: A paragraph of Markdown for the model card; `{name}` stands for a setting.
         citations: BibTeX entries.
+        chooses: Whether it trains nothing itself, but judges the candidates of `--candidates` by folds and trains the
+            best of them.
     """
 
     name: str
@@ -69,9 +71,10 @@ class Method:
     unused: frozenset[str] = frozenset()
     baseline: str | None = None
     starts_from: str | None = None
-    purpose: str = "to lean less on shortcuts in its training images, in a way that never reads a bias label"
+    purpose: str = "to rely less on shortcuts in its training images, without ever reading bias labels"
     about: str = ""
     citations: tuple[str, ...] = ()
+    chooses: bool = False
 
     def argument_types(self, data_arguments: type) -> list[type]:
         """The dataclasses of all options of a run: data, model, selection where there is one, training."""

@@ -6,6 +6,9 @@ from typing import ClassVar
 
 from hf_biasensemble.arguments.options import option, require
 
+UNEVEN_CLASSES = 4
+"""Ratio of class sizes above which members are balanced by default. BAR, with a published recipe, has 3.2."""
+
 
 @dataclass
 class SelectionArguments:
@@ -14,31 +17,46 @@ class SelectionArguments:
     _argument_group_name: ClassVar[str] = "selection: BiasEnsemble"
     sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir", "audit", "members_at_once"})
 
-    num_members: int = option(5, "Biased members M.")
+    num_members: int = option(5, "Number of biased members, M.")
     member_steps: int = option(1000, "Optimisation steps of each member.")
-    member_threshold: float = option(0.99, "A member votes for a sample whose true class it gives more than this.")
-    member_agreement: int = option(3, "Votes that put a sample into the bias-amplified set.")
-    generalized_cross_entropy_q: float = option(0.7, "Exponent of the members' generalized cross entropy.")
-    keep_member: str = option("last", "Which state of a member votes: last, or best validation accuracy.")
-    member_eval_steps: int = option(500, "With keep_member best: evaluated after 1, 1 + this, 1 + 2 * this ... steps.")
-    share_batches: bool = option(False, "All members see the same batches; saves decoding, members differ less.")
+    member_threshold: float = option(
+        0.99, "A member votes for a sample if it gives its class a higher probability than this."
+    )
+    member_agreement: int = option(3, "Votes needed to put a sample into the bias-amplified set.")
+    member_keep: float | None = option(
+        None,
+        "Instead of counting votes, put this fraction of each class into the bias-amplified set: the images to which "
+        "members give the highest mean probability of their class. In (0, 1).",
+    )
+    generalized_cross_entropy_q: float = option(0.7, "Exponent q of the members' generalized cross entropy.")
+    keep_member: str = option("last", "Which weights of a member vote: last, or best (by validation accuracy).")
+    member_eval_steps: int = option(500, "With keep_member best: evaluate after 1, 1 + this, 1 + 2 * this ... steps.")
+    share_batches: bool = option(
+        False, "Give all members the same batches, which saves decoding but makes members less diverse."
+    )
     member_batch_size: int | None = option(
         None, "Batch size of the members per process; by default per_device_train_batch_size."
     )
     member_learning_rate: float | None = option(None, "Learning rate of the members; by default learning_rate.")
-    member_image_scale: float | None = option(None, "image_scale of what the members see; by default image_scale.")
+    member_image_scale: float | None = option(None, "image_scale for the members; by default image_scale.")
     members_at_once: int | None = option(
-        None, "Networks that keep activations at a time, for backbones of which few fit into memory; by default all."
+        None, "Members whose activations are in memory at a time, for large backbones; by default all."
     )
     selection_dir: str | None = option(
-        None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
+        None,
+        "Folder for sharing a selection between runs: reused if made from the same data and settings, else saved.",
     )
     cross_fit: bool | None = option(
         None,
-        "Each member is two networks, trained on a half of the images each, which vote on the other half; by default "
+        "Make each member two networks, each trained on half of the images and voting on the other half; by default "
         "where the backbone is pretrained.",
     )
-    audit: bool = option(False, "At the end, also a page that shows the suspected images.")
+    balance_members: bool | None = option(
+        None,
+        "Show members all classes equally often; by default where the largest class has more than "
+        f"{UNEVEN_CLASSES} times the images of the smallest.",
+    )
+    audit: bool = option(False, "At the end, also write a page that shows the flagged images.")
 
     def __post_init__(self) -> None:
         require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)
@@ -49,10 +67,14 @@ class SelectionArguments:
         require(0 <= self.member_threshold < 1, "--member_threshold", "in [0, 1)", self.member_threshold)
         valid = 1 <= self.member_agreement <= self.num_members
         require(valid, "--member_agreement", f"in 1..{self.num_members} (num_members)", self.member_agreement)
+        keep = self.member_keep
+        require(keep is None or 0 < keep < 1, "--member_keep", "in (0, 1)", keep)
         q = self.generalized_cross_entropy_q
         require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
         shared = self.cross_fit and self.share_batches
         require(not shared, "--share_batches", "false with --cross_fit", self.share_batches)
+        shared = self.balance_members and self.share_batches
+        require(not shared, "--share_batches", "false with --balance_members", self.share_batches)
         require(self.keep_member in ("last", "best"), "--keep_member", "last or best", self.keep_member)
         for name in ("member_learning_rate", "member_image_scale"):
             value = getattr(self, name)
@@ -60,9 +82,8 @@ class SelectionArguments:
         require(self.member_eval_steps >= 1, "--member_eval_steps", "at least 1", self.member_eval_steps)
 
     def check_evaluations(self) -> None:
-        """Refuses `keep_member="best"` with members that are evaluated only once, after a single update, which would
-        then vote with that."""
-        expected = f"more than member_eval_steps ({self.member_eval_steps}), since --keep_member best would else keep "
+        """Refuses `keep_member="best"` where members are evaluated only once, after a single update."""
+        expected = f"more than member_eval_steps ({self.member_eval_steps}), or --keep_member best would keep "
         expected += "members after a single update"
         found = f"{self.member_steps}; raise it, lower --member_eval_steps, or use --keep_member last"
         evaluated_twice = self.member_steps > self.member_eval_steps

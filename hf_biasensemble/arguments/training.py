@@ -49,7 +49,8 @@ class DebiasingArguments(TrainingArguments):
     augmentation: str = option(
         "none",
         "none; affine: training images are rotated, zoomed and shifted at random, after crop and flip; photographs: "
-        "parts of at least 0.4 of their area are resized and mirrored at random. Not for the members.",
+        "parts of at least 0.4 of their area are resized and mirrored at random. Members see plain images "
+        "or, with a frozen backbone, the same stored views.",
     )
     color_jitter: float = option(
         0.0,

@@ -41,6 +41,9 @@ class ImageFiles:
     def take(self, rows: np.ndarray) -> "ImageFiles":
         return ImageFiles([self.paths[row] for row in rows], {name: c[rows] for name, c in self.columns.items()})
 
+    def without(self, rows: np.ndarray) -> "ImageFiles":
+        return self.take(np.setdiff1d(np.arange(len(self.paths)), rows))
+
     def joined(self, other: "ImageFiles") -> "ImageFiles":
         columns = {name: np.concatenate([column, other.columns[name]]) for name, column in self.columns.items()}
         return ImageFiles(self.paths + other.paths, columns)

@@ -10,20 +10,19 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hf_biasensemble.folders.output_folder import CARD_FILE, REPOSITORY_PLACEHOLDER
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.fonts import drawable, font_for
 
-if TYPE_CHECKING:
-    import datasets
-
-ROWS_PER_GROUP = 1_000  # or fewer, where these would hold more bytes than the next line says
-BYTES_PER_GROUP = 64_000_000
+ROWS_PER_GROUP = 100  # as `datasets` writes images
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
 SHEET_COLUMNS = 8  # images per class in each block of the contact sheet
 SHARED = "shared"  # folder of the splits that belong to all configs
@@ -103,7 +102,7 @@ def written_aside(output_dir: str | Path, overwrite: bool = False, source: str |
     Args:
         output_dir: Folder to make.
         overwrite: Replace all that a non-empty `output_dir` holds (default `False`).
-        source: What the data are made of, which must not be in `output_dir` (default: not checked).
+        source: What the dataset is made from, which must not be in `output_dir` (default: not checked).
 
     Raises:
         BiasEnsembleError: `output_dir` is not empty, is no folder, holds the home or working folder or the source, or
@@ -169,9 +168,8 @@ class DatasetRepository:
         if file_names:
             columns["file_name"] = datasets.Value("string")
         self.features = datasets.Features(columns)
-        self.folder, self.class_names, self.bias_names = folder, list(class_names), list(bias_names or ())
+        self.folder, self.class_names = folder, list(class_names)
         self._counts: dict[tuple[str, str], np.ndarray] = {}  # (config, split) -> images by (class, is_conflicting)
-        self._cells: dict[tuple[str, str], np.ndarray] = {}  # (config, split) -> images by (bias label, class)
         self._sheet: tuple[int, str, Samples] = (-1, "", {})
 
     def write_split(
@@ -186,24 +184,28 @@ class DatasetRepository:
                 shape (N,), N > 0.
             config: Config the split belongs to. By default all configs share it.
         """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         labels, conflicting = columns["label"], columns["is_conflicting"]
         counts = self._counts[config, split] = np.zeros((len(self.class_names), 2), dtype=np.int64)
         np.add.at(counts, (labels, conflicting.astype(int)), 1)
-        if self.bias_names:
-            cells = self._cells[config, split] = np.zeros((len(self.bias_names), len(self.class_names)), np.int64)
-            np.add.at(cells, (columns["bias_label"], labels), 1)
+        columns = {**columns, "index": np.arange(len(labels))}
         samples: Samples = {}
-
-        def sampled() -> Iterator[bytes]:
-            for image, label, conflict in zip(images, labels, conflicting, strict=True):
-                cell = samples.setdefault((int(label), bool(conflict)), [])
-                if len(cell) < SHEET_COLUMNS:
-                    cell.append(image)
-                yield image
-
         path = self.folder / config / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(exist_ok=True)
-        write_images(path, self.features, sampled(), {**columns, "index": np.arange(len(labels))})
+        rows = zip(images, labels, conflicting, strict=True)
+        start, schema = 0, self.features.arrow_schema
+        with pq.ParquetWriter(path, schema, write_page_index=True) as writer:
+            while group := list(islice(rows, ROWS_PER_GROUP)):
+                for image, label, conflict in group:
+                    cell = samples.setdefault((int(label), bool(conflict)), [])
+                    if len(cell) < SHEET_COLUMNS:
+                        cell.append(image)
+                data: dict[str, Any] = {name: some[start : start + len(group)] for name, some in columns.items()}
+                data["image"] = [{"bytes": image, "path": None} for image, *_ in group]
+                writer.write_table(pa.Table.from_pydict(data, schema=schema))
+                start += len(group)
         total = int(conflicting.sum())
         if split == "train" and total > self._sheet[0]:  # the sheet shows the config with most conflicting images
             self._sheet = (total, config, samples)
@@ -222,16 +224,30 @@ class DatasetRepository:
             tags: Tags besides those of every repository of this kind (default: none).
             metadata: More fields of the card's YAML block, such as `license`.
         """
-        configs = list(dict.fromkeys(config for config, _ in self._counts if config != SHARED))
-        entries: list[dict[str, Any]] = []
-        for name in configs:
+        from huggingface_hub import DatasetCard, DatasetCardData
+
+        names = list(dict.fromkeys(config for config, _ in self._counts if config != SHARED))
+        configs: list[dict[str, Any]] = []
+        for name in names:
             splits = [(split, config) for config, split in self._counts if config in (name, SHARED)]
             files = [{"split": split, "path": f"{config}/{split}-*.parquet"} for split, config in splits]
-            entries.append({"config_name": name} | ({} if entries else {"default": True}) | {"data_files": files})
+            configs.append({"config_name": name} | ({} if configs else {"default": True}) | {"data_files": files})
+        count = int(sum(counts.sum() for counts in self._counts.values()))
+        metadata |= {
+            "pretty_name": title,
+            "task_categories": ["image-classification"],
+            "size_categories": SIZES[max(len(str(count)) - 3, 0)],
+            "tags": ["debiasing", "dataset-bias", "spurious-correlation", "hf_biasensemble", *tags],
+            "configs": configs,
+        }
         _, shown, samples = self._sheet
         contact_sheet(samples, self.class_names, f"Training images of {shown}").save(self.folder / "contact_sheet.png")
-        source = ", `file_name` where the image was found" if "file_name" in self.features else ""
-        text = f"""# {title}
+        source = ", `file_name` the file that the image comes from" if "file_name" in self.features else ""
+        text = f"""---
+{DatasetCardData(**metadata).to_yaml()}
+---
+
+# {title}
 
 {summary}
 
@@ -242,19 +258,19 @@ class DatasetRepository:
 ```python
 from datasets import load_dataset
 
-data = load_dataset("{REPOSITORY_PLACEHOLDER}", "{configs[0]}")
+data = load_dataset("{REPOSITORY_PLACEHOLDER}", "{names[0]}")
 ```
 
-Configs: {", ".join(f"`{name}`" for name in configs)}. Columns: {", ".join(f"`{name}`" for name in self.features)};
+Configs: {", ".join(f"`{name}`" for name in names)}. Columns: {", ".join(f"`{name}`" for name in self.features)};
 `index` is the row number in the split{source}.
-Debiasing without bias labels trains on `image` and `label`; the rest is to measure.
+Debiasing without bias labels trains on `image` and `label`; the other columns are for evaluation only.
 
 ## Counts
 
 In the columns of the classes: bias-aligned + bias-conflicting images.
 
 {self._count_table()}
-{self._cell_table()}
+
 ## How it was made
 
 {making}
@@ -265,8 +281,7 @@ Made by this command:
 {command}
 ```
 """
-        count = int(sum(counts.sum() for counts in self._counts.values()))
-        save_card(self.folder, title, text, count, entries, tags, **metadata)
+        DatasetCard(text, ignore_metadata_errors=False).save(self.folder / CARD_FILE)
 
     def _count_table(self) -> str:
         header = ["config", "split", "images", "bias-aligned", "bias-conflicting", *self.class_names]
@@ -276,92 +291,7 @@ Made by this command:
             total, name = aligned + conflicting, "all" if config == SHARED else config
             cells = [f"{conflicting:,} ({conflicting / total:.2%})", *(f"{a:,} + {c:,}" for a, c in counts.tolist())]
             lines.append([name, split, f"{total:,}", f"{aligned:,}", *cells])
-        return markdown_table(lines)
-
-    def _cell_table(self) -> str:
-        if not self._cells:
-            return ""
-        lines = [["config", "split", "bias label", *self.class_names], ["---"] * 3 + ["--:"] * len(self.class_names)]
-        for (config, split), cells in self._cells.items():
-            name = "all" if config == SHARED else config
-            for bias_name, counts in zip(self.bias_names, cells.tolist(), strict=True):
-                lines.append([name, split, bias_name, *(f"{count:,}" for count in counts)])
-        summary = "<summary>Images of every class with every bias label</summary>"
-        return f"\n<details>{summary}\n\n{markdown_table(lines)}\n\n</details>\n"
-
-
-def write_images(
-    file: Path, features: "datasets.Features", images: Iterable[bytes], columns: Mapping[str, Any]
-) -> None:
-    """Write a Parquet file of images in row groups of bounded size.
-
-    Args:
-        file: In an existing folder.
-        features: `image` and those of the columns.
-        images: Encoded images in row order. Read once: a generator keeps memory low.
-        columns: The other columns, arrays of as many rows.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema, start = features.arrow_schema, 0
-    with pq.ParquetWriter(file, schema, write_page_index=True) as writer:
-        for group in _groups(images):
-            data: dict[str, Any] = {name: column[start : start + len(group)] for name, column in columns.items()}
-            data["image"] = [{"bytes": image, "path": None} for image in group]
-            writer.write_table(pa.Table.from_pydict(data, schema=schema))
-            start += len(group)
-
-
-def save_card(
-    folder: Path,
-    title: str,
-    text: str,
-    count: int,
-    configs: Sequence[Mapping[str, Any]],
-    tags: Sequence[str] = (),
-    **metadata: Any,
-) -> None:
-    """Write `README.md` of a dataset repository of ours.
-
-    Args:
-        folder: Existing folder of the repository.
-        title: `pretty_name`.
-        text: The card below its YAML block, in Markdown.
-        count: Images in all splits.
-        configs: Entries that say which file belongs to which split.
-        tags: Tags besides those of every repository of this kind (default: none).
-        metadata: More fields of the YAML block, such as `license`.
-    """
-    from huggingface_hub import DatasetCard, DatasetCardData
-
-    metadata |= {
-        "pretty_name": title,
-        "task_categories": ["image-classification"],
-        "size_categories": SIZES[max(len(str(count)) - 3, 0)],
-        "tags": ["debiasing", "dataset-bias", "spurious-correlation", "hf_biasensemble", *tags],
-        "configs": [dict(entry) for entry in configs],
-    }
-    card = f"---\n{DatasetCardData(**metadata).to_yaml()}\n---\n\n{text}"
-    DatasetCard(card, ignore_metadata_errors=False).save(folder / CARD_FILE)
-
-
-def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _groups(images: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Row groups that bound what is in memory, here and in the readers of the files."""
-    group: list[bytes] = []
-    size = 0
-    for image in images:
-        if group and (len(group) == ROWS_PER_GROUP or size + len(image) > BYTES_PER_GROUP):
-            yield group
-            group, size = [], 0
-        group.append(image)
-        size += len(image)
-    if group:
-        yield group
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def contact_sheet(
@@ -380,21 +310,27 @@ def contact_sheet(
     }
     small = all(max(picture.size) <= 64 for cell in pictures.values() for picture in cell)
     size, resample = (56, Image.Resampling.NEAREST) if small else (96, Image.Resampling.LANCZOS)
-    step, top, font = size + 4, 72, ImageFont.load_default(18)
-    left = 24 + int(max(font.getlength(name) for name in class_names))
+    step, top, font = size + 4, 72, partial(_font, size=18)
+    names = [drawable(" ".join(name.split())) for name in class_names]
+    left = 24 + int(max(font(name).getlength(name) for name in names))
     block = SHEET_COLUMNS * step + 20
     sheet = Image.new("RGB", (left + len(captions) * block, top + len(class_names) * step + 8), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((left, 8), title, "black", font)
+    draw.text((left, 8), drawable(title), "black", font(drawable(title)))
     for conflicting, caption in enumerate(captions):
         x = left + conflicting * block
-        draw.text((x, 40), caption, "black", font)
-        for row, name in enumerate(class_names):
+        draw.text((x, 40), caption, "black", font(caption))
+        for row, name in enumerate(names):
             y = top + row * step
-            draw.text((left - 12, y + size // 2), name, "black", font, anchor="rm")
+            draw.text((left - 12, y + size // 2), name, "black", font(name), anchor="rm")
             for column, picture in enumerate(pictures.get((row, bool(conflicting)), [])):
                 sheet.paste(ImageOps.fit(picture, (size, size), resample), (x + column * step, y))
     return sheet
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    found = font_for(text)
+    return ImageFont.truetype(found[1], size) if found else ImageFont.load_default(size)
 
 
 def push_repository(folder: str | Path, hub_id: str) -> None:

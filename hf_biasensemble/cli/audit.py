@@ -1,9 +1,8 @@
 """Which training images contradict the shortcut: `hf-biasensemble audit --dataset_name DIR --output_dir OUT`.
 
-Trains the biased members of BiasEnsemble and nothing else, and writes OUT/audit.html, a page to look at, with the full
-list as OUT/audit.csv and OUT/audit.parquet. With --save_images true also the suspected images as a dataset,
-OUT/audit_images, which `hf-biasensemble push OUT REPO --audit` uploads. Takes the options of training; no bias labels
-are needed. All training images are looked at, unless validation images are asked for.
+Trains only the biased members of BiasEnsemble and writes OUT/audit.html, a page to look at, with the full list in
+OUT/audit.csv and OUT/audit.parquet. Takes the options of training and needs no bias labels. It covers all training
+images, unless validation images are held out.
 """
 
 import sys
@@ -19,18 +18,19 @@ from hf_biasensemble.runs.run_arguments import parse_run
 
 @dataclass
 class AuditDataArguments(DataArguments):
-    """Which data, and where in it. Unlike training, the audit holds no images out unless told so."""
+    """Which dataset, and where in it. Unlike training, the audit holds out no images by default."""
 
-    validation_share: float = option(0.0, "Share of train that becomes validation, if the data have none; 0: none.")
-    test_share: float = option(0.0, "Share of train that becomes test, if the data have none; 0: none.")
+    validation_share: float = option(
+        0.0, "Fraction of train held out when there is no validation split; 0 disables it."
+    )
+    test_share: float = option(0.0, "Fraction of train held out when there is no test split; 0 disables it.")
 
 
 @dataclass
 class AuditArguments:
     """What to show."""
 
-    num_images: int = option(12, "Most and least typical images to show of each class, at most.")
-    save_images: bool = option(False, "Also write the suspected images as a dataset, which push --audit uploads.")
+    num_images: int = option(12, "Typical and flagged images to show of each class, at most.")
 
     def __post_init__(self) -> None:
         require(self.num_images >= 1, "--num_images", "at least 1", self.num_images)
@@ -42,29 +42,19 @@ def main(argv: list[str] | None = None) -> int:
         sys.argv[1:] if argv is None else argv, __doc__, AuditDataArguments, (AuditArguments,), "audit"
     )
     if args.push_to_hub:
-        raise BiasEnsembleError(
-            "--push_to_hub: expected a push once the page was looked at; audit with --save_images true, then: "
-            f"hf-biasensemble push {args.output_dir} REPO --audit"
-        )
-    import shutil
+        raise BiasEnsembleError("--push_to_hub: an audit has no model to push; leave the option out")
     from contextlib import nullcontext
 
     from hf_biasensemble.cli.stop_signal import StopSignal
-    from hf_biasensemble.data.batches.device_pixels import with_pixels_on
     from hf_biasensemble.data.pixels import write_unreadable
-    from hf_biasensemble.data.prepare import (
-        check_fingerprint,
-        image_geometry,
-        image_transform,
-        load_training_splits,
-    )
-    from hf_biasensemble.folders.output_folder import AUDIT_IMAGES, DROPPED_FILE, remove_earlier_run, sole_writer
+    from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, load_training_splits
+    from hf_biasensemble.folders.output_folder import DROPPED_FILE, remove_earlier_run, sole_writer
     from hf_biasensemble.methods import METHODS
     from hf_biasensemble.models.build import check_backbone
-    from hf_biasensemble.models.frozen import encode_splits
+    from hf_biasensemble.models.inputs import Inputs
     from hf_biasensemble.models.preprocessing import with_preprocessing
     from hf_biasensemble.reporting.audit.audit import write_audit
-    from hf_biasensemble.reporting.audit.audit_images import write_suspected_images
+    from hf_biasensemble.reporting.audit.weak_signals import contradicting
     from hf_biasensemble.reporting.run.services import SettingsCallback
     from hf_biasensemble.selectors.making import make_selection
 
@@ -84,28 +74,24 @@ def main(argv: list[str] | None = None) -> int:
     with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
-        heads, trained_on = model_args, splits
-        if model_args.freeze_backbone:
-            images = image_transform(model_args, args.augmentation, args.color_jitter)
-            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
+        inputs = Inputs.of_run(model_args, data_args, args, splits)
         selection, _ = make_selection(
             selector,
-            heads,
+            inputs,
             selection_args,
             args,
-            with_pixels_on(args.pixels_on, args.device, trained_on),
             must_serve=False,
             callbacks=[SettingsCallback(settings), stop_signal],
-            image_args=model_args,
         )
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
-            # Images of an earlier audit need not be those of this list.
-            shutil.rmtree(output_dir / AUDIT_IMAGES, ignore_errors=True)
             page = write_audit(output_dir, splits["train"], name, config_name, audit_args.num_images)
-            suspected = int((~selection.is_selected).sum())
-            print(f"{suspected:,} of {len(selection.index):,} training images suspected; audit: {page}", flush=True)
-            if audit_args.save_images and suspected:
-                print(f"images: {write_suspected_images(output_dir, splits['train'], name, config_name)}", flush=True)
+            flagged = int((~selection.is_selected).sum())
+            contradict = int(contradicting(selection).sum())
+            print(
+                f"{flagged:,} of {len(selection.index):,} training images flagged, {contradict:,} of them because the "
+                f"members predict another class; audit: {page}",
+                flush=True,
+            )
     return 0

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         if classes:
             print(f"training would stop: split {name} has no readable image of {', '.join(classes[:10])}")
     if bad and not data_args.skip_unreadable_images:
-        print(f"training would stop: {len(bad)} unreadable images; mend them, or use --skip_unreadable_images")
+        print(f"training would stop: {len(bad)} unreadable images; fix them, or use --skip_unreadable_images")
     return int(any(lost.values()) or bool(bad and not data_args.skip_unreadable_images))
 
 
@@ -87,7 +87,7 @@ def count_table(split: "ImageSplit") -> list[list[Any]]:
         groups, group = ["bias-aligned", "bias-conflicting"], conflicting
     else:
         groups, group = ["images"], 0 * labels
-    count = Counter(zip(labels.tolist(), group.astype(int).tolist(), strict=True))
+    count = Counter(zip(labels.tolist(), (group.astype(int) % len(groups)).tolist(), strict=True))
     rows = [
         [name, *(count[number, place] for place in range(len(groups)))]
         for number, name in enumerate(split.class_names)

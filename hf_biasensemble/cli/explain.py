@@ -1,12 +1,11 @@
 """What the predictions of a classifier depend on: `hf-biasensemble explain --model OUT --dataset_name DIR`.
 
-Changes one thing about each image (its colours, the places of its patches, its border or centre), and writes how many
-predictions change with it: reliance.csv and reliance.png. Shows that on single images (counterfactuals.png) beside the
-pixels that speak for what is predicted (evidence.png, with the extra `explain`): images that the model gets right and,
-with `--compare_with ERM_OUT`, that model does not; bias-conflicting ones where that is known. Needs no bias labels.
+Changes one thing about each image (its colour, the order of its patches, its border or its centre) and counts the
+predictions that change with it: reliance.csv and reliance.png. counterfactuals.png shows single images: ones that the
+model gets right and, with `--compare_with ERM_OUT`, the other model gets wrong; bias-conflicting ones where that is
+known. No bias labels are needed.
 """
 
-import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
 from hf_biasensemble.arguments.options import require
 from hf_biasensemble.folders.output_folder import FIGURES_DIR
-from hf_biasensemble.internal.errors import BiasEnsembleError, missing_package
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -58,7 +57,6 @@ def main(argv: list[str] | None = None) -> int:
         write_counterfactuals,
         write_reliance,
     )
-    from hf_biasensemble.reporting.explain.evidence import write_evidence
     from hf_biasensemble.reporting.explain.shown_images import Classifier, images_to_show
 
     names = [name for name in (explain_args.compare_with, explain_args.model) if name]
@@ -85,10 +83,6 @@ def main(argv: list[str] | None = None) -> int:
     else:
         file = output_dir / f"counterfactuals.{ending}"
         written.append(write_counterfactuals(classifiers, shown, file, inference.batch_size))
-        if importlib.util.find_spec("captum"):
-            written.append(write_evidence(classifiers, shown, output_dir / f"evidence.{ending}"))
-        else:
-            print(f"note: no evidence.{ending}: {missing_package('captum', 'explain')}", file=sys.stderr)
     print(*(f"wrote {file}" for file in written), sep="\n")
     return 0
 

@@ -16,7 +16,7 @@ from hf_biasensemble.arguments import InferenceArguments
 from hf_biasensemble.arguments.options import require
 from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import without_formula, written_whole
 
 FORMATS = (".csv", ".jsonl")
 
@@ -56,7 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         if not as_lines:
             writer.writeheader()
         for row in (first, *rows):
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n") if as_lines else writer.writerow(row)
+            if as_lines:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                cells = {name: without_formula(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+                writer.writerow(cells)
     for file in files:
         if file in unread:
             print(f"not read: {file} ({unread[file]})", file=sys.stderr)
@@ -65,20 +69,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def list_images(paths: list[Path]) -> list[Path]:
-    """The files among the paths, whatever their names, and the image files below the folders, sorted; each once.
+    """The files among the paths, whatever their names, and the images in the folders as training finds them, in order;
+    each once.
 
     Raises:
         `BiasEnsembleError`: If a folder has no image files.
     """
-    from PIL import Image
+    from hf_biasensemble.data.reading.files import image_files
 
-    suffixes = Image.registered_extensions()
     files: list[Path] = []
     for path in paths:
-        inside = [file for file in path.rglob("*") if file.suffix.lower() in suffixes] if path.is_dir() else [path]
+        inside = list(map(Path, image_files(path))) if path.is_dir() else [path]
         if not inside:
             raise BiasEnsembleError(f"expected image files in the folder {path}, found none")
-        files += sorted(inside)
+        files += inside
     return list(dict.fromkeys(files))
 
 
@@ -98,6 +102,7 @@ def predictions(
     import torch
 
     from hf_biasensemble.data.decoding import decode_image
+    from hf_biasensemble.evaluation.classifier import finite
     from hf_biasensemble.models.export import load_classifier
 
     model, transform, geometry = load_classifier(model_name)
@@ -120,7 +125,7 @@ def predictions(
             if not decoded:
                 continue
             pixels = torch.from_numpy(np.stack(list(decoded.values()))).to(inference.device)
-            logits = model(pixel_values=transform(pixels, training=False)).logits
+            logits = finite(model(pixel_values=transform(pixels, training=False)).logits)
             probabilities, classes = logits.float().softmax(dim=-1).topk(top_k)
             for file, ranked in zip(decoded, zip(classes.tolist(), probabilities.tolist(), strict=True), strict=True):
                 row: dict[str, str | float] = {"file": str(file)}

@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -107,7 +108,7 @@ def upright_image(record: dict | None) -> Image.Image:
 def encoded_image(record: dict | None) -> bytes | None:
     """The content of a record's file, from the record or from the disk; `None` where there is none."""
     content, path = (record or {}).get("bytes"), (record or {}).get("path")
-    return Path(path).read_bytes() if content is None and path else content
+    return Path(_regular(path)).read_bytes() if content is None and path else content
 
 
 def open_image(record: dict | None) -> Image.Image:
@@ -115,9 +116,20 @@ def open_image(record: dict | None) -> Image.Image:
     content, path = (record or {}).get("bytes"), (record or {}).get("path")
     if content is None and path is None:
         raise ValueError("no image (null)")
-    if (os.path.getsize(str(path)) if content is None else len(content)) == 0:
+    if (os.path.getsize(_regular(path)) if content is None else len(content)) == 0:
         raise ValueError("empty file")
     return Image.open(str(path) if content is None else io.BytesIO(content))
+
+
+def _regular(path: object) -> str:
+    """The path, if it is that of a regular file: a device such as /dev/zero may have no end.
+
+    Raises:
+        `OSError`: If it is another kind of file, or none.
+    """
+    if not stat.S_ISREG(os.stat(str(path)).st_mode):
+        raise OSError("not a regular file")
+    return str(path)
 
 
 def file_of(record: dict | None) -> str:

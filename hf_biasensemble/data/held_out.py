@@ -59,20 +59,36 @@ def with_fold(splits: dict[str, ImageSplit], number: int, count: int, seed: int)
         `BiasEnsembleError`: If a class has fewer images than there are parts.
     """
     train = splits["train"]
+    part = folds_of(train, count, seed, "--validation_fold")
+    kept, left_out = train.select(np.flatnonzero(part != number)), train.select(np.flatnonzero(part == number))
+    print_once(f"part {number + 1} of {count} of the training images, {len(left_out):,}, is held out as validation")
+    parts = {**splits, "train": kept, "validation": replace(left_out, unreadable=[])}
+    return {name: parts[name] for name in ("train", "validation", "test") if name in parts}
+
+
+def folds_of(train: ImageSplit, count: int, seed: int, option: str) -> np.ndarray:
+    """Which of `count` parts each image (R,) is in, int64; each class is parted evenly, and not by bias labels.
+
+    Args:
+        train (`ImageSplit`): The training images.
+        count (`int`): How many parts there are.
+        seed (`int`): The same seed makes the same parts.
+        option (`str`): Who asked for them, for the error.
+
+    Raises:
+        `BiasEnsembleError`: If a class has fewer images than there are parts.
+    """
     labels = train.labels[train.rows].numpy()
     order = np.random.default_rng(derived_seed(seed, f"parts of train, {count}")).permutation(len(labels))
     part = np.empty(len(labels), dtype=np.int64)
     for label, of_class in enumerate(_by_class(order, labels)):
         if 0 < len(of_class) < count:
             raise BiasEnsembleError(
-                f"--validation_fold: expected {count} training images or more of each class, found {len(of_class)} of "
+                f"{option}: expected {count} training images or more of each class, found {len(of_class)} of "
                 f"{train.class_names[label]}; use fewer parts"
             )
         part[of_class] = np.arange(len(of_class)) % count
-    kept, left_out = train.select(np.flatnonzero(part != number)), train.select(np.flatnonzero(part == number))
-    print_once(f"part {number + 1} of {count} of the training images, {len(left_out):,}, is held out as validation")
-    parts = {**splits, "train": kept, "validation": replace(left_out, unreadable=[])}
-    return {name: parts[name] for name in ("train", "validation", "test") if name in parts}
+    return part
 
 
 def at_most(

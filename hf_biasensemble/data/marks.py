@@ -131,5 +131,8 @@ def _conflicting(train: ImageSplit, labels: np.ndarray, changed: np.ndarray) -> 
         return train.is_conflicting
     pairs, column = set(train.aligned_bias), train.is_conflicting.copy()
     for row in changed.tolist():
-        column[row] = f"{train.bias_names[train.bias_labels[row]]}={train.class_names[labels[row]]}" not in pairs
+        known = train.bias_labels[row] >= 0
+        column[row] = (
+            known and f"{train.bias_names[train.bias_labels[row]]}={train.class_names[labels[row]]}" not in pairs
+        )
     return column

@@ -61,7 +61,7 @@ class ImageSplit(Dataset):
         labels: int64 (N,).
         class_names: Names of the K classes.
         rows: int64 (R,), the rows this split consists of, in order; all of them by default.
-        bias_labels: int64 array (N,), or `None` where unknown.
+        bias_labels: int64 array (N,), -1 where one is unknown; `None` where all are.
         is_conflicting: bool array (N,), or `None` where unknown.
         bias_names: Names of the bias labels, or `None` where unknown.
         aligned_bias: What is bias-aligned, as pairs `bias=class`; `None` where unknown or where a column says it.
@@ -71,6 +71,7 @@ class ImageSplit(Dataset):
         source_fingerprint: That of the decoded training images, where features of them stand in the place of pixels.
         excluded: Rows that `--exclude_rows` left out.
         relabelled: Rows that have another label by `--relabel`.
+        reading: The reading plan of the dataset, as it is printed.
         on_device: The same pixels and labels on the device, with `--pixels_on device`: batches come from there.
     """
 
@@ -88,6 +89,7 @@ class ImageSplit(Dataset):
     source_fingerprint: str | None = None
     excluded: int = 0
     relabelled: int = 0
+    reading: list[str] = field(default_factory=list)
     on_device: OnDevice | None = None
 
     def __len__(self) -> int:
@@ -123,7 +125,8 @@ class ImageSplit(Dataset):
 
     def groups(self) -> tuple[list[str], np.ndarray] | None:
         """Names of the values of the bias attribute, and which of them each of the split's samples (R,) has: its bias
-        label or, where that is unknown, bias-aligned (0) or bias-conflicting (1). `None` where nothing is known."""
+        label (-1: unknown, the last name) or, where there are none, bias-aligned (0) or bias-conflicting (1).
+        `None` where nothing is known."""
         columns = self.measured_by()
         if columns["bias_labels"] is not None:
             bias_labels = columns["bias_labels"]
@@ -185,7 +188,7 @@ def decode_split(
     if unreadable and not skip_unreadable:
         raise BiasEnsembleError(
             f"expected readable images, found {len(unreadable)} of {count} that are not: "
-            f"{'; '.join(map(str, unreadable[:10]))}; mend or remove them, or use --skip_unreadable_images"
+            f"{'; '.join(map(str, unreadable[:10]))}; fix or remove them, or use --skip_unreadable_images"
         )
     rows = np.setdiff1d(np.arange(count), list(reasons))
     return ImageSplit(
@@ -200,6 +203,7 @@ def decode_split(
         aligned_by=split.aligned_by,
         unreadable=unreadable,
         images=split.images,
+        reading=split.reading,
     )
 
 

@@ -9,7 +9,7 @@ from hf_biasensemble.data.held_out import at_most, hold_out, with_fold
 from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
 from hf_biasensemble.data.marks import with_marks
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
-from hf_biasensemble.data.split_names import SplitNames
+from hf_biasensemble.data.reading.names import SplitNames
 from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import number_started
@@ -33,7 +33,7 @@ def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dic
         if lost:
             raise BiasEnsembleError(
                 f"{data_args.dataset_name}, split {name}: expected readable images of every class, found none of "
-                f"{', '.join(lost[:10])}; the first unreadable: {split.unreadable[0]}; mend them or remove the class"
+                f"{', '.join(lost[:10])}; the first unreadable: {split.unreadable[0]}; fix them or remove the class"
             )
     return parts_to_use(splits, data_args)
 
@@ -63,7 +63,11 @@ def load_training_splits(data_args: DataArguments, geometry: Geometry | int) -> 
 def load_labelled_splits(data_args: DataArguments) -> dict[str, LabelledSplit]:
     """[`load_splits`] with the names of columns and splits in the arguments."""
     columns = ColumnNames(
-        data_args.image_column, data_args.label_column, data_args.bias_label_column, data_args.conflicting_column
+        data_args.image_column,
+        data_args.label_column,
+        data_args.bias_label_column,
+        data_args.conflicting_column,
+        data_args.split_column,
     )
     names = SplitNames(data_args.train_split, data_args.validation_split, data_args.test_split)
     return load_splits(
@@ -73,6 +77,7 @@ def load_labelled_splits(data_args: DataArguments) -> dict[str, LabelledSplit]:
         data_args.aligned_bias,
         names,
         data_args.dataset_revision,
+        data_args.layout,
     )
 
 

@@ -1,32 +1,24 @@
 """Which split of a dataset serves for what: by its usual name, or as named."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from dataclasses import asdict
+from typing import Any
 
-from hf_biasensemble.data.sources import SPLIT_ALIASES
+from hf_biasensemble.data.reading.files import images
+from hf_biasensemble.data.reading.names import SplitNames
+from hf_biasensemble.data.reading.split_words import meant_by, use_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.processes import print_once
-
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class SplitNames:
-    """Names of the splits in the dataset at hand. A usual name also stands for its other forms, such as `val`."""
-
-    train: str = "train"
-    validation: str = "validation"
-    test: str = "test"
-
-
-def chosen_splits(raw: Mapping[str, T], names: SplitNames, where: str) -> dict[str, T]:
-    """The splits of `raw` that are for training, validation and testing, as far as they are there.
+def chosen_splits(raw: Mapping[str, Any], names: SplitNames, where: str) -> tuple[dict[str, str], list[str]]:
+    """The names of the splits of `raw` that are for training, validation and testing, as far as they are there, and
+    what to say of those that are for nothing.
 
     A split that was named on purpose serves for nothing else: with `test="validation"`, there is no validation split.
 
     Raises:
-        `BiasEnsembleError`: If a split that was named is not there, or named twice, or no split is left.
+        `BiasEnsembleError`: If a split that was named is not there, or named twice, or no split is left, or two have
+            names of the same meaning.
     """
     asked = asdict(names)
     named = {use: name for use, name in asked.items() if name != use}
@@ -41,24 +33,35 @@ def chosen_splits(raw: Mapping[str, T], names: SplitNames, where: str) -> dict[s
         raise BiasEnsembleError(f"{where}: expected different splits for {options}, found {', '.join(named.values())}")
     chosen = {}
     for use, name in asked.items():
-        others = [alias for alias, usual in SPLIT_ALIASES.items() if usual == use]
-        usual_names = [form for form in (use, *others) if form in raw and form not in named.values()]
-        if use in named or usual_names:
-            chosen[use] = raw[name if use in named else usual_names[0]]
+        free = [split for split in raw if split not in named.values()]
+        alike = [split for split in free if use_of(split) == use] or [s for s in free if meant_by(s) == use]
+        if use in named:
+            chosen[use] = name
+        elif use in alike or len(alike) == 1:
+            chosen[use] = use if use in alike else alike[0]
+        elif alike:
+            raise BiasEnsembleError(
+                f"{where}: expected one split for {use}, found {', '.join(alike)}; say which with --{use}_split "
+                f"{alike[0]}, or --{use}_split {alike[1]}"
+            )
     if not chosen:
         raise BiasEnsembleError(
             f"{where}: expected a split train, validation or test, found {', '.join(raw)}; name them with "
             "--train_split, --validation_split and --test_split"
         )
-    return chosen
+    notes = [
+        f"not used: the split {split} ({images(len(raw[split]))}); use it with --test_split {split}"
+        for split in raw
+        if split not in chosen.values()
+    ]
+    return chosen, notes
 
 
-def without_unlabelled_test(splits: dict[str, Any], label_column: str, where: str) -> dict[str, Any]:
-    """Leaves out a test split (`datasets.Dataset`) that says -1 or nothing for every image, and says so."""
+def unlabelled_test(splits: Mapping[str, Any], label_column: str) -> bool:
+    """Whether the test split (`datasets.Dataset`) says -1 or nothing for every image."""
     test = splits.get("test")
-    if test is None or len(splits) == 1 or label_column not in test.column_names or len(test) == 0:
-        return splits
-    if any(label not in (-1, None) for label in test.with_format(None).unique(label_column)):
-        return splits
-    print_once(f"{where}: the test split is left out, since it has no labels ({len(test):,} images)")
-    return {use: data for use, data in splits.items() if use != "test"}
+    if test is None or len(splits) == 1 or len(test) == 0:
+        return False
+    if label_column not in test.column_names:
+        return any(label_column in data.column_names for data in splits.values())
+    return not any(label not in (-1, "-1", None) for label in test.with_format(None).unique(label_column))

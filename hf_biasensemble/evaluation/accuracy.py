@@ -23,7 +23,7 @@ def bias_accuracy(
     Args:
         predictions (`np.ndarray` of shape (N,)): Predicted classes.
         labels (`np.ndarray` of shape (N,)): True classes.
-        bias_labels (`np.ndarray` of shape (N,), *optional*): Bias attribute of each sample.
+        bias_labels (`np.ndarray` of shape (N,), *optional*): Bias attribute of each sample; -1 where it is unknown.
         is_conflicting (`np.ndarray` of shape (N,), *optional*): Whether each sample is bias-conflicting.
 
     Returns:
@@ -41,20 +41,26 @@ def bias_accuracy(
         raise ValueError(f"expected arrays of one length above 0, found lengths {sorted(lengths)}")
     correct = np.asarray(predictions) == np.asarray(labels)
     metrics = {"accuracy": float(correct.mean())}
+    known = _known(labels, bias_labels)
     if is_conflicting is not None:
         conflicting = np.asarray(is_conflicting, dtype=bool)
-        for name, group in (("aligned", ~conflicting), ("conflicting", conflicting)):
+        for name, group in (("aligned", ~conflicting & known), ("conflicting", conflicting & known)):
             if group.any():
                 metrics[f"{name}_accuracy"] = float(correct[group].mean())
     attribute = bias_labels if bias_labels is not None else is_conflicting
-    if attribute is not None:
-        _, accuracy, _ = accuracy_by_group(predictions, labels, attribute)
+    if attribute is not None and known.any():
+        _, accuracy, _ = accuracy_by_group(*(np.asarray(each)[known] for each in (predictions, labels, attribute)))
         metrics["unbiased_accuracy"] = float(accuracy.mean())
         metrics["worst_group_accuracy"] = float(accuracy.min())
     if "aligned_accuracy" in metrics and "conflicting_accuracy" in metrics:
         aligned, conflict = metrics["aligned_accuracy"], metrics["conflicting_accuracy"]
         metrics["ac_score"] = 2 * aligned * conflict / (aligned + conflict) if aligned + conflict else 0.0
     return metrics
+
+
+def _known(labels: np.ndarray, bias_labels: np.ndarray | None) -> np.ndarray:
+    """Which samples are in a group: those whose bias label is not -1, which is unknown."""
+    return np.ones(len(labels), dtype=bool) if bias_labels is None else np.asarray(bias_labels) >= 0
 
 
 def accuracy_by_group(
@@ -91,37 +97,38 @@ def accuracy_intervals(
     Args:
         predictions (`np.ndarray` of shape (N,)): Predicted classes.
         labels (`np.ndarray` of shape (N,)): True classes.
-        bias_labels (`np.ndarray` of shape (N,), *optional*): Bias attribute of each sample.
+        bias_labels (`np.ndarray` of shape (N,), *optional*): Bias attribute of each sample; -1 where it is unknown.
         is_conflicting (`np.ndarray` of shape (N,), *optional*): Whether each sample is bias-conflicting.
 
     Returns:
         `dict[str, tuple[float, float, int]]`: By metric, both ends in [0, 1] and the number of images.
     """
-    correct = np.asarray(predictions) == np.asarray(labels)
+    correct, known = np.asarray(predictions) == np.asarray(labels), _known(labels, bias_labels)
     groups = {"accuracy": np.ones(len(correct), dtype=bool)}
     if is_conflicting is not None:
         conflicting = np.asarray(is_conflicting, dtype=bool)
-        groups |= {"aligned_accuracy": ~conflicting, "conflicting_accuracy": conflicting}
+        groups |= {"aligned_accuracy": ~conflicting & known, "conflicting_accuracy": conflicting & known}
     intervals = {
         metric: (*wilson_interval(float(correct[group].mean()), int(group.sum())), int(group.sum()))
         for metric, group in groups.items()
         if group.any()
     }
     attribute = bias_labels if bias_labels is not None else is_conflicting
-    if attribute is not None:
-        _, accuracy, counts = accuracy_by_group(predictions, labels, attribute)
+    if attribute is not None and known.any():
+        given = (np.asarray(each)[known] for each in (predictions, labels, attribute))
+        _, accuracy, counts = accuracy_by_group(*given)
         # As if each group had two more images of either kind (Agresti and Coull), or one of three would have none.
         share = (accuracy * counts + 2) / (counts + 4)
         half = 1.96 * float(np.sqrt((share * (1 - share) / (counts + 4)).sum())) / len(counts)
         mean = float(accuracy.mean())
-        intervals["unbiased_accuracy"] = (max(0.0, mean - half), min(1.0, mean + half), len(correct))
+        intervals["unbiased_accuracy"] = (max(0.0, mean - half), min(1.0, mean + half), int(known.sum()))
         worst = int(accuracy.argmin())
         of_worst = wilson_interval(float(accuracy[worst]), int(counts[worst]))
         intervals["worst_group_accuracy"] = (*of_worst, int(counts[worst]))
     return intervals
 
 
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(share: float, count: float, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval of a share of `count` samples, both ends in [0, 1]; 95 % with the default `z`."""
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))

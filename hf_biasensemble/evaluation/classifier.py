@@ -54,6 +54,21 @@ def joined(parts: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.n
     return columns
 
 
+def finite(logits: torch.Tensor) -> torch.Tensor:
+    """The logits (B, ...) as they are: NaN would count as a class.
+
+    Raises:
+        `BiasEnsembleError`: If one is not finite.
+    """
+    bad = ~logits.flatten(1).isfinite().all(dim=1)
+    if bad.any():
+        raise BiasEnsembleError(
+            f"expected finite logits, found NaN or infinity for {int(bad.sum())} of {len(bad)} images; use another "
+            "model if the training of this one diverged, or bf16 or float32 in place of fp16, which may overflow"
+        )
+    return logits
+
+
 @torch.inference_mode()
 def predict_logits(
     model: nn.Module, split: ImageSplit, transform: ImageTransform | FeatureTransform, batch_size: int
@@ -65,6 +80,9 @@ def predict_logits(
         split (`ImageSplit`): The images.
         transform (`ImageTransform`): From uint8 batches to network input; not augmented.
         batch_size (`int`): Images at a time, at least 1.
+
+    Raises:
+        `BiasEnsembleError`: If a logit is not finite.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -78,7 +96,7 @@ def predict_logits(
             logits = found.new_empty((len(split), *found.shape[1:]), dtype=torch.float32)
         logits[number * batch_size :][: len(found)] = found
     model.train(was_training)
-    return logits
+    return finite(logits)
 
 
 def predict_classes(
@@ -139,7 +157,10 @@ def details_of(split: ImageSplit, predictions: np.ndarray) -> dict[str, Any]:
     details: dict[str, Any] = {"intervals": accuracy_intervals(predictions, **columns)}
     if groups := split.groups():
         bias_names, attribute = groups
-        cells, accuracy, counts = accuracy_by_group(predictions, columns["labels"], attribute)
+        known = attribute >= 0
+        if not known.any():
+            return details
+        cells, accuracy, counts = accuracy_by_group(predictions[known], columns["labels"][known], attribute[known])
         label, bias = cells[accuracy.argmin()]
         images = int(counts[accuracy.argmin()])
         details["worst_group"] = {"class": split.class_names[label], "bias": bias_names[bias], "images": images}

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_biasensemble.folders.output_folder import AUDIT_FILES, AUDIT_IMAGES, CARD_FILE, REPOSITORY_PLACEHOLDER
+from hf_biasensemble.folders.output_folder import CARD_FILE, CONFIG_FILE, REPOSITORY_PLACEHOLDER, without_local_paths
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SELECTION_FILES = ["selection/selection.parquet", "selection/members.safetensors"]
@@ -33,8 +34,6 @@ PUBLISHED_FILES = [
     "figures/*",
 ]
 """Patterns of what a model repository holds, `*` within one folder. Checkpoints, optimiser states and logs are not."""
-AUDIT_IMAGES_FILES = [CARD_FILE, "train-*.parquet", "*.png"]
-"""The same of the dataset that an audit writes."""
 
 _ADVICE = {
     401: "the Hub does not accept the token (401); log in with `hf auth login`",
@@ -77,8 +76,7 @@ def push_model(
     found = [f"no {name}" for name in ("config.json", "model.safetensors*") if not any(folder.glob(name))]
     found += ["a checkpoint"] if (folder / "optimizer.pt").exists() else []
     if found:
-        hint = "; the images of an audit are pushed with --audit" if (folder / AUDIT_FILES[0]).exists() else ""
-        raise BiasEnsembleError(f"expected the output folder of a finished run, found {found[0]} in {folder}{hint}")
+        raise BiasEnsembleError(f"expected the output folder of a finished run, found {found[0]} in {folder}")
     wanted = [*PUBLISHED_FILES, *SELECTION_FILES] if with_selection else PUBLISHED_FILES
     return push_folder(
         folder,
@@ -91,47 +89,6 @@ def push_model(
         again=["hf-biasensemble", "push", str(folder), repo_id]
         + ["--private"] * private
         + ["--with_selection"] * with_selection,
-    )
-
-
-def push_suspected_images(
-    folder: str | Path,
-    repo_id: str,
-    private: bool = False,
-    commit_message: str | None = None,
-    token: str | None = None,
-) -> str:
-    """Uploads the suspected images of an audit, with their rows of the list and a card, as a dataset.
-
-    Args:
-        folder (`str` or `Path`): The `output_dir` of an audit with `--save_images true`.
-        repo_id (`str`): Dataset repository, as for [`push_model`].
-        private (`bool`, *optional*, defaults to `False`): Make it private. One that is public is refused then.
-        commit_message (`str`, *optional*): Title of the commit.
-        token (`str`, *optional*): By default `HF_TOKEN` or the one of `hf auth login`.
-
-    Returns:
-        `str`: Address of the commit.
-
-    Raises:
-        `BiasEnsembleError`: If the audit wrote no images, or the upload fails; the folder is unharmed in any case.
-    """
-    images = Path(folder) / AUDIT_IMAGES
-    if not (images / CARD_FILE).exists():
-        raise BiasEnsembleError(
-            f"expected the output folder of an audit with its images, found no {AUDIT_IMAGES}/{CARD_FILE} in "
-            f"{folder}; run the audit again with --save_images true, which uses the votes that are there"
-        )
-    return push_folder(
-        images,
-        repo_id,
-        files=[name for name in _files_in(images) if _matches(name, AUDIT_IMAGES_FILES)],
-        replaced=AUDIT_IMAGES_FILES,
-        repo_type="dataset",
-        private=private,
-        commit_message=commit_message or "Upload suspected images",
-        token=token,
-        again=["hf-biasensemble", "push", str(folder), repo_id, "--audit"] + ["--private"] * private,
     )
 
 
@@ -221,7 +178,11 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _content(file: Path, repo_id: str) -> Path | bytes:
-    """What is uploaded of a file: itself; of a card, the text with the repository's name in its examples."""
+    """What is uploaded of a file: itself; a card with the repository's name in its examples, settings without paths of
+    this machine."""
+    if file.name == CONFIG_FILE:
+        settings = without_local_paths(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return yaml.safe_dump(settings, sort_keys=False).encode()
     if file.name != CARD_FILE:
         return file
     card, place, name = file.read_bytes(), REPOSITORY_PLACEHOLDER.encode(), repo_id.encode()

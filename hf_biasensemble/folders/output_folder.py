@@ -1,5 +1,6 @@
 """The folder of a run: what may be in it, who may write into it, and what a run may be resumed with."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,13 +26,10 @@ GROUPS_FIGURE = "figures/groups.png"
 DIFFICULTY_FIGURE = "figures/relative_difficulty.png"
 SELECTION_FIGURE = "figures/selection.png"
 FIGURES_DIR = "figures"
-EXPLAINED_FILES = tuple(
-    f"{FIGURES_DIR}/{name}" for name in ("reliance.csv", "reliance.png", "counterfactuals.png", "evidence.png")
-)
+EXPLAINED_FILES = tuple(f"{FIGURES_DIR}/{name}" for name in ("reliance.csv", "reliance.png", "counterfactuals.png"))
 """What `explain` leaves behind."""
 FIGURE_FILES = (ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE, *EXPLAINED_FILES)
 AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
-AUDIT_IMAGES = "audit_images"
 DROPPED_FILE = "dropped_images.csv"
 REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
 """Stands in the examples of a card for the place of the model, until it is pushed to one."""
@@ -44,8 +42,19 @@ _FURTHER_FILES = (
     *(CONFIG_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py"),
     *FIGURE_FILES,
     *AUDIT_FILES,
-    AUDIT_IMAGES,
 )
+
+
+def without_local_paths(value: Any) -> Any:
+    """The settings or results with `path/to/NAME` for each absolute path, which is of no use on another machine."""
+    if isinstance(value, dict):
+        return {name: without_local_paths(content) for name, content in value.items()}
+    if isinstance(value, list):
+        return [without_local_paths(content) for content in value]
+    path = re.fullmatch(r"(local-dir:)?(?:[~/\\]|[A-Za-z]:[/\\]).*?([^/\\]*)[/\\]*", str(value))
+    if isinstance(value, str) and path:
+        return f"{path[1] or ''}path/to/{path[2]}"
+    return value
 
 
 @contextmanager
@@ -161,6 +170,7 @@ MAY_DIFFER_ON_RESUME = {
     "judge",  # what its members say is compared instead
     "dataset_name",  # the fingerprint tells whether the data are the same
     "output_dir",
+    "reading",  # as above
     "pretrained_weights",  # as above
     "selection_dir",
     "compare_with",

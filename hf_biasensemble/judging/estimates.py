@@ -1,14 +1,14 @@
-"""Accuracy on bias-aligned and bias-conflicting images, estimated without bias labels (numpy only).
+"""Accuracy on bias-aligned and bias-conflicting images, estimated without bias labels.
 
-Pseudo-groups stand for the groups of class and bias. As the accuracy over cells of class and bias attribute in uLA
-(Tsirigotis et al., 2023, https://huggingface.co/papers/2310.18562) and over inferred groups in XRM (Pezeshki et al.,
-2023, https://huggingface.co/papers/2309.16748).
+Pseudo-groups stand for the groups of class and bias, as in uLA (Tsirigotis et al., 2023,
+https://huggingface.co/papers/2310.18562) and XRM (Pezeshki et al., 2023, https://huggingface.co/papers/2309.16748).
+Everything here is a weighted sum over images, in which each class counts the same.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm, permutation_test
 
 from hf_biasensemble.evaluation.accuracy import wilson_interval
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
@@ -17,9 +17,12 @@ GROUPS = ("aligned", "conflicting", "unbiased")
 ESTIMATED_ACCURACIES = tuple(f"estimated_{group}_accuracy" for group in GROUPS)
 ESTIMATED_PROBABILITIES = tuple(f"estimated_{group}_probability" for group in GROUPS)
 ESTIMATES = (*ESTIMATED_ACCURACIES, *ESTIMATED_PROBABILITIES)
-RESAMPLES = 2000
-_AT_ONCE = 1 << 22  # drawn counts in memory
-_LEVELS = 100  # probabilities are resampled in hundredths
+FEWEST_OF_CLASS = 3
+"""Images of a class in a group below which nothing is said of differences between models in it."""
+SIGNIFICANCE = 0.05
+_DRAWS = 1999  # of signs; all of them up to 10 images
+_MANY = 1000  # images from which on the sum under random signs is as good as normal
+_Z = 1.96
 
 
 @dataclass(frozen=True)
@@ -35,135 +38,117 @@ class Estimate:
         return f"{100 * self.value:.0f} % ({100 * self.low:.0f}-{100 * self.high:.0f})"
 
 
-def group_means(values: np.ndarray, groups: PseudoGroups) -> dict[str, float]:
-    """Means of the values by group, each class with the same weight.
+def group_weights(groups: PseudoGroups, fewest: int = 1) -> dict[str, np.ndarray]:
+    """Weights (R,) of the images, summing to 1, whose sum of products with any values is their mean in a group.
 
-    `aligned` over images that members take for their class, `conflicting` over all others, and `unbiased`, 1/K of
-    `aligned` and (K - 1)/K of `conflicting`, as if each class came with each of K biases equally often. What has no
-    images is left out.
+    `aligned` is over images that members predict correctly, `conflicting` over all others, each class with the same
+    weight. `unbiased` is 1/K of `aligned` and (K - 1)/K of `conflicting`, as if each class came with each of K biases
+    equally often. Groups without images are omitted.
+
+    Args:
+        groups (`PseudoGroups`): Groups of the images.
+        fewest (`int`, *optional*, defaults to 1): Classes with fewer images in a group are left out of it.
+    """
+    weights = {}
+    for name, part in (("aligned", ~groups.is_conflicting), ("conflicting", groups.is_conflicting)):
+        counts = np.bincount(groups.labels[part], minlength=groups.num_classes)
+        counted = part & (counts >= fewest)[groups.labels]
+        if counted.any():
+            weights[name] = np.where(counted, 1 / (np.maximum(counts, 1) * (counts >= fewest).sum())[groups.labels], 0)
+    if len(weights) == 2:
+        share = 1 / groups.num_classes
+        weights["unbiased"] = share * weights["aligned"] + (1 - share) * weights["conflicting"]
+    return weights
+
+
+def group_means(values: np.ndarray, groups: PseudoGroups) -> dict[str, float]:
+    """Means by group, each class with the same weight: see [`group_weights`].
 
     Args:
         values (`np.ndarray` of shape (R,)): Whether each image is classified correctly, or any other number.
         groups (`PseudoGroups`): Groups of the same images.
     """
-    conflicting = groups.is_conflicting
-    means = {
-        name: _mean_over_classes(values[part], groups.labels[part])
-        for name, part in (("aligned", ~conflicting), ("conflicting", conflicting))
-        if part.any()
-    }
-    if len(means) == 2:
-        means["unbiased"] = _unbiased(means["aligned"], means["conflicting"], groups.num_classes)
-    return means
+    return {name: float(weights @ values) for name, weights in group_weights(groups).items()}
 
 
 def estimates(probabilities: np.ndarray, predictions: np.ndarray, groups: PseudoGroups) -> dict[str, float]:
     """`estimated_{aligned,conflicting,unbiased}_accuracy`, and the same as mean probability of the true class.
 
     Args:
-        probabilities (`np.ndarray` of shape (R,)): That the model gives the true class, in [0, 1].
+        probabilities (`np.ndarray` of shape (R,)): The model's probability of the true class, in [0, 1].
         predictions (`np.ndarray` of shape (R,)): Predicted classes.
         groups (`PseudoGroups`): Groups of the same images.
     """
-    correct = np.asarray(predictions) == groups.labels
-    accuracy = group_means(correct.astype(np.float64), groups)
-    probability = group_means(np.asarray(probabilities, dtype=np.float64), groups)
-    return {f"estimated_{name}_accuracy": value for name, value in accuracy.items()} | {
-        f"estimated_{name}_probability": value for name, value in probability.items()
+    measured = {"accuracy": np.asarray(predictions) == groups.labels, "probability": np.asarray(probabilities)}
+    return {
+        f"estimated_{name}_{kind}": mean
+        for kind, values in measured.items()
+        for name, mean in group_means(values.astype(np.float64), groups).items()
     }
 
 
-def estimated_intervals(
-    values: np.ndarray, groups: PseudoGroups, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Estimate]:
-    """[`group_means`] with 95 % intervals of a bootstrap that draws within each of the two groups.
+def estimated_intervals(values: np.ndarray, groups: PseudoGroups) -> dict[str, Estimate]:
+    """[`group_means`] with 95 % intervals.
 
-    Where all images of a group are right, or all wrong, resampling has no spread; so an interval is never narrower
-    than Wilson's score interval for as many images.
+    Wilson's score interval, with the effective number of images of a weighted mean (Kish, 1965) as the number of
+    images. That of `unbiased` follows from those of its two parts (Zou and Donner, 2008).
 
     Args:
         values (`np.ndarray` of shape (R,)): In [0, 1].
         groups (`PseudoGroups`): Groups of the same images.
-        resamples (`int`, *optional*, defaults to 2000): Draws.
-        seed (`int`, *optional*, defaults to 0): Of the draws.
     """
-    means = group_means(values, groups)
-    drawn = _resampled(values, groups, resamples, seed)
-    conflicting = groups.is_conflicting
-    counts = {"aligned": int((~conflicting).sum()), "conflicting": int(conflicting.sum()), "unbiased": len(groups)}
     found: dict[str, Estimate] = {}
-    for name, mean in means.items():
-        low, high = np.quantile(drawn[name], [0.025, 0.975])
+    for name, weights in group_weights(groups).items():
+        mean = min(max(float(weights @ values), 0.0), 1.0)
         if name == "unbiased":
             share = 1 / groups.num_classes
             parts = [(share, found["aligned"]), (1 - share, found["conflicting"])]
-            below = np.sqrt(sum((weight * (part.value - part.low)) ** 2 for weight, part in parts))
-            above = np.sqrt(sum((weight * (part.high - part.value)) ** 2 for weight, part in parts))
-            widest = (mean - below, mean + above)
+            low = mean - float(np.sqrt(sum((part * (of.value - of.low)) ** 2 for part, of in parts)))
+            high = mean + float(np.sqrt(sum((part * (of.high - of.value)) ** 2 for part, of in parts)))
         else:
-            widest = wilson_interval(min(max(mean, 0.0), 1.0), counts[name])
-        found[name] = Estimate(mean, float(min(low, widest[0])), float(max(high, widest[1])), counts[name])
+            low, high = wilson_interval(mean, float(1 / (weights**2).sum()))
+        found[name] = Estimate(mean, min(low, mean), max(high, mean), int((weights > 0).sum()))
     return found
 
 
-def difference(
-    values: np.ndarray, others: np.ndarray, groups: PseudoGroups, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Estimate]:
-    """By how much the values exceed those of another model on the same images, by group, with 95 % intervals of a
-    paired bootstrap."""
-    gained = np.asarray(values, dtype=np.float64) - np.asarray(others, dtype=np.float64)
-    means, drawn = group_means(gained, groups), _resampled(gained, groups, resamples, seed)
-    conflicting = groups.is_conflicting
-    counts: Mapping[str, int] = {
-        "aligned": int((~conflicting).sum()),
-        "conflicting": int(conflicting.sum()),
-        "unbiased": len(groups),
-    }
-    found = {}
-    for name, mean in means.items():
-        low, high = np.quantile(drawn[name], [0.025, 0.975])
-        found[name] = Estimate(mean, float(low), float(high), counts[name])
-    return found
+def paired_difference(gained: np.ndarray, weights: np.ndarray) -> Estimate:
+    """A weighted mean of differences between two models, with a 95 % interval that excludes 0 only where an exact
+    test rejects that the models are equally good.
+
+    If they are, each image's difference is as likely to have the other sign, so the test compares the sum with those
+    under random signs (a permutation test within pairs). The interval holds the means that the normal approximation of
+    this test does not reject.
+
+    Args:
+        gained (`np.ndarray` of shape (R,)): What one model has more than the other on each image, times its weight.
+        weights (`np.ndarray` of shape (R,)): Weights of the images, which sum to 1.
+    """
+    mean, images = float(gained.sum()), int((weights > 0).sum())
+    # |mean - x| <= z sqrt(sum (gained - x weights)^2), solved for x.
+    squared = 1 - _Z**2 * float((weights**2).sum())
+    linear, constant = mean - _Z**2 * float(gained @ weights), mean**2 - _Z**2 * float((gained**2).sum())
+    low, high = -1.0, 1.0
+    if squared > 0:
+        half = float(np.sqrt(max(linear**2 - squared * constant, 0)))
+        low, high = max(-1.0, (linear - half) / squared), min(1.0, (linear + half) / squared)
+    if p_value(gained) >= SIGNIFICANCE:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Estimate(mean, min(low, mean), max(high, mean), images)
 
 
-def _unbiased(aligned: float, conflicting: float, num_classes: int) -> float:
-    return aligned / num_classes + conflicting * (num_classes - 1) / num_classes
-
-
-def _mean_over_classes(values: np.ndarray, labels: np.ndarray) -> float:
-    counts = np.bincount(labels)
-    sums = np.bincount(labels, weights=values)
-    return float((sums[counts > 0] / counts[counts > 0]).mean())
-
-
-def _resampled(values: np.ndarray, groups: PseudoGroups, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """Means (resamples,) by group of images drawn with replacement within each group."""
-    random = np.random.default_rng(seed)
-    conflicting = groups.is_conflicting
-    drawn = {
-        name: _resampled_means(np.asarray(values)[part], groups.labels[part], resamples, random)
-        for name, part in (("aligned", ~conflicting), ("conflicting", conflicting))
-        if part.any()
-    }
-    if len(drawn) == 2:
-        share = 1 / groups.num_classes
-        drawn["unbiased"] = share * drawn["aligned"] + (1 - share) * drawn["conflicting"]
-    return drawn
-
-
-def _resampled_means(
-    values: np.ndarray, labels: np.ndarray, resamples: int, random: np.random.Generator
-) -> np.ndarray:
-    """Drawing images is drawing how often each class and value comes; so the cost does not grow with the images."""
-    width = 2 * _LEVELS + 1
-    levels = np.rint(_LEVELS * np.asarray(values, dtype=np.float64)).astype(np.int64) + _LEVELS
-    outcomes, counts = np.unique(labels * width + levels, return_counts=True)  # sorted, so classes stand together
-    firsts = np.flatnonzero(np.diff(outcomes // width, prepend=-1))
-    levels = outcomes % width - _LEVELS
-    means = []
-    for start in range(0, resamples, step := max(1, _AT_ONCE // len(outcomes))):
-        drawn = random.multinomial(len(labels), counts / len(labels), size=min(step, resamples - start))
-        number = np.add.reduceat(drawn, firsts, axis=1)
-        total = np.add.reduceat(drawn * levels, firsts, axis=1) / _LEVELS
-        means.append((total / np.maximum(number, 1)).sum(axis=1) / (number > 0).sum(axis=1))
-    return np.concatenate(means)
+def p_value(gained: np.ndarray) -> float:
+    """Two-sided p-value of the paired sign-flip test on weighted differences (R,); exact where up to 10 are not 0."""
+    differing = gained[gained != 0]
+    if len(differing) < 2:  # either sign is as far from 0
+        return 1.0
+    if len(differing) > _MANY:
+        return float(2 * norm.sf(abs(differing.sum()) / np.sqrt((differing**2).sum())))
+    tested = permutation_test(
+        (differing,),
+        lambda signed, axis: signed.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_DRAWS,
+        rng=0,
+    )
+    return float(tested.pvalue)

@@ -3,17 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.store.features import Features
 from hf_biasensemble.folders.output_folder import CONFIG_FILE
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.judging.members import FILE_NAME, Members
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.judging.verdict import reason_not_to_tell, sentence
+from hf_biasensemble.models.inputs import Inputs
 
 
 def members_that_judge(judge: str | None, own: Path | None, train: ImageSplit) -> Members | None:
@@ -35,21 +34,18 @@ def members_that_judge(judge: str | None, own: Path | None, train: ImageSplit) -
     return members
 
 
-def pseudo_groups_of(members: Members, images: ImageSplit, trained_on: ImageSplit, batch_size: int) -> PseudoGroups:
+def pseudo_groups_of(members: Members, inputs: Inputs, name: str, batch_size: int) -> PseudoGroups:
     """Pseudo-groups of a split of a run.
 
     Args:
         members (`Members`): Who judge.
-        images (`ImageSplit`): The decoded images of the split.
-        trained_on (`ImageSplit`): What the run's networks see of it, features of a frozen backbone perhaps. Taken
-            where the members read the same features.
+        inputs (`Inputs`): What the run's networks see; features of it serve members of the same backbone.
+        name (`str`): Of the split.
         batch_size (`int`): Images at a time.
     """
-    features, theirs = trained_on.pixels, members.standardise
-    if isinstance(features, Features) and theirs is not None:
-        if torch.equal(features.mean, theirs.mean) and torch.equal(features.std, theirs.std):
-            return members.groups_of(trained_on, batch_size)
-    return members.groups_of(images, batch_size)
+    ours, theirs = inputs.backbone, members.backbone
+    same = ours is not None and theirs is not None and ours.identity == theirs.identity
+    return members.groups_of((inputs.member_splits if same else inputs.images)[name], batch_size)
 
 
 def judgement(model: HeldOutPredictions, compare_with: str | None, train_fingerprint: str) -> dict[str, Any]:

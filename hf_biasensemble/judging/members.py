@@ -1,7 +1,6 @@
 """The trained members of BiasEnsemble as a file: what they take any image for, later and anywhere."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.models.build import classifier_config
+from hf_biasensemble.models.frozen import FrozenBackbone, hash_of_weights
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, build_encoder
 from hf_biasensemble.models.pair import MemberEnsemble
 
@@ -43,22 +43,23 @@ class Members:
     Attributes:
         networks: The members; with cross-fitting, both networks of each.
         network_args: What each of them was built from.
-        image_args: How images are resized, and which backbone turns them into features where it is frozen.
-        transform: Normalisation of the images that the networks, or the backbone, see.
+        transform: Normalisation of what they see: images, or features of the backbone.
         class_names: Names of the K classes.
         train_fingerprint: Of the images that they were trained on.
-        backbone: The frozen backbone below all members, or `None`.
-        standardise: What becomes of its features, or `None`.
+        backbone: The frozen backbone below all of them, or `None`.
     """
 
     networks: MemberEnsemble
     network_args: ModelArguments
-    image_args: ModelArguments
-    transform: ImageTransform
+    transform: ImageTransform | FeatureTransform
     class_names: list[str]
     train_fingerprint: str
-    backbone: nn.Module | None = None
-    standardise: FeatureTransform | None = None
+    backbone: FrozenBackbone | None = None
+
+    @property
+    def image_args(self) -> ModelArguments:
+        """How images are resized, and which network sees them."""
+        return self.network_args if self.backbone is None else self.backbone.model_args
 
     @property
     def geometry(self) -> Geometry:
@@ -68,17 +69,13 @@ class Members:
     @cached_property
     def digest(self) -> str:
         """Hash of all weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self._tensors().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        return hash_of_weights(self._tensors())
 
     def to(self, device: torch.device) -> "Members":
         """The same members, on the device."""
-        for network in (self.networks, self.backbone):
-            if network is not None:
-                network.to(device)
+        self.networks.to(device)
+        if self.backbone is not None:
+            self.backbone.network.to(device)
         return self
 
     def groups_of(self, split: ImageSplit, batch_size: int = 512) -> PseudoGroups:
@@ -109,24 +106,23 @@ class Members:
     def _in_blocks(self, split: ImageSplit, batch_size: int) -> Iterator[tuple[ImageSplit, np.ndarray]]:
         """Parts of the split, in order, with the mean probabilities (n, K) of their images."""
         network: nn.Module = self.networks
-        transform: ImageTransform | FeatureTransform = self.transform
-        if isinstance(split.pixels, Features):
-            assert self.standardise is not None
-            transform = self.standardise
-        elif self.backbone is not None and self.standardise is not None:
-            network = _OnImages(self.backbone, self.standardise, self.networks)
+        transform = self.transform
+        if self.backbone is not None and isinstance(transform, FeatureTransform):
+            if not isinstance(split.pixels, Features):
+                network, transform = _OnImages(self.backbone, transform, self.networks), self.backbone.transform
         for part in in_blocks(split, len(self.networks.members) * len(self.class_names), batch_size):
             logits = predict_logits(network, part, transform, batch_size)
             yield part, logits.softmax(dim=-1).mean(dim=1).cpu().numpy()
 
     def save(self, folder: str | Path) -> Path:
         """Writes `members.safetensors` into the folder, complete or not at all."""
+        images: Any = self.transform if self.backbone is None else self.backbone.transform
         stated = {
             "format_version": FORMAT_VERSION,
             "network_args": _portable(self.network_args),
             "image_args": _portable(self.image_args),
-            "image_mean": self.transform.image_mean,
-            "image_std": self.transform.image_std,
+            "image_mean": images.image_mean,
+            "image_std": images.image_std,
             "class_names": self.class_names,
             "num_networks": len(self.networks.members),
             "train_fingerprint": self.train_fingerprint,
@@ -168,41 +164,33 @@ class Members:
         config = classifier_config(network_args, stated["class_names"])
         networks = MemberEnsemble([DebiasedImageClassifier(config) for _ in range(stated["num_networks"])])
         networks.load_state_dict(_below("networks.", tensors))
-        backbone = standardise = None
-        if "mean" in tensors:
-            backbone = build_encoder(classifier_config(image_args, stated["class_names"]))
-            backbone.load_state_dict(_below("backbone.", tensors))
-            standardise = FeatureTransform(tensors["mean"], tensors["std"])
-            backbone = backbone.eval()
-        return cls(
-            networks.eval(),
-            network_args,
-            image_args,
-            ImageTransform(
-                tuple(stated["image_mean"]),
-                tuple(stated["image_std"]),
-                image_size=image_geometry(image_args).image_size,
-            ),
-            stated["class_names"],
-            stated["train_fingerprint"],
-            backbone,
-            standardise,
+        images = ImageTransform(
+            tuple(stated["image_mean"]), tuple(stated["image_std"]), image_size=image_geometry(image_args).image_size
         )
+        transform: ImageTransform | FeatureTransform = images
+        backbone = None
+        if "mean" in tensors:
+            network = build_encoder(classifier_config(image_args, stated["class_names"]))
+            network.load_state_dict(_below("backbone.", tensors))
+            backbone = FrozenBackbone(image_args, images, network.eval())
+            transform = FeatureTransform(tensors["mean"], tensors["std"])
+        named = stated["class_names"], stated["train_fingerprint"]
+        return cls(networks.eval(), network_args, transform, *named, backbone)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
-        if self.backbone is not None and self.standardise is not None:
-            tensors |= {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}
-            tensors |= {"mean": self.standardise.mean, "std": self.standardise.std}
+        if self.backbone is not None and isinstance(self.transform, FeatureTransform):
+            tensors |= {f"backbone.{name}": value for name, value in self.backbone.network.state_dict().items()}
+            tensors |= {"mean": self.transform.mean, "std": self.transform.std}
         return tensors
 
 
 class _OnImages(nn.Module):
     """Members on the features of images, in the precision in which features are kept."""
 
-    def __init__(self, backbone: nn.Module, standardise: FeatureTransform, networks: MemberEnsemble):
+    def __init__(self, backbone: FrozenBackbone, standardise: FeatureTransform, networks: MemberEnsemble):
         super().__init__()
-        self.backbone, self.standardise, self.networks = backbone, standardise, networks
+        self.backbone, self.standardise, self.networks = backbone.network, standardise, networks
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.backbone(pixel_values).to(torch.float16)

@@ -1,22 +1,25 @@
 """What a model says of held-out images, with their pseudo-groups, as a table: all that judging it takes."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hf_biasensemble.evaluation.classifier import joined
-from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
-from hf_biasensemble.judging.estimates import Estimate, difference, estimated_intervals, estimates
+from hf_biasensemble.internal.tables import load_table, save_table
+from hf_biasensemble.judging.estimates import (
+    FEWEST_OF_CLASS,
+    Estimate,
+    estimated_intervals,
+    estimates,
+    group_weights,
+    paired_difference,
+)
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 
 FOLDER = "judging"
-_METADATA_KEY = b"hf_biasensemble"
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,6 @@ class HeldOutPredictions:
         """Estimated accuracy by group, with intervals; nothing where there are doubts."""
         return {} if self.groups is None or self.doubt() else estimated_intervals(self.correct, self.groups)
 
-    def gain_over(self, other: "HeldOutPredictions") -> dict[str, Estimate]:
-        """By how much its accuracy exceeds that of another model, by group of this one's, in [-1, 1]."""
-        if self.groups is None or self.doubt():
-            return {}
-        return difference(self.correct, other.correct, self.groups)
-
     def save(self, folder: str | Path, split: str) -> Path:
         """Writes `judging/{split}.parquet` into the folder of a run, complete or not at all."""
         columns = {
@@ -102,15 +99,11 @@ class HeldOutPredictions:
             "prediction": self.predictions,
             "true_class_probability": self.probabilities,
         }
-        stated = {"num_classes": self.num_classes}
+        stated: dict[str, Any] = {"num_classes": self.num_classes}
         if self.groups is not None:
             columns |= self.groups.columns()
-            stated["members"] = self.groups.members  # type: ignore[assignment]
-        table = pa.table({name: pa.array(values) for name, values in columns.items()})
-        path = Path(folder) / FOLDER / f"{split}.parquet"
-        with written_whole(path) as file:
-            pq.write_table(table.replace_schema_metadata({_METADATA_KEY: json.dumps(stated)}), file)
-        return path
+            stated["members"] = self.groups.members
+        return save_table(Path(folder) / FOLDER / f"{split}.parquet", columns, stated)
 
     @classmethod
     def load(cls, folder: str | Path, split: str) -> "HeldOutPredictions":
@@ -119,29 +112,44 @@ class HeldOutPredictions:
         Raises:
             `BiasEnsembleError`: If there is no readable table in the folder.
         """
-        path = Path(folder) / FOLDER / f"{split}.parquet"
-        try:
-            table = pq.read_table(path)
-            stated = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-            columns = {name: table.column(name).to_numpy() for name in table.column_names}
+
+        def build(columns: dict[str, np.ndarray], stated: dict[str, Any]) -> "HeldOutPredictions":
             labels, num_classes = columns["label"], int(stated["num_classes"])
             groups = None
             if "members" in stated:
                 predicted, probability = columns["member_prediction"], columns["member_label_probability"]
                 groups = PseudoGroups(labels, predicted, probability, num_classes, stated["members"])
-            return cls(
-                columns["index"],
-                labels,
-                columns["prediction"],
-                columns["true_class_probability"],
-                num_classes,
-                groups,
-            )
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise BiasEnsembleError(
-                f"expected predictions at {path}, found none that can be read ({' '.join(str(error).split())[:200]}); "
-                "run the training again"
-            ) from error
+            predictions, probabilities = columns["prediction"], columns["true_class_probability"]
+            return cls(columns["index"], labels, predictions, probabilities, num_classes, groups)
+
+        path = Path(folder) / FOLDER / f"{split}.parquet"
+        return load_table(path, "predictions", "run the training again", build)
+
+
+def gain(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictions]) -> dict[str, Estimate]:
+    """By how much the accuracy of models exceeds that of others, by group, in [-1, 1]; nothing where there are doubts.
+
+    Chance is in the choice of the images: several seeds are averaged for each image first, since what seeds do on the
+    same image is no independent evidence.
+
+    Args:
+        models (`Sequence[HeldOutPredictions]`): One table per seed, with groups, by which both are judged.
+        others (`Sequence[HeldOutPredictions]`): Tables of the other model, seed by seed on the same images.
+    """
+    if any(model.doubt() for model in models):
+        return {}
+    images, rows = np.unique(np.concatenate([model.index for model in models]), return_inverse=True)
+    better = np.concatenate([model.correct - other.correct for model, other in zip(models, others, strict=True)])
+    found = {}
+    by_seed = [group_weights(model.groups, FEWEST_OF_CLASS) for model in models if model.groups is not None]
+    for name in by_seed[0]:
+        if all(name in weights for weights in by_seed):
+            weights = np.concatenate([weights[name] for weights in by_seed]) / len(models)
+            of_image = [
+                np.bincount(rows, weights=values, minlength=len(images)) for values in (weights * better, weights)
+            ]
+            found[name] = paired_difference(*of_image)
+    return found
 
 
 def pooled(parts: Sequence[HeldOutPredictions]) -> HeldOutPredictions:

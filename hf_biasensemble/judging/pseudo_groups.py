@@ -1,4 +1,4 @@
-"""Pseudo-groups of held-out images: their class, and the class that biased members take them for (numpy only)."""
+"""Pseudo-groups of held-out images: their class, and the class that biased members predict (numpy only)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from hf_biasensemble.evaluation.accuracy import wilson_interval
+
 FEWEST_CONFLICTING = 10
 """Pseudo-conflicting images below which nothing is said: intervals would span half of what is possible."""
 FEWEST_RIGHT = 0.5
-"""Fraction of images that members must take for their class: the shortcut of a dataset is right for most images."""
+"""Fraction of images that members must predict correctly: the shortcut of a dataset is right for most images."""
+FEWEST_RIGHT_OF_CLASS = 0.5
+"""The same for each class, as a fraction of what is needed overall: no class is rare enough to be given up."""
 HESITANT = 0.02
 """Median probability that members give the class of pseudo-conflicting images, from which on these are merely hard."""
 
 
 @dataclass(frozen=True)
 class PseudoGroups:
-    """What biased members, which never learned from these images, take them for.
+    """What biased members, which never learned from these images, predict for them.
 
     Members follow the shortcut, so the class that they predict stands for the bias attribute: an image is
     pseudo-aligned where that is its class, and pseudo-conflicting where it is not.
@@ -62,7 +66,7 @@ class PseudoGroups:
 
     @property
     def is_conflicting(self) -> np.ndarray:
-        """bool (R,): whether members take the image for another class than its own."""
+        """bool (R,): whether members predict another class than the image's own."""
         return self.predicted != self.labels
 
     @property
@@ -84,14 +88,8 @@ class PseudoGroups:
     def doubt(self) -> str | None:
         """Why these groups cannot tell models apart; `None` if nothing speaks against it."""
         conflicting, images = int(self.is_conflicting.sum()), len(self)
-        if images == 0:
-            return "there are no held-out images"
-        right = 1 - conflicting / images
-        if right < max(FEWEST_RIGHT, 1.5 / self.num_classes):
-            return (
-                f"the members take only {100 * right:.0f} % of the held-out images for their class, so they follow no "
-                "shortcut that goes with the classes; train them longer (--member_steps)"
-            )
+        if reason := self.no_shortcut():
+            return reason
         if conflicting < FEWEST_CONFLICTING:
             return (
                 f"only {conflicting} of {images:,} held-out images contradict what the members predict, and at least "
@@ -104,6 +102,32 @@ class PseudoGroups:
                 f"than {100 * HESITANT:.0f} %, so these may be hard images rather than bias-conflicting ones, or the "
                 "members were trained too briefly"
             )
+        return None
+
+    def no_shortcut(self) -> str | None:
+        """Why the members follow no shortcut that goes with the classes; `None` if they may."""
+        if not len(self):
+            return "there are no held-out images"
+        right, needed = 1 - float(self.is_conflicting.mean()), max(FEWEST_RIGHT, 1.5 / self.num_classes)
+        if right < needed:
+            return (
+                f"the members classify only {100 * right:.0f} % of the held-out images correctly, so they follow no "
+                "shortcut that goes with the classes; train them longer (--member_steps)"
+            )
+        return self._neglected(FEWEST_RIGHT_OF_CLASS * needed)
+
+    def _neglected(self, fewest: float) -> str | None:
+        """What to say of a class of which members get less than this fraction right, and not by chance."""
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        right = np.bincount(self.labels[~self.is_conflicting], minlength=self.num_classes)
+        for label in np.flatnonzero(right < fewest * counts):
+            share = right[label] / counts[label]
+            if wilson_interval(share, int(counts[label]))[1] < fewest:
+                return (
+                    f"the members classify only {100 * share:.0f} % of the {counts[label]:,} held-out images of class "
+                    f"{label} correctly, so they may follow how frequent classes are rather than a shortcut; balance "
+                    "them (--balance_members true) or train them longer (--member_steps)"
+                )
         return None
 
     def columns(self) -> dict[str, Any]:

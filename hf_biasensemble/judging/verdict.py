@@ -1,9 +1,9 @@
 """What the estimates come to, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from hf_biasensemble.judging.estimates import Estimate
-from hf_biasensemble.judging.predictions import HeldOutPredictions
+from hf_biasensemble.judging.estimates import FEWEST_OF_CLASS, Estimate
+from hf_biasensemble.judging.predictions import HeldOutPredictions, gain
 
 CANNOT_TELL = "cannot tell"
 MOSTLY = 0.5
@@ -55,19 +55,21 @@ def caution(model: HeldOutPredictions) -> str | None:
     return None
 
 
-def verdict(model: HeldOutPredictions, other: HeldOutPredictions) -> tuple[str, str]:
+def verdict(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictions]) -> tuple[str, str]:
     """`better` or `worse` than another model on images that contradict the shortcut, or `cannot tell`, and why.
 
     Args:
-        model (`HeldOutPredictions`): With its groups, by which both are judged.
-        other (`HeldOutPredictions`): About the same images.
+        models (`Sequence[HeldOutPredictions]`): One table per seed, with groups, by which both models are judged.
+        others (`Sequence[HeldOutPredictions]`): Tables of the other model, seed by seed on the same images.
     """
-    if reason := model.doubt() or says_nothing(model.intervals()):
+    if reason := reason_not_to_tell(*models):
         return CANNOT_TELL, reason
-    gain = model.gain_over(other)["conflicting"]
-    if gain.low <= 0 <= gain.high:
+    gained = gain(models, others).get("conflicting")
+    if gained is None:
+        return CANNOT_TELL, f"no class has {FEWEST_OF_CLASS} held-out images that contradict what the members predict"
+    if gained.low <= 0 <= gained.high:
         return CANNOT_TELL, "the difference may be chance"
-    return ("better" if gain.value > 0 else "worse"), ""
+    return ("better" if gained.value > 0 else "worse"), ""
 
 
 def sentence(model: HeldOutPredictions, other: HeldOutPredictions | None = None, other_name: str = "ERM") -> str:
@@ -87,14 +89,16 @@ def sentence(model: HeldOutPredictions, other: HeldOutPredictions | None = None,
     if compared is None:
         return f"{text}; {model.intervals()['aligned']} on the others."
     text = f"{text}, {other_name} {compared.intervals()['conflicting']}"
-    answer, reason = verdict(model, compared)
+    answer, reason = verdict([model], [compared])
     if answer == CANNOT_TELL:
         return f"{text}; {CANNOT_TELL} which is better there: {reason}."
-    return f"{text}; {cost(model.gain_over(compared)['aligned'])}."
+    return f"{text}; {cost(gain([model], [compared]).get('aligned'))}."
 
 
-def cost(aligned: Estimate) -> str:
+def cost(aligned: Estimate | None) -> str:
     """What a model loses, or gains, on images that follow the shortcut."""
+    if aligned is None:
+        return "too few of the others to compare"
     points = 100 * aligned.value
     if aligned.low <= 0 <= aligned.high or abs(points) < 0.5:
         return "no clear difference on the others"

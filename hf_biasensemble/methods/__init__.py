@@ -1,6 +1,6 @@
-"""The methods by name: a file each in this folder, what packages bring along, and a file of the user's own.
+"""The methods by name: one file each in this folder, those of installed packages, and the user's own file.
 
-A file holds its descriptor as `METHOD`. It is imported when the method is asked for.
+Each file defines its descriptor as `METHOD` and is imported when the method is asked for.
 """
 
 import importlib
@@ -38,8 +38,8 @@ class _Methods(Mapping[str, Method]):
     def __getitem__(self, name: str) -> Method:
         if name not in self._names():
             raise BiasEnsembleError(
-                f"--method: expected one of {', '.join(self)}, found {name}; a method of your own is named by "
-                "--method_file"
+                f"--method: expected one of {', '.join(self)}, found {name}; name a file with your own method "
+                "by --method_file"
             )
         if name not in self._found:
             points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
@@ -50,10 +50,10 @@ class _Methods(Mapping[str, Method]):
         return self._found[name]
 
     def add(self, method: Method) -> None:
-        """Makes a method known under its name, for this process."""
+        """Registers a method under its name, for this process."""
         taken = [point.name for point in entry_points(group=ENTRY_POINTS)]
         if method.name in [module.name for module in pkgutil.iter_modules(__path__)] + taken:
-            raise BiasEnsembleError(f"a method of the name {method.name} is there already; give yours another name")
+            raise BiasEnsembleError(f"a method named {method.name} already exists; rename yours")
         self._found[method.name] = method
 
 
@@ -61,7 +61,7 @@ METHODS = _Methods()
 
 
 def load_method_file(file: str) -> Method:
-    """Runs a Python file that defines `METHOD`, and makes the method known.
+    """Runs a Python file that defines `METHOD`, and registers the method.
 
     Raises:
         `BiasEnsembleError`: If there is no such file, it does not run, or it defines no [`Method`] of a new name.
@@ -76,7 +76,7 @@ def load_method_file(file: str) -> Method:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's code raises
-        raise BiasEnsembleError(f"--method_file {file}: {type(error).__name__}: {error}; mend the file") from error
+        raise BiasEnsembleError(f"--method_file {file}: {type(error).__name__}: {error}; fix the file") from error
     method = _checked(getattr(module, "METHOD", None), f"--method_file {file}")
     METHODS.add(method)
     return method

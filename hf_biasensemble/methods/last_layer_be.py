@@ -1,4 +1,4 @@
-"""Deep feature reweighting on pseudo-groups: the head of an ordinary classifier, trained anew on balanced batches."""
+"""Deep feature reweighting on pseudo-groups: the head of an ordinary classifier, retrained on balanced batches."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE
+from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
 from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoGroupTrainer
 
 
 class LastLayerTrainer(PseudoGroupTrainer):
-    """Last layer retraining (https://arxiv.org/abs/2204.02937) on pseudo-groups, which batches hold equally often. The
+    """Last layer retraining (https://arxiv.org/abs/2204.02937) on balanced pseudo-groups. The
     encoder stays as it is, batch normalisation included. Logs `loss_classification`."""
 
     def __init__(self, model: DebiasedImageClassifier, *args: Any, **kwargs: Any):
@@ -33,13 +33,13 @@ METHOD = Method(
     trainer=LastLayerTrainer,
     arguments=PseudoGroupArguments,
     network=classifier_alone,
-    selector=BIAS_ENSEMBLE,
+    selector=MEMBER_PREDICTIONS,
     baseline="erm",
     starts_from="erm",
     about=(
         "Deep feature reweighting ([Kirichenko et al., 2023](https://huggingface.co/papers/2204.02937)) without its "
-        "group labels: the last layer of an ordinary classifier is trained again, on batches that hold each group of "
-        "class and votes (`pseudo_groups: {pseudo_groups}`) equally often. All other layers stay as they were."
+        "group labels: the last layer of an ordinary classifier is trained again, on balanced groups of class and "
+        "votes (`pseudo_groups: {pseudo_groups}`). All other layers stay as they were."
     ),
     citations=(
         """\

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from PIL import Image
 from transformers import (
@@ -28,13 +27,15 @@ import hf_biasensemble.models.registration  # noqa: F401
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
+from hf_biasensemble.internal.tensors import separate
+from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier, DebiasedImageClassifierConfig
 from hf_biasensemble.models.preprocessing import timm_geometry, timm_preprocessing
+from hf_biasensemble.models.timm_errors import timm_source
 
 
 def save_classifier(
     model: DebiasedImageClassifier, transform: ImageTransform, folder: str | Path, geometry: Geometry | None = None
-) -> None:
+) -> PreTrainedModel:
     """Writes config, weights (safetensors), preprocessing and, where needed, the modeling file.
 
     Args:
@@ -43,17 +44,21 @@ def save_classifier(
         folder (`str` or `Path`): Where to; made if missing.
         geometry (`Geometry`, *optional*): How its images were resized and cropped; by default they were squashed to
             the configuration's `image_size`.
+
+    Returns:
+        `PreTrainedModel`: What was written: the classifier itself, or the same as a `timm_wrapper` model.
     """
-    wrapped = as_timm_wrapper(model, transform, geometry)
-    if wrapped is not None:
-        # Keys as timm has them, so that timm opens the folder too.
-        with _without_bar():
-            wrapped.save_pretrained(folder, state_dict=wrapped.timm_model.state_dict())
-        return
-    model.config.pretrained_cfg = preprocessing(model.config, transform, geometry)
-    model.config.image_processor_type = TimmWrapperImageProcessor.__name__
+    saved: PreTrainedModel | None = as_timm_wrapper(model, transform, geometry)
+    weights: Any = saved.timm_model if saved is not None else model  # keys as timm has them, so that it opens them too
+    if saved is None:
+        saved, config = model, model.config
+        architecture, arguments, _ = timm_source(config.backbone)
+        config.backbone, config.backbone_args = architecture, {**arguments, **(config.backbone_args or {})}
+        config.pretrained_cfg = preprocessing(config, transform, geometry)
+        config.image_processor_type = TimmWrapperImageProcessor.__name__
     with _without_bar():
-        model.save_pretrained(folder)
+        saved.save_pretrained(folder, state_dict=separate(weights.state_dict()))
+    return saved
 
 
 @contextmanager
@@ -84,25 +89,32 @@ def as_timm_wrapper(
 ) -> TimmWrapperForImageClassification | None:
     """The same classifier as a `timm_wrapper` model, or `None` where that cannot express it."""
     config = model.config
-    if config.backbone == "mlp" or config.num_encoders != 1 or config.head_hidden is not None:
+    if config.backbone in ("mlp", FEATURES) or config.num_encoders != 1 or config.head_hidden is not None:
         return None
+    architecture, arguments, _ = timm_source(config.backbone)
     labels = [config.id2label[number] for number in range(config.num_labels)]
     wrapped = TimmWrapperForImageClassification(
         TimmWrapperConfig(
-            architecture=config.backbone,
-            model_args=config.timm_arguments(),
+            architecture=architecture,
+            model_args={**arguments, **config.timm_arguments()},
             id2label=dict(enumerate(labels)),
             label2id={name: number for number, name in enumerate(labels)},
-            pretrained_cfg=preprocessing(config, transform, geometry),
         )
     )
     network = wrapped.timm_model
-    head = _head_name(config.backbone)
+    head = network.pretrained_cfg.get("classifier")
+    wanted = network.state_dict()
     weights = {name: value.cpu() for name, value in model.encoder.state_dict().items()}
     weights |= {f"{head}.{name}": value.cpu() for name, value in model.classifier.state_dict().items()}
-    if weights.keys() != network.state_dict().keys():
+    if weights.keys() != wanted.keys():
         return None
+    # Some heads are convolutions of one pixel.
+    weights[f"{head}.weight"] = weights[f"{head}.weight"].reshape(wanted[f"{head}.weight"].shape)
     network.load_state_dict(weights)
+    wrapped.config.pretrained_cfg = preprocessing(config, transform, geometry) | {
+        key: network.pretrained_cfg.get(key)
+        for key in ("classifier", "first_conv")  # timm adapts these
+    }
     return wrapped.eval()
 
 
@@ -110,15 +122,13 @@ def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The weights of a published classifier by the names of [`DebiasedImageClassifier`]."""
     if not isinstance(model, TimmWrapperForImageClassification):
         return model.state_dict()
-    head = _head_name(model.config.architecture)
+    head = f"{model.timm_model.pretrained_cfg['classifier']}."
     return {
-        name.replace(f"{head}.", "classifier.", 1) if name.startswith(f"{head}.") else f"encoder.{name}": value
+        name.replace(head, "classifier.", 1) if name.startswith(head) else f"encoder.{name}": (
+            value.flatten(1) if name == f"{head}weight" else value
+        )
         for name, value in model.timm_model.state_dict().items()
     }
-
-
-def _head_name(architecture: str) -> str:
-    return timm.models.get_pretrained_cfg_value(architecture, "classifier") or "fc"
 
 
 def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, Geometry]:

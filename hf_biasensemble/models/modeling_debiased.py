@@ -147,9 +147,15 @@ class DebiasedImageClassifier(PreTrainedModel):
         return self
 
     def init_weights(self):
-        # A new model keeps the initialisation of torch and timm, as the published runs do. Weights that a checkpoint
-        # lacks (a changed head) are drawn by `initialize_weights`, which does not come through here.
+        # A new model keeps the initialisation of torch and timm, as the published runs do.
         pass
+
+    def _init_weights(self, module):
+        # `from_pretrained` calls this for what a checkpoint lacks: the weights of a new head, and buffers that are
+        # never saved, whose memory is uninitialised until timm's own code fills it.
+        super()._init_weights(module)
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
 
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None

@@ -12,9 +12,8 @@ from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.arguments.model import DEFAULT_PREPROCESSING
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.seeding import build_with_seed
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifierConfig, build_encoder
-from hf_biasensemble.models.timm_errors import timm_errors_named
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifierConfig
+from hf_biasensemble.models.timm_errors import timm_errors_named, timm_source
 
 _BLOCK = 1 << 22  # bytes hashed at once
 _RESIZE_MODES = {"center": "crop", "squash": "squash"}  # timm's words: ours
@@ -76,11 +75,12 @@ def _preprocessing_of(backbone: str, timm_arguments: dict[str, Any], wanted: lis
     """What timm says of the backbone; of the options wanted none is missing."""
     config = DebiasedImageClassifierConfig(backbone=backbone, backbone_args=timm_arguments)
     with timm_errors_named(config):
-        if timm.is_model(backbone):
-            registered = timm.get_pretrained_cfg(backbone)
+        name, _, cfg = timm_source(backbone)
+        if cfg is None:
+            if not timm.is_model(name):
+                raise RuntimeError(f"Unknown model ({name})")
+            registered = timm.get_pretrained_cfg(name)
             cfg = registered.to_dict() if registered else {}
-        else:  # a name on the Hub, a folder, or nothing that timm knows
-            cfg = build_with_seed(0, lambda: build_encoder(config)).pretrained_cfg
     cfg = {**cfg, **(timm_arguments.get("pretrained_cfg_overlay") or {})} if cfg else cfg
     where = f"--backbone {backbone}"
     if not cfg:

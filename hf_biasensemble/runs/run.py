@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from hf_biasensemble.arguments import (
 )
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.unsupported import check_reporting_installed
-from hf_biasensemble.data.batches.device_pixels import with_pixels_on
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
 from hf_biasensemble.data.prepare import (
     check_fingerprint,
@@ -28,9 +27,7 @@ from hf_biasensemble.data.prepare import (
     image_transform,
     load_training_splits,
     stated_aligned_bias,
-    training_transform,
 )
-from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.classifier import details_of
 from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written
 from hf_biasensemble.folders.hub import check_can_push, push_model
@@ -52,8 +49,9 @@ from hf_biasensemble.judging.judge import judgement, members_that_judge, pseudo_
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import save_classifier
-from hf_biasensemble.models.frozen import encode_splits, with_backbone
+from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.preprocessing import with_preprocessing
+from hf_biasensemble.models.reopening import check_reopens
 from hf_biasensemble.reporting.audit.audit import write_audit
 from hf_biasensemble.reporting.card.environment import environment_of
 from hf_biasensemble.reporting.card.model_card import write_model_card
@@ -61,6 +59,7 @@ from hf_biasensemble.reporting.run.history import HistoryCallback
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK, NamedProgressCallback, results_table, use_own_progress
 from hf_biasensemble.reporting.run.run_figures import write_run_figures
 from hf_biasensemble.reporting.run.services import SettingsCallback
+from hf_biasensemble.runs.choosing import check_candidates, chosen_of, settled_for_choice
 from hf_biasensemble.selectors.making import make_selection
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
 
@@ -89,6 +88,8 @@ def run(
     warn_of_missing_processes(args.world_size)
     refuse_data_parallel(args.n_gpu)
     output_dir = Path(args.output_dir)
+    if method.chooses:
+        selection_args = settled_for_choice(selection_args)
     selection_args = settled_selection(selection_args, model_args, args)
     hub_model_id = args.hub_model_id or output_dir.resolve().name
     if args.push_to_hub:
@@ -104,22 +105,13 @@ def run(
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
-        heads, trained_on = model_args, splits
-        if model_args.freeze_backbone:
-            images = image_transform(model_args, args.augmentation, args.color_jitter)
-            heads, trained_on = encode_splits(model_args, data_args, splits, images, args.device)
-        trained_on = with_pixels_on(args.pixels_on, args.device, trained_on)
-        results = train_and_publish(
-            method,
-            model_args,
-            heads,
-            selection_args,
-            args,
-            trained_on,
-            splits,
-            checkpoint,
-            [SettingsCallback(settings), *callbacks],
-        )
+        inputs = Inputs.of_run(model_args, data_args, args, splits)
+        callbacks = [SettingsCallback(settings), *callbacks]
+        said: dict[str, Any] = {}
+        if method.chooses:
+            candidate, said = chosen_of(inputs, selection_args, args, method.selector)
+            method, args = candidate.method, candidate.settings(args)
+        results = train_and_publish(method, inputs, selection_args, args, checkpoint, callbacks, said)
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
             print(f"audit: {write_audit(output_dir, splits['train'], name, config_name)}", flush=True)
@@ -155,9 +147,14 @@ def checked(
         raise BiasEnsembleError(
             f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
         )
+    if method.chooses:
+        check_candidates(args.candidates, model_args, method.selector)
     check_backbone(model_args, args.per_device_train_batch_size)
+    if args.should_save:
+        check_reopens(method.network, model_args, splits["train"].class_names)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    settings["reading"] = [line.strip() for line in splits["train"].reading] or None
     settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
     before: dict[str, Any] = {}
     if args.resume_from_checkpoint:
@@ -169,31 +166,25 @@ def checked(
 
 def train_and_publish(
     method: Method,
-    model_args: ModelArguments,
-    heads: ModelArguments,
+    inputs: Inputs,
     selection_args: Any,
     args: DebiasingArguments,
-    splits: dict[str, ImageSplit],
-    images: dict[str, ImageSplit],
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback] = (),
+    said: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Selection, training, published model and results of a run whose settings have been checked.
-
-    With a frozen backbone, `heads` are the arguments of networks on its features, which then stand in the splits;
-    `images` are the decoded images in any case.
-    """
-    output_dir = Path(args.output_dir)
-    transform = training_transform(splits["train"], heads, args.augmentation, args.color_jitter)
+    """Selection, training, published model and results of a run whose settings have been checked; `said` is put into
+    these results as well."""
+    output_dir, splits, images, transform = Path(args.output_dir), inputs.splits, inputs.images, inputs.transform
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
-    network = method.network(heads, splits["train"].class_names, args.seed)  # what it starts from may not fit
+    network = method.network(
+        inputs.network_args, splits["train"].class_names, args.seed
+    )  # what it starts from may not fit
     selection = None
     extra = {}
     if method.selector:
-        selection, results = make_selection(
-            method.selector, heads, selection_args, args, splits, callbacks=callbacks, image_args=model_args
-        )
+        selection, results = make_selection(method.selector, inputs, selection_args, args, callbacks=callbacks)
         extra = {"selection": selection}
     trainer = method.trainer(
         network,
@@ -206,11 +197,16 @@ def train_and_publish(
         **extra,
     )
     use_own_progress(trainer)
+
+    def publish(classifier: Any, folder: str) -> None:
+        image_args = inputs.image_args
+        of_images = inputs.classifier_of_images(classifier)
+        save_classifier(of_images, image_transform(image_args), folder, image_geometry(image_args))
+
+    trainer.publisher = publish
     members = members_that_judge(args.judge, output_dir / "selection" if method.selector else None, images["train"])
     if members and "validation" in splits:
-        groups = pseudo_groups_of(
-            members.to(args.device), images["validation"], splits["validation"], args.eval_batch_size
-        )
+        groups = pseudo_groups_of(members.to(args.device), inputs, "validation", args.eval_batch_size)
         trainer.judged = {"validation": groups}
     if args.checkpoint_choice == "estimated":
         reason = groups.doubt() if members else "the selection is from version 0.1, which did not keep its members"
@@ -232,12 +228,10 @@ def train_and_publish(
         results |= {f"validation_{key}": value for key, value in judged.items()}
         if "estimated_intervals" not in judged:  # what cannot be told is no result, though it may have chosen the step
             results = {key: value for key, value in results.items() if "_estimated_" not in key}
+    results |= said or {}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
-        published = trainer.published_model()
-        if isinstance(transform, FeatureTransform):
-            published = with_backbone(published, model_args, transform)
-        save_classifier(published, image_transform(model_args), output_dir, image_geometry(model_args))
+        trainer.save_model(str(output_dir))
         trainer.save_state()
         if "validation" in held_out:
             held_out["validation"].save(output_dir, "validation")

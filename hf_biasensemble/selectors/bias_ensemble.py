@@ -85,17 +85,13 @@ def _trainer(
     )
 
 
-def _check(selection: Selection, class_names: list[str]) -> None:
-    selection.check(class_names)
-
-
 BIAS_ENSEMBLE = Selector(
     name="bias_ensemble",
     title="BiasEnsemble members",
     arguments=SelectionArguments,
     settings=_settings,
     trainer=_trainer,
-    check=_check,
+    check=Selection.check,
     judges=True,
     about=(
         "BiasEnsemble ([Lee et al., 2023](https://huggingface.co/papers/2205.14594)): {num_members} biased networks "
@@ -113,3 +109,6 @@ BIAS_ENSEMBLE = Selector(
 }""",
     ),
 )
+
+MEMBER_PREDICTIONS = replace(BIAS_ENSEMBLE, check=lambda selection, class_names: None)
+"""The same members, for methods that need what they predict and no bias-amplified set, which may then be anything."""

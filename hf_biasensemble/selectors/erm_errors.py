@@ -1,10 +1,10 @@
-"""The first stage of JTT: what a briefly trained ordinary classifier gets wrong is held to be bias-conflicting."""
+"""The first stage of JTT: what a briefly trained ordinary classifier gets wrong is taken to be bias-conflicting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
@@ -23,7 +23,7 @@ from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
 @dataclass
 class ErmErrorsArguments:
-    """JTT's first stage: an ordinary classifier, trained for a short time."""
+    """JTT's first stage: an ordinary classifier, trained briefly."""
 
     _argument_group_name: ClassVar[str] = "selection: errors of a first classifier"
     sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir"})
@@ -32,24 +32,18 @@ class ErmErrorsArguments:
         300, "Optimisation steps of the first classifier, 1 or more; JTT's number of epochs T, here in steps."
     )
     selection_dir: str | None = option(
-        None, "Folder to share a selection between runs: taken from there if made from the same, else put there."
+        None,
+        "Folder for sharing a selection between runs: reused if made from the same data and settings, else saved.",
     )
 
     def __post_init__(self) -> None:
         require(self.first_stage_steps >= 1, "--first_stage_steps", "at least 1", self.first_stage_steps)
 
 
-class ErmErrorsTrainer(BiasEnsembleTrainer):
-    """One ordinary classifier in place of the members: cross entropy, and a vote for what it gets right."""
-
-    def member_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits, labels)
-
-    def select(self, provenance: dict | None = None) -> Selection:
-        made = super().select(provenance)
-        assert made.predicted_labels is not None
-        right = made.predicted_labels == made.labels
-        return replace(made, votes=right.astype(made.votes.dtype), is_selected=right)
+def errors(made: Selection) -> Selection:
+    """The selection whose set holds what the classifier gets right; its errors are outside."""
+    right = np.asarray(made.predicted_labels) == made.labels
+    return replace(made, votes=right.astype(made.votes.dtype), is_selected=right)
 
 
 def _trainer(
@@ -58,21 +52,23 @@ def _trainer(
     args: DebiasingArguments,
     splits: dict[str, ImageSplit],
     callbacks: Sequence[TrainerCallback],
-) -> ErmErrorsTrainer:
-    return ErmErrorsTrainer(
+) -> BiasEnsembleTrainer:
+    return BiasEnsembleTrainer(
         build_members(model_args, splits["train"].class_names, 1, args.seed),
         member_arguments(args, selection_args.first_stage_steps, args.learning_rate, args.per_device_train_batch_size),
         training_transform(splits["train"], model_args),
-        SelectionArguments(num_members=1, member_agreement=1),
+        SelectionArguments(num_members=1, member_agreement=1, balance_members=False),
         train_dataset=splits["train"],
         callbacks=list(callbacks),
+        loss=cross_entropy,
+        rule=errors,
     )
 
 
 def _check(selection: Selection, class_names: list[str]) -> None:
     if selection.is_selected.all() or not selection.is_selected.any():
         raise BiasEnsembleError(
-            f"the first classifier: expected it to get some training images right and some wrong, found all "
+            f"the first classifier: expected some training images right and some wrong, found all "
             f"{len(selection.index)} {'right' if selection.is_selected.all() else 'wrong'}; "
             f"{'lower' if selection.is_selected.all() else 'raise'} --first_stage_steps"
         )
@@ -90,7 +86,7 @@ ERM_ERRORS = Selector(
     trainer=_trainer,
     check=_check,
     about=(
-        "An ordinary classifier is trained for {first_stage_steps} steps, without augmentation. The training images "
-        "that it then gets wrong are held to be those that a shortcut misleads."
+        "An ordinary classifier is trained for {first_stage_steps} steps. The training images that it then gets wrong "
+        "are taken to be those that a shortcut misleads."
     ),
 )

@@ -10,11 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
+from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.arguments.descriptors import Selector
-from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.folders.checkpoints import check_processes, newest_readable, remove_checkpoints
 from hf_biasensemble.folders.output_folder import sole_writer
 from hf_biasensemble.internal.errors import BiasEnsembleError, differences
@@ -22,7 +19,7 @@ from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once
 from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
 from hf_biasensemble.judging.members import Members
-from hf_biasensemble.models.frozen import frozen_backbone
+from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.reporting.run.progress import NamedProgressCallback, use_own_progress
 from hf_biasensemble.reporting.run.services import run_of_its_own
 from hf_biasensemble.selection import FILE_NAME, Selection
@@ -30,20 +27,16 @@ from hf_biasensemble.selection import FILE_NAME, Selection
 
 def make_selection(
     selector: Selector,
-    model_args: ModelArguments,
+    inputs: Inputs,
     selection_args: Any,
     args: DebiasingArguments,
-    splits: dict[str, ImageSplit],
     must_serve: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
-    image_args: ModelArguments | None = None,
 ) -> tuple[Selection, dict[str, Any]]:
     """The selection in `output_dir/selection` or in `selection_dir`, or else a new one.
 
     One that is there but was made from something else is refused by name. So is one that cannot serve training, new or
     not, unless `must_serve` is false: it can still be looked at. Members that can judge models are kept beside it.
-
-    `image_args` are the arguments of the network on images where the splits hold features of a frozen backbone.
 
     Returns:
         The selection, and its summary with `selection_runtime`.
@@ -51,8 +44,9 @@ def make_selection(
     folder = Path(args.output_dir) / "selection"
     shared = Path(selection_args.selection_dir or folder)
     provenance = {
-        "train_fingerprint": splits["train"].fingerprint,
-        **selector.settings(model_args, selection_args, args),
+        "train_fingerprint": inputs.images["train"].fingerprint,
+        **selector.settings(inputs.member_args, selection_args, args),
+        **{f"features_{name}": value for name, value in inputs.identity.items()},
     }
     guarded = shared != folder and args.should_save
     with sole_writer(shared, "--selection_dir", wait=True) if guarded else nullcontext():
@@ -60,10 +54,10 @@ def make_selection(
         members: Members | None = None
         found = next((place for place in (folder, shared) if (place / FILE_NAME).exists()), None)
         if found is None:
-            trainer, runtime = _trained(selector, model_args, selection_args, args, splits, callbacks)
+            trainer, runtime = _trained(selector, inputs, selection_args, args, callbacks)
             selection = trainer.select(provenance)
             if selector.judges:
-                members = _members_of(trainer, model_args, image_args or model_args, splits["train"])
+                members = _members_of(trainer, inputs)
         else:
             selection, runtime = Selection.load(found), {}
             different = differences(selection.provenance, provenance)
@@ -79,7 +73,7 @@ def make_selection(
         )
         if must_serve:
             try:
-                selector.check(selection, splits["train"].class_names)
+                selector.check(selection, inputs.images["train"].class_names)
             except BiasEnsembleError:
                 if args.should_save:  # nobody can go on from these members
                     remove_checkpoints(folder)
@@ -97,31 +91,16 @@ def make_selection(
     return selection, {**selection.summary(), **runtime}
 
 
-def train_members(
-    selector: Selector,
-    model_args: ModelArguments,
-    selection_args: Any,
-    args: DebiasingArguments,
-    splits: dict[str, ImageSplit],
-    provenance: dict[str, Any],
-    callbacks: Sequence[TrainerCallback] = (),
-) -> tuple[Selection, dict[str, Any]]:
-    """Trains the selector's members and lets them vote; gives the selection and `selection_runtime`."""
-    trainer, runtime = _trained(selector, model_args, selection_args, args, splits, callbacks)
-    return trainer.select(provenance), runtime
-
-
 def _trained(
     selector: Selector,
-    model_args: ModelArguments,
+    inputs: Inputs,
     selection_args: Any,
     args: DebiasingArguments,
-    splits: dict[str, ImageSplit],
     callbacks: Sequence[TrainerCallback],
 ) -> tuple[Any, dict[str, Any]]:
     """The selector's trainer once its members are trained, and `selection_runtime`."""
     progress = NamedProgressCallback(selector.title)
-    trainer = selector.trainer(model_args, selection_args, args, splits, [progress, *callbacks])
+    trainer = selector.trainer(inputs.member_args, selection_args, args, inputs.member_splits, [progress, *callbacks])
     use_own_progress(trainer)
     folder = Path(trainer.args.output_dir)
     checkpoint = newest_readable(folder) if args.resume_from_checkpoint else None
@@ -133,19 +112,16 @@ def _trained(
     return trainer, {"selection_runtime": trained.metrics["train_runtime"]}
 
 
-def _members_of(trainer: Any, model_args: ModelArguments, images: ModelArguments, train: ImageSplit) -> Members:
+def _members_of(trainer: Any, inputs: Inputs) -> Members:
     """The trained members with all that it takes to show them images."""
-    transform = trainer.member_transform
-    on_features = isinstance(transform, FeatureTransform)
+    train = inputs.images["train"]
     return Members(
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval(),
-        model_args,
-        images,
-        image_transform(images) if on_features else transform,
+        inputs.member_args,
+        trainer.member_transform,
         train.class_names,
         train.fingerprint,
-        frozen_backbone(images, train.class_names) if on_features else None,
-        transform if on_features else None,
+        inputs.backbone,
     )
 
 

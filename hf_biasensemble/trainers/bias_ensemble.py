@@ -1,6 +1,7 @@
 """BiasEnsemble: briefly trained biased members vote on which training samples follow the shortcut."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, SelectionArguments
+from hf_biasensemble.arguments.selection import UNEVEN_CLASSES
 from hf_biasensemble.data.batches.member_batches import MemberBatches
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
@@ -16,7 +18,7 @@ from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.classifier import joined
 from hf_biasensemble.losses.objectives import generalized_cross_entropy, true_class_probability
 from hf_biasensemble.models.pair import MemberEnsemble
-from hf_biasensemble.selection import Selection
+from hf_biasensemble.selection import DENSE_CLASSES, TOP_CLASSES, Selection
 from hf_biasensemble.trainers.member_sharing import MemberSharingTrainer
 
 _BEST_ACCURACY = "best_accuracy"
@@ -25,20 +27,24 @@ _BEST_ACCURACY = "best_accuracy"
 class BiasEnsembleTrainer(MemberSharingTrainer):
     """Trains all members in one run and makes the selection from their votes.
 
-    With `cross_fit`, a member is a pair of networks: each is trained on a half of the images, and says of the other
-    half what the member votes. So a member has seen no image that it votes on.
+    With `cross_fit`, a member is a pair of networks: each is trained on a half of the images and votes on the other
+    half, so that no member votes on an image that it was trained on.
 
-    The loss is the sum over the members of their mean generalized cross entropy. Adam works on each parameter alone,
-    so this equals separate runs. Logs `loss_member_0`, `loss_member_1`, ...
+    The loss is the sum over the members of their mean loss. Adam works on each parameter alone, so this equals
+    separate runs. Logs `loss_member_0`, `loss_member_1`, ...
 
     Args:
         model (`MemberEnsemble`): The untrained members.
         args (`DebiasingArguments`): Settings; `max_steps` is the number of member steps.
         transform (`ImageTransform`): From uint8 batches to network input.
-        selection_args (`SelectionArguments`): Threshold, agreement and which state of a member votes.
+        selection_args (`SelectionArguments`): How members are trained, which state of them votes, and the rule that
+            makes the bias-amplified set of their votes.
         train_dataset (`ImageSplit`): The training split.
         eval_dataset (`dict[str, ImageSplit]`, *optional*): With `keep_member="best"`, `validation` decides.
         batches (`MemberBatches`, *optional*): Batches of the members, when not in a random order from `args.seed`.
+        loss (`Callable`, *optional*): What each member minimises the mean of: logits (B, M, K), labels (B, M) ->
+            (B, M). By default the generalized cross entropy.
+        rule (`Callable`, *optional*): Makes the selection that is wanted of the one by votes.
     """
 
     def __init__(
@@ -51,7 +57,11 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         eval_dataset: dict[str, ImageSplit] | None = None,
         batches: MemberBatches | None = None,
         callbacks: list | None = None,
+        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        rule: Callable[[Selection], Selection] | None = None,
     ):
+        self.member_loss = loss or partial(generalized_cross_entropy, q=selection_args.generalized_cross_entropy_q)
+        self.rule = rule
         self.num_networks = len(model.members)
         self.num_members = selection_args.num_members
         self.trained_on: torch.Tensor | None = None  # (R, M), with cross_fit: by the first network of each pair
@@ -64,6 +74,8 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
             batches, self.trained_on = MemberBatches.cross_fitted(train_dataset, self.num_members, args.seed)
         elif batches is None and not selection_args.share_batches:
             batches = MemberBatches.shuffled(train_dataset, self.num_members, args.seed)
+        if batches is not None and _balanced(selection_args, train_dataset):
+            batches = batches.balanced(args.seed)
         callbacks = list(callbacks or [])
         if selection_args.keep_member == "best":
             callbacks.append(_EvaluateAfter(lambda step: (step - 1) % selection_args.member_eval_steps == 0))
@@ -92,13 +104,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         else:
             labels = labels[:, None].expand(-1, len(numbers))
         logits = model(pixel_values=pixels, numbers=numbers, per_member=per_member)["logits"]
-        return self.part.mean(
-            generalized_cross_entropy(logits, labels, self.selection_args.generalized_cross_entropy_q)
-        )
-
-    def member_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What each member minimises the mean of: logits (B, M, K), labels (B, M) -> (B, M)."""
-        return generalized_cross_entropy(logits, labels, self.selection_args.generalized_cross_entropy_q)
+        return self.part.mean(self.member_loss(logits, labels))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -134,8 +140,8 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         In float32 also where training was in another precision; the trainer is done with training after this.
 
         Returns:
-            `dict[str, np.ndarray]`: `probabilities` (N, M), that each member gives the true class, and
-            `predicted_labels`, `agreeing_members` and `lowest_probability` (N,) as in [`Selection`].
+            `dict[str, np.ndarray]`: `member_probabilities` (N, M), that each member gives the true class, and the
+            columns of [`Selection`] that say what the members predict.
         """
         self.share_members()
         # bfloat16 has no number between .9922 and .9961; the wrapper would compute in it whatever stands around it.
@@ -149,17 +155,10 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
                     first, second = logits.chunk(2, dim=1)
                     logits = torch.where(self.trained_on[done : done + len(part), :, None], second, first)
                 labels = part.labels[part.rows, None].expand(-1, self.num_members)
-                yield {"probabilities": true_class_probability(logits, labels).numpy(), **_predictions(logits)}
+                yield {"member_probabilities": true_class_probability(logits, labels).numpy(), **_predictions(logits)}
                 done += len(part)
 
         return joined(in_parts(), len(self.split))
-
-    def member_probabilities(self, votes: dict[str, np.ndarray] | None = None) -> np.ndarray:
-        """Probability (M, N) that each member gives the true class of each training sample.
-
-        Takes what [`~BiasEnsembleTrainer.member_votes`] gave, if the members have voted already.
-        """
-        return (votes or self.member_votes())["probabilities"].T
 
     def select(self, provenance: dict | None = None) -> Selection:
         """The bias-amplified set by the votes of the trained members.
@@ -170,28 +169,42 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         if self.best_state:
             self.model.load_state_dict(self.best_state)
         votes = self.member_votes()
-        return Selection.from_votes(
-            self.member_probabilities(votes),
+        selection = Selection.from_votes(
+            votes.pop("member_probabilities").T,
             index=self.split.rows.numpy(),
             threshold=self.selection_args.member_threshold,
             agreement=self.selection_args.member_agreement,
             provenance=provenance,
+            keep=self.selection_args.member_keep,
             **self.split.measured_by(),
-            **{name: values for name, values in votes.items() if name != "probabilities"},
+            **votes,
         )
+        return self.rule(selection) if self.rule else selection
+
+
+def _balanced(selection_args: SelectionArguments, split: ImageSplit) -> bool:
+    """Whether members see all classes equally often."""
+    if selection_args.balance_members is not None:
+        return selection_args.balance_members
+    sizes = torch.bincount(split.labels[split.rows])
+    return int(sizes.max()) > UNEVEN_CLASSES * int(sizes[sizes > 0].min())
 
 
 def _predictions(logits: torch.Tensor) -> dict[str, np.ndarray]:
-    """What the members, by their logits (N, M, K), hold each sample to be, and how much they agree on it."""
-    probabilities = [member.float().softmax(dim=-1) for member in logits.unbind(1)]
-    predicted = torch.stack(probabilities).mean(dim=0).argmax(dim=-1)
-    agreeing = (logits.argmax(dim=-1) == predicted[:, None]).sum(dim=1)
+    """What the members predict for each sample by their logits (N, M, K), and how much they agree on it."""
+    mean = torch.stack([member.float().softmax(dim=-1) for member in logits.unbind(1)]).mean(dim=0)
+    predicted = mean.argmax(dim=-1)
     probability = true_class_probability(logits, predicted[:, None].expand(-1, logits.shape[1]))
-    return {
-        "predicted_labels": predicted.numpy(),
-        "agreeing_members": agreeing.numpy(),
-        "lowest_probability": probability.amin(dim=1).numpy(),
+    found = {
+        "predicted_labels": predicted,
+        "agreeing_members": (logits.argmax(dim=-1) == predicted[:, None]).sum(dim=1),
+        "lowest_probability": probability.amin(dim=1),
+        "probabilities": mean.half(),
     }
+    if mean.shape[1] > DENSE_CLASSES:
+        top = mean.topk(TOP_CLASSES, dim=1)
+        found |= {"probabilities": top.values.half(), "probability_classes": top.indices.int()}
+    return {name: values.numpy() for name, values in found.items()}
 
 
 class _EvaluateAfter(TrainerCallback):

@@ -14,6 +14,7 @@ from torch import nn
 from hf_biasensemble.arguments import CHECKPOINT_CHOICES, DebiasingArguments
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.tensors import separate
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK
 
 logger = logging.getLogger(__name__)
@@ -85,9 +86,7 @@ class CheckpointChoice:
         tensors |= {f"waiting.{name}": value for name, value in self.waiting.items()}
         if tensors:
             stated = [self.step, self.score, self.scores, self.waiting_step]
-            # safetensors refuses two names for the same memory and memory with gaps.
-            separate = {name: value.contiguous().clone() for name, value in tensors.items()}
-            save_file(separate, Path(folder) / FILE_NAME, {"choice": json.dumps(stated)})
+            save_file(separate(tensors), Path(folder) / FILE_NAME, {"choice": json.dumps(stated)})
 
     def load(self, folder: str | Path) -> None:
         """Restores what [`~CheckpointChoice.save`] wrote."""

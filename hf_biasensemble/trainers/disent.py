@@ -27,7 +27,8 @@ class DisentArguments(RelativeDifficultyArguments):
         1.0, "Further factor of the bias head's loss on swapped features, 0 or more; --lambda_swap_align."
     )
     swap_start_step: float = option(
-        0.2, "Bias features are swapped after this many steps; below 1: share of max_steps; the authors' --curr_step."
+        0.2,
+        "Bias features are swapped after this many steps; below 1: a fraction of max_steps; the authors' --curr_step.",
     )
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class DisentTrainer(RelativeDifficultyTrainer):
         if self.args.lambda_swap and start >= self.args.max_steps - 1 and self.args.should_save:
             logger.warning(
                 "warning: the swap of bias features never starts: swap_start_step %d, max_steps %d; lower "
-                "--swap_start_step, for instance to the share 0.2",
+                "--swap_start_step, for instance to the fraction 0.2",
                 start,
                 self.args.max_steps,
             )

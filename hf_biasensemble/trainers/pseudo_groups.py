@@ -1,8 +1,9 @@
-"""What methods on pseudo-groups share: groups of class and members' opinion, and batches that balance them."""
+"""What methods on pseudo-groups share: groups of class and members' opinion, and draws that balance them."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Sampler
@@ -16,6 +17,9 @@ from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.selection import PSEUDO_GROUPS, Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
+MOST_DRAWS = 20
+"""No image is drawn more than so many times as often as by uniform draws: a group of one image is an oddity."""
+
 
 @dataclass
 class PseudoGroupArguments(DebiasingArguments):
@@ -25,8 +29,8 @@ class PseudoGroupArguments(DebiasingArguments):
 
     pseudo_groups: str = option(
         "predicted",
-        "What makes a group, with the class: predicted (what the members hold the image to be) or selected (whether "
-        "it is in the bias-amplified set).",
+        "What makes a group together with the class: predicted (the class that the members predict) or selected "
+        "(whether the image is in the bias-amplified set).",
     )
 
     def __post_init__(self) -> None:
@@ -36,7 +40,8 @@ class PseudoGroupArguments(DebiasingArguments):
 
 
 class PseudoGroupTrainer(DebiasingTrainer):
-    """Knows the pseudo-group of each training sample, and draws from each group equally often.
+    """Knows the pseudo-group of each training sample. Draws all classes equally often, and all groups
+    within a class, up to `MOST_DRAWS`.
 
     Args:
         args (`PseudoGroupArguments`): Settings.
@@ -60,8 +65,40 @@ class PseudoGroupTrainer(DebiasingTrainer):
         found, num_groups = selection.pseudo_groups(args.pseudo_groups, len(train_dataset.labels))
         self.groups = torch.from_numpy(found).to(self.args.device)
         self.group_samples(self.groups, num_groups)
-        drawn = torch.from_numpy(found)[train_dataset.rows]
-        self.sampler = WeightedSampler(1 / torch.bincount(drawn, minlength=num_groups)[drawn], args.seed)
+        rows = train_dataset.rows.numpy()
+        weights = balanced_weights(found[rows], train_dataset.labels.numpy()[rows])
+        self.sampler = WeightedSampler(torch.from_numpy(weights), args.seed)
 
     def train_sampler(self) -> Sampler | None:
         return self.sampler
+
+
+def balanced_weights(groups: np.ndarray, labels: np.ndarray, most: float = MOST_DRAWS) -> np.ndarray:
+    """Probability (N,) of each sample where the class is drawn first and then a group of it, each uniformly.
+
+    A sample has at most `most / N`; what that takes from small groups or classes goes to the larger ones.
+
+    Args:
+        groups (`np.ndarray` of shape (N,)): Group of each sample, whose samples are all of one class.
+        labels (`np.ndarray` of shape (N,)): Classes.
+        most (`float`, *optional*, defaults to 20): How often a sample is drawn at most, where uniform draws are 1.
+    """
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    class_of = np.empty(len(sizes), dtype=np.int64)
+    class_of[group] = labels
+    limits = sizes * most / len(labels)
+    by_class = np.argsort(class_of, kind="stable")
+    classes = np.split(by_class, np.flatnonzero(np.diff(class_of[by_class])) + 1)
+    mass = np.empty(len(sizes))
+    for own, total in zip(classes, _shared(1.0, np.array([limits[own].sum() for own in classes])), strict=True):
+        mass[own] = _shared(total, limits[own])
+    return (mass / sizes)[group]
+
+
+def _shared(total: float, limits: np.ndarray) -> np.ndarray:
+    """Equal parts of the total, up to limits whose sum is not below it."""
+    parts = np.empty(len(limits))
+    for number, one in enumerate(np.argsort(limits)):  # the smallest first: what it cannot take is for the rest
+        parts[one] = min(limits[one], total / (len(limits) - number))
+        total -= parts[one]
+    return parts

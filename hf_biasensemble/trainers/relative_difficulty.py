@@ -38,8 +38,8 @@ class RelativeDifficultyArguments(DebiasingArguments):
     )
     conflicting_share: float = option(
         0.0,
-        "Draw this share of each batch, in [0, 1), from outside the bias-amplified set, and weigh the losses so that "
-        "their mean stays what it was.",
+        "Draw this fraction of each batch, in [0, 1), from outside the bias-amplified set, and weight the losses so "
+        "that their expected value does not change.",
     )
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
                 if args.augmentation == "none" and self.args.should_save:
                     logger.warning(
                         "warning: --conflicting_share without --augmentation: the few samples outside the "
-                        "bias-amplified set come often and are memorised; use one that fits the images"
+                        "bias-amplified set are drawn often and memorised; choose one that fits the images"
                     )
 
     def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback
 
+from hf_biasensemble.internal.tensors import separate
+
 FILE_NAME = "weight_average.safetensors"
 
 
@@ -43,7 +45,7 @@ class WeightAverage(TrainerCallback):
 
     def save(self, folder: str | Path) -> None:
         """Writes the average into the folder of a checkpoint."""
-        save_file(self.averaged.state_dict(), Path(folder) / FILE_NAME)
+        save_file(separate(self.averaged.state_dict()), Path(folder) / FILE_NAME)
 
     def load(self, folder: str | Path) -> None:
         """Restores what [`~WeightAverage.save`] wrote."""

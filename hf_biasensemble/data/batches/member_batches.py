@@ -58,6 +58,20 @@ class MemberBatches(Dataset):
             trained_on.append(mask)
         return cls(split, torch.stack([*firsts, *seconds])), torch.stack(trained_on, dim=1)
 
+    def balanced(self, seed: int) -> "MemberBatches":
+        """The same samples of each member, those of rarer classes repeated until all its classes are as frequent."""
+        labels = self.split.labels[self.split.rows]
+        each = int(max(torch.bincount(labels[order]).max() for order in self.order))
+        orders = []
+        for number, order in enumerate(self.order):
+            by_class = order[torch.argsort(labels[order], stable=True)].split(torch.bincount(labels[order]).tolist())
+            present = [own for own in by_class if len(own)]
+            repeated = torch.cat([own.repeat(-(-each // len(own)))[:each] for own in present])
+            generator = torch.Generator().manual_seed(derived_seed(seed, "balanced members", number))
+            orders.append(repeated[torch.randperm(len(repeated), generator=generator)])
+        shortest = min(len(order) for order in orders)  # of halves, one may lack a class of a single sample
+        return MemberBatches(self.split, torch.stack([order[:shortest] for order in orders]))
+
     def only(self, members: Sequence[int]) -> "MemberBatches":
         """The same batches for some of the members."""
         return MemberBatches(self.split, self.order[list(members)])

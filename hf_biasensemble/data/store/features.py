@@ -61,8 +61,8 @@ class FeatureTransform:
         if views == 1:
             return features[..., 0, :]
         view = draw(lambda number: torch.randint(views, (1, number, *each), device=features.device), count)[0]
-        place = view[..., None, None].expand(*view.shape, 1, width)
-        return features.gather(-2, place).squeeze(-2)
+        row = torch.arange(view.numel(), device=features.device) * views + view.flatten()
+        return features.reshape(-1, width).index_select(0, row).unflatten(0, view.shape)
 
     def normalise(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised features (..., D)."""

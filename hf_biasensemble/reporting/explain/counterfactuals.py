@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.evaluation.accuracy import wilson_interval
+from hf_biasensemble.evaluation.classifier import finite
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.reporting.explain.changed_images import counterfactuals
 from hf_biasensemble.reporting.explain.shown_images import Classifier, ShownImages
@@ -39,7 +40,7 @@ class Reliance:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the fraction."""
+        """Wilson's 95% confidence interval of the fraction."""
         return wilson_interval(self.fraction, self.images)
 
 
@@ -99,7 +100,7 @@ def counterfactual_probabilities(
     for rows in split.rows.split(batch_size):
         pixels = transform.seen(split.pixels.index_select(0, rows)).to(device)
         for version, changed in _versions(pixels, transform).items():
-            logits = model(pixel_values=transform(changed, training=False)).logits
+            logits = finite(model(pixel_values=transform(changed, training=False)).logits)
             found.setdefault(version, []).append(logits.float().softmax(dim=-1).cpu())
     return {version: torch.cat(parts).numpy() for version, parts in found.items()}
 
@@ -177,7 +178,7 @@ def reliance_text(table: RelianceTable) -> str:
     """The table for a terminal: percent of the predictions that change, a row for each counterfactual."""
     images = next(reliance.images for found in table.values() for reliance in found.values())
     widths = [max(len(model), 16) for model in table]
-    lines = [f"Predictions that change, percent of {images:,} images (95 % intervals):"]
+    lines = [f"Predictions that change, percent of {images:,} images (95% confidence intervals):"]
     lines.append(" " * 16 + "".join(f"  {model:>{width}}" for model, width in zip(table, widths, strict=True)))
     for name in next(iter(table.values())):
         cells = []

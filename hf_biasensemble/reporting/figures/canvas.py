@@ -1,10 +1,10 @@
 """What all pictures have in common: size, colours, axes, names, files. matplotlib is imported when one is drawn."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.fonts import DEFAULT, drawable, font_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,16 +46,22 @@ def tidy(panel: "Axes", title: str = "", grid: Literal["x", "y"] = "y") -> None:
 
 
 def plain(name: str, longest: int = 24) -> str:
-    """A name of the data as text of one line: cut to `longest` characters, and no formula even with dollar signs."""
-    name = " ".join(name.split())
+    """A class or file name as text of one line that a font can draw: cut to `longest` characters, and no formula even
+    with dollar signs."""
+    name = drawable(" ".join(name.split()))
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return name.replace("$", r"\$")
 
 
 def save(figure: "Figure", file: str | Path) -> Path:
     """Writes the picture in the format that the name ends in (.png, .svg, .pdf)."""
+    from matplotlib.text import Text
+
     file = Path(file)
-    with written_whole(file) as unfinished, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+    for text in figure.findobj(Text):
+        font = font_for(text.get_text())
+        if font and font[0] != DEFAULT:
+            text.set_fontfamily(font[0])
+    with written_whole(file) as unfinished:
         figure.savefig(unfinished, format=file.suffix[1:])
     return file

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_biasensemble.judging.estimates import Estimate
-from hf_biasensemble.judging.predictions import HeldOutPredictions
+from hf_biasensemble.judging.predictions import HeldOutPredictions, gain
 from hf_biasensemble.judging.verdict import CANNOT_TELL, caution, cost, reason_not_to_tell, verdict
 
 _COLUMNS = ("conflicting", "aligned", "unbiased")
@@ -43,25 +43,24 @@ def judgement_table(
         lines.append(f"{name:<{width}}" + "".join(f"{_cell(estimated[column]):>24}" for column in _COLUMNS))
         results["models"][name] = {"estimates": {column: _values(estimated[column]) for column in _COLUMNS}}
         if compare_with and name != compare_with:
-            gain = model.gain_over(models[compare_with])
-            answer, why = verdict(model, models[compare_with])
+            pair = [model], [models[compare_with]]
+            gained, (answer, why) = gain(*pair), verdict(*pair)
             results["models"][name] |= {
-                "difference": {column: _values(gain[column]) for column in _COLUMNS},
+                "difference": {column: _values(found) for column, found in gained.items()},
                 "verdict": answer,
             }
-            said.append(_words(name, compare_with, answer, why, gain))
+            said.append(_words(name, compare_with, answer, why, gained))
     cautions = list(dict.fromkeys(found for model in models.values() if (found := caution(model))))
     results |= {"caution": cautions} if cautions else {}
     return "\n".join([*lines, "", *said, *(f"caution: {text}" for text in cautions)]).rstrip(), results
 
 
-def _words(name: str, other: str, answer: str, why: str, gain: Mapping[str, Estimate]) -> str:
-    on = gain["conflicting"]
-    points = f"{100 * on.value:+.1f} points ({100 * on.low:+.1f} to {100 * on.high:+.1f})"
-    where = "on images that contradict the shortcut"
+def _words(name: str, other: str, answer: str, why: str, gained: Mapping[str, Estimate]) -> str:
+    on, where = gained.get("conflicting"), "on images that contradict the shortcut"
+    points = f"{100 * on.value:+.1f} points ({100 * on.low:+.1f} to {100 * on.high:+.1f})" if on else "no figure"
     if answer == CANNOT_TELL:
         return f"{name}: {CANNOT_TELL} whether it beats {other} {where}: {points}; {why}"
-    return f"{name}: {answer} than {other} {where}, by {points}; {cost(gain['aligned'])}"
+    return f"{name}: {answer} than {other} {where}, by {points}; {cost(gained.get('aligned'))}"
 
 
 def _cell(estimate: Estimate) -> str:

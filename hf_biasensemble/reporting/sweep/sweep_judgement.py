@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
-from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled
+from hf_biasensemble.judging.predictions import HeldOutPredictions, gain
 from hf_biasensemble.judging.verdict import CANNOT_TELL, reason_not_to_tell, verdict
 from hf_biasensemble.reporting.card.markdown import markdown_table
 from hf_biasensemble.reporting.sweep.cell import Cell
 
 _ABOUT = (
-    "Accuracy of the published models on held-out images, by pseudo-groups of class and what the members of "
-    "BiasEnsemble take an image for; the same members judge all methods with the same data and seed. The pick has the "
-    "highest estimated unbiased accuracy, as the mean over the seeds; it looks at no bias label and at no test image."
+    "Accuracy of the published models on held-out images, by pseudo-groups of class and the members' prediction; the "
+    "same members judge all methods with the same data and seed. The pick has the highest estimated unbiased "
+    "accuracy, as the mean over the seeds; it uses no bias label and no test image. Differences are averaged over the "
+    "seeds for each image, and tested over the images."
 )
 PICK = "**pick**"
 _GROUPS = ("aligned", "conflicting", "unbiased")
@@ -58,17 +59,23 @@ def picked(of_data: Mapping[str, Sequence[Cell]]) -> str | None:
 
 
 def _rivals(data: str, of_data: Mapping[str, Sequence[Cell]], pick: str | None) -> list[str]:
-    """Methods that estimates cannot tell the pick from: the paired difference over all seeds may be chance."""
+    """Methods that the estimates cannot tell from the pick: the paired difference may be chance."""
     if pick is None:
         return []
-    tables = {method: pooled(_tables(cells)) for method, cells in of_data.items()}
-    others = [(method, table) for method, table in tables.items() if method != pick and table.is_about(tables[pick])]
-    rivals = [method for method, table in others if tables[pick].gain_over(table)["unbiased"].low <= 0]
+    pairs = {method: _paired(of_data[pick], cells) for method, cells in of_data.items() if method != pick}
+    gained = {method: gain(*pair).get("unbiased") for method, pair in pairs.items() if pair[0]}
+    rivals = [method for method, found in gained.items() if found is None or found.low <= 0]
     return [f"{data}: the estimates cannot tell the pick {pick} from {', '.join(rivals)}."] if rivals else []
 
 
-def _tables(cells: Sequence[Cell]) -> list[HeldOutPredictions]:
-    return [cell.held_out for cell in sorted(cells, key=lambda cell: cell.seed) if cell.held_out]
+def _paired(
+    cells: Sequence[Cell], others: Sequence[Cell]
+) -> tuple[list[HeldOutPredictions], list[HeldOutPredictions]]:
+    """Tables of two methods, seed by seed, where both have one of the same images."""
+    by_seed = {cell.seed: cell.held_out for cell in others}
+    found = [(cell.held_out, by_seed.get(cell.seed)) for cell in cells]
+    pairs = [(one, other) for one, other in found if one and other and one.is_about(other)]
+    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
 def _reason(of_data: Mapping[str, Sequence[Cell]]) -> str | None:
@@ -92,14 +99,9 @@ def _measured(cells: Sequence[Cell]) -> list[float]:
 
 
 def _against(cells: Sequence[Cell], others: Sequence[Cell]) -> str:
-    """Whether estimates say that the method beats its baseline on bias-conflicting images, seed by seed."""
-    plain = {cell.seed: cell.held_out for cell in others}
-    said = []
-    for cell in cells:
-        other = plain.get(cell.seed)
-        if cell.held_out and other and cell.held_out.is_about(other):
-            said.append(verdict(cell.held_out, other)[0])
-    return ", ".join(f"{answer} ({said.count(answer)} of {len(said)})" for answer in dict.fromkeys(said))
+    """Whether estimates say that the method beats its baseline on bias-conflicting images."""
+    ours, theirs = _paired(cells, others)
+    return verdict(ours, theirs)[0] if ours else ""
 
 
 def _regret(data: str, of_data: Mapping[str, Sequence[Cell]], pick: str | None) -> list[str]:

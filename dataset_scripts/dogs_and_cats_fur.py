@@ -1,0 +1,37 @@
+"""Make Dogs & Cats by fur: cats are bright and dogs dark in all but a few training photographs.
+
+    python dataset_scripts/dogs_and_cats_fur.py --source_dir dogs_and_cats_fur --output_dir fur
+
+Reads a folder of photographs with `metadata.csv` (file_name, label: cat or dog, fur: bright or dark) and writes a
+Parquet dataset repository with one config per severity, to be opened by `datasets.load_dataset("fur", "1pct")`.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from hf_biasensemble.benchmark_datasets.metadata_folder import MetadataFolder, run_mixture_script
+
+SOURCE = MetadataFolder(
+    name="dogs_and_cats_fur",
+    title="Dogs & Cats by fur",
+    class_names=("cat", "dog"),
+    bias_column="fur",
+    bias_names=("bright", "dark"),
+    test_per_cell=200,
+    severities=("1pct", "5pct"),
+    summary="Photographs of dogs and cats, a benchmark for debiasing image classifiers. In training and validation "
+    "cats have bright fur and dogs have dark fur in all but a few bias-conflicting images, whose fraction names the "
+    "config. In the test split species and fur are independent.",
+    notes="""- The fur was labelled by a rule on its brightness, which is wrong for some images.
+- Licence: unknown. The names of the files are those of Kaggle's Dogs vs. Cats.""",
+    tags=("dogs-and-cats",),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 after a mistake in the input."""
+    return run_mixture_script(__file__, __doc__, SOURCE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

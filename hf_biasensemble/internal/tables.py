@@ -1,0 +1,60 @@
+"""Numpy columns, and what is stated about them, as a Parquet file and back."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
+
+T = TypeVar("T")
+_METADATA_KEY = b"hf_biasensemble"
+
+
+def save_table(path: Path, columns: Mapping[str, np.ndarray | None], stated: dict[str, Any]) -> Path:
+    """Writes columns (N,) or (N, K), complete or not at all.
+
+    Args:
+        path: The file.
+        columns: By name; `None` is left out.
+        stated: Plain values about the table, kept in its metadata.
+    """
+    table = pa.table({name: _column(values) for name, values in columns.items() if values is not None})
+    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(stated, sort_keys=True)})
+    with written_whole(path) as file:
+        pq.write_table(table, file)
+    return path
+
+
+def load_table(path: Path, what: str, remedy: str, build: Callable[[dict[str, np.ndarray], dict[str, Any]], T]) -> T:
+    """What `build` makes of the columns and stated values that [`save_table`] wrote.
+
+    Raises:
+        `BiasEnsembleError`: If there is no readable file, or `build` misses something in it.
+    """
+    try:
+        table = pq.read_table(path)
+        stated = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+        return build({name: _values(table.column(name)) for name in table.column_names}, stated)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BiasEnsembleError(
+            f"expected {what} at {path}, found none that can be read ({reason}); {remedy}"
+        ) from error
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
+    return column.combine_chunks().flatten().to_numpy().reshape(-1, column.type.list_size)

@@ -1,0 +1,50 @@
+"""No method of its own: judges others by folds, without bias labels, and trains the best of them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hf_biasensemble.arguments import DebiasingArguments, option
+from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.arguments.options import require
+from hf_biasensemble.models.build import classifier_alone
+from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
+from hf_biasensemble.trainers.erm import ErmTrainer
+
+
+@dataclass
+class AutoArguments(DebiasingArguments):
+    """Options of the choice between methods."""
+
+    _argument_group_name: ClassVar[str] = "method: choice by folds"
+
+    candidates: list[str] = option(
+        [
+            *("erm", "lff", "lff_be", "last_layer_be", "logit_adjusted", "logit_adjusted:adjustment_tau=2"),
+            *("product_of_experts", "product_of_experts:adjustment_tau=0.5"),
+        ],
+        "Methods to choose from, the ordinary one first; METHOD:OPTION=VALUE sets an option of a method.",
+    )
+    folds: int = option(5, "Number of folds; each candidate is trained once without each fold and judged on it.")
+    accept_loss: float = option(
+        3.0, "Accuracy by folds that a candidate may lose against the first one, in percentage points, 0 to 100."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.candidates) >= 2, "--candidates", "at least two methods", " ".join(self.candidates) or "none")
+        repeated = len(set(self.candidates)) < len(self.candidates)
+        require(not repeated, "--candidates", "different ones", " ".join(self.candidates))
+        require(self.folds >= 2, "--folds", "at least 2", self.folds)
+        require(0 <= self.accept_loss <= 100, "--accept_loss", "in [0, 100]", self.accept_loss)
+
+
+METHOD = Method(
+    name="auto",
+    title="Choice by folds",
+    trainer=ErmTrainer,
+    arguments=AutoArguments,
+    network=classifier_alone,
+    selector=MEMBER_PREDICTIONS,
+    baseline="erm",
+    chooses=True,
+)

@@ -1,0 +1,72 @@
+"""Logit adjustment: what the members predict is a prior for the class, and the classifier learns the rest."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.models.build import classifier_alone
+from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
+from hf_biasensemble.trainers.member_prior import MemberPriorArguments, MemberPriorTrainer
+
+
+@dataclass
+class LogitAdjustedArguments(MemberPriorArguments):
+    """Options of logit adjustment, beside those of all methods that train on top of the members."""
+
+    _argument_group_name: ClassVar[str] = "method: logit adjustment"
+
+    adjustment: str = option(
+        "soft",
+        "Prior of an image: soft (a mean over all classes, weighted by how probable the members find them) or hard "
+        "(that of the class they predict).",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.adjustment in ("soft", "hard"), "--adjustment", "soft or hard", self.adjustment)
+
+
+class LogitAdjustedTrainer(MemberPriorTrainer):
+    """Adds log P(y | x), with P(y | x) = sum over s of p(s | x) P(y | s), where s is the class that members predict
+    (https://huggingface.co/papers/2310.18562). P(y | s) is counted on the training images, each class once more."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        selection, count = kwargs["selection"], self.num_classes
+        pairs = torch.from_numpy(selection.predicted_labels * count + selection.labels)
+        cells = torch.bincount(pairs, minlength=count**2).view(count, count) + 1
+        self.label_given_predicted = (cells / cells.sum(dim=1, keepdim=True)).to(self.args.device)
+        self.predicted = self.on_device(selection, selection.predicted_labels)
+
+    def log_prior(self, index: torch.Tensor) -> torch.Tensor:
+        if self.args.adjustment == "hard":
+            return self.label_given_predicted.index_select(0, self.predicted.index_select(0, index)).log()
+        return (self.member_probabilities(index) @ self.label_given_predicted).log()
+
+
+METHOD = Method(
+    name="logit_adjusted",
+    title="Logit adjustment",
+    trainer=LogitAdjustedTrainer,
+    arguments=LogitAdjustedArguments,
+    network=classifier_alone,
+    selector=MEMBER_PREDICTIONS,
+    baseline="erm",
+    about=(
+        "Logit adjustment ([Tsirigotis et al., 2023](https://huggingface.co/papers/2310.18562)): in training, "
+        "{adjustment_tau} times the log-probability of each class, given what the members predict ({adjustment}), is "
+        "added to the logits. The shortcut is then accounted for, and the classifier learns the rest."
+    ),
+    citations=(
+        """\
+@inproceedings{tsirigotis2023group,
+  title     = {Group Robust Classification Without Any Group Information},
+  author    = {Tsirigotis, Christos and Monteiro, Joao and Rodriguez, Pau and Vazquez, David and Courville, Aaron},
+  booktitle = {NeurIPS},
+  year      = {2023}
+}""",
+    ),
+)

@@ -1,0 +1,85 @@
+"""What the networks of a run see: its images or, with a frozen backbone, features of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments
+from hf_biasensemble.data.batches.device_pixels import with_pixels_on
+from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import image_transform
+from hf_biasensemble.data.store.features import Features, FeatureTransform
+from hf_biasensemble.models.frozen import FrozenBackbone
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the networks of a run see, and how that becomes a classifier of images.
+
+    Attributes:
+        image_args: The run's own arguments: how images are resized and normalised, and which network sees them.
+        images: Decoded images by split, `train` among them.
+        splits: What classifiers are trained and evaluated on: the images, or features in their place.
+        member_splits: The same of members.
+        backbone: The frozen backbone that made the features, or `None`.
+        identity: What features of training images depend on; empty without them.
+        augmentation: How images are augmented, where they are not features.
+        color_jitter: With `augmentation`, see [`ImageTransform`].
+    """
+
+    image_args: ModelArguments
+    images: dict[str, ImageSplit]
+    splits: dict[str, ImageSplit]
+    member_splits: dict[str, ImageSplit]
+    backbone: FrozenBackbone | None
+    identity: dict[str, Any]
+    augmentation: str
+    color_jitter: float
+
+    @classmethod
+    def of_run(
+        cls, model_args: ModelArguments, data_args: DataArguments, args: DebiasingArguments, images: dict[str, Any]
+    ) -> "Inputs":
+        """Encodes the images if the backbone is frozen, and brings what networks see to where `--pixels_on` says.
+
+        Args:
+            model_args (`ModelArguments`): With its preprocessing settled.
+            data_args (`DataArguments`): Says how much is kept in memory.
+            args (`DebiasingArguments`): Augmentation, device and `pixels_on`.
+            images (`dict[str, ImageSplit]`): Decoded images by split, `train` among them.
+        """
+        backbone, splits, identity = None, images, {}
+        if model_args.freeze_backbone:
+            transform = image_transform(model_args, args.augmentation, args.color_jitter)
+            backbone = FrozenBackbone.of(model_args, transform)
+            splits = backbone.encode(images, data_args, args.device)
+            identity = backbone.identity | backbone.views_of_training_images(data_args.split_seed)
+        splits = with_pixels_on(args.pixels_on, args.device, splits)
+        how = args.augmentation, args.color_jitter
+        return cls(model_args, images, splits, splits, backbone, identity, *how)
+
+    @property
+    def network_args(self) -> ModelArguments:
+        """The arguments of networks on `splits`."""
+        return self.image_args if self.backbone is None else self.backbone.heads()
+
+    @property
+    def member_args(self) -> ModelArguments:
+        """The arguments of networks on `member_splits`."""
+        return self.network_args
+
+    @property
+    def transform(self) -> ImageTransform | FeatureTransform:
+        """What becomes of batches of `splits` while training."""
+        pixels = self.splits["train"].pixels
+        if isinstance(pixels, Features):
+            return pixels.transform()
+        return image_transform(self.image_args, self.augmentation, self.color_jitter)
+
+    def classifier_of_images(self, trained: DebiasedImageClassifier) -> DebiasedImageClassifier:
+        """What is published of a classifier that was trained on `splits`."""
+        transform = self.transform
+        if self.backbone is None or not isinstance(transform, FeatureTransform):
+            return trained
+        return self.backbone.with_head(trained, transform)

@@ -1,0 +1,93 @@
+"""Whether the classifier of a run can be published, found out before any training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_biasensemble.arguments import ModelArguments
+from hf_biasensemble.data.prepare import image_geometry, image_transform
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.seeding import build_with_seed
+from hf_biasensemble.models.build import classifier_config
+from hf_biasensemble.models.export import load_classifier, save_classifier
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+
+TOLERANCE = 1e-5
+"""Of logits, as a fraction of the largest where that is above 1: a head may be a convolution in one of the two."""
+
+
+def check_reopens(
+    network: Callable[[ModelArguments, list[str], int], nn.Module], model_args: ModelArguments, class_names: list[str]
+) -> None:
+    """Saves an untrained classifier of the run, opens it again and compares the two.
+
+    Args:
+        network (`Callable`): What the method trains, as `Method.network`.
+        model_args (`ModelArguments`): With preprocessing settled.
+        class_names (`list[str]`): Names of the classes.
+
+    Raises:
+        `BiasEnsembleError`: If the classifier cannot be saved or opened, has other tensors or logits then, or has
+            logits that are not finite.
+    """
+    if model_args.backbone == "mlp":
+        return  # linear layers, which have no state besides their weights
+    problem = build_with_seed(0, lambda: _problem_of(_untrained(network, model_args, class_names), model_args))
+    if problem:
+        raise BiasEnsembleError(
+            f"--backbone {model_args.backbone}: expected a network that opens again as it was saved, found {problem}; "
+            "use another backbone"
+        )
+
+
+def _untrained(
+    network: Callable[[ModelArguments, list[str], int], nn.Module], model_args: ModelArguments, class_names: list[str]
+) -> DebiasedImageClassifier:
+    """The classifier that the run will publish, with random weights."""
+    from_scratch = replace(
+        model_args,
+        pretrained=False,
+        pretrained_weights=None,
+        pretrained_weights_sha256=None,
+        init_from=None,
+        train_layers=None,
+        freeze_backbone=False,
+        head="linear",
+    )
+    whole: Any = network(from_scratch, class_names, 0)
+    classifier: DebiasedImageClassifier = getattr(whole, "debiased", whole)
+    if model_args.head == "mlp":
+        config = classifier_config(model_args, class_names, classifier.config.num_encoders)
+        config.head_hidden = model_args.head_hidden
+        classifier = DebiasedImageClassifier(config)
+    return classifier.eval()
+
+
+@torch.inference_mode()
+def _problem_of(classifier: DebiasedImageClassifier, model_args: ModelArguments) -> str | None:
+    """What goes wrong when the classifier is published; `None` if nothing does."""
+    size = model_args.preprocessing()["image_size"]
+    image = torch.randn(1, classifier.config.num_channels, size, size)
+    expected = classifier(image).logits
+    if not expected.isfinite().all():
+        return "logits that are not finite before training"
+    with TemporaryDirectory() as folder:
+        try:
+            saved = save_classifier(classifier, image_transform(model_args), folder, image_geometry(model_args))
+            opened, _, _ = load_classifier(folder)
+            found = opened(image).logits
+            saved(image)  # some networks fill a buffer when they are first called
+        except Exception as error:  # of timm, transformers or safetensors, each with its own
+            return " ".join(str(error).split())[:200] or repr(error)
+    theirs = {**dict(opened.named_parameters()), **dict(opened.named_buffers())}
+    for name, tensor in (*saved.named_parameters(), *saved.named_buffers()):
+        if not torch.equal(tensor, theirs[name]):
+            return f"another {name}"
+    difference = float((expected - found).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        return f"logits that differ by {difference:.2g}"
+    return None

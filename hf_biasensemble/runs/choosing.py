@@ -1,0 +1,163 @@
+"""Which of several methods a run trains: each is fitted without each fold of the training images and judged on it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
+from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.arguments.options import require
+from hf_biasensemble.data.held_out import folds_of
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.processes import print_once
+from hf_biasensemble.judging.folds import Choice, choose
+from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+from hf_biasensemble.methods import METHODS
+from hf_biasensemble.models.inputs import Inputs
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.selectors.making import make_selection
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method with some options of its own, written `method` or `method:option=value,option=value`."""
+
+    name: str
+    method: Method
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str) -> "Candidate":
+        """Reads what stands after `--candidates`.
+
+        Raises:
+            `BiasEnsembleError`: If there is no such method or option, or the method cannot be a candidate.
+        """
+        known, _, rest = name.partition(":")
+        method, options = METHODS[known], {}
+        if method.chooses:
+            raise BiasEnsembleError(f"--candidates: expected methods that train a classifier, found {known}")
+        for part in filter(None, rest.split(",")):
+            option, _, value = part.partition("=")
+            own = {field.name for field in fields(method.arguments)} - {f.name for f in fields(DebiasingArguments)}
+            if option not in own - method.unused or not value:
+                raise BiasEnsembleError(
+                    f"--candidates {name}: expected option=value with options of {known} "
+                    f"({', '.join(sorted(own - method.unused)) or 'it has none'}), found {part}"
+                )
+            options[option] = json.loads(value) if value[0] in "-.0123456789tf" else value
+        return cls(name, method, options)
+
+    def settings(self, args: DebiasingArguments, **changes: Any) -> DebiasingArguments:
+        """The settings of the run with those of the candidate."""
+        common = {field.name: getattr(args, field.name) for field in fields(DebiasingArguments) if field.init}
+        return self.method.arguments(**(common | {"method": self.method.name} | self.options | changes))
+
+
+def check_candidates(names: Sequence[str], model_args: ModelArguments, selector: Any) -> None:
+    """Refuses what cannot be chosen from.
+
+    Raises:
+        `BiasEnsembleError`: If the backbone is not frozen, so that each candidate would take as long as a whole run,
+            or a candidate is unknown or needs another selector.
+    """
+    if not model_args.freeze_backbone:
+        raise BiasEnsembleError(
+            "--method: expected --freeze_backbone true, where candidates take seconds, found a network that is "
+            "trained as a whole; compare methods with hf-biasensemble sweep"
+        )
+    for candidate in map(Candidate.of, names):
+        own = candidate.method.selector
+        if own and own.arguments is not selector.arguments:
+            raise BiasEnsembleError(
+                f"--candidates: expected methods without a selector or with {selector.title}, found "
+                f"{candidate.method.name}, which has {own.title}"
+            )
+
+
+def settled_for_choice(selection_args: Any) -> Any:
+    """Members that can rank candidates: they see all classes equally often, and never saw the images they vote on."""
+    require(selection_args.cross_fit is not False, "--cross_fit", "true, so that members can judge", False)
+    balanced = selection_args.balance_members is not False
+    return replace(selection_args, cross_fit=True, balance_members=balanced)
+
+
+def chosen_of(inputs: Inputs, selection_args: Any, args: Any, selector: Any) -> tuple[Candidate, dict[str, Any]]:
+    """Judges all candidates by folds, says so, and gives the best one with what the results of the run say of it.
+
+    Without bias labels, and without validation or test images. The choice is kept in `output_dir/selection`, so that a
+    run that is resumed does not choose again.
+    """
+    path = Path(args.output_dir) / "selection" / "candidates.json"
+    if args.resume_from_checkpoint and path.exists():
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return Candidate.of(said["chosen"]), {"candidates": said}
+    candidates = {name: Candidate.of(name) for name in args.candidates}
+    selection, _ = make_selection(selector, inputs, selection_args, args, must_serve=False)
+    judged = judged_by_folds(list(candidates.values()), inputs, selection_args, args, selection)
+    print_once(judged.sentence())
+    chosen = candidates[judged.chosen]
+    own = {field.name for field in fields(chosen.method.arguments)} - {
+        field.name for field in fields(DebiasingArguments)
+    }
+    said = judged.as_dict() | {"options": {name: getattr(chosen.settings(args), name) for name in sorted(own)}}
+    if args.should_save:
+        with written_whole(path) as file:
+            file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    return chosen, {"candidates": said}
+
+
+def judged_by_folds(
+    candidates: Sequence[Candidate], inputs: Inputs, selection_args: Any, args: Any, selection: Selection
+) -> Choice:
+    """Fits each candidate, and members for it, without each of the folds, and compares what they say of these.
+
+    Args:
+        candidates (`Sequence[Candidate]`): The first of them is what the others are compared with.
+        inputs (`Inputs`): What networks see.
+        selection_args (dataclass): How members are trained.
+        args (`DebiasingArguments`): Settings with `folds` and `accept_loss`.
+        selection (`Selection`): What members that never saw them say of all training images; it names the images that
+            rank, the same for all candidates.
+    """
+    train, seen_by_members = inputs.splits["train"], inputs.member_splits["train"]
+    part = folds_of(train, args.folds, args.seed, "--folds")
+    quiet = {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    quiet |= {"checkpoint_choice": "last", "report_to": ["none"]}
+    correct = {candidate.name: np.zeros(len(train)) for candidate in candidates}
+    for number in range(args.folds):
+        inside, held_out = np.flatnonzero(part != number), np.flatnonzero(part == number)
+        votes: dict[str, Selection] = {}
+        for candidate in [candidate for candidate in candidates if candidate.name in correct]:
+            selector, settings = candidate.method.selector, candidate.settings(args, **quiet)
+            extra = {}
+            try:
+                if selector:
+                    if selector.name not in votes:
+                        seen = {"train": seen_by_members.select(inside)}
+                        members = selector.trainer(inputs.member_args, selection_args, settings, seen, [])
+                        members.train()
+                        votes[selector.name] = members.select({})
+                    selector.check(votes[selector.name], train.class_names)
+                    extra = {"selection": votes[selector.name]}
+                network = candidate.method.network(inputs.network_args, train.class_names, args.seed)
+                fold = train.select(inside)
+                trainer = candidate.method.trainer(network, settings, inputs.transform, train_dataset=fold, **extra)
+                trainer.train_bare()
+            except BiasEnsembleError as error:
+                if candidate is candidates[0]:
+                    raise
+                print_once(f"{candidate.name} is no candidate: {error}")
+                del correct[candidate.name]
+            else:
+                correct[candidate.name][held_out] = trainer.held_out_predictions("", train.select(held_out)).correct
+        print_once(f"Judging {len(correct)} candidates: fold {number + 1} of {args.folds} done")
+    predicted, baseline = selection.predicted_labels, candidates[0].name
+    assert predicted is not None
+    groups = PseudoGroups(selection.labels, predicted, selection.mean_probability, len(train.class_names))
+    return choose(correct, selection.mean_probability, baseline, args.accept_loss / 100, groups.no_shortcut())

@@ -1,0 +1,174 @@
+"""The choice between methods by folds: the rule and its test, candidates, and whole runs."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from runs import error_line, results, selection_inputs, train, weights
+from safetensors.torch import save_file
+from synthetic import coloured_digits
+
+from hf_biasensemble.judging.folds import chance_of_best, choose, hardest_images
+from hf_biasensemble.methods import METHODS
+from hf_biasensemble.runs.choosing import Candidate
+
+BACKBONE = "test_resnet"
+
+
+def judged(**right):
+    """100 images, the first 20 the hardest; how many of these, and of the others, each candidate gets right."""
+    probability = np.concatenate([np.linspace(0, 0.1, 20), np.linspace(0.5, 1, 80)])
+    return {
+        name.replace("_", ":"): np.concatenate([np.arange(20) < hard, np.arange(80) < easy])
+        for name, (hard, easy) in right.items()
+    }, probability
+
+
+def test_hardest_images_are_one_in_a_hundred_but_at_least_twenty():
+    random = np.random.default_rng(0)
+    for images, count in ((12, 12), (100, 20), (5000, 50)):
+        probability = random.random(images)
+        found = hardest_images(probability)
+        assert len(found) == count and probability[found].max() <= np.sort(probability)[count - 1]
+
+
+@pytest.mark.parametrize(
+    ("right", "chosen"),
+    [
+        ({"erm": (4, 80), "one": (9, 79), "other": (12, 78)}, "other"),
+        ({"erm": (4, 80), "one": (9, 79), "other": (20, 50)}, "one"),  # the best of all costs 14 points
+        ({"erm": (4, 80), "one": (4, 80), "other": (3, 80)}, "erm"),  # nothing beats it
+        ({"erm": (4, 80), "one": (9, 78), "other": (9, 80)}, "other"),  # of equal ones, the cheaper
+    ],
+)
+def test_the_rule(right, chosen):
+    correct, probability = judged(**right)
+    found = choose(correct, probability, "erm", 0.03)
+    assert found.chosen == chosen and found.hardest == 20
+    assert {entry.name: entry.on_hardest for entry in found.candidates} == {
+        name: values[:20].mean() for name, values in correct.items()
+    }
+    assert found.sentence().startswith(f"Judged by folds without bias labels: {chosen}")
+
+
+def test_doubt_about_the_members_keeps_the_ordinary_classifier():
+    found = choose(*judged(erm=(4, 80), one=(20, 80)), "erm", 0.03, doubt="the members follow nothing")
+    assert found.chosen == "erm" and not found.is_better
+    assert "cannot tell; the members follow nothing" in found.sentence()
+
+
+def test_a_clear_gain_is_told_from_chance_and_a_small_one_is_not():
+    clear = choose(*judged(erm=(2, 80), one=(14, 80)), "erm", 0.03)
+    small = choose(*judged(erm=(2, 80), one=(4, 80)), "erm", 0.03)
+    assert clear.is_better and "p = 0.0" in clear.sentence()
+    assert small.chosen == "one" and not small.is_better and "cannot tell this from chance" in small.sentence()
+
+
+@pytest.mark.parametrize("images", [20, 50])
+def test_the_best_of_equal_candidates_is_rarely_called_better(images):
+    """Though it was picked for being the best of eight, which all err for reasons of their own."""
+    random, false = np.random.default_rng(1), 0
+    for _ in range(100):
+        gained = (random.random((images, 8)) < 0.4).astype(float) - (random.random((images, 1)) < 0.4)
+        false += chance_of_best(gained) < 0.05
+    assert false <= 10
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nothing", "expected one of"),
+        ("auto", "expected methods that train a classifier, found auto"),
+        ("lff:tau=1", "expected option=value with options of lff"),
+        ("product_of_experts:adjustment_tau", "expected option=value"),
+    ],
+)
+def test_what_cannot_be_a_candidate_is_refused(name, said):
+    with pytest.raises(Exception, match=said):
+        Candidate.of(name)
+
+
+def test_a_candidate_has_its_own_options():
+    candidate = Candidate.of("logit_adjusted:adjustment_tau=2,adjustment=hard")
+    settings = candidate.settings(METHODS["auto"].arguments(output_dir="out", max_steps=7))
+    assert (settings.adjustment_tau, settings.adjustment, settings.max_steps) == (2, "hard", 7)
+    assert (settings.method, type(settings)) == ("logit_adjusted", METHODS["logit_adjusted"].arguments)
+
+
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """Options of a run that chooses, on features of a tiny network."""
+    torch.manual_seed(3)
+    file = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
+    save_file(timm.create_model(BACKBONE, num_classes=0).state_dict(), file)
+    network = {"backbone": BACKBONE, "pretrained_weights": file, "image_size": 32, "freeze_backbone": "true"}
+    return {**network, "feature_views": 2, "augmentation": "photographs"}
+
+
+CHOICE = {"candidates": ["erm", "lff", "lff_be", "product_of_experts:adjustment_tau=0.5"], "folds": 3}
+
+
+@pytest.mark.parametrize("method", ["erm", "lff", "group_dro_be"])
+def test_bare_training_gives_the_same_weights(digits, tmp_path, frozen, method):
+    options = {**frozen, "max_steps": 15, "eval_strategy": "no", "save_strategy": "no"}
+    _, inputs, selection_args, args = selection_inputs(digits, tmp_path / "out", method, **options)
+    described, extra = METHODS[method], {}
+    if described.selector:
+        members = described.selector.trainer(inputs.member_args, selection_args, args, inputs.member_splits, [])
+        members.train()
+        extra = {"selection": members.select({})}
+    states = []
+    for way in ("train", "train_bare"):
+        network = described.network(inputs.network_args, inputs.images["train"].class_names, args.seed)
+        trainer = described.trainer(network, args, inputs.transform, train_dataset=inputs.splits["train"], **extra)
+        getattr(trainer, way)()
+        states.append(trainer.model.state_dict())
+    start = described.network(inputs.network_args, inputs.images["train"].class_names, args.seed).state_dict()
+    assert any(not torch.equal(value, start[name]) for name, value in states[0].items())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_the_chosen_one_is_trained_and_the_run_says_why(digits, tmp_path, frozen, capsys):
+    assert train(digits, tmp_path / "auto", "auto", **frozen, **CHOICE) == 0
+    found, said = results(tmp_path / "auto")["candidates"], capsys.readouterr().out
+    assert [entry["name"] for entry in found["candidates"]] == CHOICE["candidates"]
+    assert found["sentence"] in said and "fold 3 of 3" in said
+    method, _, option = found["chosen"].partition(":")
+    same = dict([option.split("=")]) if option else {}
+    members = {"cross_fit": "true", "balance_members": "true"} if METHODS[method].selector else {}
+    assert train(digits, tmp_path / "same", method, **frozen, **same, **members) == 0
+    assert weights(tmp_path / "auto") == weights(tmp_path / "same")
+    card = (tmp_path / "auto" / "README.md").read_text()
+    assert "### How the method was chosen" in card and f"| `{found['chosen']}` |" in card
+    assert json.loads((tmp_path / "auto" / "selection" / "candidates.json").read_text()) == found
+
+
+def test_bias_labels_validation_and_test_images_change_no_choice(tmp_path, frozen):
+    chosen = []
+    for number, changes in enumerate(({}, {"leave_out": ["bias_label", "is_conflicting"]}, {"shuffled_bias": True})):
+        data = coloured_digits(tmp_path / f"data{number}", num_train=160, **changes)
+        assert train(data, tmp_path / f"out{number}", "auto", **frozen, **CHOICE) == 0
+        chosen.append(results(tmp_path / f"out{number}")["candidates"])
+    assert chosen[0] == chosen[1] == chosen[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"freeze_backbone": "false"}, "--freeze_backbone true, where candidates take seconds"),
+        ({"candidates": ["erm", "jtt"]}, "expected methods without a selector or with BiasEnsemble members"),
+        ({"candidates": ["erm"]}, "--candidates: expected at least two methods"),
+        ({"folds": 1}, "--folds: expected at least 2"),
+        ({"accept_loss": -1}, "--accept_loss: expected in [0, 100]"),
+        ({"cross_fit": "false"}, "--cross_fit: expected true"),
+    ],
+)
+def test_mistakes_get_one_line(digits, tmp_path, frozen, capsys, changes, said):
+    assert train(digits, tmp_path / "out", "auto", **{**frozen, **CHOICE, **changes}) == 2
+    assert said in error_line(capsys)
+    assert not (tmp_path / "out" / "config.yaml").exists()
