@@ -160,7 +160,7 @@ def test_wrong_type_names_key_value_and_file(error_of, tmp_path, line, expected)
         ("logging_steps", "0", "above 0"),
         ("loss_average_decay", "1", "in [0, 1)"),
         ("generalized_cross_entropy_q", "0", "in (0, 1]"),
-        ("method", "lfff", "one of disent, disent_be, erm"),
+        ("method", "lfff", "one of auto, disent, disent_be, erm"),
         ("save_strategy", "best", "no, steps or epoch"),
         ("member_threshold", "1", "in [0, 1)"),
         ("member_agreement", "6", "in 1..5 (num_members)"),

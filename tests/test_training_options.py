@@ -5,9 +5,10 @@ import json
 
 import pytest
 import yaml
-from runs import SETTINGS, results, train
-from transformers import TrainingArguments
+from runs import SETTINGS, results, train, words
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+from hf_biasensemble import run
 from hf_biasensemble.arguments import DebiasingArguments, resolved
 from hf_biasensemble.arguments.unsupported import UNSUPPORTED
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -238,3 +239,27 @@ def test_learning_rate_that_has_reached_its_end_is_not_gone_on_with(digits, tmp_
     assert train(digits, folder, lr_scheduler_type="linear") == 0
     assert train(digits, folder, lr_scheduler_type="linear", max_steps=24, resume_from_checkpoint="true") == 2
     assert "--max_steps: expected at most 12, where --lr_scheduler_type linear ends" in capsys.readouterr().err
+
+
+# Callbacks -----------------------------------------------------------------------------------------------------------
+
+
+class StopAfterTwoEvaluations(TrainerCallback):
+    seen = 0
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.seen += "validation_accuracy" in metrics
+        control.should_training_stop = self.seen == 2
+
+
+def test_early_stopping_of_transformers_is_refused_with_what_to_do_instead(digits, tmp_path):
+    data_args, model_args, selection_args, args = parse_run(words(digits, tmp_path / "out"))
+    with pytest.raises(BiasEnsembleError, match="expected no EarlyStoppingCallback.*--checkpoint_choice publishes"):
+        run(data_args, model_args, selection_args, args, [EarlyStoppingCallback()])
+
+
+def test_a_callback_ends_training_early_and_the_best_step_is_published(digits, tmp_path):
+    given = words(digits, tmp_path / "out", checkpoint_choice="validation_accuracy", eval_steps=4)
+    found = run(*parse_run(given), [StopAfterTwoEvaluations()])
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert log["global_step"] == 8 and found["published_step"] in (4, 8)

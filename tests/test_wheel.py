@@ -67,6 +67,14 @@ def test_wheel_holds_the_package_the_recipes_and_the_scripts_and_nothing_else(wh
     assert held == expected
 
 
+def test_editable_install_copies_nothing(tmp_path):
+    pytest.importorskip("hatchling", reason="builds the wheel; pip install '.[dev]'")
+    pip("install", "--no-deps", "--no-index", "--no-build-isolation", "--target", tmp_path, "--editable", ROOT)
+    assert not (tmp_path / "hf_biasensemble").exists()
+    (file,) = tmp_path.glob("*.pth")
+    assert file.read_text(encoding="utf-8").strip() == str(ROOT)
+
+
 @pytest.mark.slow
 def test_data_train_predict_in_an_empty_folder(run, installed, tmp_path):
     pytest.importorskip("mlxtend")

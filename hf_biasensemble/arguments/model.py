@@ -39,12 +39,12 @@ class ModelArguments:
     pretrained: bool = option(False, "Start from timm's pretrained weights.")
     pretrained_weights: str | None = option(None, "Start from this file (safetensors or .pth) of the timm backbone.")
     init_from: str | None = option(
-        None, "Start what is published from the weights of this classifier: the folder of a run or a Hub id."
+        None, "Initialize the published network from this classifier: the folder of a run or a Hub id."
     )
-    init_part: str = option("whole", "What of it: whole, encoder (with a new head) or head.")
-    pretrained_weights_sha256: str | None = option(None, "Refuse another pretrained_weights than with this SHA-256.")
+    init_part: str = option("whole", "Which part to load: whole, encoder (with a new head) or head.")
+    pretrained_weights_sha256: str | None = option(None, "Refuse pretrained_weights with another SHA-256.")
     freeze_backbone: bool = option(
-        False, "Leave the pretrained backbone as it is: images become features once, and heads are trained on these."
+        False, "Freeze the pretrained backbone: compute features once and train heads on them."
     )
     feature_views: int = option(
         4, "With freeze_backbone and an augmentation: augmented views of each training image, beside the plain one."
@@ -53,7 +53,7 @@ class ModelArguments:
     head_hidden: int = option(256, "Width of the hidden layer of head mlp.")
     train_layers: int | None = option(
         None,
-        "Train only so many layers of the pretrained backbone, the last ones, and the classifier; 0: the classifier "
+        "Train only the last N layers of the pretrained backbone and the classifier; 0: the classifier "
         "alone. By default all.",
     )
     image_size: int | None = option(
@@ -72,16 +72,17 @@ class ModelArguments:
         "bilinear.",
     )
     crop_pct: float | None = option(
-        None, "Share of the resized image's side that is seen; by default the pretrained backbone's, else 1."
+        None,
+        "Fraction of the resized image's side that the network sees; by default the pretrained backbone's, else 1.",
     )
     resize_mode: str | None = option(
         None,
         "squash: both sides are resized, whatever the aspect ratio; crop: the shorter one, and the centre is seen; by "
         "default as for the pretrained backbone, else squash.",
     )
-    image_scale: float = option(1.0, "Pixels are divided by this besides 255.")
-    crop_padding: int = option(0, "Training images are padded by this many pixels and cropped at random; 0: not.")
-    horizontal_flip: bool = option(False, "Training images are mirrored at random.")
+    image_scale: float = option(1.0, "Divide pixels by this in addition to 255.")
+    crop_padding: int = option(0, "Pad training images by N pixels and crop at random; 0: off.")
+    horizontal_flip: bool = option(False, "Mirror training images at random.")
 
     def __post_init__(self) -> None:
         require(self.image_size is None or self.image_size >= 1, "--image_size", "at least 1", self.image_size)

@@ -21,6 +21,6 @@ def require(holds: bool, option: str, expected: str, found: Any) -> None:
 
 
 def require_steps(option: str, steps: float) -> None:
-    """Raises `BiasEnsembleError` unless this is a number of steps or, below 1, a share of `max_steps`."""
+    """Raises `BiasEnsembleError` unless this is a number of steps or, below 1, a fraction of `max_steps`."""
     valid = 0 <= steps < 1 or (math.isfinite(steps) and steps == int(steps) > 0)
-    require(valid, option, "a whole number of steps, or a share of max_steps in [0, 1)", steps)
+    require(valid, option, "a whole number of steps, or a fraction of max_steps in [0, 1)", steps)

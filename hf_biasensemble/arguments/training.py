@@ -37,15 +37,13 @@ class DebiasingArguments(TrainingArguments):
 
     _argument_group_name: ClassVar[str] = "training"
 
-    method: str = option("lff_be", "How to train: the name of a method; `--help --method NAME` has its own options.")
+    method: str = option("lff_be", "Name of the method; `--help --method NAME` shows its options.")
     method_file: str | None = option(None, "Python file that defines a method of your own; see docs/add_a_method.md.")
     step_decay_steps: float = option(
-        0, "Multiply the learning rate by step_decay_factor every so many steps; below 1: share of max_steps; 0: not."
+        0, "Multiply the learning rate by step_decay_factor every N steps; below 1: a fraction of max_steps; 0: never."
     )
-    step_decay_factor: float = option(0.1, "What step_decay_steps multiplies by.")
-    step_decay_start: float = option(
-        0, "Steps before those of step_decay_steps are counted; below 1: share of max_steps."
-    )
+    step_decay_factor: float = option(0.1, "Factor of step_decay_steps.")
+    step_decay_start: float = option(0, "Step from which step_decay_steps counts; below 1: a fraction of max_steps.")
     augmentation: str = option(
         "none",
         "none; affine: training images are rotated, zoomed and shifted at random, after crop and flip; photographs: "
@@ -76,10 +74,10 @@ class DebiasingArguments(TrainingArguments):
         "oracle_test. For comparison with such figures only.",
     )
     compare_with: str | None = option(
-        None, "Folder of a finished run on the same data, such as ERM, whose accuracy the model card shows beside."
+        None, "Folder of a finished run on the same data, such as ERM, to compare with in the model card."
     )
-    overwrite_output_dir: bool = option(False, "Remove an earlier run in output_dir first.")
-    license: str | None = option(None, "Licence of the weights for the model card, as the Hub names it: mit, ...")
+    overwrite_output_dir: bool = option(False, "Remove an earlier run from output_dir first.")
+    license: str | None = option(None, "License of the weights in the model card, by its name on the Hub: mit, ...")
 
     per_device_train_batch_size: int = option(256, "Training batch size per process.")
     per_device_eval_batch_size: int = option(512, "Evaluation batch size per process.")
@@ -87,14 +85,14 @@ class DebiasingArguments(TrainingArguments):
     backbone_learning_rate: float | None = option(
         None, "Learning rate of the backbones, also the members'; by default that of the classifiers."
     )
-    max_steps: int = option(-1, f"Optimisation steps; -1: those of num_train_epochs, or else {DEFAULT_STEPS:,}.")
-    num_train_epochs: float = option(0, "Passes over the training images, in place of max_steps; 0: none.")
+    max_steps: int = option(-1, f"Optimization steps; -1: those of num_train_epochs, or else {DEFAULT_STEPS:,}.")
+    num_train_epochs: float = option(0, "Epochs to train, instead of max_steps; 0: use max_steps.")
     schedule_steps: int | None = option(
         None,
         "Steps that shares of max_steps and learning rate schedules count from; by default max_steps, and when a run "
         "is resumed those that it began with.",
     )
-    max_grad_norm: float = option(0.0, "Clip the gradient norm; 0: not.")
+    max_grad_norm: float = option(0.0, "Largest gradient norm; 0: no clipping.")
     lr_scheduler_type: str = option("constant", "Learning rate schedule.")
     dataloader_drop_last: bool = option(True, "Drop an incomplete last batch.")
     dataloader_pin_memory: bool = option(False, "Pin memory of batches that worker processes load.")
@@ -110,8 +108,8 @@ class DebiasingArguments(TrainingArguments):
     save_total_limit: int | None = option(2, "Checkpoints to keep.")
     logging_steps: float = option(100, "Steps between logged losses.")
     logging_nan_inf_filter: bool = option(False, "Hide losses that are not finite (here they end the run instead).")
-    report_to: list[str] = option(["none"], "Where to report to: none, tensorboard, wandb, trackio, ...")
-    remove_unused_columns: bool = option(False, "Must stay off: the dataset yields whole batches.")
+    report_to: list[str] = option(["none"], "Services to report to: none, tensorboard, wandb, trackio, ...")
+    remove_unused_columns: bool = option(False, "Must stay false: the dataset yields whole batches.")
 
     def __post_init__(self) -> None:
         require(bool(self.output_dir), "--output_dir", "a folder for the results", self.output_dir)

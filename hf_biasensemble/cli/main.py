@@ -9,7 +9,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 
 GROUPS = {
     "before training": {
-        "check-data": "what training would see of a dataset",
+        "check-data": "validate and preview a dataset",
         "make-dataset": "write a benchmark dataset as a folder of Parquet files",
     },
     "training": {
@@ -17,15 +17,15 @@ GROUPS = {
         "sweep": "compare methods over datasets and seeds",
     },
     "looking at images and models": {
-        "audit": "a page that shows which training images contradict the shortcut",
-        "test": "accuracy by group of a saved classifier",
-        "judge": "which model is better where the shortcut misleads, without bias labels",
-        "explain": "what predictions depend on: colour, shape, border, single pixels",
+        "audit": "show which training images contradict the shortcut, as an HTML page",
+        "test": "measure the accuracy by group of a saved classifier",
+        "judge": "compare models where the shortcut misleads, without bias labels",
+        "explain": "measure what predictions depend on: colour, shape, border, single pixels",
     },
     "using models": {
-        "predict": "labels and probabilities for images of your own",
+        "predict": "label your own images",
         "push": "upload a finished output folder to the Hub",
-        "export-onnx": "a saved classifier as an ONNX file",
+        "export-onnx": "write a saved classifier as an ONNX file",
         "import-reference": "turn a checkpoint of the authors' code into a saved classifier",
     },
     "housekeeping": {"cache": "list or clear what is kept between runs"},

@@ -62,7 +62,7 @@ class StopSignal(TrainerCallback):
         if self.received:
             saved = "no checkpoint saved (--save_strategy no)"
             if args.save_strategy != "no":
-                saved = f"checkpoint saved in {args.output_dir}; go on with --resume_from_checkpoint true"
+                saved = f"checkpoint saved in {args.output_dir}; resume with --resume_from_checkpoint true"
             name = signal.Signals(self.received).name
             print_once(f"stopped by {name} after step {state.global_step}: {saved}")
             raise SystemExit(128 + self.received)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class BiasEnsembleError(ValueError):
-    """A mistake in the input that the user can mend.
+    """A mistake in the input that the user can fix.
 
     The message is one line: what was expected, what was found and what to do. The command line prints it without a
     traceback and ends with exit status 2.
