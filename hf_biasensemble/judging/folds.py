@@ -2,8 +2,8 @@
 
 Each candidate predicts every training image with a model that never saw it. The images to which biased members, which
 never saw them either, give the lowest probability of their class are the likeliest to contradict the shortcut, so
-accuracy on these ranks candidates. It does not estimate the accuracy on bias-conflicting images: many of them are merely
-hard or mislabelled.
+accuracy on these ranks candidates. It does not estimate the accuracy on bias-conflicting images: many of them are
+merely hard or mislabelled.
 """
 
 import math
