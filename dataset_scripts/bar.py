@@ -3,7 +3,7 @@
     python dataset_scripts/bar.py --source authors --archive bar.zip --output_dir bar
     python dataset_scripts/bar.py --source alinlab --source_dir BAR --dataset_config_names 1pct 5pct --output_dir bar
 
-Writes a Parquet dataset repository with one config per severity (the share of bias-conflicting training images), to
+Writes a Parquet dataset repository with one config per severity (the fraction of bias-conflicting training images), to
 be opened by `datasets.load_dataset("bar", "1pct")`. Source "authors" stands for the files that the authors of
 BiasEnsemble publish (https://github.com/kakaoenterprise/BiasEnsemble). Source "alinlab" is the public dataset of Nam
 et al., "Learning from Failure", NeurIPS 2020 (https://github.com/alinlab/BAR), in which all training images are
@@ -43,7 +43,7 @@ CLASS_NAMES = ("climbing", "diving", "fishing", "racing", "throwing", "pole vaul
 EXPECTED = "the folders train/ and test/ with files named <class>_<number>.jpg"
 SUMMARY = (
     "Photographs of six actions, a benchmark for debiasing image classifiers. In training and validation the place is "
-    "the usual one of the action in all but a few bias-conflicting images, whose share names the config."
+    "the usual one of the action in all but a few bias-conflicting images, whose fraction names the config."
 )
 NO_BIAS_LABELS = "- There are no bias labels, since the place of a bias-conflicting photograph is not known."
 LICENCE = """- Licence: unknown. The photographs come from imSitu, Stanford 40 Actions, Flickr and an image search;
@@ -161,7 +161,7 @@ def _making(aligned: ImageFiles, conflicting: ImageFiles, validation_share: floa
   with seed {seed}.
 - Validation: {100 * validation_share:g}% of the bias-aligned images, by class, the same for all configs.
 - Bias-conflicting images of the severity s were added to training and validation, in number
-  `round(aligned * s / (1 - s))`, so that s is their share up to rounding to whole images; every class has its share.
+  `round(aligned * s / (1 - s))`, so that s is their fraction up to rounding, spread over the classes in proportion.
 - Test: the bias-conflicting images that were not added. So each config has a test split of its own, without
   bias-aligned images, and no image is in two splits of a config. An image may train one config and test another.
 - The bytes of the image files were kept.

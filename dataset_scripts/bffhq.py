@@ -22,7 +22,7 @@ SOURCE = AuthorsFiles(
     severities=("0.5pct", "1pct", "2pct", "5pct"),
     validation="valid",
     summary="Faces of young and old people (from Flickr-Faces-HQ), a benchmark for debiasing image classifiers. In "
-    "training the gender goes with the age group in all but a few bias-conflicting images, whose share names the "
+    "training the gender goes with the age group in all but a few bias-conflicting images, whose fraction names the "
     "config.",
     notes="""- The test split keeps its bias-aligned and its bias-conflicting half. Published accuracies are those of
   the bias-conflicting half alone: compare them with the accuracy on bias-conflicting images.

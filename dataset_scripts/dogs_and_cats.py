@@ -21,7 +21,7 @@ SOURCE = AuthorsFiles(
     bias_names=("brightness_0", "brightness_1"),
     severities=("1pct", "5pct"),
     summary="Photographs of dogs and cats, a benchmark for debiasing image classifiers. In training the brightness of "
-    "the fur goes with the species in all but a few bias-conflicting images, whose share names the config.",
+    "the fur goes with the species in all but a few bias-conflicting images, whose fraction names the config.",
     notes="""- Labels: the numbers are those of the file names. **That 0 is a cat and 1 a dog is assumed**: it was not
   found documented, so look at the contact sheet. For the same reason the brightness is named by number; a bias-aligned
   image has twice the same number.

@@ -95,7 +95,7 @@ def made(probability, selected=None, labels=None, **changes) -> Selection:
         "is_selected": selected,
         "provenance": {"num_members": 3},
     }
-    return Selection(**(content | changes))
+    return Selection(**(content | agreed(content["labels"], 3) | changes))
 
 
 def split_of(selection: Selection, class_names: list[str], image_size: int = 8) -> ImageSplit:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from worked_out import BIAS_LABELS, EXPECTED, LABELS, PREDICTIONS
 
-from hf_biasensemble.evaluation.accuracy import METRICS, bias_accuracy
+from hf_biasensemble.evaluation.accuracy import METRICS, accuracy_intervals, bias_accuracy
 
 
 def test_all_metrics_of_a_hand_computed_table():
@@ -69,3 +69,16 @@ def test_no_samples_is_an_error():
 def test_unequal_lengths_are_an_error():
     with pytest.raises(ValueError, match=r"\[2, 3\]"):
         bias_accuracy(np.zeros(3), np.zeros(3), np.zeros(2))
+
+
+def test_samples_of_unknown_bias_count_in_no_group():
+    predictions, labels = np.array([0, 1, 1, 1, 0]), np.array([0, 0, 1, 1, 1])
+    bias_labels, is_conflicting = np.array([0, 1, 0, 1, -1]), np.array([False, True, True, False, False])
+    known = slice(0, 4)
+    whole = bias_accuracy(predictions, labels, bias_labels, is_conflicting)
+    part = bias_accuracy(predictions[known], labels[known], bias_labels[known], is_conflicting[known])
+    assert whole.pop("accuracy") == 0.6 and part.pop("accuracy") == 0.75
+    assert whole == part and whole["aligned_accuracy"] == 1
+    intervals = accuracy_intervals(predictions, labels, bias_labels, is_conflicting)
+    expected = accuracy_intervals(predictions[known], labels[known], bias_labels[known], is_conflicting[known])
+    assert intervals.pop("accuracy") != expected.pop("accuracy") and intervals == expected

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from runs import train
 from synthetic import class_folders, photo
 
 from hf_biasensemble.arguments import DataArguments
@@ -64,3 +66,13 @@ def test_check_data_tells_of_a_class_without_readable_images(tmp_path, capsys):
     assert status == 1 and "training would stop: split train has no readable image of yak" in lines
     with pytest.raises(BiasEnsembleError, match=r"readable images of every class, found none of yak.*0.png: not an"):
         load_image_splits(DataArguments(dataset_name=str(tmp_path), skip_unreadable_images=True), 4)
+
+
+def test_the_plan_is_printed_written_to_the_config_and_stated_on_the_card(digits, tmp_path, capsys):
+    _, checked = check(capsys, digits)
+    assert train(digits, tmp_path / "out", max_steps=2) == 0
+    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    plan = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["reading"]
+    assert plan[1] == "classes: 4, from column label: bar, pole, cross, square"
+    assert checked[: len(plan)] == plan and [line for line in plan if line not in printed] == []
+    assert f"- {plan[1]}" in (tmp_path / "out" / "README.md").read_text()

@@ -4,6 +4,7 @@ import re
 import sys
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 from runs import train, words
 
@@ -160,7 +161,7 @@ def test_dry_run_refuses_what_the_run_would_refuse(digits, tmp_path, capsys):
 def test_without_a_terminal_progress_is_a_row_per_evaluation(digits, tmp_path, capsys):
     assert train(digits, tmp_path / "out", "lff_be", disable_tqdm="false") == 0
     said = capsys.readouterr()
-    assert "it/s]" not in said.err  # no bar of a library
+    assert "it/s]" not in said.err and "Writing model shards" not in said.err  # no bar of a library
     lines = said.out.splitlines()
     header = max(number for number, line in enumerate(lines) if line.split()[:1] == ["step"])
     headings = lines[header].split()
@@ -170,6 +171,21 @@ def test_without_a_terminal_progress_is_a_row_per_evaluation(digits, tmp_path, c
     assert all(len(row) == len(headings) for row in rows)
     assert float(rows[0][1]) == 0.003
     assert all(len(line) <= 130 for line in lines[header:] if re.fullmatch(r"[\d. e+-]+", line))
+
+
+def test_without_a_terminal_members_report_their_losses_and_the_flagged_images(digits, tmp_path, capsys):
+    assert train(digits, tmp_path / "out", "lff_be", disable_tqdm="false", logging_steps=1) == 0
+    members, flagged, _ = re.split(
+        r"^(BiasEnsemble members: .*)\n",
+        capsys.readouterr().out.partition("BiasEnsemble members\n")[2],
+        flags=re.MULTILINE,
+    )
+    rows = re.findall(r"^ +(\d+) +\S+ +[\d.]+ ", members, re.MULTILINE)
+    assert rows == [str(step) for step in range(3, 31, 3)]
+    selected = pq.read_table(tmp_path / "out" / "selection" / "selection.parquet")["is_selected"].to_pylist()
+    assert (
+        flagged == f"BiasEnsemble members: {selected.count(False)} of 96 training images flagged as bias-conflicting"
+    )
 
 
 def test_new_estimates_find_their_column(capsys):

@@ -24,7 +24,7 @@ from hf_biasensemble.judging.members import Members
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.models import frozen
 from hf_biasensemble.reporting.audit.audit import file_names
-from hf_biasensemble.reporting.audit.audit_page import page_data, taken_for
+from hf_biasensemble.reporting.audit.audit_page import confusions, page_data
 from hf_biasensemble.reporting.card.model_card import _counts
 from hf_biasensemble.selection import Selection
 
@@ -169,17 +169,20 @@ def test_page_of_many_flagged_images_lists_no_more_than_it_shows():
 
     def page() -> None:
         data = page_data(selection, split, None, order, order[:0], top_k=2, budget=20_000)
-        assert 20 < len(data["flagged"]["shown"]) < 200 and data["flagged"]["total"] == 200_000
+        views = data["views"]
+        assert all(10 < len(views[name]["shown"]) < 200 for name in ("contradicting", "hesitating"))
+        assert views["contradicting"]["total"] + views["hesitating"]["total"] == 200_000
 
     assert peak(page) < 24 * 200_000  # a list of Python numbers takes 40 bytes each, a dict of them 100
 
 
 def test_confusions_of_many_classes_are_not_listed():
     selection, split = many_flagged(100_000, 1_000)
+    selection.labels[:100], selection.predicted_labels[:100] = 3, 7
 
     def most_frequent() -> None:
-        found = taken_for(selection, split)
-        assert len(found["pairs"]) == 5 and found["pairs"][0]["count"] >= found["pairs"][4]["count"] > 1
+        (found,) = confusions(selection, split)
+        assert (found["label"], found["predicted"]) == (3, 7) and found["count"] >= 100
 
     assert peak(most_frequent) < 100 * 100_000
 

@@ -239,7 +239,7 @@ def test_the_oracle_is_marked_wherever_its_numbers_are(finished):
     found = results(output_dir)
     text = card(output_dir)
     assert f"**Warning: {ORACLE}.**" in text
-    assert f"Published is step {found['published_step']} of 12, **{ORACLE}**" in section(text, "Accuracy")
+    assert f"The published step is {found['published_step']} of 12, **{ORACLE}**" in section(text, "Accuracy")
     evaluations = ModelCard.load(output_dir / "README.md").data.eval_results
     assert len(evaluations) == 12 and all(ORACLE in evaluation.metric_name for evaluation in evaluations)
     for name in RUNS.keys() - {"timm"}:
@@ -255,13 +255,13 @@ def test_the_last_step_stands_beside_a_chosen_one(finished, name):
         row = rows[f"{split}, last step for comparison"]
         for metric, column in COLUMNS.items():
             assert row[column] == f"{100 * found[f'last_step_{split}_{metric}']:.1f}"
-    assert f"Published is step {found['published_step']} of 12" in card(output_dir)
+    assert f"The published step is {found['published_step']} of 12" in card(output_dir)
     assert "for comparison" not in card(finished("lff")[1])
 
 
 def test_results_that_do_not_name_the_published_step_mean_the_last(finished, written_again):
     text = written_again("lff", without=("checkpoint_choice", "published_step"))
-    assert "Published is step 12 of 12, the last one" in text
+    assert "The published step is 12 of 12, the last one" in text
     assert text.split("# copy")[1] == card(finished("lff")[1]).split("# lff")[1]
 
 

@@ -255,8 +255,15 @@ def test_processes_told_to_end_save_together_and_go_on(odd_digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_launcher_that_starts_fewer_processes_than_asked(odd_digits, tmp_path):
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+@pytest.mark.parametrize("by", ["flag", "file"])
+def test_launcher_that_starts_fewer_processes_than_asked(odd_digits, tmp_path, by):
+    config = tmp_path / "accelerate.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nnum_processes: 2\nuse_cpu: true\n"
+        "mixed_precision: 'no'\nnum_machines: 1\nmachine_rank: 0\n"
+    )
+    asked = {"flag": ["--cpu", "--num_processes", "2"], "file": ["--config_file", str(config)]}[by]
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *asked]
     command = words(odd_digits, tmp_path / "out", "erm", max_steps=1)
     done = subprocess.run(
         [*launcher, str(ROOT / "train.py"), *command],

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
+from hf_biasensemble.arguments.launcher import take_over_launcher
 from hf_biasensemble.arguments.model import ModelArguments
 from hf_biasensemble.arguments.options import option, require, require_steps
 from hf_biasensemble.arguments.selection import SelectionArguments
@@ -142,6 +143,7 @@ class DebiasingArguments(TrainingArguments):
         require(self.checkpoint_choice in choices, "--checkpoint_choice", expected, self.checkpoint_choice)
         if self.published_protocol:
             self.checkpoint_choice = "oracle_test"
+        take_over_launcher(self)
         check_supported(self, {field.name: field.default for field in dataclasses.fields(DebiasingArguments)})
         super().__post_init__()
         check_reporting(self.report_to)

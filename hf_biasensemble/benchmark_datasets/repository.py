@@ -102,7 +102,7 @@ def written_aside(output_dir: str | Path, overwrite: bool = False, source: str |
     Args:
         output_dir: Folder to make.
         overwrite: Replace all that a non-empty `output_dir` holds (default `False`).
-        source: What the data are made of, which must not be in `output_dir` (default: not checked).
+        source: What the dataset is made from, which must not be in `output_dir` (default: not checked).
 
     Raises:
         BiasEnsembleError: `output_dir` is not empty, is no folder, holds the home or working folder or the source, or

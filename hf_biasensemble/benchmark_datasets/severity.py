@@ -18,7 +18,7 @@ def parse_severity(text: str) -> tuple[str, Fraction]:
         text: "<number>pct" with 0 < number < 100.
 
     Returns:
-        The name in its shortest form ("1.0pct" is "1pct") and the share (1/100).
+        The name in its shortest form ("1.0pct" is "1pct") and the fraction (1/100).
 
     Raises:
         BiasEnsembleError: the text has another form or is out of range.

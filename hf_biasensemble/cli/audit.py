@@ -1,8 +1,8 @@
 """Which training images contradict the shortcut: `hf-biasensemble audit --dataset_name DIR --output_dir OUT`.
 
-Trains the biased members of BiasEnsemble and nothing else, and writes OUT/audit.html, a page to look at, with the full
-list as OUT/audit.csv and OUT/audit.parquet. Takes the options of training; no bias labels
-are needed. All training images are looked at, unless validation images are asked for.
+Trains only the biased members of BiasEnsemble and writes OUT/audit.html, a page to look at, with the full list in
+OUT/audit.csv and OUT/audit.parquet. Takes the options of training and needs no bias labels. It covers all training
+images, unless validation images are held out.
 """
 
 import sys
@@ -18,17 +18,19 @@ from hf_biasensemble.runs.run_arguments import parse_run
 
 @dataclass
 class AuditDataArguments(DataArguments):
-    """Which data, and where in it. Unlike training, the audit holds no images out unless told so."""
+    """Which dataset, and where in it. Unlike training, the audit holds out no images by default."""
 
-    validation_share: float = option(0.0, "Share of train that becomes validation, if the data have none; 0: none.")
-    test_share: float = option(0.0, "Share of train that becomes test, if the data have none; 0: none.")
+    validation_share: float = option(
+        0.0, "Fraction of train held out when there is no validation split; 0 disables it."
+    )
+    test_share: float = option(0.0, "Fraction of train held out when there is no test split; 0 disables it.")
 
 
 @dataclass
 class AuditArguments:
     """What to show."""
 
-    num_images: int = option(12, "Most and least typical images to show of each class, at most.")
+    num_images: int = option(12, "Typical and flagged images to show of each class, at most.")
 
     def __post_init__(self) -> None:
         require(self.num_images >= 1, "--num_images", "at least 1", self.num_images)
@@ -52,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.models.inputs import Inputs
     from hf_biasensemble.models.preprocessing import with_preprocessing
     from hf_biasensemble.reporting.audit.audit import write_audit
+    from hf_biasensemble.reporting.audit.weak_signals import contradicting
     from hf_biasensemble.reporting.run.services import SettingsCallback
     from hf_biasensemble.selectors.making import make_selection
 
@@ -85,5 +88,10 @@ def main(argv: list[str] | None = None) -> int:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
             page = write_audit(output_dir, splits["train"], name, config_name, audit_args.num_images)
             flagged = int((~selection.is_selected).sum())
-            print(f"{flagged:,} of {len(selection.index):,} training images flagged; audit: {page}", flush=True)
+            contradict = int(contradicting(selection).sum())
+            print(
+                f"{flagged:,} of {len(selection.index):,} training images flagged, {contradict:,} of them because the "
+                f"members predict another class; audit: {page}",
+                flush=True,
+            )
     return 0

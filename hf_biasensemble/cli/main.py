@@ -45,6 +45,10 @@ def run_command(command: str, argv: list[str] | None = None) -> int:
     """
     # Large tensors in large pages (Linux): batches of 224 pixels are normalised several times faster. Before torch.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of transformers too, if it is yet to be imported
+        if transformers := sys.modules.get("transformers"):
+            transformers.utils.logging.disable_progress_bar()
     try:
         return importlib.import_module(f"hf_biasensemble.cli.{command.replace('-', '_')}").main(argv)
     except BiasEnsembleError as error:

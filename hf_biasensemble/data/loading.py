@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 
 from hf_biasensemble.data.alignment import Alignment, aligned_as_told, aligned_by_majority, aligned_by_names
+from hf_biasensemble.data.reading.files import images
 from hf_biasensemble.data.reading.labels import UNKNOWN, flags_of, names_of, numbers_of
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
 from hf_biasensemble.data.reading.plan import ReadingPlan, plan_reading
@@ -94,7 +95,7 @@ def with_labels(plan: ReadingPlan, columns: ColumnNames, names: SplitNames) -> t
     uses, notes = chosen_splits(plan.data, names, plan.name)
     raw = {use: plan.data[split] for use, split in uses.items()}
     if unlabelled_test(raw, columns.label):
-        notes.append(f"the test split is left out, since it has no labels ({len(raw.pop('test')):,} images)")
+        notes.append(f"the test split is left out, since it has no labels ({images(len(raw.pop('test')))})")
         del uses["test"]
     class_names, said = names_of(raw, columns.label, plan.name)
     notes += said
@@ -144,9 +145,9 @@ def _check_split(
             f"{where}: expected column {columns.image!r} to hold images, found {image_feature}; "
             "name another with --image_column (paths of files count from the folder of the dataset, or of its table)"
         )
-    images = data.select_columns([columns.image]).cast_column(columns.image, datasets.Image(decode=False))
+    column = data.select_columns([columns.image]).cast_column(columns.image, datasets.Image(decode=False))
     if columns.image != "image":
-        images = images.rename_column(columns.image, "image")
+        column = column.rename_column(columns.image, "image")
     labels = numbers_of(data, columns.label, class_names, where)
     bias_labels = None
     bias_column = _present(data, columns.bias_label, "bias_label", where, "--bias_label_column")
@@ -158,7 +159,7 @@ def _check_split(
     if conflicting_column:
         is_conflicting = flags_of(data, conflicting_column, where)
     return LabelledSplit(
-        images,
+        column,
         labels,
         class_names,
         bias_labels,

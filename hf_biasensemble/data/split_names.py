@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from hf_biasensemble.data.reading.files import images
 from hf_biasensemble.data.reading.names import SplitNames
 from hf_biasensemble.data.reading.split_words import meant_by, use_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -49,7 +50,7 @@ def chosen_splits(raw: Mapping[str, Any], names: SplitNames, where: str) -> tupl
             "--train_split, --validation_split and --test_split"
         )
     notes = [
-        f"not used: the split {split} ({len(raw[split]):,} images); use it with --test_split {split}"
+        f"not used: the split {split} ({images(len(raw[split]))}); use it with --test_split {split}"
         for split in raw
         if split not in chosen.values()
     ]

@@ -63,9 +63,8 @@ def finite(logits: torch.Tensor) -> torch.Tensor:
     bad = ~logits.flatten(1).isfinite().all(dim=1)
     if bad.any():
         raise BiasEnsembleError(
-            f"expected finite logits, found NaN or infinity for {int(bad.sum())} of {len(bad)} images; the training of "
-            "this model diverged, or its numbers are too large for half precision: use another model, or bf16 or "
-            "float32 instead of fp16"
+            f"expected finite logits, found NaN or infinity for {int(bad.sum())} of {len(bad)} images; use another "
+            "model if the training of this one diverged, or bf16 or float32 in place of fp16, which may overflow"
         )
     return logits
 

@@ -1,4 +1,4 @@
-"""Which of several processes this is, before any of them was set up, and whether all that were asked for are there."""
+"""Which of several processes this is, before any is set up, and whether as many were started as were asked for."""
 
 import logging
 import os
@@ -38,7 +38,7 @@ def refuse_data_parallel(gpus: int) -> None:
 
 
 def warn_of_missing_processes(started: int) -> None:
-    """Warns if `accelerate launch` was asked for several processes and, as it does without a GPU, started one."""
+    """Warns if `accelerate launch` was asked for several processes but started one, as it does without a GPU."""
     import psutil  # type: ignore[import-untyped]
 
     if started > 1:
@@ -59,12 +59,13 @@ def warn_of_missing_processes(started: int) -> None:
 
 
 def _processes_asked_for(words: list[str]) -> int:
-    """The number in the command line of `accelerate launch`; 1 for any other."""
+    """How many processes a command line of `accelerate launch` asks for, by flag or config file; else 1."""
     if "launch" not in words or not any("accelerate" in word for word in words[: words.index("launch")]):
         return 1
-    for place, word in enumerate(words):
-        name, _, value = word.replace("-", "_").partition("=")
-        if name == "__num_processes":
-            value = value or next(iter(words[place + 1 : place + 2]), "")
-            return int(value) if value.isdecimal() else 1
-    return 1
+    from accelerate.commands.config import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    asked = launch_command_parser().parse_args(words[words.index("launch") + 1 :])
+    if asked.num_processes is None and (asked.config_file or (os.path.isfile(default_config_file) and not asked.cpu)):
+        return load_config_from_file(asked.config_file).num_processes
+    return asked.num_processes or 1

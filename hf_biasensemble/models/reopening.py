@@ -80,6 +80,7 @@ def _problem_of(classifier: DebiasedImageClassifier, model_args: ModelArguments)
             saved = save_classifier(classifier, image_transform(model_args), folder, image_geometry(model_args))
             opened, _, _ = load_classifier(folder)
             found = opened(image).logits
+            saved(image)  # some networks fill a buffer when they are first called
         except Exception as error:  # of timm, transformers or safetensors, each with its own
             return " ".join(str(error).split())[:200] or repr(error)
     theirs = {**dict(opened.named_parameters()), **dict(opened.named_buffers())}

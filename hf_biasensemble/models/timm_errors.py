@@ -18,19 +18,21 @@ def timm_errors_named(config: DebiasedImageClassifierConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each network raises its own for arguments that it does not take
-        given = f" with --backbone_args {config.backbone_args}" if config.backbone_args else ""
-        if "no source prefix" in str(error):
-            expected = (
-                "expected mlp or the name of a timm model, found what may be a Hub id or a path; a timm model on the "
-                f"Hub is hf-hub:{config.backbone}, one in a folder is local-dir:{config.backbone}"
-            )
-        else:
-            near = ", ".join(timm.list_models(f"*{config.backbone.split('.')[0][:8]}*")[:5])
-            said = " ".join(str(error).split())[:300]
-            if not isinstance(error, (RuntimeError, TypeError)) or not said:
-                said = f"{type(error).__name__} {said}".strip()
-            expected = f"{said}; timm models with a similar name: {near or 'none'}"
-        raise BiasEnsembleError(f"--backbone {config.backbone}{given}: {expected}") from error
+        name, given = config.backbone, ""
+        if config.backbone_args:
+            given = f" with --backbone_args {config.backbone_args}"
+        said = " ".join(str(error).split())[:300]
+        if "no source prefix" in said:
+            raise BiasEnsembleError(
+                f"--backbone {name}: expected mlp or the name of a timm model, found what may be a Hub id or a path; "
+                f"a timm model on the Hub is hf-hub:{name}, one in a folder is local-dir:{name}"
+            ) from error
+        if not said or not isinstance(error, (RuntimeError, TypeError)):
+            said = f"{type(error).__name__} {said}"
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "none"
+        raise BiasEnsembleError(
+            f"--backbone {name}{given}: {said}; timm models with a similar name: {near}"
+        ) from error
 
 
 @cache

@@ -158,5 +158,6 @@ def judged_by_folds(
                 correct[candidate.name][held_out] = trainer.held_out_predictions("", train.select(held_out)).correct
         print_once(f"Judging {len(correct)} candidates: fold {number + 1} of {args.folds} done")
     predicted, baseline = selection.predicted_labels, candidates[0].name
+    assert predicted is not None
     groups = PseudoGroups(selection.labels, predicted, selection.mean_probability, len(train.class_names))
     return choose(correct, selection.mean_probability, baseline, args.accept_loss / 100, groups.no_shortcut())

@@ -106,7 +106,8 @@ def run(
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
         inputs = Inputs.of_run(model_args, data_args, args, splits)
-        callbacks, said = [SettingsCallback(settings), *callbacks], {}
+        callbacks = [SettingsCallback(settings), *callbacks]
+        said: dict[str, Any] = {}
         if method.chooses:
             candidate, said = chosen_of(inputs, selection_args, args, method.selector)
             method, args = candidate.method, candidate.settings(args)
@@ -196,6 +197,13 @@ def train_and_publish(
         **extra,
     )
     use_own_progress(trainer)
+
+    def publish(classifier: Any, folder: str) -> None:
+        image_args = inputs.image_args
+        of_images = inputs.classifier_of_images(classifier)
+        save_classifier(of_images, image_transform(image_args), folder, image_geometry(image_args))
+
+    trainer.publisher = publish
     members = members_that_judge(args.judge, output_dir / "selection" if method.selector else None, images["train"])
     if members and "validation" in splits:
         groups = pseudo_groups_of(members.to(args.device), inputs, "validation", args.eval_batch_size)
@@ -223,8 +231,7 @@ def train_and_publish(
     results |= said or {}
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
-        published, image_args = inputs.classifier_of_images(trainer.published_model()), inputs.image_args
-        save_classifier(published, image_transform(image_args), output_dir, image_geometry(image_args))
+        trainer.save_model(str(output_dir))
         trainer.save_state()
         if "validation" in held_out:
             held_out["validation"].save(output_dir, "validation")

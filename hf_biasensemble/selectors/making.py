@@ -16,6 +16,7 @@ from hf_biasensemble.folders.checkpoints import check_processes, newest_readable
 from hf_biasensemble.folders.output_folder import sole_writer
 from hf_biasensemble.internal.errors import BiasEnsembleError, differences
 from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.processes import print_once
 from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.models.inputs import Inputs
@@ -65,6 +66,11 @@ def make_selection(
                     f"{found / FILE_NAME} was made with other settings: {'; '.join(different)}; remove it or use "
                     f"another {'--output_dir' if found == folder else '--selection_dir'}"
                 )
+        flagged = int((~selection.is_selected).sum())
+        print_once(
+            f"{selector.title}: {flagged:,} of {len(selection.index):,} training images flagged as bias-conflicting"
+            + (f"; votes reused from {found}" if found else "")
+        )
         if must_serve:
             try:
                 selector.check(selection, inputs.images["train"].class_names)

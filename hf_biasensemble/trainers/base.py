@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler
+from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments, steps_of_epochs
@@ -86,6 +87,12 @@ class DebiasingTrainer(EvaluatingTrainer):
             eval_dataset=eval_dataset,
             callbacks=callbacks,
         )
+        if any(isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks):
+            raise BiasEnsembleError(
+                "callbacks: expected no EarlyStoppingCallback, which needs metric_for_best_model, found one; "
+                "--checkpoint_choice publishes the best evaluated step, and a TrainerCallback whose on_evaluate sets "
+                "control.should_training_stop ends training early (docs/troubleshooting.md)"
+            )
         self.transform = transform
         self.checkpoint_choice = CheckpointChoice(args.checkpoint_choice)
         if args.weight_average and train_dataset is not None:
@@ -130,7 +137,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         assert optimizer is not None and scheduler is not None
         self.current_gradient_accumulation_steps = 1
         for epoch in itertools.count():
-            loader.set_epoch(epoch)  # type: ignore[attr-defined]
+            loader.set_epoch(epoch)
             for batch in loader:
                 self.compute_loss(model, self._prepare_inputs(batch)).backward()
                 optimizer.step()

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,7 +10,6 @@ from torch import nn
 from transformers import Trainer
 
 from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written, publish, remove_older
-from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.tensors import separate
 
 METHOD_STATE_FILE = "sample_losses.safetensors"
@@ -70,12 +69,6 @@ class CheckpointingTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, separate(self.model.state_dict() if state_dict is None else state_dict))
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of use: it would push the pair. Save the published model, then call `push_model`."""
-        raise BiasEnsembleError(
-            "expected hf_biasensemble.folders.hub.push_model(output_dir, repo_id) once the run has ended"
-        )
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

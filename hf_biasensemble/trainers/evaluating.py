@@ -1,7 +1,8 @@
 """Evaluation of a trained classifier by group, and which of its states is published."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits
-from hf_biasensemble.evaluation.difficulty import DIFFICULTIES
+from hf_biasensemble.folders.hub import push_model
 from hf_biasensemble.internal.collectives import share_buffers
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.judging.estimates import ESTIMATES
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+from hf_biasensemble.models.export import save_classifier
+from hf_biasensemble.reporting.card.draft import write_draft
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
 from hf_biasensemble.trainers.checkpointing import CheckpointingTrainer, SavedPart
 from hf_biasensemble.trainers.weight_average import WeightAverage
@@ -34,6 +36,9 @@ class EvaluatingTrainer(CheckpointingTrainer):
     control: TrainerControl
     judged: dict[str, PseudoGroups] | None = None
     """By name, pseudo-groups of the trainer's own splits, on which accuracy is estimated without bias labels."""
+    publisher: Callable[[PreTrainedModel, str], object] | None = None
+    """Saves the published classifier into a folder. By default it is saved with the trainer's `transform`, for images
+    that are squashed to its size."""
 
     def training_measures(self) -> dict[str, float]:
         """What an evaluation says of the training samples, by key; part of its log like the accuracy of the splits."""
@@ -149,7 +154,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
             `dict`: The evaluation of these weights, `checkpoint_choice` and `published_step`. If that is not the last
             step, the last step's evaluation as well, under `last_step_{split}_{metric}`.
         """
-        last = self._evaluation_at(self.state.global_step) or self.evaluate()
+        last = self._evaluations().get(self.state.global_step) or self.evaluate()
         choice = self.checkpoint_choice
         choice.settle()
         named = {"checkpoint_choice": choice.name, "published_step": self.state.global_step}
@@ -157,18 +162,85 @@ class EvaluatingTrainer(CheckpointingTrainer):
             return {**last, **named}
         self.published_model().load_state_dict(choice.weights)
         beside = {f"last_step_{key}": value for key, value in last.items()}
-        return {**self._evaluation_at(choice.step), **beside, **named, "published_step": choice.step}
+        return {**self._evaluations().get(choice.step, {}), **beside, **named, "published_step": choice.step}
 
-    def _evaluation_at(self, step: int) -> dict[str, float]:
-        """The logged evaluation of a step; empty if there was none."""
-        for entry in reversed(self.state.log_history):
-            metrics = {
-                key: value for key, value in entry.items() if key.endswith((*METRICS, *ESTIMATES, *DIFFICULTIES))
-            }
-            of_own_splits = any(key.startswith(("train_", *(self.eval_dataset or ()))) for key in metrics)
-            if of_own_splits and entry["step"] == step:
-                return metrics
-        return {}
+    def _evaluations(self) -> dict[int, dict[str, float]]:
+        """The logged evaluations of the trainer's own splits, by step."""
+        wanted = {f"{name}_accuracy" for name in self.eval_dataset or ()}
+        return {
+            entry["step"]: {key: value for key, value in entry.items() if key not in ("step", "epoch")}
+            for entry in self.state.log_history
+            if wanted and wanted <= entry.keys()
+        }
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the published classifier, which `from_pretrained` opens: config, weights and preprocessing.
+
+        Args:
+            output_dir (`str`, *optional*): Where to; by default the trainer's `output_dir`.
+
+        Raises:
+            `BiasEnsembleError`: If it was trained on features of a frozen backbone outside of a run, so that nothing
+                says which backbone belongs to it.
+        """
+        if _internal_call:  # a checkpoint holds all that is trained
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            folder, classifier = output_dir or self.args.output_dir, self.published_model()
+            if self.publisher:
+                self.publisher(classifier, folder)
+            elif isinstance(self.transform, FeatureTransform):
+                raise BiasEnsembleError(
+                    "save_model: expected a classifier of images, found one of a frozen backbone's features; set "
+                    "trainer.publisher to a function that saves the two together"
+                )
+            else:
+                save_classifier(classifier, self.transform, folder)
+
+    def create_model_card(self, **metadata: Any) -> None:
+        """Writes a short `README.md` beside the classifier that [`~EvaluatingTrainer.save_model`] wrote into
+        `output_dir`. A run writes a full one instead.
+
+        Args:
+            metadata: `model_name`, `tags`, `license` and other fields of `huggingface_hub.ModelCardData`.
+        """
+        if self.is_world_process_zero():
+            step, evaluations = self.checkpoint_choice.step or self.state.global_step, self._evaluations()
+            measured = {key: value for key, value in evaluations.get(step, {}).items() if key.endswith(METRICS)}
+            write_draft(self.args.output_dir, self.published_model(), type(self).__name__, measured, **metadata)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **metadata: Any,
+    ) -> str:
+        """Saves the published classifier and its card into `output_dir` and uploads both in one commit.
+
+        Args:
+            commit_message (`str`, *optional*): Title of the commit.
+            blocking (`bool`, *optional*): As of a `Trainer`; it always waits for the upload.
+            token (`str`, *optional*): By default `HF_TOKEN` or the one of `hf auth login`.
+            revision (`str`, *optional*): As of a `Trainer`; only the main branch is supported.
+            private (`bool`, *optional*): Whether to make it private; by default as `hub_private_repo` says.
+            metadata: As of [`~EvaluatingTrainer.create_model_card`].
+
+        Returns:
+            `str`: Address of the commit; empty in all processes but the first.
+        """
+        if revision not in (None, "main"):
+            raise BiasEnsembleError(f"push_to_hub: expected the revision main, found {revision}; leave it out")
+        if not self.is_world_process_zero():
+            return ""
+        folder = Path(self.args.output_dir)
+        self.save_model()
+        self.create_model_card(**metadata)
+        private = bool(self.args.hub_private_repo if private is None else private)
+        repo_id = self.args.hub_model_id or folder.resolve().name
+        return push_model(folder, repo_id, private=private, commit_message=commit_message, token=token)
 
 
 def named_splits(splits: Any, name: str) -> dict[str, ImageSplit]:

@@ -122,6 +122,11 @@ def _flush(run: list[str], parts: Parts, tree: Tree) -> None:
         run.clear()
 
 
+def images(number: int) -> str:
+    """`1 image`, `1,000 images`."""
+    return f"{number:,} image{'' if number == 1 else 's'}"
+
+
 def listed(counts: Counter[str], most: int = 5) -> str:
     """`4 .heic, 1 .txt`: the most frequent suffixes."""
     return ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common(most))

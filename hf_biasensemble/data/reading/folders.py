@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from hf_biasensemble.data.reading.files import PHOTOGRAPH_SUFFIXES, Parts, Tree, joined, listed
+from hf_biasensemble.data.reading.files import PHOTOGRAPH_SUFFIXES, Parts, Tree, images, joined, listed
 from hf_biasensemble.data.reading.split_words import is_unlabelled, use_of, with_affix
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -157,7 +157,7 @@ class _Tops:
                 unlabelled.append(name)
         for name in unlabelled:
             number = sum(count for parts, count in self.counts.items() if parts and parts[0] == name)
-            notes.append(f"not read: {name}/ ({number:,} images in no class folder, so without labels)")
+            notes.append(f"not read: {name}/ ({images(number)} in no class folder, so without labels)")
         in_no_split = [name for name in self.names if name not in structured and name not in unlabelled]
         if in_no_split:
             extra = in_no_split[0]

@@ -63,7 +63,7 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
                 "another with --label_column"
             )
         names = sorted(map(str, values))
-        return names, _odd_names(names, column)
+        return names, _odd_names(names)
     if numbers == list(range(len(numbers))):
         return list(map(str, numbers)), []
     shown = ", ".join(map(str, numbers[:_NAMED]))
@@ -90,12 +90,12 @@ def _whole_numbers(values: set) -> list[int] | None:
     return sorted(found if found == {-1, 1} else (number for number in found if number >= 0))
 
 
-def _odd_names(names: list[str], column: str) -> list[str]:
+def _odd_names(names: list[str]) -> list[str]:
     by_plain: dict[str, list[str]] = {}
     for name in names:
         by_plain.setdefault(" ".join(name.casefold().split()), []).append(name)
     return [
-        f"{' and '.join(map(repr, alike))} in column {column} differ only in case or blanks; they are two classes"
+        f"{' and '.join(map(repr, alike))} differ only in case or blanks; they are taken as different names"
         for alike in by_plain.values()
         if len(alike) > 1
     ]

@@ -2,35 +2,22 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import datasets
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_biasensemble.data.reading.files import Tree, listed, look_into
+from hf_biasensemble.data.reading.files import Tree, images, listed, look_into
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
+from hf_biasensemble.data.reading.found import Found, as_dataset, with_paths
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
-from hf_biasensemble.data.reading.rows import (
-    FROM_PATHS,
-    NO_SPLITS,
-    check_inside,
-    located,
-    naming_column,
-    repeated,
-    splits_of_column,
-    splits_of_paths,
-    without_dot,
-)
+from hf_biasensemble.data.reading.rows import naming_column
 from hf_biasensemble.data.reading.split_words import meant_by, use_of
+from hf_biasensemble.data.reading.table_rows import of_rows
 from hf_biasensemble.data.reading.tables import (
     is_binary_table,
     is_text_table,
     open_binary_tables,
     read_text_table,
-    typed_as_text,
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -38,35 +25,24 @@ _NAMED = 5
 _LABEL_WORDS = {"label", "labels", "class", "category", "target", "y", "dx", "diagnosis", "species", "breed"}
 
 
-@dataclass
-class Found:
-    """What was found under a name: rows by split, as far as the data themselves name splits."""
-
-    layout: str
-    data: dict[str, datasets.Dataset]
-    splits_from: str | None = None
-    labels_from: str | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.splits_from is None and len(self.data) > 1:
-            self.splits_from = "the names of its splits"
-
-
 def read_table(file: Path, columns: ColumnNames, names: SplitNames) -> Found:
     """A table that the user names: it may lead to files anywhere."""
     if is_binary_table(file.name):
         data = open_binary_tables([file], str(file.resolve()))
         notes: list[str] = []
-        rows = _with_paths(data, columns, file, True, notes)
+        rows = with_paths(data, columns, file, True, notes)
         return Found(f"table {file.name}", {"train": rows}, notes=notes)
-    return _of_rows(f"table {file.name}", {None: file}, columns, names, trusted=True)
+    return of_rows(f"table {file.name}", {None: file}, columns, names, trusted=True)
 
 
 def read_folder(path: Path, columns: ColumnNames, names: SplitNames, layout: str) -> Found:
     """A folder with images, tables or both."""
     tree = look_into(path)
-    metadata = [table for table in tree.tables if _is_metadata(table)]
+    metadata = [
+        table
+        for table in tree.tables
+        if _is_metadata(table) and (layout == "table" or _names_images(tree, table, columns))
+    ]
     if layout == "folders" or not tree.tables:
         if layout == "folders" or tree.images:
             return _of_folders(tree, names, layout == "folders")
@@ -93,7 +69,7 @@ def read_folder(path: Path, columns: ColumnNames, names: SplitNames, layout: str
 
 def _of_folders(tree: Tree, names: SplitNames, take_as_classes: bool = False) -> Found:
     folders = class_folders(tree, vars(names).values(), take_as_classes)
-    data = {split or "train": _dataset(rows, tree.root) for split, rows in folders.tables(tree).items()}
+    data = {split or "train": as_dataset(rows, tree.root) for split, rows in folders.tables(tree).items()}
     return Found(
         "class folders",
         data,
@@ -128,6 +104,7 @@ def _refuse_other_labels(tree: Tree, folders: ClassFolders, columns: ColumnNames
             )
         if not split and any(found and found <= classes for found in values.values()):
             continue  # it repeats the folders
+        others = [name for name in others if name != split]
         label = next((name for name in others if name == columns.label or name.lower() in _LABEL_WORDS), None)
         label = label or next(
             (name for name in others if 1 < len(values[name]) <= len(rows) / 2 and not _all_numbers(values[name])),
@@ -200,7 +177,7 @@ def _of_metadata(tree: Tree, metadata: list[str], columns: ColumnNames, names: S
     named = {place: _split_in(place, names) for place in outermost}
     if len(outermost) == 1 and not any(named.values()):
         ((_, table),) = outermost.items()
-        found = _of_rows(f"table {table}", {None: tree.root / table}, columns, names, tree=tree)
+        found = of_rows(f"table {table}", {None: tree.root / table}, columns, names, tree=tree)
     elif all(named.values()):
         if len(set(named.values())) < len(named):
             twice = [table for place, table in outermost.items() if list(named.values()).count(named[place]) > 1]
@@ -209,23 +186,23 @@ def _of_metadata(tree: Tree, metadata: list[str], columns: ColumnNames, names: S
                 "with --dataset_name"
             )
         tables = {named[place]: tree.root / table for place, table in outermost.items()}
-        found = _of_rows(f"tables {', '.join(used)}", tables, columns, names)
+        found = of_rows(f"tables {', '.join(used)}", tables, columns, names)
         found.splits_from = "the names of folders"
         others = _without(tree, tuple(outermost))
         folders = class_folders(others, vars(names).values()) if others.images else ClassFolders()
         if folders.splits_from:
             for split, rows in folders.tables(others).items():
                 rows = rows.rename_columns([columns.image, columns.label])
-                found.data[str(split)] = _dataset(rows, tree.root, columns.image)
+                found.data[str(split)] = as_dataset(rows, tree.root, columns.image)
             in_folders = ", ".join(sorted({str(split) for split, _ in folders.place.values()}))
             found.labels_from = f"column {columns.label}, and the names of folders in {in_folders}"
             found.layout += " and class folders"
             found.notes += folders.notes
         elif others.images:
             count = sum(others.image_folders().values())
-            found.notes.append(f"not read: {count:,} images in no folder with a table")
+            found.notes.append(f"not read: {images(count)} in no folder with a table")
     else:
-        found = _of_rows(
+        found = of_rows(
             f"tables {', '.join(used)}", {table: tree.root / table for table in used}, columns, names, together=True
         )
     found.notes += _not_read(tree, used)
@@ -283,7 +260,7 @@ def _of_tables(tree: Tree, columns: ColumnNames, names: SplitNames, about: list[
             rows = open_binary_tables(files, str(tree.root.resolve()))
             if len(rows) == 0:
                 raise ValueError(f"{', '.join(group)} holds no data")
-            data[split or "train"] = _with_paths(rows, columns, files[0], False, notes)
+            data[split or "train"] = with_paths(rows, columns, files[0], False, notes)
         found = Found(layout, data, "the names of files" if groups.keys() - {""} else None, notes=notes)
     else:
         several = [group for group in groups.values() if len(group) > 1]
@@ -294,7 +271,7 @@ def _of_tables(tree: Tree, columns: ColumnNames, names: SplitNames, about: list[
                 f"{tree.root / one}, or --dataset_name {tree.root / other}"
             )
         files_by = {split or None: tree.root / group[0] for split, group in groups.items()}
-        found = _of_rows(layout, files_by, columns, names, tree=tree)
+        found = of_rows(layout, files_by, columns, names, tree=tree)
         if groups.keys() - {""}:
             found.splits_from = "the names of files"
     found.notes += _not_read(tree, used)
@@ -315,230 +292,3 @@ def _split_of_file(table: str, names: SplitNames) -> str | None:
         if meant_by(part) or part in vars(names).values():
             return part
     return None
-
-
-def _of_rows(
-    layout: str,
-    tables: dict[str | None, Path],
-    columns: ColumnNames,
-    names: SplitNames,
-    trusted: bool = False,
-    tree: Tree | None = None,
-    together: bool = False,
-) -> Found:
-    """Tables of text: the images that the rows name, and their splits."""
-    notes: list[str] = []
-    parts: dict[str | None, pa.Table] = {}
-    labels_from = None
-    for split, file in tables.items():
-        rows, said = (typed_as_text(file), []) if is_binary_table(file.name) else read_text_table(file)
-        notes += said
-        rows = _with_image_column(rows, columns, file, tree)
-        paths = without_dot(rows[columns.image])
-        if not trusted:
-            check_inside(paths, file)
-        full = located(paths, columns.image, file, notes)
-        if columns.label not in rows.column_names:
-            rows, labels_from = _with_folder_labels(rows, paths, columns, file, names)
-        elif tree is not None and not trusted:
-            _refuse_contradiction(rows, paths, columns, file, tree, names)
-        parts[split] = rows.set_column(rows.column_names.index(columns.image), columns.image, full)
-    splits_from = None
-    if together:
-        parts = {None: pa.concat_tables(parts.values(), promote_options="default")}
-    if list(parts) == [None]:
-        rows = parts[None]
-        by_column = columns.split or "split"
-        has_column = by_column in rows.column_names and columns.split not in (NO_SPLITS, FROM_PATHS)
-        if columns.split != NO_SPLITS:
-            paths = _relative(rows[columns.image], next(iter(tables.values())).parent)
-            labels = _column(rows, columns.label)
-            where = str(next(iter(tables.values())))
-            found = None
-            if not columns.split or columns.split == FROM_PATHS:
-                found = splits_of_paths(paths, labels, vars(names).values(), where) if not has_column else None
-            if has_column and not columns.split:
-                _refuse_other_splits(rows, by_column, paths, labels, names, where)
-            if found is not None:
-                kinds = dict.fromkeys(found.tolist())
-                parts = {str(split): rows.take(np.flatnonzero(found == split)) for split in kinds}
-                splits_from = "the folders in its paths"
-    of_split = {split or "train": rows for split, rows in parts.items()}
-    notes += repeated(
-        {split: rows[columns.image] for split, rows in of_split.items()},
-        {split: _column(rows, columns.label) for split, rows in of_split.items()},
-    )
-    if tree is not None and tree.images:
-        notes += _in_no_row(tree, [rows[columns.image] for rows in of_split.values()])
-    data = {split: _dataset(rows, None, columns.image) for split, rows in of_split.items()}
-    return Found(layout, data, splits_from, labels_from, notes)
-
-
-def _in_no_row(tree: Tree, paths: list[pa.ChunkedArray]) -> list[str]:
-    """A line on images in the folder that the table does not name."""
-    named = pc.unique(pa.chunked_array([chunk for each in paths for chunk in each.chunks], pa.string()))
-    files = tree.paths()
-    start = "" if str(tree.root) == "." else f"{tree.root}/"
-    absent = files.filter(pc.invert(pc.is_in(pc.binary_join_element_wise(start, files, ""), value_set=named)))
-    if not len(absent):
-        return []
-    return [f"not read: {len(absent):,} images that no row names, such as {absent[0].as_py()}"]
-
-
-def _column(rows: pa.Table, name: str) -> pa.ChunkedArray | None:
-    return rows[name] if name in rows.column_names else None
-
-
-def _relative(paths: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
-    """The paths without the folder at their start: its own name says nothing of splits."""
-    start = "" if str(folder) == "." else f"{folder}/"
-    return pc.if_else(pc.starts_with(paths, start), pc.utf8_slice_codeunits(paths, len(start)), paths)
-
-
-def _refuse_other_splits(
-    rows: pa.Table,
-    column: str,
-    paths: pa.ChunkedArray,
-    labels: pa.ChunkedArray | None,
-    names: SplitNames,
-    where: str,
-) -> None:
-    """Refuses a column of splits that says something else than the folders in the paths."""
-    try:
-        by_paths = splits_of_paths(paths, labels, vars(names).values(), where)
-    except BiasEnsembleError:
-        return
-    if by_paths is None:
-        return
-    by_column = splits_of_column(rows[column], column, where)
-    different = np.flatnonzero(by_paths != by_column)
-    if len(different):
-        row = int(different[0])
-        raise BiasEnsembleError(
-            f"{where}, row {row}: expected the column {column!r} and the folder in the path to say the same split, "
-            f"found {by_column[row]} and {by_paths[row]}; take the column with --split_column {column}, or the "
-            f"folders with --split_column {FROM_PATHS}"
-        )
-
-
-def _with_image_column(rows: pa.Table, columns: ColumnNames, file: Path, tree: Tree | None) -> pa.Table:
-    """The rows with the column of paths under the name that was asked for."""
-    if columns.image in rows.column_names:
-        return rows
-    if columns.image == "image" and "file_name" in rows.column_names:
-        return rows.rename_columns([columns.image if name == "file_name" else name for name in rows.column_names])
-    column = naming_column(rows, tree or look_into(file.parent))
-    hint = f" {column}, whose values are names of images" if column else ""
-    raise BiasEnsembleError(
-        f"{file}: expected an image column {columns.image!r}, found columns {', '.join(rows.column_names)}; "
-        f"name it with --image_column{hint}"
-    )
-
-
-def _folder_class(file: Path, names: SplitNames) -> tuple[ClassFolders, dict[str, str]] | None:
-    """The classes that the folders beside a table would be, by folder; `None` if these are no class folders."""
-    try:
-        folders = class_folders(look_into(file.parent), vars(names).values())
-    except BiasEnsembleError:
-        return None
-    if len(folders.classes()) < 2:
-        return None
-    return folders, {"/".join(parts): name for parts, (_, name) in folders.place.items()}
-
-
-def _with_folder_labels(
-    rows: pa.Table, paths: pa.ChunkedArray, columns: ColumnNames, file: Path, names: SplitNames
-) -> tuple[pa.Table, str | None]:
-    """The rows with labels from the class folders that their files lie in, if the table says nothing of classes."""
-    found = _folder_class(file, names)
-    if found is None:
-        return rows, None
-    known = {columns.image, columns.split or "split", columns.bias_label or "bias_label"}
-    known.add(columns.is_conflicting or "is_conflicting")
-    others = [name for name in rows.column_names if name not in known]
-    classes = _class_by_folder(paths, found[1])
-    if classes.null_count:
-        return rows, None
-    if others:
-        raise BiasEnsembleError(
-            f"{file}: expected a label column {columns.label!r}, found columns {', '.join(rows.column_names)}, and "
-            f"class folders ({', '.join(found[0].classes()[:_NAMED])}); name a column with --label_column, or take "
-            "the folders without the table with --layout folders"
-        )
-    return rows.append_column(columns.label, classes), "the names of folders"
-
-
-def _class_by_folder(paths: pa.ChunkedArray, classes: dict[str, str]) -> pa.ChunkedArray:
-    folders = pc.replace_substring_regex(pc.fill_null(paths, ""), "/?[^/]*$", "")
-    places = pc.index_in(folders, pa.array(list(classes), pa.string()))
-    return pc.take(pa.array(list(classes.values()), pa.string()), places)
-
-
-def _refuse_contradiction(
-    rows: pa.Table, paths: pa.ChunkedArray, columns: ColumnNames, file: Path, tree: Tree, names: SplitNames
-) -> None:
-    """Refuses a table whose labels are the names of the class folders, but not of those that the files lie in."""
-    found = _folder_class(file, names)
-    if found is None:
-        return
-    classes, labels = _class_by_folder(paths, found[1]), rows[columns.label]
-    used, named = set(pc.unique(classes).to_pylist()) - {None}, set(pc.unique(labels).to_pylist()) - {None}
-    other = pc.fill_null(pc.not_equal(classes, labels), False)
-    if used & named and pc.any(other).as_py():
-        row = int(np.flatnonzero(other.to_numpy(zero_copy_only=False))[0])
-        raise BiasEnsembleError(
-            f"{file}, row {row}: expected the label of the folder, {classes[row].as_py()}, found "
-            f"{labels[row].as_py()}; take the table with --dataset_name {file}, or the folders with "
-            f"--dataset_name {tree.root} --layout folders"
-        )
-
-
-# Datasets ------------------------------------------------------------------------------------------------------------
-
-
-def _dataset(rows: pa.Table, root: Path | None, column: str = "image") -> datasets.Dataset:
-    """Rows of text as a dataset, whose images are paths: below the root, or as they are."""
-    paths = rows[column]
-    if root is not None and root != Path():
-        paths = pc.binary_join_element_wise(str(root), paths, "/")
-    chunks = [
-        pa.StructArray.from_arrays([pa.nulls(len(chunk), pa.binary()), chunk], ["bytes", "path"])
-        for chunk in paths.chunks
-    ]
-    kind = datasets.Image().pa_type
-    place = rows.column_names.index(column)
-    rows = rows.set_column(place, column, pa.chunked_array(chunks, kind))
-    features = datasets.Features(
-        {name: datasets.Image() if name == column else datasets.Value("string") for name in rows.column_names}
-    )
-    return datasets.Dataset(rows, info=datasets.DatasetInfo(features=features))
-
-
-def _with_paths(
-    data: datasets.Dataset, columns: ColumnNames, file: Path, trusted: bool, notes: list[str]
-) -> datasets.Dataset:
-    """A dataset whose column of paths, if it is one, is a column of images."""
-    if columns.image == "image" and "image" not in data.column_names and "file_name" in data.column_names:
-        data = data.rename_column("file_name", "image")
-    if getattr(data.features.get(columns.image), "dtype", None) not in ("string", "large_string"):
-        return data
-    paths = without_dot(data.with_format("arrow")[:][columns.image])
-    if not trusted:
-        check_inside(paths, file)
-    full = located(paths, columns.image, file, notes)
-    records = _dataset(pa.table({columns.image: full}), None, columns.image)
-    return datasets.concatenate_datasets([data.remove_columns(columns.image), records], axis=1)
-
-
-def with_image_feature(data: datasets.Dataset, column: str) -> datasets.Dataset:
-    """A dataset whose bytes, or structs of bytes and path, are images, as other libraries write them to Parquet."""
-    feature = data.features.get(column)
-    if isinstance(feature, datasets.Image):
-        return data
-    if getattr(feature, "dtype", None) in ("binary", "large_binary"):
-        if feature.dtype == "large_binary":
-            data = data.cast_column(column, datasets.Value("binary"))
-        return data.cast_column(column, datasets.Image())
-    if isinstance(feature, dict) and "bytes" in feature and set(feature) <= {"bytes", "path"}:
-        return data.cast_column(column, datasets.Image())
-    return data

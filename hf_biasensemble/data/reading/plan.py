@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from hf_biasensemble.data.reading.files import suffix_of
-from hf_biasensemble.data.reading.local import Found, read_folder, read_table, with_image_feature
+from hf_biasensemble.data.reading.files import images, suffix_of
+from hf_biasensemble.data.reading.found import Found, with_image_feature
+from hf_biasensemble.data.reading.local import read_folder, read_table
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
 from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, splits_of_column
 from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, meant_by, use_of_value
@@ -52,7 +53,7 @@ class ReadingPlan:
         names = ", ".join(self.class_names[:_NAMED])
         names += f" and {len(self.class_names) - _NAMED} more" if len(self.class_names) > _NAMED else ""
         parts = ", ".join(
-            f"{use}{f' from {name}' if name != use else ''} ({len(self.data[name]):,} images)"
+            f"{use}{f' from {name}' if name != use else ''} ({images(len(self.data[name]))})"
             for use, name in self.uses.items()
         )
         return [

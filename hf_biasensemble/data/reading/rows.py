@@ -21,8 +21,13 @@ _EXTENSION = r"\.[^./]*$"
 
 
 def without_dot(paths: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The paths without `./` at their start, as text."""
-    return pc.replace_substring_regex(paths.cast(pa.string()), r"^(\./+)+", "")
+    """The paths without `./` at their start and `a/../`, as text."""
+    plain = pc.replace_substring_regex(paths.cast(pa.string()), r"^(\./+)+", "")
+    winding = pc.match_substring(plain, "/../")
+    if not pc.any(winding).as_py():
+        return plain
+    texts = [os.path.normpath(path) if path and "/../" in path else path for path in plain.to_pylist()]
+    return pa.chunked_array([texts], pa.string())
 
 
 def check_inside(paths: pa.ChunkedArray, table: Path) -> None:
@@ -103,7 +108,12 @@ def _hint(path: str, tree: Tree, table: Path, column: str) -> str:
     files, name = tree.paths(), os.path.basename(plain)
     at_end = files.filter(pc.or_(pc.equal(files, name), pc.ends_with(files, f"/{name}")))
     if len(at_end):
-        return f"that file is {folder / at_end[0].as_py()}: paths count from the folder of the table, so correct them"
+        there = folder / at_end[0].as_py()
+        start = str(there)[: -len(plain)]
+        return (
+            f"that file is {there}: paths count from the folder of the table, so move the table to {start}, or put "
+            "the rest of the path in front"
+        )
     above = [up for up in list(folder.resolve().parents)[:2] if (up / plain).is_file()]
     if above:
         return f"that file is {above[0] / plain}: paths count from the folder of the table, so move it to {above[0]}"
@@ -193,7 +203,7 @@ def splits_of_paths(
     return np.array(meant, dtype=object)[indices]
 
 
-def repeated(parts: dict[str, pa.ChunkedArray], labels: dict[str, pa.ChunkedArray | None]) -> list[str]:
+def repeated(parts: dict[str, pa.ChunkedArray], labels: dict[str, pa.ChunkedArray | None], where: str) -> list[str]:
     """What to say of files that several rows name.
 
     Raises:
@@ -213,8 +223,8 @@ def repeated(parts: dict[str, pa.ChunkedArray], labels: dict[str, pa.ChunkedArra
             before = seen.setdefault(path, (split, row, label))
             if before[2] != label:
                 raise BiasEnsembleError(
-                    f"split {split}, row {row}: expected one label for {path}, found {label!r}, and {before[2]!r} in "
-                    f"split {before[0]}, row {before[1]}; remove one of the rows"
+                    f"{where}, split {split}, row {row}: expected one label for {path}, found {label!r}, and "
+                    f"{before[2]!r} in split {before[0]}, row {before[1]}; remove one of the rows"
                 )
             across += before[0] != split
     more = f", {across:,} of these in several splits" if across else ""

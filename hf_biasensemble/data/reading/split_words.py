@@ -3,9 +3,9 @@
 import re
 
 SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "train": ("train", "training", "trainset"),
+    "validation": ("validation", "valid", "val", "dev", "valset"),
+    "test": ("test", "testing", "eval", "evaluation", "testset"),
 }
 _USE_OF = {word: use for use, words in SPLIT_WORDS.items() for word in words}
 _NUMBERS = {"0": "train", "1": "validation", "2": "test"}
@@ -27,7 +27,8 @@ def with_affix(name: str) -> tuple[str, str] | None:
 
     `test-tube` is test and `tube` here: whether a folder is a split, what lies in it must tell.
     """
-    words = [word for word in re.split(r"[^a-z]+|(?<=[a-z])(?=\d)", name.lower()) if word]
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])", " ", name).lower()  # TrainingSet, train2017
+    words = [word for word in re.split(r"[^a-z]+", spaced) if word]
     for place in (0, len(words) - 1):
         if len(words) > 1 or words and not name.isalpha():
             use = _USE_OF.get(words[place])

@@ -1,11 +1,10 @@
 """A selection as something to look at: `audit.html`, and the full list beside it as `audit.csv` and `audit.parquet`.
 
 The list orders the training images from the one that the biased members give the lowest mean probability of its own
-class. Bias labels, where the data have them, only measure how good that list is. The words are in
+class. Bias labels, where there are any, only measure how good that list is. The words are in
 `audit_page.html.jinja`, what the page warns of is in `weak_signals.py`.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from hf_biasensemble.folders.output_folder import AUDIT_FILES
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import FORMULA_START, written_whole
 from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
-from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, page_data, taken_for
-from hf_biasensemble.reporting.audit.weak_signals import weak_signals
-from hf_biasensemble.selection import Selection
+from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, confusions, page_data
+from hf_biasensemble.reporting.audit.weak_signals import contradicting, weak_signals
+from hf_biasensemble.selection import Selection, outdated
 
 TOP_K = 12
 PAGE_BUDGET = 14_000_000
@@ -32,11 +31,11 @@ PAGE_BUDGET = 14_000_000
 HIGH_PROBABILITY = 0.9
 """All members must give another class at least this for a possible label error."""
 
-_BINS = 20
 _MOST_CLASSES_LISTED = 200
 _SETTINGS = (
     *("backbone", "image_size", "num_members", "member_steps", "batch_size", "learning_rate", "member_learning_rate"),
-    *("image_scale", "member_image_scale", "member_threshold", "member_agreement", "keep_member", "seed"),
+    *("image_scale", "member_image_scale", "member_threshold", "member_agreement", "member_keep", "keep_member"),
+    "seed",
 )
 
 
@@ -53,43 +52,48 @@ def write_audit(
     Args:
         output_dir (`str` or `Path`): Folder of a run of training or of the audit.
         split (`ImageSplit`): The training split that the selection was made of; only the pixels shown are read.
-        dataset_name (`str`): Hub id or path of the data; of a path, only the last part is shown.
-        config_name (`str`, *optional*): Configuration of the data, for the title.
-        top_k (`int`, *optional*, defaults to 12): Most and least typical images shown of each class, at least 1.
+        dataset_name (`str`): Hub id or path of the dataset; of a path, only the last part is shown.
+        config_name (`str`, *optional*): Configuration of the dataset, for the title.
+        top_k (`int`, *optional*, defaults to 12): Typical and flagged images shown of each class, at least 1.
         page_budget (`int`, *optional*, defaults to 14,000,000): Bytes of the page for images and their rows.
 
     Returns:
-        `Path`: `audit.html`, below 20 MB whatever the data.
+        `Path`: `audit.html`, below 20 MB whatever the dataset.
 
     Raises:
-        `BiasEnsembleError`: If there is no readable selection, or it was made of another split.
+        `BiasEnsembleError`: If there is no readable selection, it does not say what the members predict, or it was
+            made of another split.
     """
     folder = Path(output_dir)
     selection = Selection.load(folder / "selection")
+    if selection.predicted_labels is None:
+        raise outdated("audit", "what the members predict")
     if not np.array_equal(selection.index, split.rows.numpy()):
         raise BiasEnsembleError(
-            f"expected the selection in {folder} to be of the training split at hand ({len(split):,} images), found "
-            f"one of others ({len(selection.index):,}); use the data that it was made of"
+            f"expected the selection in {folder} to be of this training split ({len(split):,} images), found one of "
+            f"another ({len(selection.index):,} images); use the dataset that it was made of"
         )
     page, csv, parquet = (folder / name for name in AUDIT_FILES)
     order = suspicion_order(selection)
+    errors = possible_label_errors(selection, order)
     files = file_names(split, dataset_name)
     table = list_table(selection, split, files, order)
     with written_whole(csv) as unfinished:
         pyarrow.csv.write_csv(without_formulas(table), unfinished)
     with written_whole(parquet) as unfinished:
         pq.write_table(table, unfinished)
+    local = Path(dataset_name).expanduser()
+    title = local.resolve().name if local.exists() else dataset_name
     variables = {
-        "title": audit_title(dataset_name, config_name),
+        "title": f"{title}, {config_name}" if config_name else title,
         "list_files": [csv.name, parquet.name],
         "can_judge": (folder / "selection" / MEMBERS_FILE).exists(),
-        **_figures(selection, split, order),
-        "taken_for": taken_for(selection, split),
-        "data": page_data(selection, split, files, order, possible_label_errors(selection, order), top_k, page_budget),
+        **_numbers(selection, split, order),
+        "confusions": confusions(selection, split),
+        "data": page_data(selection, split, files, order, errors, top_k, page_budget),
         "budget": page_budget,
         "high_probability": HIGH_PROBABILITY,
         "pixel_size": split.pixels.shape[-1],
-        "logarithm": math.log,
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -103,28 +107,15 @@ def write_audit(
     return page
 
 
-def audit_title(dataset_name: str, config_name: str | None) -> str:
-    """What the data are called: of a path, only its last part."""
-    local = Path(dataset_name).expanduser()
-    title = local.resolve().name if local.exists() else dataset_name
-    return f"{title}, {config_name}" if config_name else title
-
-
-def used_settings(selection: Selection) -> dict[str, Any]:
-    """The settings of the members that are told with the list, as far as the selection knows them."""
-    return {key: selection.provenance[key] for key in _SETTINGS if selection.provenance.get(key) is not None}
-
-
 def suspicion_order(selection: Selection) -> np.ndarray:
     """Positions (N,) of the samples, the lowest mean probability first; of equal ones, that with fewer votes."""
     return np.lexsort((selection.index, selection.votes, selection.mean_probability))
 
 
 def possible_label_errors(selection: Selection, order: np.ndarray) -> np.ndarray:
-    """Positions, the surest first, of images that all members give to the same other class with
-    `HIGH_PROBABILITY` or more; none where the selection does not say what the members predict."""
-    if selection.predicted_labels is None or selection.lowest_probability is None:
-        return order[:0]
+    """Positions, the most confident first, of images that all members assign to the same other class with
+    `HIGH_PROBABILITY` or more."""
+    assert selection.predicted_labels is not None and selection.lowest_probability is not None
     # More than half of the probability from each member implies that all of them hold that class most probable.
     other = selection.predicted_labels != selection.labels
     found = order[(other & (selection.lowest_probability >= HIGH_PROBABILITY))[order]]
@@ -133,7 +124,7 @@ def possible_label_errors(selection: Selection, order: np.ndarray) -> np.ndarray
 
 def file_names(split: ImageSplit, dataset_name: str) -> pa.ChunkedArray | None:
     """Names (N,) of the files of the split's samples, below the folder of the dataset, or of its table, where they
-    are there; null where the data give none, and `None` instead of the array if that is everywhere."""
+    are there; null where there is none, and `None` instead of the array if that is everywhere."""
     if split.images is None:
         return None
     # Flattened, so that the images themselves are not read.
@@ -154,7 +145,6 @@ def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray |
 
     is_error = np.zeros(len(order), dtype=bool)
     is_error[possible_label_errors(selection, order)] = True
-    known = selection.predicted_labels is not None
     columns = {
         "index": selection.index,
         "file": files,
@@ -165,7 +155,7 @@ def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray |
         "predicted_label": named(selection.predicted_labels, split.class_names),
         "agreeing_members": selection.agreeing_members,
         "lowest_probability": selection.lowest_probability,
-        "is_possible_label_error": is_error if known else None,
+        "is_possible_label_error": is_error,
         "bias_label": named(selection.bias_labels, split.bias_names),
         "is_conflicting": selection.is_conflicting,
     }
@@ -183,7 +173,7 @@ def without_formulas(table: pa.Table) -> pa.Table:
 
 
 def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[str, Any]]:
-    """How many of the first k images are bias-conflicting, for round k and for the number of flagged ones.
+    """How many of the first k images are bias-conflicting, for round k and for the number of flagged images.
 
     Returns:
         `list[dict]`: `k`, `found`, `precision` and `recall`, each but the first two in [0, 1]; empty where that is
@@ -202,34 +192,31 @@ def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[s
     ]
 
 
-def _figures(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict[str, Any]:
+def _numbers(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict[str, Any]:
     """The numbers of the page that need no images."""
     names = split.class_names
-    count = np.bincount(selection.labels, minlength=len(names))
-    kept = np.bincount(selection.labels, selection.is_selected, minlength=len(names)).astype(int)
-    probability = np.bincount(selection.labels, selection.mean_probability, minlength=len(names))
+
+    def by_class(values: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(selection.labels, values, minlength=len(names))
+
+    contradicts = contradicting(selection)
+    count, kept, contradict = (by_class(of).astype(int) for of in (None, selection.is_selected, contradicts))
+    probability = by_class(selection.mean_probability) / np.maximum(count, 1)
     listed = np.argsort(kept / np.maximum(count, 1), kind="stable")[:_MOST_CLASSES_LISTED]
-    bins, edges = np.histogram(selection.mean_probability, bins=_BINS, range=(0, 1))
-    votes = np.bincount(selection.votes, minlength=selection.num_members + 1)
-    right_share, agreement = None, []
-    if selection.predicted_labels is not None and selection.agreeing_members is not None:
-        right_share = float(np.mean(selection.predicted_labels == selection.labels))
-        agreement = np.bincount(selection.agreeing_members, minlength=selection.num_members + 1).tolist()
     return {
         "class_names": names,
         "num_images": len(selection.index),
-        "num_kept": int(kept.sum()),
+        "num_flagged": int((~selection.is_selected).sum()),
+        "num_contradicting": int(contradicts.sum()),
         "num_members": selection.num_members,
         "num_conflicting": None if selection.is_conflicting is None else int(selection.is_conflicting.sum()),
-        "right_share": right_share,
-        "agreement": list(enumerate(agreement))[1:],
+        "right": float(np.mean(selection.predicted_labels == selection.labels)),
         "warnings": weak_signals(selection, names),
-        "settings": used_settings(selection),
+        "settings": {key: value for key in _SETTINGS if (value := selection.provenance.get(key)) is not None},
         "class_rows": [
-            (names[n], int(count[n]), int(kept[n]), float(probability[n] / max(count[n], 1))) for n in sorted(listed)
+            (names[n], int(count[n]), int(count[n] - kept[n]), int(contradict[n]), float(probability[n]))
+            for n in sorted(listed)
         ],
-        "histogram": [(f"{low:.2f} – {low + 1 / _BINS:.2f}", n) for low, n in zip(edges, bins.tolist(), strict=False)],
-        "votes": list(enumerate(votes.tolist())),
         "precision_rows": precision_and_recall(selection, order),
         "heat_map": _heat_map(selection, split),
     }

@@ -1,4 +1,4 @@
-"""What the audit page shows: which images, with what is known of them, and what the members take for what.
+"""What the audit page shows: which images, with what is known of them, and which classes are confused.
 
 The words are in `audit_page.html.jinja`, its style and script in the files included there.
 """
@@ -6,7 +6,7 @@ The words are in `audit_page.html.jinja`, its style and script in the files incl
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from itertools import islice, takewhile
+from itertools import islice, pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import Image
 from hf_biasensemble.data.decoding import upright_image
 from hf_biasensemble.data.marks import image_hash
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.reporting.audit.weak_signals import contradicting
 from hf_biasensemble.selection import Selection
 
 WIDEST_TABLE = 40
@@ -25,7 +26,13 @@ WIDEST_TABLE = 40
 
 _LONGEST_SIDE = 384  # pixels: enough to judge a photograph, and some 500 of them fit into the page
 _IMAGES_AT_ONCE = 64
-_MOST_PAIRS = 5
+_MOST_PAIRS = 8
+_FEWEST_CONFUSED = 10  # images; below, a pair of classes may be chance
+_ROW_COLUMNS = (
+    *("index", "file", "label", "votes", "mean_probability", "is_flagged", "predicted_label", "agreeing_members"),
+    *("lowest_probability", "bias_label", "is_conflicting"),
+    *("image_hash", "image"),
+)
 
 
 def page_data(
@@ -41,8 +48,15 @@ def page_data(
 
     Half of the budget is for the classes; flagged images and possible label errors, in turn, fill the rest.
     """
-    extremes = _extremes(selection, order, len(split.class_names), top_k)
+    contradicts = contradicting(selection)
     flagged = order[~selection.is_selected[order]]
+    contradict = contradicts[flagged]
+    number = int(contradict.sum())
+    flagged[:number], flagged[number:] = flagged[contradict], flagged[~contradict]
+    views = {"contradicting": flagged[:number], "hesitating": flagged[number:], "errors": errors}
+    classes = range(len(split.class_names))
+    typical = _first_of_each_class(selection.labels, order[selection.is_selected[order]][::-1], len(classes), top_k)
+    of_class = _first_of_each_class(selection.labels, flagged, len(classes), top_k)
     names = {
         "class_names": split.class_names,
         "bias_names": split.bias_names,
@@ -50,7 +64,7 @@ def page_data(
     }
     rows: dict[int, list] = {}
     used = len(htmlsafe_json_dumps(names))
-    for wanted, limit in ((_in_turn(*extremes), budget // 2), (_in_turn(flagged, errors), budget)):
+    for wanted, limit in ((_in_turn(*typical, *of_class), budget // 2), (_in_turn(*views.values()), budget)):
         for position, row in _rows(selection, split, files, (some for some in wanted if some not in rows)):
             size = len(htmlsafe_json_dumps(row)) + 1
             if used + size > limit:
@@ -58,36 +72,28 @@ def page_data(
             rows[position] = row
             used += size
     place = {position: number for number, position in enumerate(rows)}
-    # Only the start of each list, without gaps, though an image from further down may be shown elsewhere.
-    starts = [takewhile(place.__contains__, map(int, some)) for some in (flagged, errors, *extremes)]
-    shown = [[place[position] for position in start] for start in starts]
+
+    def shown(positions: np.ndarray) -> list[int]:
+        """Only the start of a list, without gaps, though an image from further down may be shown elsewhere."""
+        return [place[position] for position in takewhile(place.__contains__, map(int, positions))]
+
     return {
         **names,
         "columns": list(_ROW_COLUMNS),
         "rows": list(rows.values()),
-        "flagged": {"shown": shown[0], "total": len(flagged)},
-        "errors": {"shown": shown[1], "total": len(errors)},
-        "typical": shown[2::2],
-        "least_typical": shown[3::2],
+        "views": {name: {"shown": shown(some), "total": len(some)} for name, some in views.items()},
+        "typical": [shown(some) for some in typical],
+        "flagged": [shown(some) for some in of_class],
+        "flagged_totals": np.bincount(selection.labels[flagged], minlength=len(classes)).tolist(),
     }
 
 
-_ROW_COLUMNS = (
-    *("index", "file", "label", "votes", "mean_probability", "is_flagged", "predicted_label", "agreeing_members"),
-    *("lowest_probability", "bias_label", "is_conflicting"),
-    *("image_hash", "image"),
-)
-
-
-def _extremes(selection: Selection, order: np.ndarray, num_classes: int, top_k: int) -> list[list[int]]:
-    """Positions of the most, then of the least typical images of each class in turn; no image is in both, unless it is
-    the only one of its class."""
-    by_class = order[np.argsort(selection.labels[order], kind="stable")]
-    extremes = []
-    for own in np.split(by_class, np.cumsum(np.bincount(selection.labels, minlength=num_classes))[:-1]):
-        number = min(top_k, max(1, len(own) // 2))
-        extremes += [own[::-1][:number].tolist(), own[:number].tolist()]
-    return extremes
+def _first_of_each_class(labels: np.ndarray, positions: np.ndarray, num_classes: int, top_k: int) -> list[np.ndarray]:
+    """The first `top_k` of the positions that are of each class."""
+    own = labels[positions].astype(np.int32)
+    starts = np.r_[0, np.cumsum(np.bincount(own, minlength=num_classes))]
+    by_class = np.argsort(own, kind="stable")
+    return [positions[by_class[start : min(start + top_k, end)]] for start, end in pairwise(starts.tolist())]
 
 
 def _in_turn(*ranked: Sequence[int] | np.ndarray) -> Iterator[int]:
@@ -125,14 +131,10 @@ def _rows(
         if files is not None:
             columns["file"] = files.take(pa.array(some)).to_pylist()
         for number, position in enumerate(some):
-            record = _record(split, int(selection.index[position]))
+            record = None if split.images is None else split.images[int(selection.index[position])]["image"]
             values = [column[number] for column in columns.values()]
             values = [round(value, 6) if isinstance(value, float) else value for value in values]
             yield position, [*values, image_hash(record), _thumbnail(record, pixels[number])]
-
-
-def _record(split: ImageSplit, row: int) -> dict | None:
-    return None if split.images is None else split.images[row]["image"]
 
 
 def _thumbnail(record: dict | None, pixels: torch.Tensor) -> str:
@@ -145,36 +147,28 @@ def _thumbnail(record: dict | None, pixels: torch.Tensor) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def taken_for(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
-    """What the members predict for the flagged images: the most frequent confusions, and the table of all.
+def confusions(selection: Selection, split: ImageSplit) -> list[dict[str, Any]]:
+    """The classes that the members confuse in ten or more flagged images, the most frequent pairs first.
 
     Returns:
-        `dict` or `None` where the selection does not say what the members predict: `pairs`, each with `label`,
-        `predicted`, `count` and, where bias labels have names, the most frequent of them, `bias`, with `bias_count`;
-        `cells`, of class (rows) by predicted class (columns), empty where there are too many classes to draw;
-        `largest`, the largest of them.
+        `list[dict]`: `label`, `predicted`, `count` and, where bias labels have names, the most frequent of them,
+        `bias`, with `bias_count`.
     """
-    if selection.predicted_labels is None:
-        return None
+    assert selection.predicted_labels is not None
     number = len(split.class_names)
-    flagged = np.flatnonzero(~selection.is_selected)
-    labels, predicted = selection.labels[flagged], selection.predicted_labels[flagged]
-    codes, counts = np.unique(labels * number + predicted, return_counts=True)
+    confused = np.flatnonzero(contradicting(selection))
+    codes = selection.labels[confused] * number + selection.predicted_labels[confused]
+    found, counts = np.unique(codes, return_counts=True)
     pairs = []
-    for place in np.argsort(-counts, kind="stable"):
-        label, other = divmod(int(codes[place]), number)
-        if label == other:
-            continue
-        pair: dict[str, Any] = {"label": label, "predicted": other, "count": int(counts[place])}
+    for place in np.argsort(-counts, kind="stable")[:_MOST_PAIRS]:
+        if counts[place] < _FEWEST_CONFUSED:
+            break
+        label, predicted = divmod(int(found[place]), number)
+        pair: dict[str, Any] = {"label": label, "predicted": predicted, "count": int(counts[place])}
         pair |= {"bias": None, "bias_count": 0}
         if selection.bias_labels is not None and split.bias_names:
-            biases = selection.bias_labels[flagged][(labels == label) & (predicted == other)]
+            biases = selection.bias_labels[confused][codes == found[place]]
             biases = np.bincount(biases % len(split.bias_names))  # -1, unknown, is the last
             pair |= {"bias": split.bias_names[biases.argmax()], "bias_count": int(biases.max())}
         pairs.append(pair)
-        if len(pairs) == _MOST_PAIRS:
-            break
-    cells = []
-    if number <= WIDEST_TABLE:
-        cells = np.bincount(labels * number + predicted, minlength=number**2).reshape(number, number).tolist()
-    return {"pairs": pairs, "cells": cells, "largest": int(counts.max(initial=0))}
+    return pairs

@@ -13,60 +13,68 @@ MOST_DISAGREEMENT = 0.25
 _MOST_CLASSES_NAMED = 10
 
 
-def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
-    """What speaks against trusting the list, in a sentence or two each; empty if nothing does.
+def contradicting(selection: Selection) -> np.ndarray:
+    """bool (N,): flagged images for which the members predict another class. They hesitate about the other flagged
+    images."""
+    return ~selection.is_selected & (selection.predicted_labels != selection.labels)
 
-    - Members all right: fewer than `FEWEST_FLAGGED` of the images are flagged.
+
+def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
+    """Reasons not to trust the list, in a sentence or two each; empty if there are none.
+
+    - Members all right: fewer than `FEWEST_FLAGGED` of the images are flagged (with `member_keep`, which flags the
+      same fraction whatever the members say: contradict them).
     - Members unsure: less than `FEWEST_KEPT` of all images, or `FEWEST_KEPT_OF_CLASS` of a class, is kept.
     - Members all wrong: their joint prediction is right hardly more often than always naming the most frequent class
-      (the share of the way from there to all right is below `LEAST_BETTER_THAN_GUESSING`).
+      (the fraction of the way from there to all right is below `LEAST_BETTER_THAN_GUESSING`).
     - Disagreement: on more than `MOST_DISAGREEMENT` of the images, the members do not all predict the same class.
 
     Args:
-        selection (`Selection`): The votes. Without predictions (older tables) the last two cannot be told.
+        selection (`Selection`): The votes, with predictions.
         class_names (`list[str]`): Names of the classes.
     """
+    assert selection.agreeing_members is not None
     kept, labels = selection.is_selected, selection.labels
-    total, flagged, kept_share = len(kept), int((~kept).sum()), kept.mean()
+    by_quota = selection.provenance.get("member_keep") is not None
+    suspicious = int(contradicting(selection).sum() if by_quota else (~kept).sum())
     found = []
-    if flagged < FEWEST_FLAGGED * total:
+    if suspicious < FEWEST_FLAGGED * len(kept):
+        what = "contradicts the members" if by_quota else "is flagged"
         found.append(
-            f"Hardly any image is flagged: {flagged:,} of {total:,}. Either nothing in the data contradicts what "
-            "the members learnt, or they have memorised the exceptions. Fewer --member_steps or a higher "
-            "--member_threshold would tell."
+            f"Hardly any image {what}: {suspicious:,} of {len(kept):,}. Either nothing contradicts what the members "
+            "learned, or they have memorized the exceptions. Try fewer --member_steps or a higher --member_threshold."
         )
-    if kept_share < FEWEST_KEPT:
+    if kept.mean() < FEWEST_KEPT:
         found.append(
-            f"The members are confident about only {_percent(kept_share)} of the images. Most of the rest is hard for "
-            "them rather than contradicting anything. More --member_steps, a higher --learning_rate or a lower "
-            "--member_threshold may help; if not, there may be no easy shortcut in the data."
+            f"The members are confident about only {_percent(kept.mean())} of the images. Most of the rest is hard "
+            "rather than contradicting anything. Try more --member_steps, a higher --learning_rate or a lower "
+            "--member_threshold; if that does not help, there may be no easy shortcut."
         )
     else:
         count = np.bincount(labels, minlength=len(class_names))
-        share = np.bincount(labels, kept, minlength=len(class_names)) / np.maximum(count, 1)
-        weak = [class_names[number] for number in np.flatnonzero((share < FEWEST_KEPT_OF_CLASS) & (count > 0))]
+        fraction = np.bincount(labels, kept, minlength=len(class_names)) / np.maximum(count, 1)
+        weak = [class_names[number] for number in np.flatnonzero((fraction < FEWEST_KEPT_OF_CLASS) & (count > 0))]
         if weak:
             more = f" and {len(weak) - _MOST_CLASSES_NAMED:,} more" if len(weak) > _MOST_CLASSES_NAMED else ""
             found.append(
                 f"The members are confident about less than {_percent(FEWEST_KEPT_OF_CLASS)} of the images of "
                 f"{', '.join(weak[:_MOST_CLASSES_NAMED])}{more}. There, being flagged says little."
             )
-    if selection.predicted_labels is not None and selection.agreeing_members is not None:
-        right, guessing = np.mean(selection.predicted_labels == labels), np.bincount(labels).max() / total
-        if right - guessing < LEAST_BETTER_THAN_GUESSING * (1 - guessing):
-            found.append(
-                f"The members are wrong too often: together they are right on {_percent(right)} of the images, and "
-                f"always naming the most frequent class would be on {_percent(guessing)}. They have learnt too little "
-                "for their votes to mean anything; raise --member_steps or --learning_rate or try another --backbone."
-            )
-        disagreement = np.mean(selection.agreeing_members < selection.num_members)
-        if disagreement > MOST_DISAGREEMENT:
-            found.append(
-                f"The members disagree: on {_percent(disagreement)} of the images they do not all predict the same "
-                "class. What they learnt depends on their start more than on one easy rule in the data."
-            )
+    right, guessing = np.mean(selection.predicted_labels == labels), np.bincount(labels).max() / len(labels)
+    if right - guessing < LEAST_BETTER_THAN_GUESSING * (1 - guessing):
+        found.append(
+            f"The members are wrong too often: together they are right on {_percent(right)} of the images; always "
+            f"predicting the most frequent class would be right on {_percent(guessing)}. They have learned too little "
+            "for their votes to mean anything. Raise --member_steps or --learning_rate, or try another --backbone."
+        )
+    disagreement = np.mean(selection.agreeing_members < selection.num_members)
+    if disagreement > MOST_DISAGREEMENT:
+        found.append(
+            f"The members disagree: on {_percent(disagreement)} of the images they do not all predict the same class. "
+            "What they learned depends more on their initialization than on one easy rule."
+        )
     return found
 
 
-def _percent(share: float | np.floating) -> str:
-    return f"{100 * share:.0f} %"
+def _percent(fraction: float | np.floating) -> str:
+    return f"{100 * fraction:.0f}%"

@@ -40,7 +40,7 @@ class Reliance:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the fraction."""
+        """Wilson's 95% confidence interval of the fraction."""
         return wilson_interval(self.fraction, self.images)
 
 
@@ -178,7 +178,7 @@ def reliance_text(table: RelianceTable) -> str:
     """The table for a terminal: percent of the predictions that change, a row for each counterfactual."""
     images = next(reliance.images for found in table.values() for reliance in found.values())
     widths = [max(len(model), 16) for model in table]
-    lines = [f"Predictions that change, percent of {images:,} images (95 % intervals):"]
+    lines = [f"Predictions that change, percent of {images:,} images (95% confidence intervals):"]
     lines.append(" " * 16 + "".join(f"  {model:>{width}}" for model, width in zip(table, widths, strict=True)))
     for name in next(iter(table.values())):
         cells = []

@@ -46,7 +46,7 @@ def tidy(panel: "Axes", title: str = "", grid: Literal["x", "y"] = "y") -> None:
 
 
 def plain(name: str, longest: int = 24) -> str:
-    """A name of the data as text of one line that a font can draw: cut to `longest` characters, and no formula even
+    """A class or file name as text of one line that a font can draw: cut to `longest` characters, and no formula even
     with dollar signs."""
     name = drawable(" ".join(name.split()))
     name = name if len(name) <= longest else name[: longest - 1] + "…"

@@ -100,7 +100,7 @@ def _draw_prediction(
     name = plain(class_names[predicted], 13)
     words = [
         (0, "left", f"→ {name}" if changed else name),
-        (1, "right", f"{100 * change.confidences[version][row]:.0f} %"),
+        (1, "right", f"{100 * change.confidences[version][row]:.0f}%"),
     ]
     for place, side, text in words:
         cell.text(place, line + 0.42, text, ha=side, va="center", fontsize=9, fontweight=weight, color=text_color)
@@ -134,6 +134,6 @@ def reliance_figure(
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.set_xlim(-1, 101)
-    panel.set_xlabel("% of the predictions, with 95 % interval", color=GREY)
+    panel.set_xlabel("% of the predictions, with 95% confidence interval", color=GREY)
     figure.legend(loc="outside lower center", ncols=len(fractions), frameon=False)
     return save(figure, file)

@@ -53,7 +53,7 @@ def selection_histogram(selection: Selection, file: str | Path) -> Path:
     by_votes.set_xlabel("members that are confident of it", color=GREY)
     by_votes.set_xticks(votes if len(votes) <= 12 else votes[:: -(-len(votes) // 12)])
     kept = np.flatnonzero(selection.is_selected)
-    if len(kept):
+    if len(kept) and selection.provenance.get("member_keep") is None:  # else votes do not decide
         fewest = selection.votes[kept].min()
         by_votes.axvline(fewest - 0.5, color=GREY, linestyle="--", linewidth=1.2, label="kept: right of the line")
     handles, labels = by_votes.get_legend_handles_labels()

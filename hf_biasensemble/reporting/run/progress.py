@@ -1,12 +1,14 @@
 """What a person sees while a run goes on, and the table at its end."""
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import PrinterCallback
 
 from hf_biasensemble.evaluation.accuracy import METRICS
 
@@ -24,7 +26,8 @@ _ACCURACIES = {  # in this order; the last word of a key after the split, and it
 
 
 class NamedProgressCallback(TrainerCallback):
-    """Losses, learning rate and accuracy: one moving line on a terminal, else one row per evaluation.
+    """Losses, learning rate and accuracy: one moving line on a terminal, else a table with a row per evaluation,
+    or of ten rows if nothing is evaluated.
 
     Args:
         name (`str`): What is going on, for instance `"BiasEnsemble members"`.
@@ -36,8 +39,13 @@ class NamedProgressCallback(TrainerCallback):
         self.training: dict[str, float] = {}
         self.evaluated: dict[str, float] = {}
         self.columns: list[tuple[str, str]] = []
+        self.next_row: float = math.inf
+        self.steps_between_rows = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and args.eval_strategy == "no":
+            self.steps_between_rows = state.max_steps / 10
+            self.next_row = state.global_step + self.steps_between_rows
         if state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty():
             self.bar = tqdm(
                 total=state.max_steps,
@@ -55,6 +63,9 @@ class NamedProgressCallback(TrainerCallback):
         if logs and "loss" in logs:
             self.training = {key: value for key, value in logs.items() if key in _heading_of_training(logs)}
             self._move_line()
+            if self.bar is None and not self.evaluated and state.global_step >= self.next_row:
+                self._print_row(state.global_step)
+                self.next_row += self.steps_between_rows
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
@@ -64,16 +75,19 @@ class NamedProgressCallback(TrainerCallback):
         self.evaluated = metrics
         if self.bar is not None:
             self._move_line()
-            return
-        values = self.training | metrics
-        columns = [*_heading_of_training(self.training).items(), *_heading_of_metrics(metrics).items()]
+        else:
+            self._print_row(state.global_step)
+
+    def _print_row(self, step: int) -> None:
+        values = self.training | self.evaluated
+        columns = [*_heading_of_training(self.training).items(), *_heading_of_metrics(self.evaluated).items()]
         if columns != self.columns:
             if not self.columns:
                 print(self.name, flush=True)
             self.columns = columns
             print(_header(columns), flush=True)
         cells = "".join(_cell(key, values[key]).rjust(_WIDTH) for key, _ in columns)
-        print(f"{state.global_step:>8}{cells}", flush=True)
+        print(f"{step:>8}{cells}", flush=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -93,8 +107,9 @@ class NamedProgressCallback(TrainerCallback):
 
 
 def use_own_progress(trainer: Trainer) -> None:
-    """Takes the Trainer's own bar and its printed logs away, where a [`NamedProgressCallback`] stands in for them."""
-    trainer.remove_callback(ProgressCallback)
+    """Removes the Trainer's own bar (in a notebook, its table) and its printed logs, which a [`NamedProgressCallback`]
+    replaces."""
+    trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
     trainer.remove_callback(PrinterCallback)
 
 

@@ -1,0 +1,126 @@
+"""Parquet and Arrow files as other libraries write them, special files, and folders that change behind links."""
+
+import os
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+from synthetic import png, write_parquet
+
+from hf_biasensemble.data.loading import load_splits
+from hf_biasensemble.data.pixels import decode_split
+from hf_biasensemble.data.reading.names import ColumnNames
+from hf_biasensemble.internal.errors import BiasEnsembleError
+
+GREYS = [10, 20, 30, 40]
+LABELS = ["ant", "owl", "ant", "owl"]
+
+
+def contents(greys: list[int] = GREYS) -> list[bytes]:
+    return [png(np.full((4, 4, 3), grey, np.uint8)) for grey in greys]
+
+
+def seen(name: Path | str, **columns: str) -> dict[str, list[tuple[str, int]]]:
+    """Class and grey value of each image of each split."""
+    splits = load_splits(str(name), columns=ColumnNames(**columns))
+    greys = {use: decode_split(split, 4).pixels[:, 0, 0, 0].tolist() for use, split in splits.items()}
+    return {
+        use: [(split.class_names[label], grey) for label, grey in zip(split.labels, greys[use], strict=True)]
+        for use, split in splits.items()
+    }
+
+
+EXPECTED = list(zip(LABELS, GREYS, strict=True))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pa.array(contents(), pa.binary()),
+        pa.array(contents(), pa.large_binary()),
+        pa.array([{"bytes": content, "path": "x.png"} for content in contents()]),
+        pa.array([{"path": None, "bytes": content} for content in contents()]),
+    ],
+    ids=["bytes", "large bytes", "bytes and path", "path and bytes"],
+)
+@pytest.mark.parametrize("place", ["train.parquet", "data/train-00000-of-00001.parquet", "[x] *?/all.parquet"])
+def test_images_in_parquet_without_the_metadata_of_datasets(tmp_path, images, place):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": images, "label": LABELS}), tmp_path / place)
+    assert seen(tmp_path / place.partition("/")[0] if "[" in place else tmp_path) == {"train": EXPECTED}
+
+
+def test_arrow_file(tmp_path):
+    pyarrow.feather.write_feather(
+        pa.table({"image": contents(), "label": LABELS}), tmp_path / "all.arrow", "uncompressed"
+    )
+    assert seen(tmp_path / "all.arrow") == {"train": EXPECTED}
+
+
+def test_parts_of_splits_and_a_split_of_another_name(tmp_path, capsys):
+    for part, name in enumerate(["train-00000-of-00002", "train-00001-of-00002", "holdout-00000-of-00001"]):
+        rows = slice(2 * part, 2 * part + 2) if part < 2 else slice(0, 1)
+        table = pa.table({"image": contents()[rows], "label": LABELS[rows]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(BiasEnsembleError, match="tables called like splits, found holdout-00000-of-00001.parquet and"):
+        load_splits(str(tmp_path))
+    (tmp_path / "holdout-00000-of-00001.parquet").rename(tmp_path / "test-00000-of-00001.parquet")
+    assert seen(tmp_path) == {"train": EXPECTED, "test": EXPECTED[:1]}
+
+
+def test_column_of_splits_in_parquet(tmp_path):
+    split = pa.array([0, 0, 1, 2], pa.int32())
+    pq.write_table(pa.table({"image": contents(), "label": LABELS, "split": split}), tmp_path / "all.parquet")
+    assert seen(tmp_path) == {"train": EXPECTED[:2], "validation": EXPECTED[2:3], "test": EXPECTED[3:]}
+
+
+def test_paths_in_parquet_may_not_lead_out_of_the_folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    for number, content in enumerate(contents()):
+        (tmp_path / f"{number}.png").write_bytes(content)
+    table = tmp_path / "data" / "all.parquet"
+    pq.write_table(pa.table({"image": [f"../{number}.png" for number in range(4)], "label": LABELS}), table)
+    with pytest.raises(BiasEnsembleError, match=r"row 0: expected a file in .*, found ../0.png outside it"):
+        load_splits(str(tmp_path / "data"))
+    assert seen(table) == {"train": EXPECTED}
+
+
+CARD = "---\nconfigs:\n- config_name: all\n  data_files:\n  - split: train\n    path: train.parquet\n---\n"
+
+
+@pytest.mark.parametrize("card", [CARD, "# Animals\n", "---\nlicense: mit\n---\n"], ids=["files", "text", "licence"])
+def test_folder_with_a_readme_and_signs_of_patterns_in_its_path(tmp_path, card):
+    folder = tmp_path / "a[1] *"
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    records = [{"bytes": content, "path": None} for content in contents()]
+    write_parquet(folder / "train.parquet", {"image": records, "label": LABELS}, features)
+    (folder / "README.md").write_text(card)
+    assert seen(folder) == {"train": EXPECTED}
+
+
+def test_what_changes_behind_a_link_is_read_again(tmp_path):
+    real, linked = tmp_path / "real.parquet", tmp_path / "linked"
+    linked.mkdir()
+    (linked / "train.parquet").symlink_to(real)
+    for greys in (GREYS, [50, 60, 70, 80]):
+        pq.write_table(pa.table({"image": contents(greys), "label": LABELS}), real)
+        assert [grey for _, grey in seen(linked)["train"]] == greys
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_only_regular_files_are_opened(tmp_path, target):
+    os.mkfifo(tmp_path / "pipe")
+    for name, content in zip(("ant", "owl"), contents(), strict=False):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "1.png").write_bytes(content)
+    (tmp_path / "data" / "owl" / "2.png").symlink_to(tmp_path / target)
+    for mapped in (False, True):
+        with pytest.raises(BiasEnsembleError, match=r"row 2 \(.*owl/2.png: not a regular file\)"):
+            decode_split(load_splits(str(tmp_path / "data"))["train"], 4, mapped=mapped)
+    (tmp_path / "data" / "metadata.csv").symlink_to(tmp_path / target)
+    with pytest.raises(BiasEnsembleError, match="metadata.csv: expected a table, found"):
+        load_splits(str(tmp_path / "data"))
