@@ -141,7 +141,7 @@ def judged_by_folds(
                     if selector.name not in votes:
                         seen = {"train": seen_by_members.select(inside)}
                         members = selector.trainer(inputs.member_args, selection_args, settings, seen, [])
-                        members.train()
+                        members.train_bare()
                         votes[selector.name] = members.select({})
                     selector.check(votes[selector.name], train.class_names)
                     extra = {"selection": votes[selector.name]}

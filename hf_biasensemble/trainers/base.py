@@ -135,6 +135,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         self.create_optimizer_and_scheduler(args.max_steps)
         optimizer, scheduler = self.optimizer, self.lr_scheduler
         assert optimizer is not None and scheduler is not None
+        self.current_gradient_accumulation_steps = 1
         for epoch in itertools.count():
             loader.set_epoch(epoch)
             for batch in loader:
