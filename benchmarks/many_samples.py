@@ -9,12 +9,11 @@ pages of the feature store and of the images, which are mapped from files, are t
 import argparse
 import functools
 import io
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,9 +30,9 @@ from safetensors.torch import save_file
 
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.data.store import feature_store
-from hf_biasensemble.models import frozen
-from hf_biasensemble.models.build import classifier_config
+from hf_biasensemble.data.store.array_store import open_or_make
+from hf_biasensemble.models.early_layers import EarlyAndFinal
+from hf_biasensemble.models.frozen import FrozenBackbone
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.runs import run as whole_run
 from hf_biasensemble.runs.run_arguments import parse_run
@@ -42,11 +41,13 @@ from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 from hf_biasensemble.trainers.evaluating import EvaluatingTrainer
 from hf_biasensemble.trainers.lff import LffTrainer
 
-BACKBONE, SIDE, WIDTH = "test_resnet", 8, 96
+BACKBONE, SIDE = "test_resnet", 8
+_ENCODER = EarlyAndFinal(timm.create_model(BACKBONE, num_classes=0), SIDE)
+WIDTH = _ENCODER.width + _ENCODER.early_width
 CONFLICTING = 0.05
 ROWS_AT_ONCE = 1 << 16
 STAGES: list[tuple[Any, str, str]] = [
-    (whole_run, "encode_splits", "opening features, their mean and deviation"),
+    (FrozenBackbone, "encode", "opening features, their mean and deviation"),
     (making, "_trained", "training the members"),
     (BiasEnsembleTrainer, "select", "votes"),
     (whole_run, "pseudo_groups_of", "pseudo-groups of the validation split"),
@@ -191,7 +192,7 @@ def measure(samples: int, classes: int, held_out: int, steps: int, batch_size: i
         kept = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in STAGES]
         load = whole_run.load_training_splits
         try:
-            _store(model_args, data_args, splits, {split: file for split, (_, file) in made.items()})
+            _store(model_args, splits, {split: file for split, (_, file) in made.items()})
             whole_run.load_training_splits = lambda *_: splits
             for owner, attribute, title in STAGES:
                 setattr(owner, attribute, memory.measured(getattr(owner, attribute), title))
@@ -205,18 +206,18 @@ def measure(samples: int, classes: int, held_out: int, steps: int, batch_size: i
     return memory
 
 
-def _store(model_args: Any, data_args: Any, splits: dict[str, ImageSplit], files: dict[str, Path]) -> None:
+def _store(model_args: Any, splits: dict[str, ImageSplit], files: dict[str, Path]) -> None:
     """Puts the features where the run looks for those of the backbone."""
-    names = splits["train"].class_names
-    config = classifier_config(model_args, names)
-    encoder, transform = frozen.frozen_backbone(model_args, names), image_transform(model_args)
-    architecture = f"{config.backbone} {json.dumps(config.timm_arguments(), sort_keys=True)}"
-    feature_store.feature_folder().mkdir(parents=True)
+    backbone = FrozenBackbone.of(model_args, image_transform(model_args))
     for split, file in files.items():
-        name = feature_store.name_of_features(
-            splits[split].pixels, encoder, architecture, transform, 0, data_args.split_seed
-        )
-        file.rename(feature_store.feature_folder() / f"{name}.npy")
+        made = np.load(file, mmap_mode="r")
+
+        def blocks(first: int, notes: dict[str, Any], made: np.ndarray = made) -> Iterator[np.ndarray]:
+            return (made[start : start + ROWS_AT_ONCE] for start in range(first, len(made), ROWS_AT_ONCE))
+
+        name = backbone.name_of_features(splits[split].pixels, {"views": 0})
+        open_or_make("features", name, made.shape, np.float16, blocks)
+        file.unlink()
 
 
 def main(argv: list[str] | None = None) -> int:

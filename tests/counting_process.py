@@ -8,10 +8,10 @@ import time
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data import decoding
-from hf_biasensemble.data.store import manifest
+from hf_biasensemble.data.store import content
 
 counts = {"read": 0, "decoded": 0}
-decode, hash_of_image = decoding.decode_image, manifest._hash_of_image
+decode, hash_of_image = decoding.decode_image, content._hash_of_image
 
 
 def counted_decode(*arguments):
@@ -27,7 +27,7 @@ def counted_hash(record):
 
 
 if __name__ == "__main__":
-    decoding.decode_image, manifest._hash_of_image = counted_decode, counted_hash
+    decoding.decode_image, content._hash_of_image = counted_decode, counted_hash
     status = run_command("train")
     print(f"counts: {json.dumps(counts)}", flush=True)
     sys.exit(status)

@@ -138,7 +138,9 @@ def selection_inputs(data: Path, output_dir: Path, method: str = "lff_be", **cha
     selection_args = settled_selection(selection_args, model_args, args)
     model_args = with_preprocessing(model_args)
     splits = load_image_splits(data_args, image_geometry(model_args))
-    return ALL_METHODS[method].selector, Inputs.of_run(model_args, data_args, args, splits), selection_args, args
+    features = getattr(selection_args, "member_features", "final")
+    inputs = Inputs.of_run(model_args, data_args, args, splits, features)
+    return ALL_METHODS[method].selector, inputs, selection_args, args
 
 
 def killed_after(folder: Path, step: int) -> None:

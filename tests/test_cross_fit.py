@@ -46,7 +46,7 @@ def test_members_that_saw_an_image_have_memorised_it_and_others_do_not(digits, t
             digits, tmp_path / crossed, cross_fit=crossed, member_steps=150, learning_rate=0.003
         )
         splits = {"train": noise()}
-        inputs = replace(inputs, images=splits, splits=splits, member_splits=splits)
+        inputs = replace(inputs, images=splits, encoded={"final": splits})
         selection, _ = make_selection(selector, inputs, selection_args, args, must_serve=False)
         found[crossed] = float(selection.mean_probability.mean())
     assert found["false"] > 0.8

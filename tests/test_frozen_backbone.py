@@ -4,6 +4,8 @@ import json
 import re
 import resource
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +17,18 @@ from safetensors.torch import save_file
 from synthetic import coloured_digits
 from transformers import AutoModelForImageClassification, pipeline
 
+from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.batches.transforms import ImageTransform
-from hf_biasensemble.data.store import feature_store
-from hf_biasensemble.data.store.cache import lock_of
-from hf_biasensemble.data.store.feature_store import feature_folder, name_of_features, open_or_encode
+from hf_biasensemble.data.store.array_store import StoredArray
+from hf_biasensemble.data.store.cache import cache_folder, lock_of
 from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS as ALL_METHODS
+from hf_biasensemble.models import frozen as frozen_models
+from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.export import load_classifier
+from hf_biasensemble.models.frozen import FrozenBackbone
 
 BACKBONE = "test_resnet"
 AUGMENTING = ImageTransform((0.5,) * 3, (0.25,) * 3, augmentation="photographs", image_size=32)
@@ -48,19 +53,28 @@ def frozen(backbone_file):
 @pytest.fixture
 def store(monkeypatch, tmp_path):
     """A cache of the test's own, and images."""
-    monkeypatch.setattr(feature_store, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     generator = torch.Generator().manual_seed(1)
     return torch.randint(256, (150, 3, 36, 36), generator=generator, dtype=torch.uint8)
 
 
-def encoder_of(seed: int = 0) -> torch.nn.Module:
+def encoder_of(seed: int = 0) -> EarlyAndFinal:
     torch.manual_seed(seed)
-    return timm.create_model(BACKBONE, num_classes=0).eval()
+    return EarlyAndFinal(timm.create_model(BACKBONE, num_classes=0), 32)
+
+
+def feature_folder() -> Path:
+    return cache_folder() / "features"
+
+
+def frozen_backbone(encoder, transform=AUGMENTING, views=2, backbone=BACKBONE, **options) -> FrozenBackbone:
+    model_args = ModelArguments(backbone=backbone, image_size=32, crop_pct=0.9, feature_views=views, **options)
+    return FrozenBackbone(model_args, transform, encoder)
 
 
 def encode(pixels, encoder, transform=AUGMENTING, views=2, seed=0) -> torch.Tensor:
-    width = encoder.num_features
-    return open_or_encode(pixels, encoder, BACKBONE, transform, views, seed, width, in_memory=lambda size: True)
+    made = frozen_backbone(encoder, transform, views).features_of(pixels, True, seed, torch.device("cpu"))
+    return made[torch.arange(len(pixels))]
 
 
 # The store -----------------------------------------------------------------------------------------------------------
@@ -71,7 +85,7 @@ def test_first_view_is_that_of_evaluation_and_the_others_are_not(store):
     values = encode(store, encoder)
     with torch.inference_mode():
         plain = encoder(AUGMENTING(store, training=False))
-    assert values.shape == (150, 3, encoder.num_features) and values.dtype == torch.float16
+    assert values.shape == (150, 3, encoder.width + encoder.early_width) and values.dtype == torch.float16
     torch.testing.assert_close(values[:, 0].float(), plain, rtol=1e-3, atol=1e-3)
     assert all((values[:, 0] != values[:, view]).any(dim=1).float().mean() > 0.9 for view in (1, 2))
     assert (values[:, 1] != values[:, 2]).any(dim=1).float().mean() > 0.9
@@ -87,34 +101,34 @@ def test_features_are_encoded_once_and_never_served_for_anything_else(store):
     changed = store.clone()
     changed[149, 0, 0, 0] ^= 1
     other_crop = ImageTransform((0.5,) * 3, (0.25,) * 3, augmentation="photographs", image_size=30)
-    names = {
-        name_of_features(pixels, network, architecture, transform, views, seed)
-        for pixels, network, architecture, transform, views, seed in [
-            (store, encoder, BACKBONE, AUGMENTING, 2, 0),
-            (changed, encoder, BACKBONE, AUGMENTING, 2, 0),
-            (store, encoder_of(1), BACKBONE, AUGMENTING, 2, 0),
-            (store, encoder, "another", AUGMENTING, 2, 0),
-            (store, encoder, BACKBONE, other_crop, 2, 0),
-            (store, encoder, BACKBONE, AUGMENTING, 3, 0),
-            (store, encoder, BACKBONE, AUGMENTING, 2, 1),
-        ]
-    }
-    assert len(names) == 7
+    jittered = replace(AUGMENTING, color_jitter=0.4)
+    for pixels, backbone, seed in [
+        (changed, frozen_backbone(encoder), 0),
+        (store, frozen_backbone(encoder_of(1)), 0),
+        (store, frozen_backbone(encoder, backbone="another"), 0),
+        (store, frozen_backbone(encoder, replace(AUGMENTING, image_mean=(0.4, 0.5, 0.5))), 0),
+        (store, frozen_backbone(encoder, other_crop), 0),
+        (store, frozen_backbone(encoder, jittered), 0),
+        (store, frozen_backbone(encoder, views=3), 0),
+        (store, frozen_backbone(encoder, interpolation="bicubic"), 0),
+        (store, frozen_backbone(encoder), 1),
+    ]:
+        there = set(feature_folder().glob("*.npy"))
+        backbone.features_of(pixels, True, seed, torch.device("cpu"))
+        assert len(set(feature_folder().glob("*.npy")) - there) == 1
 
 
-def test_a_store_larger_than_memory_opens(store, tmp_path):
+def test_features_larger_than_memory_open(store):
     """A sparse file of 200 GB: a map that could be written to would be refused."""
-    encoder, views = encoder_of(), 6_999_999
-    shape = (150, 1 + views, encoder.num_features)
-    file = tmp_path / "cache" / "features" / f"{name_of_features(store, encoder, BACKBONE, AUGMENTING, views, 0)}.npy"
-    file.parent.mkdir(parents=True)
+    encoder = encoder_of()
+    encode(store, encoder)
+    (file,) = feature_folder().glob("*.npy")
+    shape = (150, 2_000_000, encoder.width + encoder.early_width)
     with open(file, "wb") as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
         stream.truncate(stream.tell() + 2 * int(np.prod(shape)))
-    values = open_or_encode(
-        *(store, encoder, BACKBONE, AUGMENTING, views, 0, encoder.num_features), in_memory=lambda size: False
-    )
-    assert values.shape == shape and not values[[0, 149], [0, 6_999_999]].any()
+    values = StoredArray(file, "")
+    assert values.shape == shape and values[torch.tensor([0])].shape == (1, *shape[1:])
 
 
 def test_the_cache_command_clears_features_but_not_those_that_are_being_encoded(tmp_path, monkeypatch, capsys):
@@ -123,13 +137,12 @@ def test_the_cache_command_clears_features_but_not_those_that_are_being_encoded(
     feature_folder().mkdir(parents=True)
     for file in (whole, begun):
         file.write_bytes(bytes(1_000_000))
-    begun.with_suffix(".json").write_text("{}")
     assert run_command("cache", []) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["features", "1.0"], ["unfinished", "1.0"]]
     with lock_of(begun):
         assert run_command("cache", ["--clear"]) == 0
-    assert not whole.exists() and begun.exists() and begun.with_suffix(".json").exists()
+    assert not whole.exists() and begun.exists()
     assert run_command("cache", ["--clear"]) == 0
     assert {file.suffix for file in feature_folder().iterdir()} == {".lock"}
 
@@ -194,7 +207,7 @@ def test_large_images_go_through_a_processor_a_few_at_a_time(store, monkeypatch)
     whole = encode(store, encoder).clone()
     (file,) = feature_folder().glob("*.npy")
     file.unlink()
-    monkeypatch.setattr(feature_store, "VALUES_AT_ONCE", 20 * 3 * 32 * 32 + 5)
+    monkeypatch.setattr(frozen_models, "VALUES_AT_ONCE", 20 * 3 * 32 * 32 + 5)
     together: list[int] = []
     encoder.register_forward_pre_hook(lambda module, inputs: together.append(len(inputs[0])))
     found = encode(store, encoder)  # the same random views, and float32 rounds a little differently
@@ -329,7 +342,7 @@ def test_settings_that_do_not_fit_are_refused(digits, frozen, tmp_path, capsys, 
 
 
 def test_without_further_views_the_head_sees_the_plain_one(digits, frozen, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_store, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     assert train(digits, tmp_path / "none", "erm", **{**frozen, "feature_views": 0}) == 0
     shapes = {np.load(file).shape[:2] for file in feature_folder().glob("*.npy")}
     assert {views for _, views in shapes} == {1}

@@ -1,25 +1,19 @@
 """What is stored of an image of any shape, and that its centre is bitwise what timm's evaluation transform gives."""
 
-import hashlib
-import json
-
 import numpy as np
-import PIL
 import pytest
 import timm
 import torch
 from photographs import SHAPES, photograph, photograph_folder
-from PIL import Image, features
+from PIL import Image
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
-from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.prepare import decode_splits
-from hf_biasensemble.data.store import pixel_store
-from hf_biasensemble.data.store.pixel_store import MappedPixels, open_or_build
+from hf_biasensemble.data.store.array_store import StoredArray
 
 
 def by_timm(image: Image.Image, geometry: Geometry) -> torch.Tensor:
@@ -102,17 +96,6 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_store_of_squashed_images_keeps_the_name_it_had_before_there_were_geometries(split, cache):
-    pixels, _ = open_or_build(split.images, Geometry(28))
-    decoders = {name: features.version(name) for name in ("jpg", "jpg_2000", "webp", "avif", "libtiff")}
-    settings = [pixel_store.FORMAT_VERSION, PIL.__version__, decoders, MAX_IMAGE_PIXELS, 28, len(split.images)]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for record in split.images["image"]:
-        with open(record["path"], "rb") as stream:
-            digest.update(hashlib.sha256(stream.read()).digest())
-    assert pixels.file.stem == digest.hexdigest()[:40]
-
-
 def test_every_part_of_the_geometry_makes_another_store(split, cache):
     geometries = [
         Geometry(28),
@@ -135,4 +118,4 @@ def test_memory_limit_counts_what_is_stored(split, cache):
     for limit, mapped in ((size - 1, True), (size, False)):
         data_args = DataArguments(dataset_name="photographs", pixel_memory_limit=str(limit))
         decoded = decode_splits({"train": split}, data_args, geometry, skip_unreadable=False)["train"]
-        assert isinstance(decoded.pixels, MappedPixels) == mapped
+        assert isinstance(decoded.pixels, StoredArray) == mapped

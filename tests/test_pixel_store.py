@@ -24,7 +24,7 @@ from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.data.store import pixel_store
+from hf_biasensemble.data.store import array_store
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SIZE = 16
@@ -43,7 +43,7 @@ def split(digits):
 
 
 def stores(cache: Path) -> list[Path]:
-    return sorted(cache.glob("*.pixels"))
+    return sorted(cache.glob("*.npy"))
 
 
 def identity(file: Path) -> int:
@@ -66,7 +66,7 @@ def test_mapped_pixels_are_those_in_memory(split, cache):
 
 def test_memory_limit_decides_where_the_pixels_are(digits):
     size = (96 + 32 + 64) * 3 * 8 * 8
-    for limit, kind in ((size, "Tensor"), (size - 1, "MappedPixels")):
+    for limit, kind in ((size, "Tensor"), (size - 1, "StoredArray")):
         splits = load_image_splits(DataArguments(dataset_name=str(digits), pixel_memory_limit=str(limit)), 8)
         assert {type(split.pixels).__name__ for split in splits.values()} == {kind}
 
@@ -163,15 +163,6 @@ def test_size_and_order_of_the_images_make_another_store(tmp_path, cache):
 # Damage --------------------------------------------------------------------------------------------------------------
 
 
-def with_footer(content: bytes, **changes) -> bytes:
-    """The store with another footer, whose checksum is right."""
-    start = len(content) - pixel_store._TAIL.size
-    _, length, mark = pixel_store._TAIL.unpack(content[start:])
-    footer = json.dumps({**json.loads(content[start - length : start]), **changes}).encode()
-    digest = pixel_store.hashlib.sha256(footer).digest()
-    return content[: start - length] + footer + pixel_store._TAIL.pack(digest, len(footer), mark)
-
-
 def flipped(content: bytes, place: int) -> bytes:
     changed = bytearray(content)
     changed[place] ^= 1
@@ -179,27 +170,28 @@ def flipped(content: bytes, place: int) -> bytes:
 
 
 DAMAGE = {
-    "nothing in it": (lambda content: b"", "is incomplete"),
-    "only its beginning": (lambda content: content[:1000], "is incomplete"),
-    "last byte missing": (lambda content: content[:-1], "is incomplete"),
-    "last 48 bytes missing": (lambda content: content[:-48], "is incomplete"),
-    "pixels missing, end as it was": (lambda content: content[:5000] + content[6000:], "holds other images"),
-    "first byte": (lambda content: flipped(content, 0), "was altered: its checksum"),
+    "nothing in it": (lambda content: b"", "has 0 bytes, not 73,856"),
+    "only its beginning": (lambda content: content[:1000], "has 1,000 bytes"),
+    "last byte missing": (lambda content: content[:-1], "has 73,855 bytes"),
+    "a byte of the header": (lambda content: flipped(content, 0), "is no array"),
+    "another shape": (
+        lambda content: content.replace(b"(96, 3, 16, 16)", b"(48, 6, 16, 16)"),
+        "holds an array (48, 6",
+    ),
+    "another type": (lambda content: content.replace(b"'|u1'", b"'|i1'"), "holds an array (96, 3, 16, 16) of int8"),
+    "first byte": (lambda content: flipped(content, 128), "was altered: its checksum"),
     "a byte in the middle": (lambda content: flipped(content, 40_000), "was altered: its checksum"),
-    "a byte of the footer": (lambda content: flipped(content, len(content) - 100), "was altered: its footer"),
-    "length of the footer": (lambda content: flipped(content, len(content) - 16), "was altered: its footer"),
-    "other version": (lambda content: with_footer(content, format_version=99), "has format 99, not"),
-    "store of other images": (lambda content: with_footer(content, name="another"), "holds other images"),
-    "other shape": (lambda content: with_footer(content, shape=[48, 6, SIZE, SIZE]), "holds other images"),
+    "last byte": (lambda content: flipped(content, len(content) - 1), "was altered: its checksum"),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damaged_store_is_built_anew_and_that_is_said(split, cache, capsys, kind):
+def test_damaged_store_is_made_again_and_that_is_said(split, cache, capsys, kind):
     damage, reason = DAMAGE[kind]
     expected = decode_split(split, SIZE, mapped=True).fingerprint
     (file,) = stores(cache)
     content = file.read_bytes()
+    assert damage(content) != content
     file.write_bytes(damage(content))
     again = decode_split(split, SIZE, mapped=True)
     assert again.fingerprint == expected == decode_split(split, SIZE).fingerprint
@@ -208,13 +200,25 @@ def test_damaged_store_is_built_anew_and_that_is_said(split, cache, capsys, kind
     assert len(lines) == 1 and reason in lines[0] and str(file) in lines[0]
 
 
-def test_altered_store_is_noticed_though_its_footer_is_not(split, cache):
+@pytest.mark.parametrize("content", ["", "{}", "words", '{"sha256": "0"}', "[1]"])
+def test_store_whose_description_cannot_be_read_is_made_again(split, cache, capsys, content):
+    expected = decode_split(split, SIZE, mapped=True).fingerprint
+    beside = stores(cache)[0].with_suffix(".json")
+    beside.write_text(content)
+    assert decode_split(split, SIZE, mapped=True).fingerprint == expected
+    assert "that cannot be read; making it again" in capsys.readouterr().out
+    beside.unlink()
+    assert decode_split(split, SIZE, mapped=True).fingerprint == expected
+    assert capsys.readouterr().out == "" and beside.exists()
+
+
+def test_altered_store_is_noticed_though_its_size_is_not(split, cache):
     """Writing changes the time of modification, and then all of it is checked; touching does no harm."""
     expected = decode_split(split, SIZE)
     decode_split(split, SIZE, mapped=True)
     (file,) = stores(cache)
     with open(file, "r+b") as stream:
-        stream.seek(100)
+        stream.seek(200)
         stream.write(b"x" * 10)
     again = decode_split(split, SIZE, mapped=True)
     assert torch.equal(again.pixels[again.rows], expected.pixels[expected.rows])
@@ -222,7 +226,8 @@ def test_altered_store_is_noticed_though_its_footer_is_not(split, cache):
     before = identity(file)
     os.utime(file)
     assert decode_split(split, SIZE, mapped=True).fingerprint == expected.fingerprint
-    assert identity(file) == before and file.stat().st_mtime_ns == pixel_store._UNTOUCHED
+    stated = json.loads(file.with_suffix(".json").read_text())
+    assert identity(file) == before and file.stat().st_mtime_ns == stated["mtime_ns"]
 
 
 def test_verified_store_is_refused_if_damaged_though_its_time_says_nothing(digits, cache, capsys):
@@ -238,13 +243,41 @@ def test_verified_store_is_refused_if_damaged_though_its_time_says_nothing(digit
         assert run_command("check_data", [*words, "--verify_pixels", "true"]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
         assert line == (
-            "error: --verify_pixels: expected decoded images as they were written, found that "
-            f"{file} was altered: its checksum is not the one it states; remove that file, and the images are "
-            "decoded anew"
+            "error: --verify_pixels: expected pixels as they were written, found that "
+            f"{file} was altered: its checksum is not the one that was stated; remove it to have them made again"
         )
         file.unlink()
         assert load_image_splits(data_args, SIZE)["train"].fingerprint == expected
         assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_complete_store_in_a_folder_that_cannot_be_written_serves(tmp_path, cache, read_only):
+    """For the administrator no folder is read-only, but where a folder has the place of a lock nobody gets it."""
+    folder = image_folder(tmp_path / "a")
+    expected = mapped_from(folder)
+    for file in (*cache.glob("*.npy"), *cache.glob("*.manifest")):
+        file.with_suffix(".lock").unlink(missing_ok=True)
+        if not read_only:
+            file.with_suffix(".lock").mkdir()
+    cache.chmod(0o555 if read_only else 0o755)
+    try:
+        again = mapped_from(folder)
+        assert again.fingerprint == expected.fingerprint and again.pixels.file == expected.pixels.file
+    finally:
+        cache.chmod(0o755)
+
+
+def test_where_the_cache_cannot_be_written_images_are_decoded_into_memory_and_that_is_said(split, cache, capsys):
+    cache.parent.mkdir(parents=True)
+    cache.write_text("a file where the folder is to be")
+    found = decode_split(split, SIZE)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "could not be written to" in line and line.endswith("each run decodes the images anew, into memory")
+    with pytest.raises(BiasEnsembleError, match="could not be written to .* set HF_DATASETS_CACHE"):
+        decode_split(split, SIZE, mapped=True)
+    cache.unlink()
+    assert torch.equal(decode_split(split, SIZE).pixels, found.pixels)
 
 
 def read_from_disk() -> int:
@@ -253,15 +286,15 @@ def read_from_disk() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads /proc")
 def test_a_random_batch_of_a_large_store_reads_its_images_and_not_what_lies_around(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixel_store, "_SMALL", 0)
-    shape, file = (400, 3, 224, 224), tmp_path / "large.pixels"
+    monkeypatch.setattr(array_store, "_SMALL", 0)
+    shape, file = (400, 3, 224, 224), tmp_path / "large.npy"
     content = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     with open(file, "wb") as stream:
-        stream.write(content.data)
+        np.save(stream, content)
         stream.flush()
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    pixels, rows = pixel_store.MappedPixels(file, shape, ""), torch.tensor([350, 50, 399, 0])
+    pixels, rows = array_store.StoredArray(file, ""), torch.tensor([350, 50, 399, 0])
     before = read_from_disk()
     batch = pixels.index_select(0, rows)
     read = read_from_disk() - before
@@ -275,21 +308,19 @@ def test_a_random_batch_of_a_large_store_reads_its_images_and_not_what_lies_arou
 def test_store_of_193_gigabytes_opens_at_once_and_takes_no_memory(tmp_path):
     """1.28 million images of 224 pixels, in a sparse file: more than the memory of the machine."""
     shape = (1_281_167, 3, 224, 224)
-    footer = {"format_version": pixel_store.FORMAT_VERSION, "name": "large", "shape": shape, "sha256": "0" * 64}
-    content = json.dumps({**footer, "unreadable": {}, "source": ""}).encode()
-    file = tmp_path / "large.pixels"
+    file = tmp_path / "large.npy"
     with open(file, "wb") as stream:
-        stream.truncate(int(np.prod(shape)))
-        stream.seek(0, os.SEEK_END)
-        digest = pixel_store.hashlib.sha256(content).digest()
-        stream.write(content + pixel_store._TAIL.pack(digest, len(content), pixel_store._MARK))
-    os.utime(file, ns=(0, pixel_store._UNTOUCHED))
+        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        stream.truncate(stream.tell() + int(np.prod(shape)))
+    found = file.stat()
+    stated = {"sha256": "0" * 64, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "notes": {}, "source": ""}
+    file.with_suffix(".json").write_text(json.dumps(stated))
     program = f"""
 import resource, torch
 from pathlib import Path
-from hf_biasensemble.data.store import pixel_store
-pixels, unreadable = pixel_store._open(Path({str(file)!r}), {shape})
-assert pixel_store.digest_of_pixels(pixels) == "0" * 64
+from hf_biasensemble.data.store import array_store
+pixels, notes = array_store._open(Path({str(file)!r}), {shape}, "uint8")
+assert array_store.digest_of(pixels) == "0" * 64
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 generator = torch.Generator().manual_seed(0)
 for _ in range(100):

@@ -18,7 +18,7 @@ from synthetic import class_folders, encoded, write_parquet
 
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
-from hf_biasensemble.data.store import manifest
+from hf_biasensemble.data.store import content
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def stores(cache: Path) -> list[Path]:
-    return sorted(cache.glob("*.pixels"))
+    return sorted(cache.glob("*.npy"))
 
 
 def many_of_one(folder: Path, image_side: int, count: int) -> Path:
@@ -118,7 +118,7 @@ def test_two_trainings_at_once_on_a_cold_cache_both_end_well(digits, cache, tmp_
 def test_processes_of_a_run_decode_each_image_once_and_wait_without_a_time_out(cache, tmp_path, monkeypatch, seconds):
     """Far below `--pixel_memory_limit`; the second process waits longer than the others may in a collective."""
     folder, count = class_folders(tmp_path / "photos", {"ant": 40, "owl": 200, "elk": 90}), 6
-    time.sleep(manifest._TICK / 1e9)  # files that were just written are read by each process
+    time.sleep(content._TICK / 1e9)  # files that were just written are read by each process
     monkeypatch.setenv("HF_DATASETS_CACHE", str(cache.parents[1]))
     monkeypatch.setenv("SECONDS", str(seconds))
     settings = {"max_steps": 2, "per_device_train_batch_size": 1, "ddp_timeout": 12}
@@ -169,11 +169,14 @@ def test_building_reading_and_hashing_a_store_does_not_need_its_size_in_memory(c
 ENCODE = """
 import sys, time, torch
 from torch import nn
-from hf_biasensemble.data.store.feature_store import open_or_encode
+from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.models.early_layers import EarlyAndFinal
+from hf_biasensemble.models.frozen import FrozenBackbone
 
 class Slow(nn.Linear):
     blocks = 0
+    num_features = 2
 
     def forward(self, images):
         print("block", flush=True)
@@ -184,8 +187,9 @@ class Slow(nn.Linear):
 torch.manual_seed(0)
 pixels, encoder = torch.randint(256, (640, 3, 4, 4), dtype=torch.uint8), Slow(48, 2)
 transform = ImageTransform((0.5,) * 3, (0.25,) * 3, image_size=4)
-values = open_or_encode(pixels, encoder, "slow", transform, 0, 0, 2, in_memory=lambda size: True, title="ten blocks")
-print(values.double().sum().item())
+backbone = FrozenBackbone(ModelArguments(image_size=4), transform, EarlyAndFinal(encoder, 4))
+values = backbone.features_of(pixels, False, 0, torch.device("cpu"), "ten blocks")
+print(values[torch.arange(640)].double().sum().item())
 """
 
 
@@ -194,7 +198,7 @@ def test_features_that_a_killed_process_left_are_gone_on_with_by_the_one_that_wa
     first = start(ENCODE, cache, 600)
     assert [first.stdout.readline() for _ in range(2)] == ["block\n"] * 2  # so one is in the store
     second = start(ENCODE, cache, 0)
-    assert second.stdout.readline() == "ten blocks: waiting for another process that encodes the same images\n"
+    assert second.stdout.readline() == "ten blocks: waiting for another process that makes the same features\n"
     first.kill()
     first.communicate()
     output, errors = second.communicate()

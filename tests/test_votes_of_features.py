@@ -87,8 +87,7 @@ def test_features_of_a_run_serve_the_members_of_the_same_backbone_and_no_others(
     changes = {"pretrained_weights": files[1], "selection_dir": tmp_path / "other"}
     other = selection_inputs(digits, tmp_path / "two", "group_dro_be", **{**frozen, **changes})[1]
     assert torch.equal(other.images["validation"].pixels, own[1].images["validation"].pixels)
-    alike = {name: replace(split, pixels=own[1].splits[name].pixels) for name, split in other.splits.items()}
-    from_images = pseudo_groups_of(members, replace(other, splits=alike, member_splits=alike), "validation", 8)
+    from_images = pseudo_groups_of(members, replace(other, encoded=own[1].encoded), "validation", 8)
     assert (from_images.predicted == found.predicted).all()
     with pytest.raises(IndexError):  # what is not the same is not taken, but encoded from images
         pseudo_groups_of(members, replace(other, images=blind), "validation", 8)

@@ -56,6 +56,11 @@ class SelectionArguments:
         "Show members all classes equally often; by default where the largest class has more than "
         f"{UNEVEN_CLASSES} times the images of the smallest.",
     )
+    member_features: str | None = option(
+        None,
+        "Features of a frozen backbone that members see: early, of its first layers, which show a shortcut more than "
+        "the class; or final, as the classifier sees. By default early with freeze_backbone.",
+    )
     audit: bool = option(False, "At the end, also write a page that shows the flagged images.")
 
     def __post_init__(self) -> None:
@@ -75,6 +80,8 @@ class SelectionArguments:
         require(not shared, "--share_batches", "false with --cross_fit", self.share_batches)
         shared = self.balance_members and self.share_batches
         require(not shared, "--share_batches", "false with --balance_members", self.share_batches)
+        known = (None, "early", "final")
+        require(self.member_features in known, "--member_features", "early or final", self.member_features)
         require(self.keep_member in ("last", "best"), "--keep_member", "last or best", self.keep_member)
         for name in ("member_learning_rate", "member_image_scale"):
             value = getattr(self, name)

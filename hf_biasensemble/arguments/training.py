@@ -174,6 +174,9 @@ def settled_selection(selection_args: Any, model_args: ModelArguments, args: Deb
     if selection_args.cross_fit is None:
         crossed = model_args.starts_pretrained and not selection_args.share_batches and not args.published_protocol
         selection_args = dataclasses.replace(selection_args, cross_fit=crossed)
+    frozen, kind = model_args.freeze_backbone, selection_args.member_features
+    require(frozen or kind != "early", "--member_features", "final without --freeze_backbone", kind)
+    selection_args = dataclasses.replace(selection_args, member_features=kind or ("early" if frozen else "final"))
     if args.published_protocol:
         selection_args = dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
     selection_args.check_evaluations()

@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
-        inputs = Inputs.of_run(model_args, data_args, args, splits)
+        inputs = Inputs.of_run(
+            model_args, data_args, args, splits, getattr(selection_args, "member_features", "final")
+        )
         selection, _ = make_selection(
             selector,
             inputs,

@@ -1,13 +1,15 @@
 """What the library keeps between runs: `hf-biasensemble cache` lists it, `hf-biasensemble cache --clear` removes it.
 
-Nothing is lost by clearing but the time to make it anew. What another process is writing is left alone.
+It is kept until then, like other caches of Hugging Face. Clearing costs nothing but the time to make it again. What
+another process is writing is left alone.
 """
 
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from hf_biasensemble.arguments import option, parse_arguments
 
@@ -24,9 +26,9 @@ class CacheEntry:
     """One thing in the cache.
 
     Attributes:
-        path: File of a pixel store, manifest or feature store, or folder of the tables that `datasets` made of a local
-            folder.
-        kind: `pixels`, `manifest`, `features`, `unfinished` (of a run that is writing it, or was killed) or `tables`.
+        path: File of a store or manifest, or folder of the tables that `datasets` made of a local folder.
+        kind: `pixels`, `features`, `manifest`, `tables`, or `unfinished` (still being written, or left by a killed
+            process).
         source: The dataset that it was made from, as far as known.
         size: Bytes on disk.
     """
@@ -55,24 +57,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def list_cache() -> list[CacheEntry]:
     """All entries, by kind and size."""
-    from hf_biasensemble.data.store import feature_store, pixel_store
-    from hf_biasensemble.data.store.cache import SOURCE_FILE, cache_folder, pixel_folder
-    from hf_biasensemble.data.store.manifest import MANIFEST_SUFFIX, source_of_manifest
+    from hf_biasensemble.data.store.array_store import source_of
+    from hf_biasensemble.data.store.cache import SOURCE_FILE, STORES, cache_folder
+    from hf_biasensemble.data.store.content import MANIFEST_SUFFIX, source_of_manifest
     from hf_biasensemble.internal.files import UNFINISHED_SUFFIX
 
     entries = []
-    folders = (pixel_folder(), feature_store.feature_folder())
-    for path in (path for folder in folders for path in folder.glob("*")):
-        if path.suffix == pixel_store.STORE_SUFFIX:
-            entries.append(CacheEntry(path, "pixels", pixel_store.source_of(path), path.stat().st_size))
-        elif path.suffix == MANIFEST_SUFFIX:
-            entries.append(CacheEntry(path, "manifest", source_of_manifest(path), path.stat().st_size))
-        elif path.suffix == feature_store.STORE_SUFFIX:
-            entries.append(CacheEntry(path, "features", "", path.stat().st_size))
-        elif path.suffix in (UNFINISHED_SUFFIX, feature_store.PROGRESS_SUFFIX):
-            entries.append(CacheEntry(path, "unfinished", "", path.stat().st_size))
+    for path in (path for kind in STORES for path in (cache_folder() / kind).glob("*")):
+        size = path.stat().st_size
+        if path.suffix == MANIFEST_SUFFIX:
+            entries.append(CacheEntry(path, "manifest", source_of_manifest(path), size))
+        elif path.suffix == ".npy":
+            entries.append(CacheEntry(path, path.parent.name, source_of(path), size))
+        elif path.suffix == UNFINISHED_SUFFIX or (path.suffix == ".json" and not path.with_suffix(".npy").exists()):
+            entries.append(CacheEntry(path, "unfinished", "", size))
     for folder in cache_folder().glob("*/"):
-        if folder not in folders:
+        if folder.name not in STORES:
             note = folder / SOURCE_FILE
             source = note.read_text(encoding="utf-8") if note.exists() else ""
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -84,12 +84,17 @@ def remove(entry: CacheEntry) -> bool:
     """Removes the entry, unless a process is writing it."""
     from hf_biasensemble.data.store.cache import lock_of
 
-    if entry.kind == "tables":
-        shutil.rmtree(entry.path, ignore_errors=True)
-        return True
+    folder = entry.kind == "tables"
+    locks = [FileLock(file) for file in entry.path.rglob("*.lock")] if folder else [lock_of(entry.path)]
     try:
-        with lock_of(entry.path).acquire(timeout=0):
-            entry.path.unlink(missing_ok=True)
-    except Timeout:
+        with ExitStack() as held:
+            for lock in locks:
+                held.enter_context(lock.acquire(timeout=0))
+            if folder:
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                entry.path.with_suffix(".json").unlink(missing_ok=True)  # without it there is no store
+                entry.path.unlink(missing_ok=True)
+    except (Timeout, OSError):  # the system may keep files that are open
         return False
     return True

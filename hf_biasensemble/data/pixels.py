@@ -17,8 +17,9 @@ from hf_biasensemble.data.batches.prefetching import upload
 from hf_biasensemble.data.decoding import decode_rows, file_of
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.loading import LabelledSplit
+from hf_biasensemble.data.store.array_store import NotWrittenError, StoredArray, digest_of
+from hf_biasensemble.data.store.decoded import open_or_decode
 from hf_biasensemble.data.store.features import Features
-from hf_biasensemble.data.store.pixel_store import MappedPixels, digest_of_pixels, open_or_build
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once
@@ -75,7 +76,7 @@ class ImageSplit(Dataset):
         on_device: The same pixels and labels on the device, with `--pixels_on device`: batches come from there.
     """
 
-    pixels: torch.Tensor | MappedPixels | Features
+    pixels: torch.Tensor | StoredArray | Features
     labels: torch.Tensor
     class_names: list[str]
     rows: torch.Tensor
@@ -140,7 +141,7 @@ class ImageSplit(Dataset):
         """Hash of the decoded images, labels and rows: equal exactly for equal data."""
         if isinstance(self.pixels, Features):
             return str(self.source_fingerprint)
-        digest = hashlib.sha256(digest_of_pixels(self.pixels).encode())
+        digest = hashlib.sha256(digest_of(self.pixels).encode())
         for array in (self.labels, self.rows):
             digest.update(array.contiguous().numpy().data.cast("B"))
         digest.update("\0".join(self.class_names).encode())
@@ -156,27 +157,31 @@ def decode_split(
     name: str = "",
     verify: bool = False,
 ) -> ImageSplit:
-    """Decodes all images to RGB squares, as [`decode_image`] does.
+    """All images as RGB squares, decoded as [`decode_image`] does, once: they are kept in the cache for later runs.
 
     Args:
         split (`LabelledSplit`): What [`load_splits`] gave.
         geometry (`Geometry` or `int`): What becomes of an image of any size; a number of pixels: squashed to that
             height and width.
         workers (`int`, *optional*): Decoding threads; by default one per processor.
-        mapped (`bool`): Keep the pixels in a file of the cache, shared by processes and runs, instead of in memory.
+        mapped (`bool`): Read the pixels from the file in the cache, which processes share, instead of from memory.
         skip_unreadable (`bool`): Leave out images that cannot be read; `index` remains the row in the split as loaded.
         name (`str`, *optional*): What to call the split in messages.
-        verify (`bool`): Read a file of decoded images that is there from end to end, and refuse it if it is damaged.
+        verify (`bool`): Check all of a file that is there, and refuse it if it is damaged.
 
     Raises:
         `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten).
     """
     geometry = Geometry.of(geometry)
     count, size = len(split.images), geometry.stored_size
-    pixels: torch.Tensor | MappedPixels
-    if mapped:
-        pixels, reasons = open_or_build(split.images, geometry, name, workers, verify)
-    else:
+    pixels: torch.Tensor | StoredArray
+    try:
+        stored, reasons = open_or_decode(split.images, geometry, name, workers, verify)
+        pixels = stored if mapped else stored.part(slice(None), in_memory=True)
+    except NotWrittenError as error:
+        if mapped:
+            raise
+        print_once(f"{error}; until then each run decodes the images anew, into memory")
         reasons = {}
         array = np.empty((count, 3, size, size), dtype=np.uint8)
         done = 0

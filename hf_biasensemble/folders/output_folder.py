@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from hf_biasensemble.folders.checkpoints import check_processes, newest_readable, problem_of
 from hf_biasensemble.internal.errors import BiasEnsembleError, differences
+from hf_biasensemble.internal.files import remove_unfinished
 
 if TYPE_CHECKING:
     from hf_biasensemble.arguments import DebiasingArguments
@@ -81,6 +82,7 @@ def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = F
         ) from error
     with lock:
         lock.release()  # `with` has taken it once more
+        remove_unfinished(folder)
         yield
 
 

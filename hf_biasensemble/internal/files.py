@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,22 @@ FORMULA_START = r"^([=+\-@\t\r\n])"
 
 @contextmanager
 def written_whole(file: str | Path) -> Iterator[Path]:
-    """Yields a path beside `file`, whose folder is made if missing, that takes its place when the block ends well."""
+    """Yields a new path beside `file`, whose folder is made if missing. It replaces `file` when the block ends well,
+    and is removed when it raises."""
     final = Path(file)
     final.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = final.with_suffix(UNFINISHED_SUFFIX)
-    yield unfinished
-    os.replace(unfinished, final)
+    unfinished = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{UNFINISHED_SUFFIX}")
+    try:
+        yield unfinished
+        os.replace(unfinished, final)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes left of [`written_whole`] in a folder into which nobody else writes."""
+    for file in folder.glob(f".*.{'[0-9a-f]' * 8}{UNFINISHED_SUFFIX}"):
+        file.unlink(missing_ok=True)
 
 
 def without_formula(text: str) -> str:

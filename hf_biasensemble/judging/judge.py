@@ -45,7 +45,7 @@ def pseudo_groups_of(members: Members, inputs: Inputs, name: str, batch_size: in
     """
     ours, theirs = inputs.backbone, members.backbone
     same = ours is not None and theirs is not None and ours.identity == theirs.identity
-    return members.groups_of((inputs.member_splits if same else inputs.images)[name], batch_size)
+    return members.groups_of((inputs.encoded[members.features] if same else inputs.images)[name], batch_size)
 
 
 def judgement(model: HeldOutPredictions, compare_with: str | None, train_fingerprint: str) -> dict[str, Any]:

@@ -27,12 +27,13 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.models.build import classifier_config
+from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.frozen import FrozenBackbone, hash_of_weights
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, build_encoder
 from hf_biasensemble.models.pair import MemberEnsemble
 
 FILE_NAME = "members.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _METADATA_KEY = "hf_biasensemble"
 
 
@@ -47,6 +48,7 @@ class Members:
         class_names: Names of the K classes.
         train_fingerprint: Of the images that they were trained on.
         backbone: The frozen backbone below all of them, or `None`.
+        features: Which of its features they read, `"final"` or `"early"`.
     """
 
     networks: MemberEnsemble
@@ -55,6 +57,7 @@ class Members:
     class_names: list[str]
     train_fingerprint: str
     backbone: FrozenBackbone | None = None
+    features: str = "final"
 
     @property
     def image_args(self) -> ModelArguments:
@@ -109,7 +112,7 @@ class Members:
         transform = self.transform
         if self.backbone is not None and isinstance(transform, FeatureTransform):
             if not isinstance(split.pixels, Features):
-                network, transform = _OnImages(self.backbone, transform, self.networks), self.backbone.transform
+                network, transform = _OnImages(self, transform), self.backbone.transform
         for part in in_blocks(split, len(self.networks.members) * len(self.class_names), batch_size):
             logits = predict_logits(network, part, transform, batch_size)
             yield part, logits.softmax(dim=-1).mean(dim=1).cpu().numpy()
@@ -126,6 +129,7 @@ class Members:
             "class_names": self.class_names,
             "num_networks": len(self.networks.members),
             "train_fingerprint": self.train_fingerprint,
+            "features": self.features,
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
         path = Path(folder) / FILE_NAME
@@ -172,15 +176,19 @@ class Members:
         if "mean" in tensors:
             network = build_encoder(classifier_config(image_args, stated["class_names"]))
             network.load_state_dict(_below("backbone.", tensors))
-            backbone = FrozenBackbone(image_args, images, network.eval())
+            backbone = FrozenBackbone(
+                image_args, images, EarlyAndFinal(network, image_geometry(image_args).image_size)
+            )
             transform = FeatureTransform(tensors["mean"], tensors["std"])
         named = stated["class_names"], stated["train_fingerprint"]
-        return cls(networks.eval(), network_args, transform, *named, backbone)
+        return cls(networks.eval(), network_args, transform, *named, backbone, stated["features"])
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
         if self.backbone is not None and isinstance(self.transform, FeatureTransform):
-            tensors |= {f"backbone.{name}": value for name, value in self.backbone.network.state_dict().items()}
+            tensors |= {
+                f"backbone.{name}": value for name, value in self.backbone.network.backbone.state_dict().items()
+            }
             tensors |= {"mean": self.transform.mean, "std": self.transform.std}
         return tensors
 
@@ -188,12 +196,14 @@ class Members:
 class _OnImages(nn.Module):
     """Members on the features of images, in the precision in which features are kept."""
 
-    def __init__(self, backbone: FrozenBackbone, standardise: FeatureTransform, networks: MemberEnsemble):
+    def __init__(self, members: Members, standardise: FeatureTransform):
         super().__init__()
-        self.backbone, self.standardise, self.networks = backbone.network, standardise, networks
+        assert members.backbone is not None
+        self.backbone, self.networks, self.standardise = members.backbone.network, members.networks, standardise
+        self.columns = self.backbone.columns(members.features)
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = self.backbone(pixel_values).to(torch.float16)
+        features = self.backbone(pixel_values).to(torch.float16)[:, self.columns]
         return self.networks(pixel_values=self.standardise.normalise(features))
 
 

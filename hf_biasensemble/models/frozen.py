@@ -2,26 +2,33 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from datasets.utils import tqdm
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
-from hf_biasensemble.data.store.feature_store import open_or_encode
+from hf_biasensemble.data.store.array_store import ROWS_AT_ONCE, StoredArray, digest_of, open_or_make
 from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.internal.processes import number_started
+from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
 from hf_biasensemble.models.build import build_classifier, classifier_config
-from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier, feature_width
+from hf_biasensemble.models.early_layers import EarlyAndFinal
+from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
 
-ROWS_AT_ONCE = 1 << 12
+FORMAT_VERSION = 3
+VALUES_AT_ONCE = 2**19
+"""Input values that go through the backbone together on a processor, three images of 224 pixels. The outputs of its
+layers then stay below 32 MB, beyond which the C library returns memory to the system at once: with 64 images, touching
+fresh pages took more time than the computation."""
 LIBRARIES = ("timm", "torch", "transformers")
 """Their code shapes the features."""
 
@@ -33,28 +40,28 @@ class FrozenBackbone:
     Attributes:
         model_args: Its architecture, and how images are resized.
         transform: From decoded images to its input. Its augmentation makes the further views of training images.
-        network: Gives features (B, D) of normalised images.
+        network: Gives features (B, D) of normalised images, final ones and then those of early layers.
     """
 
     model_args: ModelArguments
     transform: ImageTransform
-    network: nn.Module
+    network: EarlyAndFinal
 
     @classmethod
     def of(cls, model_args: ModelArguments, transform: ImageTransform) -> "FrozenBackbone":
         """The one that the arguments name, with its weights."""
         config = classifier_config(model_args, [])
         network = build_classifier(config, model_args.pretrained, 0, model_args.pretrained_weights).encoder
-        return cls(model_args, transform, network.eval())
+        return cls(model_args, transform, EarlyAndFinal(network, config.image_size))
 
     @cached_property
     def identity(self) -> dict[str, str]:
         """What the features of an image that is not augmented depend on, in words."""
         config = classifier_config(self.model_args, [])
-        seen = {"mean": self.transform.image_mean, "std": self.transform.image_std}
+        seen = {name: getattr(self.transform, name) for name in ("image_mean", "image_std", "image_size")}
         return {
             "architecture": f"{config.backbone} {json.dumps(config.timm_arguments(), sort_keys=True)}",
-            "weights": hash_of_weights(self.network.state_dict()),
+            "weights": hash_of_weights(self.network.backbone.state_dict()),
             "preprocessing": json.dumps(vars(image_geometry(self.model_args)) | seen, sort_keys=True),
             "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         }
@@ -67,13 +74,19 @@ class FrozenBackbone:
             {"seed": seed} if count else {}
         )
 
-    def heads(self) -> ModelArguments:
-        """The arguments of networks on the features."""
-        hidden = self.model_args.head_hidden if self.model_args.head == "mlp" else None
+    @property
+    def kinds(self) -> list[str]:
+        """Which features it gives: `"final"`, and `"early"` if timm can tell the outputs of its layers."""
+        return ["final", "early"] if self.network.early_width else ["final"]
+
+    def heads(self, kind: str = "final") -> ModelArguments:
+        """The arguments of networks on the features of a kind; those on early ones are linear."""
+        columns = self.network.columns(kind)
+        hidden = self.model_args.head_hidden if self.model_args.head == "mlp" and kind == "final" else None
         return replace(
             self.model_args,
             backbone=FEATURES,
-            backbone_args=json.dumps({"width": feature_width(self.network), "hidden": hidden}),
+            backbone_args=json.dumps({"width": columns.stop - columns.start, "hidden": hidden}),
             pretrained=False,
             pretrained_weights=None,
             pretrained_weights_sha256=None,
@@ -85,8 +98,8 @@ class FrozenBackbone:
 
     def encode(
         self, splits: dict[str, ImageSplit], data_args: DataArguments, device: torch.device
-    ) -> dict[str, ImageSplit]:
-        """The splits with features in place of pixels.
+    ) -> dict[str, dict[str, ImageSplit]]:
+        """For each of `kinds`, the splits with features in place of pixels.
 
         Args:
             splits (`dict[str, ImageSplit]`): Decoded images, `train` among them.
@@ -94,30 +107,94 @@ class FrozenBackbone:
                 run, so that they serve all seeds.
             device (`torch.device`): Where to encode.
         """
-        views = self.views_of_training_images(data_args.split_seed)
-        encoder = self.network.to(device)
-        found: dict[int, torch.Tensor] = {}
+        stored: dict[int, StoredArray] = {}
         for name in sorted(splits, key=lambda name: name != "train"):  # splits cut from train share its pixels
             pixels: Any = splits[name].pixels
-            if id(pixels) not in found:
-                found[id(pixels)] = open_or_encode(
-                    pixels,
-                    encoder,
-                    self.identity["architecture"],
-                    self.transform,
-                    views["views"] if name == "train" else 0,
-                    data_args.split_seed,
-                    feature_width(encoder),
-                    in_memory=lambda size: number_started() == 1 and size <= data_args.pixel_memory_bytes(),
-                    title=name,
+            if id(pixels) not in stored:
+                stored[id(pixels)] = self.features_of(
+                    pixels, name == "train", data_args.split_seed, device, name, data_args.verify_pixels
                 )
-        train = splits["train"]
-        mean, std = _mean_and_std(found[id(train.pixels)][:, 0], train.rows)
+        limit = data_args.pixel_memory_bytes() if number_started() == 1 else 0
+        train, encoded = splits["train"], {}
         fingerprint = train.fingerprint
-        return {
-            name: replace(split, pixels=Features(found[id(split.pixels)], mean, std), source_fingerprint=fingerprint)
-            for name, split in splits.items()
-        }
+        for kind in self.kinds:
+            columns = self.network.columns(kind)
+            found = {key: of.part(columns, 2 * of.shape.numel() <= limit) for key, of in stored.items()}
+            mean, std = _mean_and_std(found[id(train.pixels)], train.rows)
+            encoded[kind] = {
+                name: replace(
+                    split, pixels=Features(found[id(split.pixels)], mean, std), source_fingerprint=fingerprint
+                )
+                for name, split in splits.items()
+            }
+        return encoded
+
+    def features_of(
+        self,
+        pixels: torch.Tensor | StoredArray,
+        training: bool,
+        seed: int,
+        device: torch.device,
+        title: str = "",
+        verify: bool = False,
+    ) -> StoredArray:
+        """Features (N, 1 + V, D), float16, of decoded images, from the cache if they are there.
+
+        Of several processes, one encodes and the others wait. One that was killed is resumed where it was.
+
+        Args:
+            pixels (uint8 (N, 3, S, S)): All images of a split as loaded.
+            training (`bool`): Whether to add the V augmented views.
+            seed (`int`): Of these.
+            device (`torch.device`): Where to encode.
+            title (`str`, *optional*): What the images are, for messages.
+            verify (`bool`, *optional*): Check all of features that are there, and refuse them if they are damaged.
+
+        Raises:
+            `BiasEnsembleError`: If the disk has no room, or features to verify are damaged.
+        """
+        views = self.views_of_training_images(seed) if training else {"views": 0}
+        name = self.name_of_features(pixels, views)
+        shape = (len(pixels), 1 + views["views"], self.network.width + self.network.early_width)
+        blocks = partial(self._encoded, pixels, views["views"], seed, device, title)
+        return open_or_make("features", name, shape, np.float16, blocks, title, resumes=True, verify=verify)[0]
+
+    def name_of_features(self, pixels: torch.Tensor | StoredArray, views: dict[str, Any]) -> str:
+        """Hash of all that features of these images depend on."""
+        depends_on = [FORMAT_VERSION, digest_of(pixels), self.identity, views]
+        return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:40]
+
+    @torch.inference_mode()
+    def _encoded(
+        self,
+        pixels: torch.Tensor | StoredArray,
+        views: int,
+        seed: int,
+        device: torch.device,
+        title: str,
+        first: int,
+        notes: dict[str, Any],
+    ) -> Iterator[np.ndarray]:
+        """The features from a row on, in blocks, by which random views are drawn."""
+        # In this memory format it is two to three times as fast on a processor.
+        encoder = self.network.to(device).to(memory_format=torch.channels_last)
+
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            together = max(1, VALUES_AT_ONCE // images[0].numel()) if device.type == "cpu" else len(images)
+            parts = images.split(together)
+            return torch.cat([encoder(part.contiguous(memory_format=torch.channels_last)) for part in parts])
+
+        shown = {"desc": f"Encoding {title}", "unit": "image", "disable": None, "delay": 2, "leave": False}
+        with tqdm(total=len(pixels), initial=first, **shown) as bar:
+            for start in range(first, len(pixels), ROWS_AT_ONCE):
+                rows = torch.arange(start, min(start + ROWS_AT_ONCE, len(pixels)))
+                images = pixels.index_select(0, rows).to(device)
+                encoded = [encode(self.transform(images, training=False))]
+                for view in range(1, 1 + views):
+                    block = derived_seed(seed, "feature views", start * (1 + views) + view)
+                    encoded.append(encode(build_with_seed(block, partial(self.transform, images, training=True))))
+                yield torch.stack(encoded, dim=1).to(torch.float16).cpu().numpy()
+                bar.update(len(rows))
 
     def with_head(self, head: DebiasedImageClassifier, transform: FeatureTransform) -> DebiasedImageClassifier:
         """The classifier of images: the backbone and what was trained on its features, whose first layer also
@@ -135,7 +212,7 @@ class FrozenBackbone:
         with torch.no_grad():
             for ours, theirs in zip(model.encoders(), head.encoders(), strict=True):
                 backbone: Any = ours if config.head_hidden is None else ours.backbone
-                backbone.load_state_dict(self.network.state_dict())
+                backbone.load_state_dict(self.network.backbone.state_dict())
                 if config.head_hidden is not None:
                     layer: Any = ours.layer
                     layer.load_state_dict(theirs.state_dict())
@@ -159,13 +236,13 @@ def hash_of_weights(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _mean_and_std(features: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (D,), float32, of these rows of the features (N, D), a few at a time; 1 where a
-    feature never changes."""
+def _mean_and_std(features: torch.Tensor | StoredArray, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (D,), float32, of the first view of these rows of the features (N, 1 + V, D), some
+    rows at a time; 1 where a feature never changes."""
 
     def mean_of(values: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        parts = [values(features.index_select(0, some).double()).sum(dim=0) for some in rows.split(ROWS_AT_ONCE)]
-        return torch.stack(parts).sum(dim=0) / len(rows)
+        parts = (features.index_select(0, some)[:, 0].double() for some in rows.split(1 << 12))
+        return torch.stack([values(part).sum(dim=0) for part in parts]).sum(dim=0) / len(rows)
 
     mean = mean_of(lambda some: some)
     std = mean_of(lambda some: (some - mean).square()).sqrt()

@@ -9,6 +9,7 @@ from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.store.features import Features, FeatureTransform
+from hf_biasensemble.internal.processes import print_once
 from hf_biasensemble.models.frozen import FrozenBackbone
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 
@@ -20,8 +21,9 @@ class Inputs:
     Attributes:
         image_args: The run's own arguments: how images are resized and normalised, and which network sees them.
         images: Decoded images by split, `train` among them.
-        splits: What classifiers are trained and evaluated on: the images, or features in their place.
-        member_splits: The same of members.
+        encoded: Splits with `"final"` features, and `"early"` ones if there are any, in place of the images; without a
+            frozen backbone, the images as `"final"`.
+        member_features: Which of these members see.
         backbone: The frozen backbone that made the features, or `None`.
         identity: What features of training images depend on; empty without them.
         augmentation: How images are augmented, where they are not features.
@@ -30,8 +32,8 @@ class Inputs:
 
     image_args: ModelArguments
     images: dict[str, ImageSplit]
-    splits: dict[str, ImageSplit]
-    member_splits: dict[str, ImageSplit]
+    encoded: dict[str, dict[str, ImageSplit]]
+    member_features: str
     backbone: FrozenBackbone | None
     identity: dict[str, Any]
     augmentation: str
@@ -39,7 +41,12 @@ class Inputs:
 
     @classmethod
     def of_run(
-        cls, model_args: ModelArguments, data_args: DataArguments, args: DebiasingArguments, images: dict[str, Any]
+        cls,
+        model_args: ModelArguments,
+        data_args: DataArguments,
+        args: DebiasingArguments,
+        images: dict[str, ImageSplit],
+        member_features: str = "final",
     ) -> "Inputs":
         """Encodes the images if the backbone is frozen, and brings what networks see to where `--pixels_on` says.
 
@@ -48,16 +55,34 @@ class Inputs:
             data_args (`DataArguments`): Says how much is kept in memory.
             args (`DebiasingArguments`): Augmentation, device and `pixels_on`.
             images (`dict[str, ImageSplit]`): Decoded images by split, `train` among them.
+            member_features (`str`, *optional*, defaults to `"final"`): What members are to see of a frozen backbone,
+                `"early"` or `"final"`.
         """
-        backbone, splits, identity = None, images, {}
+        backbone, identity, encoded = None, {}, {"final": images}
         if model_args.freeze_backbone:
             transform = image_transform(model_args, args.augmentation, args.color_jitter)
             backbone = FrozenBackbone.of(model_args, transform)
-            splits = backbone.encode(images, data_args, args.device)
+            if member_features not in backbone.kinds:
+                print_once(
+                    f"{model_args.backbone}: timm gives no outputs of early layers, so members see final features"
+                )
+                member_features = "final"
+            encoded = backbone.encode(images, data_args, args.device)
             identity = backbone.identity | backbone.views_of_training_images(data_args.split_seed)
-        splits = with_pixels_on(args.pixels_on, args.device, splits)
+            identity["of_members"] = member_features
+        encoded = {kind: with_pixels_on(args.pixels_on, args.device, splits) for kind, splits in encoded.items()}
         how = args.augmentation, args.color_jitter
-        return cls(model_args, images, splits, splits, backbone, identity, *how)
+        return cls(model_args, images, encoded, member_features, backbone, identity, *how)
+
+    @property
+    def splits(self) -> dict[str, ImageSplit]:
+        """What classifiers are trained and evaluated on."""
+        return self.encoded["final"]
+
+    @property
+    def member_splits(self) -> dict[str, ImageSplit]:
+        """What members are trained on."""
+        return self.encoded[self.member_features]
 
     @property
     def network_args(self) -> ModelArguments:
@@ -67,7 +92,7 @@ class Inputs:
     @property
     def member_args(self) -> ModelArguments:
         """The arguments of networks on `member_splits`."""
-        return self.network_args
+        return self.image_args if self.backbone is None else self.backbone.heads(self.member_features)
 
     @property
     def transform(self) -> ImageTransform | FeatureTransform:

@@ -105,7 +105,8 @@ def run(
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
-        inputs = Inputs.of_run(model_args, data_args, args, splits)
+        features = getattr(selection_args, "member_features", "final")
+        inputs = Inputs.of_run(model_args, data_args, args, splits, features)
         callbacks = [SettingsCallback(settings), *callbacks]
         said: dict[str, Any] = {}
         if method.chooses:

@@ -122,6 +122,7 @@ def _members_of(trainer: Any, inputs: Inputs) -> Members:
         train.class_names,
         train.fingerprint,
         inputs.backbone,
+        inputs.member_features,
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the library keeps what it can make anew: beside the cache of `datasets`."""
+"""Where the library keeps what it can make again: beside the cache of `datasets`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,16 +8,13 @@ import datasets
 from filelock import FileLock, Timeout
 
 SOURCE_FILE = "source.txt"
+STORES = ("pixels", "features")
+"""Folders of the cache that hold stores; all others hold tables."""
 
 
 def cache_folder() -> Path:
     """`hf_biasensemble` in the cache of `datasets` (`HF_DATASETS_CACHE`)."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "hf_biasensemble"
-
-
-def pixel_folder() -> Path:
-    """Where the pixel stores are."""
-    return cache_folder() / "pixels"
 
 
 def tables_folder(digest: str, source: str) -> Path:
@@ -29,22 +26,26 @@ def tables_folder(digest: str, source: str) -> Path:
 
 
 def lock_of(file: Path) -> FileLock:
-    """Held by who writes this file of the cache, or removes it."""
+    """Held by whoever writes this file of the cache, or removes it."""
     return FileLock(file.with_suffix(".lock"))
 
 
 @contextmanager
-def sole_maker(file: Path, waiting: str) -> Iterator[None]:
-    """Of several processes that would make this file of the cache, one is in the block at a time. The others say that
-    they are waiting, and wait for as long as it takes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = lock_of(file)
+def sole_maker(file: Path, waiting: str) -> Iterator[OSError | None]:
+    """Lets one process at a time into the block, of several that would make this file of the cache. The others say
+    that they are waiting, and wait for as long as it takes. Yields why there is no lock where none can be had, as in
+    a read-only folder."""
+    lock, problem = lock_of(file), None
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(waiting, flush=True)
-        lock.acquire()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(waiting, flush=True)
+            lock.acquire()
+    except OSError as error:
+        problem = error
     try:
-        yield
+        yield problem
     finally:
         lock.release()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hf_biasensemble.data.batches.transforms import Draw, draw_for_these
+from hf_biasensemble.data.store.array_store import StoredArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +18,7 @@ class Features:
         std: float32 (D,), likewise; 1 where a feature never changes.
     """
 
-    values: torch.Tensor
+    values: torch.Tensor | StoredArray
     mean: torch.Tensor
     std: torch.Tensor
 

@@ -1,7 +1,7 @@
 """Hashes of the content of images, without reading again what was read before.
 
-A manifest is a Parquet file beside the pixel stores: for each image a key, and the SHA-256 of its content. The key of
-an image file is its path, size, time of modification, inode and ctime; the last of these cannot be set, so a file that
+A manifest is a Parquet file beside the pixels: for each image a key, and the SHA-256 of its content. The key of an
+image file is its path, size, time of modification, inode and ctime; the last of these cannot be set, so a file that
 was edited or replaced has another key whatever else was restored. The key of an image in a table is its row, the
 table's fingerprint in `datasets`, and the same record of the Arrow files that hold it. What has no key is read each
 time: images in memory, and files of the last two seconds, which might change once more within one tick of the file
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from datasets.utils import tqdm
 
 from hf_biasensemble.data.decoding import encoded_image
-from hf_biasensemble.data.store.cache import pixel_folder, sole_maker
+from hf_biasensemble.data.store.cache import cache_folder, sole_maker
 from hf_biasensemble.internal.files import written_whole
 
 MANIFEST_SUFFIX = ".manifest"
@@ -45,8 +45,14 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
     tables = [table["filename"] for table in images.cache_files]
     ends = [end.as_py() for end in pc.min_max(paths).values()]
     folder = os.path.abspath(os.path.commonprefix([*tables, *filter(None, ends)]).rpartition("/")[0])
-    file = pixel_folder() / (hashlib.sha256(f"{folder}\0{source}".encode()).hexdigest()[:40] + MANIFEST_SUFFIX)
+    digest = hashlib.sha256(f"{folder}\0{source}".encode()).hexdigest()
+    file = cache_folder() / "pixels" / (digest[:40] + MANIFEST_SUFFIX)
     hashes = np.zeros((len(images), 32), dtype=np.uint8)
+
+    def filled_in() -> tuple[pa.ChunkedArray, np.ndarray]:
+        """The keys as things are now, and the rows that the manifest does not know."""
+        keys = _keys(paths, embedded, images._fingerprint, tables)
+        return keys, _fill_in(hashes, keys, file)
 
     def read(unknown: np.ndarray) -> None:
         bar = tqdm(total=len(unknown), desc=f"Reading {source}", unit="image", disable=None, delay=2, leave=False)
@@ -57,22 +63,17 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
                 hashes[rows] = np.frombuffer(found, dtype=np.uint8).reshape(-1, 32)
                 bar.update(len(rows))
 
-    def keys() -> pa.ChunkedArray:
-        return _keys(paths, embedded, images._fingerprint, tables)
-
-    now = keys()
-    unknown = _fill_in(hashes, now, file)
-    with suppress(OSError):
-        pixel_folder().mkdir(parents=True, exist_ok=True)
-    if now.take(unknown).null_count == len(unknown) or not os.access(pixel_folder(), os.W_OK):
+    keys, unknown = filled_in()
+    if keys.take(unknown).null_count == len(unknown):
         read(unknown)
         return hashes
     with sole_maker(file, f"{source}: waiting for another process that reads the same images"):
-        now = keys()
-        unknown = _fill_in(hashes, now, file)
+        keys, unknown = filled_in()
         read(unknown)
-        if len(unknown):
-            _write(file, now, hashes, source)
+        content = pa.Array.from_buffers(pa.binary(32), len(hashes), [None, pa.py_buffer(hashes)])
+        known = pa.table({"key": keys, "sha256": content}, metadata={"source": source}).filter(keys.is_valid())
+        with suppress(OSError), written_whole(file) as unfinished:  # on a full disk, all is read again next time
+            pq.write_table(known, unfinished, use_dictionary=False)
     return hashes
 
 
@@ -131,20 +132,9 @@ def _fill_in(hashes: np.ndarray, keys: pa.ChunkedArray, file: Path) -> np.ndarra
         rows = np.flatnonzero(places.is_valid())
         content = known["sha256"].take(places.drop_null()).combine_chunks()
         hashes[rows] = np.frombuffer(content.buffers()[1], np.uint8, count=32 * len(rows)).reshape(-1, 32)
-    except (OSError, pa.ArrowException, KeyError, ValueError):  # none yet, or damaged: it is written anew
+    except (OSError, pa.ArrowException, KeyError, ValueError):  # none yet, or damaged: it is written again
         return np.arange(len(keys))
     return np.flatnonzero(places.is_null())
-
-
-def _write(file: Path, keys: pa.ChunkedArray, hashes: np.ndarray, source: str) -> None:
-    content = pa.Array.from_buffers(pa.binary(32), len(hashes), [None, pa.py_buffer(hashes)])
-    known = pa.table({"key": keys, "sha256": content}, metadata={"source": source}).filter(keys.is_valid())
-    with suppress(OSError), written_whole(file) as unfinished:  # on a full disk, all is read again next time
-        try:
-            pq.write_table(known, unfinished, use_dictionary=False)
-        except OSError:
-            unfinished.unlink(missing_ok=True)
-            raise
 
 
 def _hash_of_image(record: dict | None) -> bytes:

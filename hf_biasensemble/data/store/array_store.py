@@ -1,0 +1,276 @@
+"""Arrays on disk: each is made once, by one process, and read through a memory map by all.
+
+A store is a plain `.npy` file, named by a hash of all that it depends on, and a `.json` file beside it, which is
+written last: without it there is no store. It holds the checksum of the array, and size and time of the `.npy` file.
+While these are as stated, nobody has written to the file, and it opens at once however large it is; otherwise the
+checksum decides.
+"""
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_biasensemble.data.store.cache import cache_folder, sole_maker
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import UNFINISHED_SUFFIX, written_whole
+
+ROWS_AT_ONCE = 64
+"""Rows of a block. An unfinished store is resumed at the beginning of one."""
+
+_BLOCK = 1 << 22  # bytes hashed at once
+_SMALL = 1 << 28  # bytes of a store whose pages a process keeps: giving them back costs small batches a fifth of a ms
+_READ_ALONE = 1 << 16  # bytes of a row from which on it is read by itself, not with what lies around it
+
+
+class StoredArray:
+    """An array (N, ...) in a store; indexed by a tensor of rows, it gives a tensor in memory.
+
+    Pages of all but small stores are given back after each read, so that a process that reads one larger than its
+    memory does not grow; the operating system still keeps them in its cache. Copies in other processes, also those
+    that pickling makes, map the same file.
+
+    Args:
+        file (`Path`): The `.npy` file of a store that was checked.
+        digest (`str`): SHA-256 of shape and content, as of [`digest_of`].
+        columns (`slice`, *optional*): Of the last dimension, those that are read; by default all.
+    """
+
+    def __init__(self, file: Path, digest: str, columns: slice = slice(None)):
+        self.file, self.digest, self.columns = file, digest, columns
+        with open(file, "rb") as stream:
+            shape, dtype = _read_header(stream)
+            self._start = stream.tell()
+            # Read-only: a map that could be written to is counted as memory, which a large file exceeds.
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        self._gives_back = len(self._map) > _SMALL and hasattr(mmap, "MADV_DONTNEED")
+        self._reads_alone = self._gives_back and self._row_bytes >= _READ_ALONE
+        if self._reads_alone:
+            self._map.madvise(mmap.MADV_RANDOM)  # or megabytes around each row of a random batch are read as well
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+            mapped = np.frombuffer(self._map, dtype, offset=self._start).reshape(shape)
+            self._tensor = torch.from_numpy(mapped)[..., columns]
+        self.shape = self._tensor.shape
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredArray, (self.file, self.digest, self.columns)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        """The values (n, ...) of these rows (int64)."""
+        return self.index_select(0, rows)
+
+    def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
+        """As of a tensor; `dim` is 0."""
+        if self._reads_alone:
+            for row in rows.tolist():  # all at once and ahead, where a page that is missed would be waited for
+                start = self._start + row * self._row_bytes
+                first = start // mmap.PAGESIZE * mmap.PAGESIZE
+                self._map.madvise(mmap.MADV_WILLNEED, first, start + self._row_bytes - first)
+        values = self._tensor.index_select(dim, rows)
+        if self._gives_back:
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return values
+
+    def part(self, columns: slice, in_memory: bool) -> "torch.Tensor | StoredArray":
+        """Some columns of the last dimension, mapped or copied into memory."""
+        if not in_memory:
+            return StoredArray(self.file, self.digest, columns)
+        return torch.from_numpy(np.array(np.load(self.file, mmap_mode="r")[..., columns]))
+
+
+def digest_of(values: torch.Tensor | StoredArray) -> str:
+    """SHA-256 of shape and content, the same for an array in memory and in a store, where it is not computed again."""
+    if isinstance(values, StoredArray):
+        return values.digest
+    digest = _hash_of_shape(values.shape)
+    digest.update(values.contiguous().numpy().data.cast("B"))
+    return digest.hexdigest()
+
+
+def open_or_make(
+    kind: str,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    blocks: Callable[[int, dict[str, Any]], Iterator[np.ndarray]],
+    source: str = "",
+    resumes: bool = False,
+    verify: bool = False,
+) -> tuple[StoredArray, dict[str, Any]]:
+    """The store of that name, made first if there is none that passes the check.
+
+    It is opened before any lock is taken, so that one in a read-only folder serves. Of several processes that want the
+    same store, one makes it and the others wait, however long.
+
+    Args:
+        kind (`str`): What it holds, `"pixels"` or `"features"`; the folder in the cache.
+        name (`str`): Hash of all that the array depends on.
+        shape (`tuple[int, ...]`): Of the array, (N, ...).
+        dtype (`numpy.dtype`): Of the array.
+        blocks (`Callable`): `(first_row, notes) -> Iterator[np.ndarray]`: the array from a row on, in blocks of
+            `ROWS_AT_ONCE` rows. What it puts into `notes` is kept with the store.
+        source (`str`, *optional*): What the array was made from, for messages and the list of the cache.
+        resumes (`bool`, *optional*, defaults to `False`): Whether an unfinished store is resumed where it was; its
+            blocks must note nothing.
+        verify (`bool`, *optional*, defaults to `False`): Check all of a store that is there, and refuse it if it is
+            damaged.
+
+    Returns:
+        The array, and the notes.
+
+    Raises:
+        `NotWrittenError`: If the disk has no room or cannot be written.
+        `BiasEnsembleError`: If a store to verify is damaged.
+    """
+    file = cache_folder() / kind / f"{name}.npy"
+    try:
+        return _open(file, shape, dtype, verify)
+    except OSError:
+        pass
+    except _Unusable as reason:
+        if verify:
+            raise BiasEnsembleError(
+                f"--verify_pixels: expected {kind} as they were written, found that {file} {reason}; remove it to "
+                "have them made again"
+            ) from reason
+    with sole_maker(file, f"{source}: waiting for another process that makes the same {kind}") as problem:
+        try:
+            if problem:
+                raise problem
+            with suppress(OSError):
+                try:
+                    return _open(file, shape, dtype)  # another process may have been faster
+                except _Unusable as reason:
+                    print(f"{source}: the store {file} {reason}; making it again", flush=True)
+            _make(file, shape, np.dtype(dtype), blocks, source, resumes)
+        except OSError as error:
+            raise NotWrittenError(
+                f"the {kind} of {source or 'the images'} could not be written to {file.parent} "
+                f"({error.strerror or error}); set HF_DATASETS_CACHE to another disk, or make room with: "
+                "hf-biasensemble cache --clear"
+            ) from error
+        return _open(file, shape, dtype)
+
+
+def source_of(file: Path) -> str:
+    """What a store was made from, by its own word; nothing if that cannot be read."""
+    with suppress(OSError, ValueError, KeyError):
+        return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["source"]
+    return ""
+
+
+class NotWrittenError(BiasEnsembleError):
+    """A store could not be written: for want of room or of rights."""
+
+
+class _Unusable(Exception):
+    """Says what is wrong with the file."""
+
+
+def _open(file: Path, shape: tuple[int, ...], dtype: Any, verify: bool = False) -> tuple[StoredArray, dict[str, Any]]:
+    beside = file.with_suffix(".json")
+    try:
+        stated = json.loads(beside.read_text(encoding="utf-8"))
+        digest, size, time = stated["sha256"], stated["bytes"], stated["mtime_ns"]
+        notes = stated["notes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _Unusable(f"has a {beside.name} that cannot be read") from error
+    found = file.stat()
+    if found.st_size != size:
+        raise _Unusable(f"has {found.st_size:,} bytes, not {size:,}")
+    with open(file, "rb") as stream:
+        try:
+            header = _read_header(stream)
+        except ValueError as error:
+            raise _Unusable("is no array") from error
+        if header != (shape, np.dtype(dtype)):
+            raise _Unusable(f"holds an array {header[0]} of {header[1]}, not {shape} of {np.dtype(dtype)}")
+        if verify or found.st_mtime_ns != time:
+            if _hashed(stream, _hash_of_shape(shape), size).hexdigest() != digest:
+                raise _Unusable("was altered: its checksum is not the one that was stated")
+            if found.st_mtime_ns != time:  # copied or touched, but not altered
+                with suppress(OSError):  # somebody else's file
+                    _write_json(beside, stated | {"mtime_ns": found.st_mtime_ns})
+    return StoredArray(file, digest), notes
+
+
+def _make(file: Path, shape: tuple[int, ...], dtype: np.dtype, blocks: Callable, source: str, resumes: bool) -> None:
+    file.with_suffix(".json").unlink(missing_ok=True)
+    needed, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(file.parent).free
+    unfinished = file.with_suffix(UNFINISHED_SUFFIX)
+    done = unfinished.stat().st_size if resumes and unfinished.exists() else 0
+    if needed - done > free:
+        raise NotWrittenError(
+            f"expected {needed / 1e9:.1f} GB for the {file.parent.name} of {source or 'the images'} in {file.parent}, "
+            f"found {free / 1e9:.1f} GB free; set HF_DATASETS_CACHE to another disk, or make room with: "
+            "hf-biasensemble cache --clear"
+        )
+    notes: dict[str, Any] = {}
+    digest = _hash_of_shape(shape)
+    try:
+        with open(unfinished, "rb+" if done else "wb+") as stream:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            start, row_bytes = stream.tell(), math.prod(shape[1:]) * dtype.itemsize
+            rows = max(0, done - start) // row_bytes // ROWS_AT_ONCE * ROWS_AT_ONCE
+            _hashed(stream, digest, start + rows * row_bytes)
+            stream.seek(start + rows * row_bytes)
+            stream.truncate()
+            for block in blocks(rows, notes):
+                content = np.ascontiguousarray(block, dtype)
+                digest.update(content.data.cast("B"))
+                stream.write(content.data)
+                if resumes:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            stream.flush()
+            os.fsync(stream.fileno())  # before the word that it is whole
+        written = os.stat(unfinished)
+        # A whole second, which no write leaves behind soon after this one.
+        time = written.st_mtime_ns // 10**9 * 10**9
+        os.utime(unfinished, ns=(time, time))
+        os.replace(unfinished, file)
+    except (OSError, BiasEnsembleError):
+        unfinished.unlink(missing_ok=True)
+        raise
+    stated = {"source": source, "sha256": digest.hexdigest(), "bytes": written.st_size, "notes": notes}
+    _write_json(file.with_suffix(".json"), stated | {"mtime_ns": file.stat().st_mtime_ns})
+
+
+def _write_json(file: Path, stated: dict[str, Any]) -> None:
+    with written_whole(file) as unfinished:
+        unfinished.write_text(json.dumps(stated), encoding="utf-8")
+
+
+def _read_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array whose content comes next."""
+    np.lib.format.read_magic(stream)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    return shape, dtype
+
+
+def _hash_of_shape(shape: tuple[int, ...]) -> Any:
+    """The hash that the content of an array of this shape is then added to."""
+    return hashlib.sha256(str(tuple(shape)).encode())
+
+
+def _hashed(stream: Any, digest: Any, end: int) -> Any:
+    """Adds what comes next in the file, up to its byte `end`. It is read, not mapped."""
+    while (place := stream.tell()) < end and (block := stream.read(min(_BLOCK, end - place))):
+        digest.update(block)
+    return digest

@@ -1,0 +1,75 @@
+"""Features of early layers beside the last ones, from one pass through a backbone.
+
+A shortcut such as colour or texture shows in early layers, the class less so: members that read these follow the
+shortcut where members on the last layer already see the class.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_biasensemble.models.modeling_debiased import feature_width
+
+NUM_LAYERS = 4
+LARGEST = torch.finfo(torch.float16).max
+
+
+class EarlyAndFinal(nn.Module):
+    """Images (B, C, H, W) through a timm backbone: its pooled features (B, W), then (B, E) of early layers.
+
+    These are mean and standard deviation over space of each channel of [`early_layers`]; of values that are never
+    negative, as after a ReLU, the logarithm of 1 + the value.
+
+    Args:
+        backbone (`nn.Module`): A timm model without a classifier.
+        image_size (`int`): Height and width that it takes.
+    """
+
+    def __init__(self, backbone: nn.Module, image_size: int):
+        super().__init__()
+        self.backbone = backbone.eval()
+        self.width, self.early_width = feature_width(backbone), 0
+        self.layers = early_layers(backbone)
+        self.never_negative: list[bool] = []
+        probe = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)) * 4 - 2
+        device = next(backbone.parameters(), probe).device
+        with torch.no_grad():
+            try:
+                final, maps = self._final_and_maps(probe.to(device))
+                found = [final.shape == (2, self.width), torch.allclose(final, backbone(probe.to(device)), atol=1e-4)]
+            except Exception:  # whatever a family of timm raises that has no such outputs
+                found = [False]
+        if all(found):
+            self.never_negative = [bool(values.min() >= 0) for values in maps]
+            self.early_width = 2 * sum(values.shape[1] for values in maps)
+
+    def columns(self, kind: str) -> slice:
+        """Where in the output `"final"` or `"early"` features are."""
+        return slice(0, self.width) if kind == "final" else slice(self.width, self.width + self.early_width)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if not self.early_width:
+            return self.backbone(pixel_values)
+        final, maps = self._final_and_maps(pixel_values)
+        parts = [final]
+        for values, never_negative in zip(maps, self.never_negative, strict=True):
+            mean, std = values.mean(dim=(2, 3)), values.std(dim=(2, 3), correction=0).log1p()
+            parts += [mean.log1p() if never_negative else mean, std]
+        return torch.cat([part.to(final.dtype) for part in parts], dim=1).clamp(-LARGEST, LARGEST)
+
+    def _final_and_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        backbone: Any = self.backbone
+        last, maps = backbone.forward_intermediates(images, indices=self.layers, output_fmt="NCHW")
+        return backbone.forward_head(last), maps
+
+
+def early_layers(backbone: Any) -> list[int]:
+    """Numbers of up to four early outputs, as `forward_intermediates` counts them: of a network in stages, those
+    before the last stage; where all have one resolution, evenly spaced ones up to two thirds of the depth."""
+    outputs = getattr(backbone, "feature_info", None) or []
+    reductions = [output["reduction"] for output in outputs]
+    if len(set(reductions)) > 1:
+        return list(range(len(reductions) - 1))[-NUM_LAYERS:]
+    last = 2 * len(reductions) / 3
+    return sorted({max(0, round(last * number / NUM_LAYERS) - 1) for number in range(1, NUM_LAYERS + 1)})
