@@ -125,7 +125,7 @@ def test_other_method_is_recognised_by_its_head(reference_checkpoint, tmp_path, 
             "bar",
             ["a ResNet18 for --reference_dataset bar", "found the MLP", "--reference_dataset is cmnist"],
         ),
-        ("bar", "bffhq", ["2 classes on 512", "found weights (6, 512)", "perhaps this is --reference_dataset bar"]),
+        ("bar", "bffhq", ["2 classes on 512", "found weights (6, 512)", "try --reference_dataset bar"]),
         ("bffhq", "bar", ["6 classes on 512", "found weights (2, 512)", "--reference_dataset bffhq or dogs_and_cats"]),
     ],
 )

@@ -127,10 +127,12 @@ def load_reference_checkpoint(
         raise BiasEnsembleError(
             f"{folder}: expected two files of one save, found {found}; use files that belong together"
         )
-    weights = {f"classifier.{name}": value for name, value in _head(files[which]).items()}
+    weights = {}
     # Alone, the encoder is that of the network asked for; in a pair, the intrinsic one comes first.
-    for source, place in zip(sources, ("encoder", "bias_encoder"), strict=False):
-        weights |= {f"{place}.{name}": value for name, value in _encoder(files[source]).items()}
+    for source, place in zip(sources, ("encoder.", "bias_encoder."), strict=False):
+        for name, value in _renamed(files[source]).items():
+            if name.startswith("encoder.") or source == which:
+                weights[name.replace("encoder.", place, 1)] = value
     model.load_state_dict(weights)
     return ReferenceCheckpoint(model.eval(), setting.transform, setting.image_size, tuple(files.values()))
 
@@ -209,8 +211,7 @@ def _paths(folder: Path, method: str, sources: tuple[str, ...]) -> dict[str, Pat
 
 def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str, dataset: str) -> None:
     """Whether the file's network is the one that the authors' code builds for this method and dataset."""
-    is_mlp = "feature.0.weight" in file.weights
-    is_resnet = "conv1.weight" in file.weights
+    is_mlp, is_resnet = "feature.0.weight" in file.weights, "conv1.weight" in file.weights
     wants_mlp = model.config.backbone == "mlp"
     if is_mlp != is_resnet and is_mlp != wants_mlp:
         found, others = ("the MLP", "cmnist") if is_mlp else ("a ResNet", "bffhq, dogs_and_cats or bar")
@@ -218,73 +219,68 @@ def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str
             f"{file.path}: expected {'the MLP' if wants_mlp else 'a ResNet18'} for --reference_dataset {dataset}, "
             f"found {found}; for this file --reference_dataset is {others}"
         )
-    expected = model.encoder.state_dict()
-    found_weights, head = _encoder(file), _head(file)
-    missing = [_reference_name(name, wants_mlp) for name in expected if name not in found_weights]
-    missing += [f"{_head_name(file, 'fc')}.{name}" for name in ("weight", "bias") if name not in head]
-    unknown = [_reference_name(name, wants_mlp) for name in found_weights if name not in expected]
-    if missing or unknown:
+    weights = _renamed(file)
+    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith("bias_encoder.")}
+    misfits = {"no": wanted.keys() - weights.keys(), "the unknown": weights.keys() - wanted.keys()}
+    if any(misfits.values()):
         found = " and ".join(
-            f"{what} {_listed(names)}" for what, names in (("no", missing), ("the unknown", unknown)) if names
+            f"{what} {_listed([_reference_name(name, file) for name in (*wanted, *weights) if name in names])}"
+            for what, names in misfits.items()
+            if names
         )
         raise BiasEnsembleError(
             f"{file.path}: expected the weights of the authors' {'MLP' if wants_mlp else 'ResNet18'}, found {found}; "
             "use a checkpoint of their networks"
         )
-    shapes = {_reference_name(name, wants_mlp): (expected[name], value) for name, value in found_weights.items()}
-    for name, (wanted, value) in shapes.items():
-        if wanted.shape != value.shape:
+    shapes = {name: (tuple(value.shape), tuple(weights[name].shape)) for name, value in wanted.items()}
+    weight, bias = shapes.pop("classifier.weight"), shapes.pop("classifier.bias")
+    for name, (expected, given) in shapes.items():
+        if expected != given:
             raise BiasEnsembleError(
-                f"{file.path}: expected {name} of shape {tuple(wanted.shape)} for --reference_dataset {dataset}, "
-                f"found {tuple(value.shape)}; only the authors' widths and image sizes can be imported"
+                f"{file.path}: expected {_reference_name(name, file)} of shape {expected} for --reference_dataset "
+                f"{dataset}, found {given}; only the authors' widths and image sizes can be imported"
             )
-    weight, bias = head["weight"], head["bias"]
-    width = model.classifier.in_features // ENCODERS[method]
-    of_method = {encoders * width: name for name, encoders in ENCODERS.items()}
-    features = weight.shape[-1] if weight.ndim == 2 else None
-    if features in of_method and of_method[features] != method:
+    features, width = model.classifier.in_features, model.classifier.in_features // ENCODERS[method]
+    fitting = [name for name, encoders in ENCODERS.items() if weight[1][1:] == (encoders * width,) and name != method]
+    if fitting:
         raise BiasEnsembleError(
-            f"{file.path}: expected a head on {model.classifier.in_features} features (--method {method}), found one "
-            f"on {features}; use --method {of_method[features]}"
+            f"{file.path}: expected a head on {features} features (--method {method}), found one on "
+            f"{weight[1][1]}; use --method {fitting[0]}"
         )
-    wanted_shapes = tuple(model.classifier.weight.shape), tuple(model.classifier.bias.shape)
-    if (tuple(weight.shape), tuple(bias.shape)) != wanted_shapes:
-        fits = [name for name, other in DATASETS.items() if len(other.class_names) == len(weight) and name != dataset]
-        fits = [name for name in fits if DATASETS[name].backbone == model.config.backbone]
+    if weight[0] != weight[1] or bias[0] != bias[1]:
+        fits = [
+            name
+            for name, other in DATASETS.items()
+            if len(other.class_names) == weight[1][0] and other.backbone == model.config.backbone and name != dataset
+        ]
         raise BiasEnsembleError(
-            f"{file.path}: expected a head of {model.config.num_labels} classes on {model.classifier.in_features} "
-            f"features for --reference_dataset {dataset}, found weights {tuple(weight.shape)} and bias "
-            f"{tuple(bias.shape)}; "
-            + (
-                f"perhaps this is --reference_dataset {' or '.join(fits)}"
-                if fits
-                else "no dataset of the authors has that"
-            )
+            f"{file.path}: expected a head of {model.config.num_labels} classes on {features} features for "
+            f"--reference_dataset {dataset}, found weights {weight[1]} and bias {bias[1]}; "
+            + (f"try --reference_dataset {' or '.join(fits)}" if fits else "no dataset of the authors has that")
         )
 
 
-def _head_name(file: CheckpointFile, default: str) -> str:
-    """The authors' heads are called `fc`, but `classifier` in the MLP of LfF."""
-    return next((name for name in ("fc", "classifier") if f"{name}.weight" in file.weights), default)
+def _names(file: CheckpointFile) -> list[tuple[str, str]]:
+    """How names begin in the file and in a [`DebiasedImageClassifier`]. The head is `fc`, in the MLP of LfF
+    `classifier`; only the MLP has `feature`."""
+    head = "classifier." if "classifier.weight" in file.weights else "fc."
+    return [(head, "classifier."), ("feature.", "encoder.layers."), ("", "encoder.")]
 
 
-def _head(file: CheckpointFile) -> dict[str, torch.Tensor]:
-    prefix = _head_name(file, "fc") + "."
-    return {name.removeprefix(prefix): value for name, value in file.weights.items() if name.startswith(prefix)}
+def _renamed(file: CheckpointFile) -> dict[str, torch.Tensor]:
+    """The weights by the names of a [`DebiasedImageClassifier`], without the MLP's unused projection."""
+    found = {}
+    for name, value in file.weights.items():
+        if not name.startswith("proj."):
+            theirs, ours = next(pair for pair in _names(file) if name.startswith(pair[0]))
+            found[ours + name.removeprefix(theirs)] = value
+    return found
 
 
-def _encoder(file: CheckpointFile) -> dict[str, torch.Tensor]:
-    """The weights besides the head by the names of [`MlpEncoder`] or timm, without the MLP's unused projection."""
-    left_out = (_head_name(file, "fc") + ".", "proj.")
-    return {
-        re.sub(r"^feature\.", "layers.", name): value
-        for name, value in file.weights.items()
-        if not name.startswith(left_out)
-    }
-
-
-def _reference_name(name: str, is_mlp: bool) -> str:
-    return re.sub(r"^layers\.", "feature.", name) if is_mlp else name
+def _reference_name(name: str, file: CheckpointFile) -> str:
+    """The authors' name of a weight."""
+    theirs, ours = next(pair for pair in _names(file) if name.startswith(pair[1]))
+    return theirs + name.removeprefix(ours)
 
 
 def _one_of(option: str, value: str | None, known: dict[str, Any]) -> str:
