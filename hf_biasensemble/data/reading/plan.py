@@ -145,12 +145,15 @@ def _local(path: Path, config_name: str | None, columns: ColumnNames, names: Spl
     if layout == "auto" and (config_name is not None or _card_says_files(path)):
         files = _every_file(path)
         cache = cache_of(files, str(path.resolve()))
-        link = path
+        folder = path
         if any(sign in str(path.resolve()) for sign in "[]*?"):  # `datasets` would take them for patterns
-            link = cache / "data"
-            if not link.is_symlink():
-                link.symlink_to(path.resolve(), target_is_directory=True)
-        return Found("files that its README.md lists", _loaded(str(link), config_name, cache_dir=str(cache)))
+            folder = cache / "data"
+            for file in files:
+                link = folder / file.relative_to(path)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.is_symlink():
+                    link.symlink_to(file.resolve())
+        return Found("files that its README.md lists", _loaded(str(folder), config_name, cache_dir=str(cache)))
     return read_folder(path, columns, names, layout)
 
 
