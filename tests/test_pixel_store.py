@@ -358,6 +358,7 @@ def test_cache_lists_and_clears_all_but_what_is_being_written(digits, split, cac
     (cache / "half.unfinished").write_bytes(b"12345")
     load_splits(str(digits))  # leaves the tables that `datasets` made
     tables = [folder for folder in cache.parent.iterdir() if folder != cache]
+    capsys.readouterr()
     assert run_command("cache", []) == 0
     listed = capsys.readouterr().out
     assert "my digits" in listed and "unfinished" in listed and str(digits) in listed
