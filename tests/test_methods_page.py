@@ -18,13 +18,13 @@ from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 PAGE = (ROOT / "docs" / "methods.md").read_text()
 OPTIONS = {
     field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    for method in METHODS
+    for method in ALL_METHODS
     for part in ALL_METHODS[method].argument_types(DataArguments)[1:]
     for field in dataclasses.fields(part)
 }
 OF_METHODS = {
     name
-    for method in METHODS
+    for method in ALL_METHODS
     for name in ALL_METHODS[method].option_names()
     if name
     not in {
