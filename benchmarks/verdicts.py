@@ -70,3 +70,7 @@ def drawn_seeds(groups: PseudoGroups, seeds: int, random: np.random.Generator) -
         said = np.where(right, labels, (labels + 1) % CLASSES)
         tables.append(HeldOutPredictions(np.arange(len(labels)), labels, said, right * 1.0, CLASSES, groups))
     return tables
+
+
+if __name__ == "__main__":
+    main()

@@ -59,7 +59,7 @@ PUSHED = {
 def words(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> list[str]:
     """What is given to the train command; a list is a setting of several values."""
     settings = {"dataset_name": data, "output_dir": output_dir, "method": method}
-    settings |= {**common_settings(*([method] if method in METHODS else METHODS)), **changes}
+    settings |= {**common_settings(*([method] if method in ALL_METHODS else METHODS)), **changes}
     given = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
     return [str(word) for name, values in given.items() for word in (f"--{name}", *values)]
 
@@ -72,7 +72,7 @@ def slow_but(names: Iterable[str], *quick: str) -> list:
 
 def common_settings(*methods: str) -> dict[str, object]:
     """What tests set of the options that one of these methods has."""
-    known = set().union(*(ALL_METHODS[method].option_names() for method in methods if method in METHODS))
+    known = set().union(*(ALL_METHODS[method].option_names() for method in methods if method in ALL_METHODS))
     return {name: value for name, value in SETTINGS.items() if name in known}
 
 
