@@ -323,7 +323,7 @@ def test_audit_at_the_end_of_training(audited, digits, tmp_path):
 
 def test_audit_of_a_method_without_selection_is_refused(digits, tmp_path, capsys):
     assert train(digits, tmp_path / "run", "lff", audit="true") == 2
-    assert "option --audit in the command line has no effect with --method lff; it belongs to disent_be" in error_line(
-        capsys
-    )
+    said = error_line(capsys)
+    assert "option --audit in the command line has no effect with --method lff; it belongs to " in said
+    assert "disent_be" in said
     assert not (tmp_path / "run").exists()
