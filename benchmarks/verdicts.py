@@ -1,8 +1,8 @@
 """How often verdicts and intervals of the judge are wrong, in simulations: `python -m benchmarks.verdicts`.
 
 Two equally good models are compared on pseudo-conflicting images. Each is right on an image for reasons of its own,
-which its seeds share but for a tenth; so seeds add little evidence, and images do. At most 6 % of comparisons may say
-"better" or "worse", and at least 94 % of intervals must hold the accuracy that was simulated.
+which its seeds share but for a tenth; so seeds add little evidence, and images do. About 5 % of comparisons may say
+"better" or "worse", and about 5 % of intervals may miss the accuracy that was simulated.
 """
 
 import argparse
