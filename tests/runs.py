@@ -20,6 +20,7 @@ from synthetic import CLASS_NAMES
 from hf_biasensemble.arguments import settled_selection
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
+from hf_biasensemble.folders.checkpoints import newest_readable
 from hf_biasensemble.folders.output_folder import REPOSITORY_PLACEHOLDER
 from hf_biasensemble.internal.collectives import leave
 from hf_biasensemble.methods import METHODS as ALL_METHODS
@@ -116,7 +117,8 @@ def train_only_members(data: str, output_dir: str, changes: dict[str, object]) -
     """The member stage of a run: the members' last checkpoint stays beside the selection."""
     selector, inputs, selection_args, args = selection_inputs(Path(data), Path(output_dir), **changes)
     trainer = selector.trainer(inputs.member_args, selection_args, args, inputs.member_splits, [])
-    trainer.train(resume_from_checkpoint=bool(args.resume_from_checkpoint))
+    found = newest_readable(Path(trainer.args.output_dir)) if args.resume_from_checkpoint else None
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
     selection = trainer.select({})
     if args.should_save:
         selection.save(Path(output_dir) / "selection")

@@ -41,8 +41,8 @@ def test_empty_groups_are_left_out(module):
     assert only_aligned == pytest.approx(
         {"accuracy": 2 / 3, "aligned_accuracy": 2 / 3, "unbiased_accuracy": 3 / 4, "worst_group_accuracy": 1 / 2}
     )
-    # any whole numbers name groups: cells (0,-1), (1,0), (1,-2), and the other three are empty
-    cells = module.compute(predictions=predictions, references=labels, bias_labels=[-1, 0, -2])
+    # any whole numbers from 0 on name groups: cells (0,3), (1,0), (1,2), and the other three are empty
+    cells = module.compute(predictions=predictions, references=labels, bias_labels=[3, 0, 2])
     assert cells == pytest.approx({"accuracy": 2 / 3, "unbiased_accuracy": 2 / 3, "worst_group_accuracy": 0.0})
     assert module.compute(predictions=predictions, references=labels) == pytest.approx({"accuracy": 2 / 3})
 

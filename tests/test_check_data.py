@@ -73,6 +73,6 @@ def test_the_plan_is_printed_written_to_the_config_and_stated_on_the_card(digits
     assert train(digits, tmp_path / "out", max_steps=2) == 0
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     plan = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["reading"]
-    assert plan[1] == "classes: 4, from column label: bar, pole, cross, square"
-    assert checked[: len(plan)] == plan and [line for line in plan if line not in printed] == []
-    assert f"- {plan[1]}" in (tmp_path / "out" / "README.md").read_text()
+    assert plan[0] == "classes: 4, from column label: bar, pole, cross, square"
+    assert checked[1 : len(plan) + 1] == plan and [line for line in plan if line not in printed] == []
+    assert f"- {plan[0]}" in (tmp_path / "out" / "README.md").read_text()

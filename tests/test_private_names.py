@@ -29,6 +29,7 @@ CLASSES = (
 
 # "Class.name" -> parameters of a method, or None for what an instance holds.
 EXPECTED = {
+    "PreTrainedModel._init_weights": "self, module",
     "Trainer._clip_grad_norm": "self, model",
     "HfArgumentParser._add_dataclass_arguments": "self, dtype",
     "HfArgumentParser._parse_dataclass_field": "parser, field",
@@ -41,6 +42,7 @@ EXPECTED = {
     "Trainer._get_train_sampler": "self, train_dataset",
     "Trainer._load_optimizer_and_scheduler": "self, checkpoint",
     "Trainer._prepare_inputs": "self, inputs",
+    "Trainer._save": "self, output_dir, state_dict",
     "Trainer._save_checkpoint": "self, model, trial",
     "Trainer._save_optimizer_and_scheduler": "self, output_dir",
     "Trainer._total_loss_scalar": None,

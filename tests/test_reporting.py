@@ -17,7 +17,7 @@ from hf_biasensemble.arguments import DebiasingArguments
 def test_unknown_service_is_refused_before_anything_is_done(tmp_path, capsys):
     assert train(tmp_path / "no data", tmp_path / "out", report_to="wnadb") == 2
     message = error_line(capsys)
-    assert "--report_to: expected none, all or some of" in message and message.endswith("found wnadb")
+    assert "--report_to: expected none, all, or any of" in message and message.endswith("found wnadb")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("comet_ml") is not None, reason="comet_ml is installed")

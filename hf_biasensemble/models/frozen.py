@@ -26,6 +26,7 @@ from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClas
 
 FORMAT_VERSION = 3
 VALUES_AT_ONCE = 2**19
+ROWS_OF_MEAN = 1 << 12
 """Input values that go through the backbone together on a processor, three images of 224 pixels. The outputs of its
 layers then stay below 32 MB, beyond which the C library returns memory to the system at once: with 64 images, touching
 fresh pages took more time than the computation."""
@@ -241,7 +242,7 @@ def _mean_and_std(features: torch.Tensor | StoredArray, rows: torch.Tensor) -> t
     rows at a time; 1 where a feature never changes."""
 
     def mean_of(values: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        parts = (features.index_select(0, some)[:, 0].double() for some in rows.split(1 << 12))
+        parts = (features.index_select(0, some)[:, 0].double() for some in rows.split(ROWS_OF_MEAN))
         return torch.stack([values(part).sum(dim=0) for part in parts]).sum(dim=0) / len(rows)
 
     mean = mean_of(lambda some: some)

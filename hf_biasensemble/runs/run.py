@@ -155,7 +155,7 @@ def checked(
         check_reopens(method.network, model_args, splits["train"].class_names)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
-    settings["reading"] = [line.strip() for line in splits["train"].reading] or None
+    settings["reading"] = [line.strip() for line in splits["train"].reading[1:]] or None
     settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
     before: dict[str, Any] = {}
     if args.resume_from_checkpoint:

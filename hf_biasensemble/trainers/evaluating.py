@@ -15,6 +15,7 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits
+from hf_biasensemble.evaluation.difficulty import DIFFICULTIES
 from hf_biasensemble.folders.hub import push_model
 from hf_biasensemble.internal.collectives import share_buffers
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -165,12 +166,12 @@ class EvaluatingTrainer(CheckpointingTrainer):
         return {**self._evaluations().get(choice.step, {}), **beside, **named, "published_step": choice.step}
 
     def _evaluations(self) -> dict[int, dict[str, float]]:
-        """The logged evaluations of the trainer's own splits, by step."""
+        """The logged evaluations by step: of the trainer's own splits or, without any, of the training images."""
         wanted = {f"{name}_accuracy" for name in self.eval_dataset or ()}
         return {
             entry["step"]: {key: value for key, value in entry.items() if key not in ("step", "epoch")}
             for entry in self.state.log_history
-            if wanted and wanted <= entry.keys()
+            if wanted <= entry.keys() and (wanted or any(key.endswith(DIFFICULTIES) for key in entry))
         }
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

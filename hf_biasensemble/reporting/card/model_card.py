@@ -91,7 +91,7 @@ def write_model_card(
         "method": method,
         "about": [text.format_map(settings) for text in descriptions if text],
         "citations": list(dict.fromkeys([*(method.selector.citations if method.selector else ()), *method.citations])),
-        "reading": [as_text(line) for line in (settings.get("reading") or [])[1:]],
+        "reading": [as_text(line) for line in settings.get("reading") or []],
         "class_names": [as_text(class_name) for class_name in splits["train"].class_names],
         "splits": list(splits),
         "settings": settings,
