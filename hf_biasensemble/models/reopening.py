@@ -1,6 +1,7 @@
 """Whether the classifier of a run can be published, found out before any training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -67,6 +68,18 @@ def _untrained(
     return classifier.eval()
 
 
+@contextmanager
+def _uninitialised_as_nan() -> Iterator[None]:
+    """What is not initialised holds NaN, not what memory held before, which may be the right values by chance."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warns)
+
+
 @torch.inference_mode()
 def _problem_of(classifier: DebiasedImageClassifier, model_args: ModelArguments) -> str | None:
     """What goes wrong when the classifier is published; `None` if nothing does."""
@@ -78,7 +91,8 @@ def _problem_of(classifier: DebiasedImageClassifier, model_args: ModelArguments)
     with TemporaryDirectory() as folder:
         try:
             saved = save_classifier(classifier, image_transform(model_args), folder, image_geometry(model_args))
-            opened, _, _ = load_classifier(folder)
+            with _uninitialised_as_nan():
+                opened, _, _ = load_classifier(folder)
             found = opened(image).logits
             saved(image)  # some networks fill a buffer when they are first called
         except Exception as error:  # of timm, transformers or safetensors, each with its own
