@@ -64,6 +64,8 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
     tops = _Tops(tree, {parts[len(base) :]: count for parts, count in counts.items()}, base, split_names)
     splits = {} if take_as_classes else tops.splits(found.notes)
     inside = not splits and not take_as_classes and tops.split_inside_classes()
+    if not splits and not inside and not take_as_classes:
+        tops.refuse_a_dataset_among_classes()
     dropped = {top for top, depth in splits.items() if depth == 0}
     for parts in counts:
         rest = parts[len(base) :]
@@ -83,6 +85,9 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
     elif inside:
         found.splits_from = "folders inside the classes"
     level = len(base) + (max(splits.values()) if splits else 0)
+    inner = dict.fromkeys(parts[level + 1] for parts in found.place if len(parts) > level + 1 + inside)
+    if inner and not inside:
+        found.notes.append(f"folders inside the classes belong to them: {', '.join([*inner][:_NAMED])}")
     found.notes += _without_images(tree, counts, level, base)
     return found
 
@@ -187,6 +192,19 @@ class _Tops:
             return False
         uses = Counter(use_of(parts[1]) for parts in self.counts)
         return None not in uses and len(uses) > 1 and "train" in uses
+
+    def refuse_a_dataset_among_classes(self) -> None:
+        """Refuses a folder that is no class: it holds split folders, or all the other class folders once more."""
+        for top in self.names:
+            inner = self.inside(top)[1]
+            uses, others = {use_of(name) for name in inner}, {*self.names} - {top}
+            if {"train"} < uses - {None} or (len(others) > 1 and others <= inner):
+                place = self.tree.root.joinpath(*self.base)
+                raise BiasEnsembleError(
+                    f"{self.tree.root}: expected class folders, found {top}/, which holds a whole dataset "
+                    f"({', '.join(sorted(inner)[:_NAMED])}), beside {', '.join(sorted(others)[:_NAMED])}; "
+                    f"take it with --dataset_name {place / top}, or take all as classes with --layout folders"
+                )
 
     def _listed(self, names: list[str]) -> str:
         return ", ".join(f"{name}/" for name in names[:_NAMED])

@@ -10,7 +10,7 @@ from hf_biasensemble.data.reading.files import Tree, images, listed, look_into
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
 from hf_biasensemble.data.reading.found import Found, as_dataset, with_paths
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
-from hf_biasensemble.data.reading.rows import naming_column
+from hf_biasensemble.data.reading.rows import naming_column, split_column
 from hf_biasensemble.data.reading.split_words import meant_by, use_of
 from hf_biasensemble.data.reading.table_rows import of_rows
 from hf_biasensemble.data.reading.tables import (
@@ -57,6 +57,8 @@ def read_folder(path: Path, columns: ColumnNames, names: SplitNames, layout: str
         about = [table for table in tree.tables if _names_images(tree, table, columns)]
         if not about:
             raise
+        if all(is_text_table(table) and _split_in(table.rpartition("/")[0], names) for table in about):
+            return _of_metadata(tree, about, columns, names)
         return _of_tables(tree, columns, names, about)
     if len(folders.classes()) < 2:
         return _of_tables(tree, columns, names)
@@ -95,7 +97,7 @@ def _refuse_other_labels(tree: Tree, folders: ClassFolders, columns: ColumnNames
             continue
         others = [name for name in rows.column_names if name != column]
         values = {name: set(pc.unique(rows[name]).drop_null().to_pylist()) for name in others}
-        split = next((name for name in (columns.split, "split") if name in values), None)
+        split = next((name for name in (columns.split, split_column(others, None)) if name in values), None)
         if _split_of_file(table, SplitNames()):
             raise BiasEnsembleError(
                 f"{tree.root}: expected folders or tables to say what the classes are, found class folders "
@@ -204,6 +206,12 @@ def _of_metadata(tree: Tree, metadata: list[str], columns: ColumnNames, names: S
     else:
         found = of_rows(
             f"tables {', '.join(used)}", {table: tree.root / table for table in used}, columns, names, together=True
+        )
+    some = next(iter(found.data.values())).column_names
+    if columns.label not in some:
+        raise BiasEnsembleError(
+            f"{tree.root}: expected a label column {columns.label!r} in {used[0]}, found columns {', '.join(some)}; "
+            "name it with --label_column, or take the folders as classes with --layout folders"
         )
     found.notes += _not_read(tree, used)
     return found

@@ -14,8 +14,8 @@ from hf_biasensemble.data.reading.files import images, suffix_of
 from hf_biasensemble.data.reading.found import Found, with_image_feature
 from hf_biasensemble.data.reading.local import read_folder, read_table
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
-from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, splits_of_column
-from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, meant_by, use_of_value
+from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, split_column, splits_of_column
+from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, is_mark, meant_by, use_of, use_of_value
 from hf_biasensemble.data.reading.tables import cache_of, is_binary_table, is_text_table
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -116,8 +116,8 @@ def plan_reading(
             f"dataset {name} (configuration {config_name}{at}) could not be opened: {reason}"
         ) from error
     in_order = sorted(found.data, key=lambda split: list(SPLIT_WORDS).index(meant_by(split) or "test"))
-    data = {split: with_image_feature(found.data[split], columns.image) for split in in_order}
-    data, splits_from = _by_column(data, found.splits_from, columns.split, name)
+    data = {split: _with_text(with_image_feature(found.data[split], columns.image), columns) for split in in_order}
+    data, splits_from = _by_column(data, found.splits_from, columns, name)
     return ReadingPlan(
         name,
         found.layout,
@@ -159,7 +159,7 @@ def _local(path: Path, config_name: str | None, columns: ColumnNames, names: Spl
 
 def _instead(path: Path) -> str:
     suffix = suffix_of(path.name)
-    if suffix in (".xlsx", ".xls", ".ods"):
+    if suffix in (".xlsx", ".xls", ".ods", ".txt", ".dat"):
         return "save it as CSV UTF-8"
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"):
         return "unpack it and name the folder"
@@ -201,19 +201,21 @@ def _every_file(folder: Path) -> list[Path]:
 
 
 def _by_column(
-    data: dict[str, datasets.Dataset], splits_from: str | None, asked: str | None, where: str
+    data: dict[str, datasets.Dataset], splits_from: str | None, columns: ColumnNames, where: str
 ) -> tuple[dict[str, datasets.Dataset], str | None]:
     """Splits by a column that says them, where nothing else does; refuses a column that says something else."""
+    asked, some = columns.split, next(iter(data.values()))
     if asked in (NO_SPLITS, FROM_PATHS):
         return data, splits_from
-    column = asked or "split"
+    column = split_column(some.column_names, asked)
     having = [split for split, rows in data.items() if column in rows.column_names]
     if asked and not having:
-        some = next(iter(data.values()))
         raise BiasEnsembleError(
             f"{where}: expected the column {asked!r} given by --split_column, found columns "
             f"{', '.join(some.column_names)}"
         )
+    if not having and len(data) == 1 and splits_from is None:
+        _refuse_splits_of_another_name(some, columns, where)
     if not having or (not asked and not _is_text_or_whole(data[having[0]], column)):
         return data, splits_from
     if len(data) == 1 and splits_from is None:
@@ -237,9 +239,42 @@ def _by_column(
     return data, splits_from
 
 
+def _refuse_splits_of_another_name(rows: datasets.Dataset, columns: ColumnNames, where: str) -> None:
+    """Refuses a column such as `partition` whose values are splits: its test images would be trained on."""
+    for column in rows.column_names:
+        if column in (columns.image, columns.label):
+            continue
+        if is_mark(column):
+            raise BiasEnsembleError(
+                f"{where}: expected splits in a column 'split', found {column!r}, which marks a split by its name; "
+                f"add a column split with train and test, or take all rows together with --split_column {NO_SPLITS}"
+            )
+        if not _is_text_or_whole(rows, column):
+            continue
+        meaning = use_of_value if column.lower() in ("partition", "set", "subset") else use_of
+        texts = _text_of(rows, column)
+        if not meaning(texts[0].as_py() or ""):
+            continue
+        values = texts.unique().to_pylist()
+        uses = {meaning(value or "") for value in values}
+        if None not in uses and "train" in uses and len(uses) > 1:
+            raise BiasEnsembleError(
+                f"{where}: expected splits in a column 'split', found them in {column!r} ({', '.join(values)}); take "
+                f"them with --split_column {column}, or all rows together with --split_column {NO_SPLITS}"
+            )
+
+
+def _with_text(rows: datasets.Dataset, columns: ColumnNames) -> datasets.Dataset:
+    """The rows with labels as text that are 0.0, 1.0 or nan, as pandas writes whole numbers beside a blank."""
+    for column in (columns.label, columns.bias_label or "bias_label"):
+        if str(getattr(rows.features.get(column), "dtype", "")).startswith("float"):
+            rows = rows.cast_column(column, datasets.Value("string"))
+    return rows
+
+
 def _text_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
     """The column as text; of a `ClassLabel`, the names."""
-    values, feature = rows.with_format("arrow")[:][column], rows.features[column]
+    values, feature = rows.select_columns([column]).with_format("arrow")[:][column], rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return pc.take(pa.chunked_array([feature.names], pa.string()), values)
     return values.cast(pa.string())
