@@ -51,19 +51,20 @@ def read_folder(path: Path, columns: ColumnNames, names: SplitNames, layout: str
         return _of_metadata(tree, metadata, columns, names)
     if not tree.images or layout == "table":
         return _of_tables(tree, columns, names)
+    refused = None
     try:
         folders = class_folders(tree, vars(names).values())
-    except BiasEnsembleError:
-        about = [table for table in tree.tables if _names_images(tree, table, columns)]
-        if not about:
-            raise
-        if all(is_text_table(table) and _split_in(table.rpartition("/")[0], names) for table in about):
-            return _of_metadata(tree, about, columns, names)
-        return _of_tables(tree, columns, names, about)
-    if len(folders.classes()) < 2:
-        return _of_tables(tree, columns, names)
-    _refuse_other_labels(tree, folders, columns)
-    return _of_folders(tree, names)
+    except BiasEnsembleError as error:
+        refused = error
+    if refused is None and len(folders.classes()) > 1:
+        _refuse_other_labels(tree, folders, columns)
+        return _of_folders(tree, names)
+    about = [table for table in tree.tables if _names_images(tree, table, columns)]
+    if refused and not about:
+        raise refused
+    if about and all(is_text_table(table) and _split_in(table.rpartition("/")[0], names) for table in about):
+        return _of_metadata(tree, about, columns, names)
+    return _of_tables(tree, columns, names, about)
 
 
 # Class folders -------------------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def _of_metadata(tree: Tree, metadata: list[str], columns: ColumnNames, names: S
             f"tables {', '.join(used)}", {table: tree.root / table for table in used}, columns, names, together=True
         )
     some = next(iter(found.data.values())).column_names
-    if columns.label not in some:
+    if columns.label not in some and "/" in used[0]:
         raise BiasEnsembleError(
             f"{tree.root}: expected a label column {columns.label!r} in {used[0]}, found columns {', '.join(some)}; "
             "name it with --label_column, or take the folders as classes with --layout folders"

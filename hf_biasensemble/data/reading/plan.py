@@ -15,7 +15,7 @@ from hf_biasensemble.data.reading.found import Found, with_image_feature
 from hf_biasensemble.data.reading.local import read_folder, read_table
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
 from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, split_column, splits_of_column
-from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, is_mark, meant_by, use_of, use_of_value
+from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, is_mark, meant_by, use_of_value
 from hf_biasensemble.data.reading.tables import cache_of, is_binary_table, is_text_table
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -106,7 +106,7 @@ def plan_reading(
             found = Found("dataset on the Hub", _loaded(name, config_name, revision=revision))
     except BiasEnsembleError:
         raise
-    except (ValueError, IndexError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, LookupError, OSError, datasets.exceptions.DatasetsError) as error:
         # `load_from_disk` stumbles over a split without rows.
         reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
         if not path.exists():
@@ -116,7 +116,7 @@ def plan_reading(
             f"dataset {name} (configuration {config_name}{at}) could not be opened: {reason}"
         ) from error
     in_order = sorted(found.data, key=lambda split: list(SPLIT_WORDS).index(meant_by(split) or "test"))
-    data = {split: _with_text(with_image_feature(found.data[split], columns.image), columns) for split in in_order}
+    data = {split: with_image_feature(found.data[split], columns.image) for split in in_order}
     data, splits_from = _by_column(data, found.splits_from, columns, name)
     return ReadingPlan(
         name,
@@ -251,7 +251,7 @@ def _refuse_splits_of_another_name(rows: datasets.Dataset, columns: ColumnNames,
             )
         if not _is_text_or_whole(rows, column):
             continue
-        meaning = use_of_value if column.lower() in ("partition", "set", "subset") else use_of
+        meaning = use_of_value if column.lower() in ("partition", "set", "subset") else meant_by
         texts = _text_of(rows, column)
         if not meaning(texts[0].as_py() or ""):
             continue
@@ -262,14 +262,6 @@ def _refuse_splits_of_another_name(rows: datasets.Dataset, columns: ColumnNames,
                 f"{where}: expected splits in a column 'split', found them in {column!r} ({', '.join(values)}); take "
                 f"them with --split_column {column}, or all rows together with --split_column {NO_SPLITS}"
             )
-
-
-def _with_text(rows: datasets.Dataset, columns: ColumnNames) -> datasets.Dataset:
-    """The rows with labels as text that are 0.0, 1.0 or nan, as pandas writes whole numbers beside a blank."""
-    for column in (columns.label, columns.bias_label or "bias_label"):
-        if str(getattr(rows.features.get(column), "dtype", "")).startswith("float"):
-            rows = rows.cast_column(column, datasets.Value("string"))
-    return rows
 
 
 def _text_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
