@@ -142,6 +142,12 @@ def test_folder_whose_name_is_not_utf_8_is_refused_by_name(tmp_path):
         load_splits(str(tmp_path))
 
 
+def test_table_that_ends_inside_a_character_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_bytes("image,label\n1.png,é".encode()[:-1])
+    with pytest.raises(BiasEnsembleError, match="expected UTF-8, found the byte 0xC3 in line 2"):
+        load_splits(str(tmp_path / "list.csv"))
+
+
 def test_folder_of_save_to_disk_that_is_not_whole(tmp_path):
     (tmp_path / "dataset_dict.json").write_text("{}")
     with pytest.raises(BiasEnsembleError, match="could not be opened"):

@@ -124,7 +124,7 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
         elif os.path.islink(os.path.join(folder, name)) and not os.path.exists(os.path.join(folder, name)):
             tree.notes.append(f"{'/'.join((*parts, name))} (a link to nothing)")
         else:
-            tree.others.setdefault(parts, Counter())[os.path.splitext(name)[1] or name] += 1
+            tree.others.setdefault(parts, Counter())[os.path.splitext(name)[1] or "without extension"] += 1
     _flush(run, parts, tree)
 
 

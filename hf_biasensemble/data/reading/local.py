@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from hf_biasensemble.data.reading.files import Tree, images, listed, look_into
+from hf_biasensemble.data.reading.files import PHOTOGRAPH_SUFFIXES, Tree, images, listed, look_into
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
 from hf_biasensemble.data.reading.found import Found, as_dataset, with_paths
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
@@ -61,7 +61,7 @@ def read_folder(path: Path, columns: ColumnNames, names: SplitNames, layout: str
         return _of_folders(tree, names)
     about = [table for table in tree.tables if _names_images(tree, table, columns)]
     if refused and not about:
-        raise refused
+        raise BiasEnsembleError(f"{refused}; no column of {', '.join(tree.tables[:_NAMED])} names the images")
     if about and all(is_text_table(table) and _split_in(table.rpartition("/")[0], names) for table in about):
         return _of_metadata(tree, about, columns, names)
     return _of_tables(tree, columns, names, about)
@@ -146,7 +146,9 @@ def _content(tree: Tree) -> str:
     if not others:
         return "nothing" if len(tree.folders) < 2 else "empty folders"
     archives = [suffix for suffix in others if suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")]
-    return listed(others) + ("; unpack the archive first" if archives else "")
+    photographs = any(suffix.lower() in PHOTOGRAPH_SUFFIXES for suffix in others)
+    advice = "; unpack the archive first" if archives else "; convert them to JPEG or PNG" if photographs else ""
+    return listed(others) + advice
 
 
 # Tables --------------------------------------------------------------------------------------------------------------

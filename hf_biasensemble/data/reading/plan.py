@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -216,7 +217,7 @@ def _by_column(
         )
     if not having and len(data) == 1 and splits_from is None:
         _refuse_splits_of_another_name(some, columns, where)
-    if not having or (not asked and not _is_text_or_whole(data[having[0]], column)):
+    if not having or (not asked and not _is_text_or_whole(data[having[0]].features[column])):
         return data, splits_from
     if len(data) == 1 and splits_from is None:
         (rows,) = data.values()
@@ -241,7 +242,8 @@ def _by_column(
 
 def _refuse_splits_of_another_name(rows: datasets.Dataset, columns: ColumnNames, where: str) -> None:
     """Refuses a column such as `partition` whose values are splits: its test images would be trained on."""
-    for column in rows.column_names:
+    features, first = rows.features, rows.with_format("arrow")[:1].to_pylist()
+    for column in rows.column_names if first else []:
         if column in (columns.image, columns.label):
             continue
         if is_mark(column):
@@ -249,13 +251,12 @@ def _refuse_splits_of_another_name(rows: datasets.Dataset, columns: ColumnNames,
                 f"{where}: expected splits in a column 'split', found {column!r}, which marks a split by its name; "
                 f"add a column split with train and test, or take all rows together with --split_column {NO_SPLITS}"
             )
-        if not _is_text_or_whole(rows, column):
+        if not _is_text_or_whole(features[column]):
             continue
         meaning = use_of_value if column.lower() in ("partition", "set", "subset") else meant_by
-        texts = _text_of(rows, column)
-        if not meaning(texts[0].as_py() or ""):
-            continue
-        values = texts.unique().to_pylist()
+        if not hasattr(features[column], "names") and not meaning(str(first[0][column])):
+            continue  # seen before all rows are
+        values = _text_of(rows, column).unique().to_pylist()
         uses = {meaning(value or "") for value in values}
         if None not in uses and "train" in uses and len(uses) > 1:
             raise BiasEnsembleError(
@@ -272,5 +273,5 @@ def _text_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
     return values.cast(pa.string())
 
 
-def _is_text_or_whole(rows: datasets.Dataset, column: str) -> bool:
-    return str(getattr(rows.features[column], "dtype", "")) in ("string", "large_string", "int64", "int32", "int8")
+def _is_text_or_whole(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")) in ("string", "large_string", "int64", "int32", "int8")

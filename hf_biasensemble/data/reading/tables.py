@@ -80,13 +80,16 @@ def _check_encoding(file: Path) -> None:
         if first[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise BiasEnsembleError(f"{file}: expected UTF-8, found UTF-16; save the table as CSV UTF-8")
         stream.seek(0)
-        while block := stream.read(1 << 20):
+        at_end = False
+        while not at_end:
+            block = stream.read(1 << 20)
+            at_end = not block
             if b"\0" in block:
                 raise BiasEnsembleError(
                     f"{file}: expected UTF-8, found a zero byte, as in UTF-16; save the table as CSV UTF-8"
                 )
             try:
-                decoder.decode(block)
+                decoder.decode(block, final=at_end)
             except UnicodeDecodeError as error:
                 line += error.object[: error.start].count(b"\n")
                 raise BiasEnsembleError(
@@ -101,8 +104,10 @@ def _read_csv(file: Path) -> pa.Table:
         start = stream.readline()
         told = re.fullmatch(r"sep=(.)\s*", start)  # as Excel writes it
         skipped = 1 if told else 0
-        rest = io.StringIO(start if not told else "")
-        text = (rest.getvalue() or stream.readline()) + "".join(islice(stream, 20))
+        text = stream.readline() if told else start
+        while text and not text.strip():  # the names of columns may stand below blank lines
+            skipped, text = skipped + 1, stream.readline()
+        text += "".join(islice(stream, 20))
     delimiter = told[1] if told else _delimiter(text, file)
     header = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), [])
     names = _column_names(header, file)
