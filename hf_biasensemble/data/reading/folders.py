@@ -125,7 +125,11 @@ class _Tops:
 
     def __init__(self, tree: Tree, counts: dict[Parts, int], base: Parts, split_names: Collection[str]):
         self.tree, self.base, self.counts = tree, base, counts
-        self.names = sorted({parts[0] for parts in counts if parts})
+        self.below: dict[str, list[Parts]] = {}
+        for parts in counts:
+            if parts:
+                self.below.setdefault(parts[0], []).append(parts)
+        self.names = sorted(self.below)
         self.exact = {name: use for name in self.names if (use := use_of(name) or (name in split_names and name))}
         self.affixed = {
             name: found for name in self.names if name not in self.exact and (found := with_affix(name)) is not None
@@ -134,7 +138,7 @@ class _Tops:
     def inside(self, top: str) -> tuple[int, set[str]]:
         """How deep the class folders of a top folder lie, and their names: those in
         `seg_train/seg_train` and `train/images` lie one deeper."""
-        below = [parts for parts in self.counts if parts and parts[0] == top]
+        below = self.below[top]
         depth = 2 if any(all(parts[1:2] == (inner,) for parts in below) for inner in (top, "images")) else 1
         return depth, {parts[depth] for parts in below if len(parts) > depth}
 
@@ -161,7 +165,7 @@ class _Tops:
             if name not in structured and (self.exact.get(name) or self.affixed[name][0]) == "test":
                 unlabelled.append(name)
         for name in unlabelled:
-            number = sum(count for parts, count in self.counts.items() if parts and parts[0] == name)
+            number = sum(self.counts[parts] for parts in self.below[name])
             notes.append(f"not read: {name}/ ({images(number)} in no class folder, so without labels)")
         in_no_split = [name for name in self.names if name not in structured and name not in unlabelled]
         if in_no_split:
@@ -197,12 +201,15 @@ class _Tops:
         """Refuses a folder that is no class: it holds split folders, or all the other class folders once more."""
         for top in self.names:
             inner = self.inside(top)[1]
-            uses, others = {use_of(name) for name in inner}, {*self.names} - {top}
-            if {"train"} < uses - {None} or (len(others) > 1 and others <= inner):
+            if len(inner) < 2:
+                continue
+            others = [name for name in self.names if name != top]
+            has_splits = {"train"} < {use_of(name) for name in inner} - {None}
+            if has_splits or (len(others) > 1 and inner.issuperset(others)):
                 place = self.tree.root.joinpath(*self.base)
                 raise BiasEnsembleError(
                     f"{self.tree.root}: expected class folders, found {top}/, which holds a whole dataset "
-                    f"({', '.join(sorted(inner)[:_NAMED])}), beside {', '.join(sorted(others)[:_NAMED])}; "
+                    f"({', '.join(sorted(inner)[:_NAMED])}), beside {', '.join(others[:_NAMED])}; "
                     f"take it with --dataset_name {place / top}, or take all as classes with --layout folders"
                 )
 
