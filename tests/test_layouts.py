@@ -13,7 +13,8 @@ from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 ROOT = Path(__file__).parents[1]
-CASES = [case for file in ("folders", "tables") for case in yaml.safe_load((ROOT / f"tests/cases/{file}.yaml").open())]
+FILES = ("folders", "tables", "values")
+CASES = [case for file in FILES for case in yaml.safe_load((ROOT / f"tests/cases/{file}.yaml").open())]
 COLUMNS = {
     "image_column": "image",
     "label_column": "label",

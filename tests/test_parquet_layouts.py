@@ -124,3 +124,31 @@ def test_only_regular_files_are_opened(tmp_path, target):
     (tmp_path / "data" / "metadata.csv").symlink_to(tmp_path / target)
     with pytest.raises(BiasEnsembleError, match="metadata.csv: expected a table, found"):
         load_splits(str(tmp_path / "data"))
+
+
+def test_special_file_called_like_a_table_is_not_opened(tmp_path):
+    (tmp_path / "1.png").write_bytes(contents()[0])
+    os.mkfifo(tmp_path / "metadata.csv")
+    with pytest.raises(BiasEnsembleError, match="metadata.csv: expected a table, found .*special file"):
+        load_splits(str(tmp_path))
+
+
+def test_folder_whose_name_is_not_utf_8_is_refused_by_name(tmp_path):
+    for name in (b"ant", b"owl\xff"):
+        folder = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(folder)
+        Path(os.fsdecode(folder), "1.png").write_bytes(contents()[0])
+    with pytest.raises(BiasEnsembleError, match="names of files in UTF-8, found .*owl.*rename it"):
+        load_splits(str(tmp_path))
+
+
+def test_table_that_ends_inside_a_character_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_bytes("image,label\n1.png,é".encode()[:-1])
+    with pytest.raises(BiasEnsembleError, match="expected UTF-8, found the byte 0xC3 in line 2"):
+        load_splits(str(tmp_path / "list.csv"))
+
+
+def test_folder_of_save_to_disk_that_is_not_whole(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    with pytest.raises(BiasEnsembleError, match="could not be opened"):
+        load_splits(str(tmp_path))

@@ -195,7 +195,7 @@ def _alignment(some: LabelledSplit, train: LabelledSplit | None, told: list[str]
     if told:
         return aligned_as_told(told, bias_names, class_names)
     alignment = aligned_by_names(bias_names, class_names)
-    if alignment is None and train is not None and train.bias_labels is not None:
+    if alignment is None and bias_names and train is not None and train.bias_labels is not None:
         known = train.bias_labels >= 0
         return aligned_by_majority(train.labels[known], train.bias_labels[known], bias_names, class_names)
     return alignment

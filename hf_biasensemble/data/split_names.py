@@ -47,7 +47,7 @@ def chosen_splits(raw: Mapping[str, Any], names: SplitNames, where: str) -> tupl
     if not chosen:
         raise BiasEnsembleError(
             f"{where}: expected a split train, validation or test, found {', '.join(raw)}; name them with "
-            "--train_split, --validation_split and --test_split"
+            "--train_split, --validation_split and --test_split, or leave the column alone with --split_column none"
         )
     notes = [
         f"not used: the split {split} ({images(len(raw[split]))}); use it with --test_split {split}"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from hf_biasensemble.internal.errors import BiasEnsembleError
+
 Parts = tuple[str, ...]
 
 # PIL only recognises the latter, or needs another program for them.
@@ -78,7 +80,12 @@ def look_into(root: Path) -> Tree:
     """Everything below a folder. Links are followed, but not in circles; hidden files and those that operating systems
     put there are passed over. A `Path` for each file would take a gigabyte for a million."""
     tree = Tree(root)
-    _look(str(root), (), (), tree)
+    try:
+        _look(str(root), (), (), tree)
+    except UnicodeEncodeError as error:
+        raise BiasEnsembleError(
+            f"{root}: expected names of files in UTF-8, found {error.object!a}; rename it"
+        ) from error
     return tree
 
 
@@ -94,7 +101,12 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
         for entry in entries:
             if entry.name.startswith(".") or entry.name in _NOT_DATA:
                 continue
-            if entry.is_dir():
+            entry.name.encode()
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself
+                is_folder = False
+            if is_folder:
                 subfolders.add(entry.name)
             elif entry.name.lower() not in _NOT_NAMED:
                 files.append(entry.name)
@@ -112,7 +124,7 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
         elif os.path.islink(os.path.join(folder, name)) and not os.path.exists(os.path.join(folder, name)):
             tree.notes.append(f"{'/'.join((*parts, name))} (a link to nothing)")
         else:
-            tree.others.setdefault(parts, Counter())[os.path.splitext(name)[1] or name] += 1
+            tree.others.setdefault(parts, Counter())[os.path.splitext(name)[1] or "without extension"] += 1
     _flush(run, parts, tree)
 
 

@@ -64,6 +64,8 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
     tops = _Tops(tree, {parts[len(base) :]: count for parts, count in counts.items()}, base, split_names)
     splits = {} if take_as_classes else tops.splits(found.notes)
     inside = not splits and not take_as_classes and tops.split_inside_classes()
+    if not splits and not inside and not take_as_classes:
+        tops.refuse_a_dataset_among_classes()
     dropped = {top for top, depth in splits.items() if depth == 0}
     for parts in counts:
         rest = parts[len(base) :]
@@ -83,6 +85,9 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
     elif inside:
         found.splits_from = "folders inside the classes"
     level = len(base) + (max(splits.values()) if splits else 0)
+    inner = dict.fromkeys(parts[level + 1] for parts in found.place if len(parts) > level + 1 + inside)
+    if inner and not inside:
+        found.notes.append(f"folders inside the classes belong to them: {', '.join([*inner][:_NAMED])}")
     found.notes += _without_images(tree, counts, level, base)
     return found
 
@@ -120,7 +125,11 @@ class _Tops:
 
     def __init__(self, tree: Tree, counts: dict[Parts, int], base: Parts, split_names: Collection[str]):
         self.tree, self.base, self.counts = tree, base, counts
-        self.names = sorted({parts[0] for parts in counts if parts})
+        self.below: dict[str, list[Parts]] = {}
+        for parts in counts:
+            if parts:
+                self.below.setdefault(parts[0], []).append(parts)
+        self.names = sorted(self.below)
         self.exact = {name: use for name in self.names if (use := use_of(name) or (name in split_names and name))}
         self.affixed = {
             name: found for name in self.names if name not in self.exact and (found := with_affix(name)) is not None
@@ -129,7 +138,7 @@ class _Tops:
     def inside(self, top: str) -> tuple[int, set[str]]:
         """How deep the class folders of a top folder lie, and their names: those in
         `seg_train/seg_train` and `train/images` lie one deeper."""
-        below = [parts for parts in self.counts if parts and parts[0] == top]
+        below = self.below[top]
         depth = 2 if any(all(parts[1:2] == (inner,) for parts in below) for inner in (top, "images")) else 1
         return depth, {parts[depth] for parts in below if len(parts) > depth}
 
@@ -156,7 +165,7 @@ class _Tops:
             if name not in structured and (self.exact.get(name) or self.affixed[name][0]) == "test":
                 unlabelled.append(name)
         for name in unlabelled:
-            number = sum(count for parts, count in self.counts.items() if parts and parts[0] == name)
+            number = sum(self.counts[parts] for parts in self.below[name])
             notes.append(f"not read: {name}/ ({images(number)} in no class folder, so without labels)")
         in_no_split = [name for name in self.names if name not in structured and name not in unlabelled]
         if in_no_split:
@@ -187,6 +196,22 @@ class _Tops:
             return False
         uses = Counter(use_of(parts[1]) for parts in self.counts)
         return None not in uses and len(uses) > 1 and "train" in uses
+
+    def refuse_a_dataset_among_classes(self) -> None:
+        """Refuses a folder that is no class: it holds split folders, or all the other class folders once more."""
+        for top in self.names:
+            inner = self.inside(top)[1]
+            if len(inner) < 2:
+                continue
+            others = [name for name in self.names if name != top]
+            has_splits = {"train"} < {use_of(name) for name in inner} - {None}
+            if has_splits or (len(others) > 1 and inner.issuperset(others)):
+                place = self.tree.root.joinpath(*self.base)
+                raise BiasEnsembleError(
+                    f"{self.tree.root}: expected class folders, found {top}/, which holds a whole dataset "
+                    f"({', '.join(sorted(inner)[:_NAMED])}), beside {', '.join(others[:_NAMED])}; "
+                    f"take it with --dataset_name {place / top}, or take all as classes with --layout folders"
+                )
 
     def _listed(self, names: list[str]) -> str:
         return ", ".join(f"{name}/" for name in names[:_NAMED])

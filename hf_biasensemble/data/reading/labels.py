@@ -48,7 +48,7 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
         if getattr(data.features[column], "dtype", None) not in _TYPES:
             raise BiasEnsembleError(
                 f"{name}, split {split}: expected column {column!r} to hold classes (ClassLabel, string or whole "
-                f"numbers), found {data.features[column]}"
+                f"numbers), found {data.features[column]}; convert it, or name another with --label_column"
             )
         values.update(value for value in data.unique(column) if not _is_blank(value))
     texts = [value for value in values if isinstance(value, str)]
@@ -64,6 +64,11 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
             )
         names = sorted(map(str, values))
         return names, _odd_names(names)
+    if values and not numbers:
+        raise BiasEnsembleError(
+            f"{name}: expected column {column!r} to hold classes (text or whole numbers from 0 on), found only "
+            f"{', '.join(sorted(map(str, values))[:_NAMED])}; name another with --label_column"
+        )
     if numbers == list(range(len(numbers))):
         return list(map(str, numbers)), []
     shown = ", ".join(map(str, numbers[:_NAMED]))
@@ -84,7 +89,7 @@ def _whole_numbers(values: set) -> list[int] | None:
                 continue
             if not _WHOLE.fullmatch(value):
                 return None
-        found.add(int(float(value)) if isinstance(value, str) else int(value))
+        found.add(int(value.partition(".")[0]) if isinstance(value, str) else int(value))
     if values and not found:
         return None  # only words such as None and NA
     return sorted(found if found == {-1, 1} else (number for number in found if number >= 0))
@@ -94,7 +99,8 @@ def _odd_names(names: list[str]) -> list[str]:
     by_plain: dict[str, list[str]] = {}
     for name in names:
         by_plain.setdefault(" ".join(name.casefold().split()), []).append(name)
-    return [
+    blank = [f"{name!r} has blanks around it, which belong to the name" for name in names if name != name.strip()]
+    return blank + [
         f"{' and '.join(map(repr, alike))} differ only in case or blanks; they are taken as different names"
         for alike in by_plain.values()
         if len(alike) > 1
@@ -138,9 +144,9 @@ def _looked_up(
         row = int((result == -2).argmax())
         value = values[indices[row]] if indices[row] < len(values) else None
         what = "nothing (null)" if _is_blank(value) else value
+        among = f"0..{len(names) - 1} ({', '.join(names[:_NAMED])})" if names else "each row"
         raise BiasEnsembleError(
-            f"{where}: column {column!r}, row {row}: expected a class in 0..{len(names) - 1} "
-            f"({', '.join(names[:_NAMED])}), found {what}; fix or remove the row"
+            f"{where}: column {column!r}, row {row}: expected a class in {among}, found {what}; fix or remove the row"
         )
     return result
 
@@ -148,7 +154,7 @@ def _looked_up(
 def _name_of(value: object, names: Mapping[str, int]) -> str:
     text = str(value)
     if text not in names and _WHOLE.fullmatch(text):
-        return str(int(float(text)))
+        return str(int(text.partition(".")[0]))
     return text
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from hf_biasensemble.data.reading.files import Tree, images, listed, look_into
+from hf_biasensemble.data.reading.files import PHOTOGRAPH_SUFFIXES, Tree, images, listed, look_into
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
 from hf_biasensemble.data.reading.found import Found, as_dataset, with_paths
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
-from hf_biasensemble.data.reading.rows import naming_column
+from hf_biasensemble.data.reading.rows import naming_column, split_column
 from hf_biasensemble.data.reading.split_words import meant_by, use_of
 from hf_biasensemble.data.reading.table_rows import of_rows
 from hf_biasensemble.data.reading.tables import (
@@ -51,17 +51,20 @@ def read_folder(path: Path, columns: ColumnNames, names: SplitNames, layout: str
         return _of_metadata(tree, metadata, columns, names)
     if not tree.images or layout == "table":
         return _of_tables(tree, columns, names)
+    refused = None
     try:
         folders = class_folders(tree, vars(names).values())
-    except BiasEnsembleError:
-        about = [table for table in tree.tables if _names_images(tree, table, columns)]
-        if not about:
-            raise
-        return _of_tables(tree, columns, names, about)
-    if len(folders.classes()) < 2:
-        return _of_tables(tree, columns, names)
-    _refuse_other_labels(tree, folders, columns)
-    return _of_folders(tree, names)
+    except BiasEnsembleError as error:
+        refused = error
+    if refused is None and len(folders.classes()) > 1:
+        _refuse_other_labels(tree, folders, columns)
+        return _of_folders(tree, names)
+    about = [table for table in tree.tables if _names_images(tree, table, columns)]
+    if refused and not about:
+        raise BiasEnsembleError(f"{refused}; no column of {', '.join(tree.tables[:_NAMED])} names the images")
+    if about and all(is_text_table(table) and _split_in(table.rpartition("/")[0], names) for table in about):
+        return _of_metadata(tree, about, columns, names)
+    return _of_tables(tree, columns, names, about)
 
 
 # Class folders -------------------------------------------------------------------------------------------------------
@@ -95,7 +98,7 @@ def _refuse_other_labels(tree: Tree, folders: ClassFolders, columns: ColumnNames
             continue
         others = [name for name in rows.column_names if name != column]
         values = {name: set(pc.unique(rows[name]).drop_null().to_pylist()) for name in others}
-        split = next((name for name in (columns.split, "split") if name in values), None)
+        split = next((name for name in (columns.split, split_column(others, None)) if name in values), None)
         if _split_of_file(table, SplitNames()):
             raise BiasEnsembleError(
                 f"{tree.root}: expected folders or tables to say what the classes are, found class folders "
@@ -143,7 +146,9 @@ def _content(tree: Tree) -> str:
     if not others:
         return "nothing" if len(tree.folders) < 2 else "empty folders"
     archives = [suffix for suffix in others if suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")]
-    return listed(others) + ("; unpack the archive first" if archives else "")
+    photographs = any(suffix.lower() in PHOTOGRAPH_SUFFIXES for suffix in others)
+    advice = "; unpack the archive first" if archives else "; convert them to JPEG or PNG" if photographs else ""
+    return listed(others) + advice
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
@@ -204,6 +209,12 @@ def _of_metadata(tree: Tree, metadata: list[str], columns: ColumnNames, names: S
     else:
         found = of_rows(
             f"tables {', '.join(used)}", {table: tree.root / table for table in used}, columns, names, together=True
+        )
+    some = next(iter(found.data.values())).column_names
+    if columns.label not in some and "/" in used[0]:
+        raise BiasEnsembleError(
+            f"{tree.root}: expected a label column {columns.label!r} in {used[0]}, found columns {', '.join(some)}; "
+            "name it with --label_column, or take the folders as classes with --layout folders"
         )
     found.notes += _not_read(tree, used)
     return found

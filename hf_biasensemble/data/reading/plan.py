@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -14,8 +15,8 @@ from hf_biasensemble.data.reading.files import images, suffix_of
 from hf_biasensemble.data.reading.found import Found, with_image_feature
 from hf_biasensemble.data.reading.local import read_folder, read_table
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
-from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, splits_of_column
-from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, meant_by, use_of_value
+from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, split_column, splits_of_column
+from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, is_mark, meant_by, use_of_value
 from hf_biasensemble.data.reading.tables import cache_of, is_binary_table, is_text_table
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -106,7 +107,7 @@ def plan_reading(
             found = Found("dataset on the Hub", _loaded(name, config_name, revision=revision))
     except BiasEnsembleError:
         raise
-    except (ValueError, IndexError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, LookupError, OSError, datasets.exceptions.DatasetsError) as error:
         # `load_from_disk` stumbles over a split without rows.
         reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
         if not path.exists():
@@ -117,7 +118,7 @@ def plan_reading(
         ) from error
     in_order = sorted(found.data, key=lambda split: list(SPLIT_WORDS).index(meant_by(split) or "test"))
     data = {split: with_image_feature(found.data[split], columns.image) for split in in_order}
-    data, splits_from = _by_column(data, found.splits_from, columns.split, name)
+    data, splits_from = _by_column(data, found.splits_from, columns, name)
     return ReadingPlan(
         name,
         found.layout,
@@ -159,7 +160,7 @@ def _local(path: Path, config_name: str | None, columns: ColumnNames, names: Spl
 
 def _instead(path: Path) -> str:
     suffix = suffix_of(path.name)
-    if suffix in (".xlsx", ".xls", ".ods"):
+    if suffix in (".xlsx", ".xls", ".ods", ".txt", ".dat"):
         return "save it as CSV UTF-8"
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"):
         return "unpack it and name the folder"
@@ -201,20 +202,22 @@ def _every_file(folder: Path) -> list[Path]:
 
 
 def _by_column(
-    data: dict[str, datasets.Dataset], splits_from: str | None, asked: str | None, where: str
+    data: dict[str, datasets.Dataset], splits_from: str | None, columns: ColumnNames, where: str
 ) -> tuple[dict[str, datasets.Dataset], str | None]:
     """Splits by a column that says them, where nothing else does; refuses a column that says something else."""
+    asked, some = columns.split, next(iter(data.values()))
     if asked in (NO_SPLITS, FROM_PATHS):
         return data, splits_from
-    column = asked or "split"
+    column = split_column(some.column_names, asked)
     having = [split for split, rows in data.items() if column in rows.column_names]
     if asked and not having:
-        some = next(iter(data.values()))
         raise BiasEnsembleError(
             f"{where}: expected the column {asked!r} given by --split_column, found columns "
             f"{', '.join(some.column_names)}"
         )
-    if not having or (not asked and not _is_text_or_whole(data[having[0]], column)):
+    if not having and len(data) == 1 and splits_from is None:
+        _refuse_splits_of_another_name(some, columns, where)
+    if not having or (not asked and not _is_text_or_whole(data[having[0]].features[column])):
         return data, splits_from
     if len(data) == 1 and splits_from is None:
         (rows,) = data.values()
@@ -237,13 +240,38 @@ def _by_column(
     return data, splits_from
 
 
+def _refuse_splits_of_another_name(rows: datasets.Dataset, columns: ColumnNames, where: str) -> None:
+    """Refuses a column such as `partition` whose values are splits: its test images would be trained on."""
+    features, first = rows.features, rows.with_format("arrow")[:1].to_pylist()
+    for column in rows.column_names if first else []:
+        if column in (columns.image, columns.label):
+            continue
+        if is_mark(column):
+            raise BiasEnsembleError(
+                f"{where}: expected splits in a column 'split', found {column!r}, which marks a split by its name; "
+                f"add a column split with train and test, or take all rows together with --split_column {NO_SPLITS}"
+            )
+        if not _is_text_or_whole(features[column]):
+            continue
+        meaning = use_of_value if column.lower() in ("partition", "set", "subset") else meant_by
+        if not hasattr(features[column], "names") and not meaning(str(first[0][column])):
+            continue  # seen before all rows are
+        values = _text_of(rows, column).unique().to_pylist()
+        uses = {meaning(value or "") for value in values}
+        if None not in uses and "train" in uses and len(uses) > 1:
+            raise BiasEnsembleError(
+                f"{where}: expected splits in a column 'split', found them in {column!r} ({', '.join(values)}); take "
+                f"them with --split_column {column}, or all rows together with --split_column {NO_SPLITS}"
+            )
+
+
 def _text_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
     """The column as text; of a `ClassLabel`, the names."""
-    values, feature = rows.with_format("arrow")[:][column], rows.features[column]
+    values, feature = rows.select_columns([column]).with_format("arrow")[:][column], rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return pc.take(pa.chunked_array([feature.names], pa.string()), values)
     return values.cast(pa.string())
 
 
-def _is_text_or_whole(rows: datasets.Dataset, column: str) -> bool:
-    return str(getattr(rows.features[column], "dtype", "")) in ("string", "large_string", "int64", "int32", "int8")
+def _is_text_or_whole(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")) in ("string", "large_string", "int64", "int32", "int8")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_biasensemble.data.reading.files import IMAGE_SUFFIXES, Tree, look_into, suffix_of
-from hf_biasensemble.data.reading.split_words import use_of, use_of_value
+from hf_biasensemble.data.reading.split_words import is_mark, use_of, use_of_value
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 NO_SPLITS, FROM_PATHS = "none", "paths"
@@ -102,13 +102,18 @@ def _by_stem(paths: pa.ChunkedArray, tree: Tree, column: str, table: Path) -> pa
 def _hint(path: str, tree: Tree, table: Path, column: str) -> str:
     """What may be wrong with a path that leads to no file."""
     plain, folder = path.replace("\\", "/"), table.parent
-    if plain != path:
-        there = next((name for name in (plain, os.path.basename(plain)) if (folder / name).is_file()), None)
-        return f"write / for the backslash{f' (there is {folder / there})' if there else ''}"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", plain):
+        return "download the images and write their paths into the column"
+    if plain != path and (folder / plain).is_file():
+        return f"write / for the backslash (there is {folder / plain})"
     files, name = tree.paths(), os.path.basename(plain)
     at_end = files.filter(pc.or_(pc.equal(files, name), pc.ends_with(files, f"/{name}")))
     if len(at_end):
         there = folder / at_end[0].as_py()
+        if not str(there).endswith(f"/{plain}"):
+            return (
+                f"a file of that name is {there}: write {at_end[0].as_py()}, since paths count from the table's folder"
+            )
         start = str(there)[: -len(plain)]
         return (
             f"that file is {there}: paths count from the folder of the table, so move the table to {start}, or put "
@@ -121,6 +126,8 @@ def _hint(path: str, tree: Tree, table: Path, column: str) -> str:
     similar = files.filter(pc.match_substring_regex(files, rf"(^|/){re.escape(stem)}\.[^/]*$", ignore_case=True))
     if len(similar):
         return f"there is {folder / similar[0].as_py()}, of another extension or case; correct the column"
+    if plain != path:
+        return "write / for the backslash"
     if suffix_of(name) not in IMAGE_SUFFIXES:
         return f"these are no names of images; name the column of files with --image_column instead of {column}"
     return "put the images there, or correct the paths"
@@ -146,6 +153,11 @@ def naming_column(table: pa.Table, tree: Tree) -> str | None:
     return by_stem
 
 
+def split_column(names: list[str], asked: str | None) -> str:
+    """The column of splits: the one that was asked for, or the one called `split` in any case."""
+    return asked or next((name for name in names if name.lower() == "split"), "split")
+
+
 def splits_of_column(values: pa.ChunkedArray, column: str, where: str) -> np.ndarray:
     """The split of each row, by a column of names or of 0, 1, 2; a name that means none is the split's own name."""
     text = values.cast(pa.string())
@@ -157,6 +169,11 @@ def splits_of_column(values: pa.ChunkedArray, column: str, where: str) -> np.nda
         )
     encoded = text.combine_chunks().dictionary_encode()
     names = encoded.dictionary.to_pylist()
+    if is_mark(column) and {"0", "1"} & set(names):  # 1 would be validation
+        raise BiasEnsembleError(
+            f"{where}: column {column!r}: expected names of splits, found {', '.join(names[:5])}; write train and "
+            f"test into it, or leave it alone with --split_column {NO_SPLITS}"
+        )
     numbers = [name for name in names if re.fullmatch(r"-?\d+(\.0)?", name)]
     unknown = [name for name in numbers if use_of_value(name) is None]
     if unknown:

@@ -42,6 +42,11 @@ def is_unlabelled(name: str) -> bool:
     return bool(_UNLABELLED & set(re.split(r"[^a-z]+", name.lower())))
 
 
+def is_mark(column: str) -> bool:
+    """Whether a column, by its name, marks the images of one split: `is_train`."""
+    return use_of(re.sub(r"^(is|in)_", "", column.lower())) is not None
+
+
 def meant_by(name: str) -> str | None:
     """The split that a name means, alone or with a word more."""
     found = with_affix(name)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_biasensemble.data.reading.files import Tree, images, look_into
+from hf_biasensemble.data.reading.files import IMAGE_SUFFIXES, Tree, images, look_into, suffix_of
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
 from hf_biasensemble.data.reading.found import Found, as_dataset
 from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
@@ -17,6 +17,7 @@ from hf_biasensemble.data.reading.rows import (
     located,
     naming_column,
     repeated,
+    split_column,
     splits_of_column,
     splits_of_paths,
     without_dot,
@@ -44,6 +45,13 @@ def of_rows(
         rows, said = (typed_as_text(file), []) if is_binary_table(file.name) else read_text_table(file)
         notes += said
         rows = _with_image_column(rows, columns, file, tree)
+        for column in (name for name in (columns.image, columns.label) if name in rows.column_names):
+            broken = pc.fill_null(pc.match_substring(rows[column], "\n"), False).to_numpy(zero_copy_only=False)
+            if broken.any():
+                raise BiasEnsembleError(
+                    f"{file}, row {broken.argmax()}: expected a value of one line in column {column!r}, found a line "
+                    "break; a quote in this row may not be closed"
+                )
         paths = without_dot(rows[columns.image])
         beside = tree if tree is not None and tree.root == file.parent else None
         if not trusted:
@@ -59,7 +67,7 @@ def of_rows(
         parts = {None: pa.concat_tables(parts.values(), promote_options="default")}
     if list(parts) == [None]:
         rows = parts[None]
-        by_column = columns.split or "split"
+        by_column = split_column(rows.column_names, columns.split)
         has_column = by_column in rows.column_names and columns.split not in (NO_SPLITS, FROM_PATHS)
         if columns.split != NO_SPLITS:
             paths = _relative(rows[columns.image], next(iter(tables.values())).parent)
@@ -139,6 +147,11 @@ def _with_image_column(rows: pa.Table, columns: ColumnNames, file: Path, tree: T
         return rows
     if columns.image == "image" and "file_name" in rows.column_names:
         return rows.rename_columns([columns.image if name == "file_name" else name for name in rows.column_names])
+    if any(suffix_of(name) in IMAGE_SUFFIXES for name in rows.column_names):
+        raise BiasEnsembleError(
+            f"{file}: expected the names of columns in the first line, found {', '.join(rows.column_names)}; write "
+            f"{columns.image} and {columns.label} above it"
+        )
     column = naming_column(rows, tree or look_into(file.parent))
     hint = f" {column}, whose values are names of images" if column else ""
     raise BiasEnsembleError(
@@ -165,7 +178,7 @@ def _with_folder_labels(
     found = _folder_class(file, names, tree)
     if found is None:
         return rows, None
-    known = {columns.image, columns.split or "split", columns.bias_label or "bias_label"}
+    known = {columns.image, split_column(rows.column_names, columns.split), columns.bias_label or "bias_label"}
     known.add(columns.is_conflicting or "is_conflicting")
     others = [name for name in rows.column_names if name not in known]
     classes = _class_by_folder(paths, found[1])

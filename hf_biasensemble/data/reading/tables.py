@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -37,6 +38,7 @@ def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
     Raises:
         `BiasEnsembleError`: If it is empty, is not UTF-8, has a column twice or rows of another length.
     """
+    _check_regular([file])
     if file.stat().st_size == 0:
         raise BiasEnsembleError(f"{file}: expected a table, found an empty file; remove it or fill it in")
     _check_encoding(file)
@@ -78,9 +80,16 @@ def _check_encoding(file: Path) -> None:
         if first[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise BiasEnsembleError(f"{file}: expected UTF-8, found UTF-16; save the table as CSV UTF-8")
         stream.seek(0)
-        while block := stream.read(1 << 20):
+        at_end = False
+        while not at_end:
+            block = stream.read(1 << 20)
+            at_end = not block
+            if b"\0" in block:
+                raise BiasEnsembleError(
+                    f"{file}: expected UTF-8, found a zero byte, as in UTF-16; save the table as CSV UTF-8"
+                )
             try:
-                decoder.decode(block)
+                decoder.decode(block, final=at_end)
             except UnicodeDecodeError as error:
                 line += error.object[: error.start].count(b"\n")
                 raise BiasEnsembleError(
@@ -95,8 +104,10 @@ def _read_csv(file: Path) -> pa.Table:
         start = stream.readline()
         told = re.fullmatch(r"sep=(.)\s*", start)  # as Excel writes it
         skipped = 1 if told else 0
-        rest = io.StringIO(start if not told else "")
-        text = (rest.getvalue() or stream.readline()) + "".join(islice(stream, 20))
+        text = stream.readline() if told else start
+        while text and not text.strip():  # the names of columns may stand below blank lines
+            skipped, text = skipped + 1, stream.readline()
+        text += "".join(islice(stream, 20))
     delimiter = told[1] if told else _delimiter(text, file)
     header = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), [])
     names = _column_names(header, file)
@@ -116,16 +127,34 @@ def _read_csv(file: Path) -> pa.Table:
         )
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise BiasEnsembleError(f"{file}: {_reason(error, len(names))}") from error
+    _check_last_quote(table, file)
     return table
+
+
+def _check_last_quote(table: pa.Table, file: Path) -> None:
+    """Refuses a quote that is never closed: all rows after it would be one value."""
+    last = table.slice(max(len(table) - 1, 0)).to_pylist()
+    for value in (value.encode() for row in last for value in row.values() if "\n" in value):
+        with open(file, "rb") as stream:
+            stream.seek(-len(value), os.SEEK_END)
+            if stream.read() == value:
+                raise BiasEnsembleError(
+                    f"{file}, row {len(table) - 1}: expected a second quote, found the end of the table; close the "
+                    "quote or remove it"
+                )
 
 
 def _reason(error: Exception, columns: int) -> str:
     found = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", str(error), re.DOTALL)
     if found is None:
         return " ".join(str(error).split())
+    more = int(found[3]) > columns
+    advice = "put quotes around values with a comma in them" if more else "fill the row up with commas"
+    if columns == 1:
+        advice = "the header must be the first line"
     return (
-        f"expected {columns} values in each row, as the header has, found {found[3]} in line {found[1]} "
-        f"({' '.join(found[4].split())[:80]}); put quotes around values with a comma in them"
+        f"expected {columns} value{'s' if columns > 1 else ''} in each row, as the header has, found {found[3]} in "
+        f"line {found[1]} ({' '.join(found[4].split())[:80]}); {advice}"
     )
 
 
@@ -202,15 +231,19 @@ def _text(value: object) -> str | None:
 
 def open_binary_tables(files: list[Path], source: str) -> datasets.Dataset:
     """Parquet or Arrow files, one after another, mapped from a cache that is theirs as they are now."""
-    special = next((file for file in files if not file.is_file()), None)
-    if special:
-        raise BiasEnsembleError(f"{special}: expected a table, found a link to nothing or a special file; remove it")
+    _check_regular(files)
     builder = Parquet if suffix_of(files[0].name) == ".parquet" else Arrow
     # Paths are given as they are: `datasets` would take [ and * in them for patterns.
     content = DataFilesDict({"train": DataFilesList([str(file.resolve()) for file in files], [()] * len(files))})
     made = builder(cache_dir=str(cache_of(files, source)), data_files=content)
     made.download_and_prepare()
     return made.as_dataset(split="train")
+
+
+def _check_regular(files: list[Path]) -> None:
+    special = next((file for file in files if not file.is_file()), None)
+    if special:
+        raise BiasEnsembleError(f"{special}: expected a table, found a link to nothing or a special file; remove it")
 
 
 def typed_as_text(file: Path) -> pa.Table:
