@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from runs import error_line, results, selection_inputs, train, weights, words
+from runs import error_line, killed_after, results, selection_inputs, train, weights, words
 from safetensors.torch import save_file
 from synthetic import coloured_digits
 from transformers import TrainerCallback
@@ -220,3 +220,16 @@ def test_callbacks_of_the_run_see_the_members_train(digits, tmp_path, frozen):
 
     run(*parse_run(words(digits, tmp_path / "out", "auto", **frozen, **CHOICE)), [Seen()])
     assert trained == ["selection", "out"]
+
+
+def test_a_resumed_run_keeps_its_choice(digits, tmp_path, frozen, capsys):
+    """Also where the folds are trained step by step, of which nothing is printed."""
+    options = {**frozen, "candidates": ["erm", "product_of_experts"], "folds": 2, "accept_loss": 100}
+    options |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
+    assert train(digits, tmp_path / "out", "auto", **options) == 0
+    assert "train_runtime" not in capsys.readouterr().out
+    before, found = weights(tmp_path / "out"), results(tmp_path / "out")["candidates"]
+    killed_after(tmp_path / "out", 5)
+    assert train(digits, tmp_path / "out", "auto", **options, resume_from_checkpoint="true") == 0
+    assert "Judging" not in capsys.readouterr().out
+    assert weights(tmp_path / "out") == before and results(tmp_path / "out")["candidates"] == found
