@@ -208,6 +208,8 @@ def test_members_judge_a_chosen_method_without_any(digits, tmp_path, frozen, cap
     assert train(digits, tmp_path / "out", "auto", **options) == 0
     assert "version 0.1" not in capsys.readouterr().out
     assert results(tmp_path / "out")["validation_judged_by"]["members"] == Members.load(tmp_path / "out").digest
+    given = ["--model", tmp_path / "out", "--members", tmp_path / "out", "--dataset_name", digits]
+    assert run_command("judge", list(map(str, given))) == 0
 
 
 def test_callbacks_of_the_run_see_the_members_train(digits, tmp_path, frozen):
@@ -233,3 +235,11 @@ def test_a_resumed_run_keeps_its_choice(digits, tmp_path, frozen, capsys):
     assert train(digits, tmp_path / "out", "auto", **options, resume_from_checkpoint="true") == 0
     assert "Judging" not in capsys.readouterr().out
     assert weights(tmp_path / "out") == before and results(tmp_path / "out")["candidates"] == found
+
+
+def test_a_candidate_that_cannot_be_trained_is_left_out(digits, tmp_path, frozen, capsys):
+    options = {**frozen, **CHOICE, "member_threshold": 0.9999, "member_steps": 2}
+    assert train(digits, tmp_path / "out", "auto", **options) == 0
+    assert "lff_be is no candidate: the bias-amplified set is empty" in capsys.readouterr().out
+    found = results(tmp_path / "out")["candidates"]["candidates"]
+    assert [entry["name"] for entry in found] == [name for name in CHOICE["candidates"] if name != "lff_be"]
