@@ -150,7 +150,7 @@ def test_mistakes_show_before_anything_runs(digits, tmp_path, capsys, changes, s
 
 def test_method_that_nobody_knows_and_doubles_are_refused(digits, tmp_path, capsys):
     assert sweep(digits, tmp_path / "out", "lff lfff") == 2
-    assert "--method: expected one of disent, disent_be, erm" in error_line(capsys)
+    assert "--method: expected one of auto, disent, disent_be, erm" in error_line(capsys)
     assert sweep(digits, tmp_path / "out", "lff", seeds="0 1 0") == 2
     assert "--seeds: expected different values, found 0 1 0" in error_line(capsys)
 
