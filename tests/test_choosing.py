@@ -1,18 +1,24 @@
 """The choice between methods by folds: the rule and its test, candidates, and whole runs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from runs import error_line, results, selection_inputs, train, weights
+from runs import error_line, killed_after, results, selection_inputs, train, weights, words
 from safetensors.torch import save_file
 from synthetic import coloured_digits
+from transformers import TrainerCallback
 
+from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.judging.folds import chance_of_best, choose, hardest_images
+from hf_biasensemble.judging.members import Members
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.runs.choosing import Candidate
+from hf_biasensemble.runs.run import run
+from hf_biasensemble.runs.run_arguments import parse_run
 
 BACKBONE = "test_resnet"
 
@@ -83,6 +89,8 @@ def test_the_best_of_equal_candidates_is_rarely_called_better(images):
         ("auto", "expected methods that train a classifier, found auto"),
         ("lff:tau=1", "expected option=value with options of lff"),
         ("product_of_experts:adjustment_tau", "expected option=value"),
+        ("product_of_experts:adjustment_tau=true", "expected option=value"),
+        ("product_of_experts:adjustment_tau=1.2.3", "expected option=value"),
     ],
 )
 def test_what_cannot_be_a_candidate_is_refused(name, said):
@@ -93,11 +101,20 @@ def test_what_cannot_be_a_candidate_is_refused(name, said):
 def test_a_candidate_has_its_own_options():
     candidate = Candidate.of("logit_adjusted:adjustment_tau=2,adjustment=hard")
     settings = candidate.settings(METHODS["auto"].arguments(output_dir="out", max_steps=7))
+    assert Candidate.of("product_of_experts:adjustment_tau=.5").options == {"adjustment_tau": 0.5}
     assert (settings.adjustment_tau, settings.adjustment, settings.max_steps) == (2, "hard", 7)
     assert (settings.method, type(settings)) == ("logit_adjusted", METHODS["logit_adjusted"].arguments)
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_counts_early_features_too(digits, tmp_path, frozen, capsys):
+    options = {**frozen, "augmentation": "none"}
+    assert train(digits, tmp_path / "out", "auto", **options, dry_run="true") == 0
+    _, inputs, *_ = selection_inputs(digits, tmp_path / "out", "lff_be", **options)
+    values = sum(split.pixels.shape.numel() for kind in inputs.encoded.values() for split in kind.values())
+    assert f"{2 * values / 1000:.3g} kB of features" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +183,63 @@ def test_bias_labels_validation_and_test_images_change_no_choice(tmp_path, froze
         ({"folds": 1}, "--folds: expected at least 2"),
         ({"accept_loss": -1}, "--accept_loss: expected in [0, 100]"),
         ({"cross_fit": "false"}, "--cross_fit: expected true"),
+        ({"keep_member": "best"}, "--keep_member: expected last with --method auto"),
+        ({"published_protocol": "true"}, "--published_protocol: expected false with --method auto"),
+        ({"candidates": ["erm", "logit_adjusted:adjustment=firm"]}, "--adjustment: expected soft or hard"),
+        ({"candidates": ["erm", "last_layer_be"], "head": "mlp"}, "last_layer_be, which trains nothing but a linear"),
     ],
 )
 def test_mistakes_get_one_line(digits, tmp_path, frozen, capsys, changes, said):
     assert train(digits, tmp_path / "out", "auto", **{**frozen, **CHOICE, **changes}) == 2
     assert said in error_line(capsys)
     assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_members_of_an_audit_serve_the_choice(digits, tmp_path, frozen):
+    """As in a sweep, which trains the members first."""
+    options = {**frozen, **CHOICE, "selection_dir": tmp_path / "members"}
+    shares = {"validation_share": 0.1, "test_share": 0.1}
+    assert run_command("audit", words(digits, tmp_path / "audit", "auto", **options, **shares)) == 0
+    assert train(digits, tmp_path / "auto", "auto", **options) == 0
+
+
+def test_members_judge_a_chosen_method_without_any(digits, tmp_path, frozen, capsys):
+    options = {**frozen, "candidates": ["erm", "lff"], "folds": 2, "checkpoint_choice": "estimated"}
+    assert train(digits, tmp_path / "out", "auto", **options) == 0
+    assert "version 0.1" not in capsys.readouterr().out
+    assert results(tmp_path / "out")["validation_judged_by"]["members"] == Members.load(tmp_path / "out").digest
+    given = ["--model", tmp_path / "out", "--members", tmp_path / "out", "--dataset_name", digits]
+    assert run_command("judge", list(map(str, given))) == 0
+
+
+def test_callbacks_of_the_run_see_the_members_train(digits, tmp_path, frozen):
+    """So that a signal saves a checkpoint there too."""
+    trained = []
+
+    class Seen(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            trained.append(Path(args.output_dir).name)
+
+    run(*parse_run(words(digits, tmp_path / "out", "auto", **frozen, **CHOICE)), [Seen()])
+    assert trained == ["selection", "out"]
+
+
+def test_a_resumed_run_keeps_its_choice(digits, tmp_path, frozen, capsys):
+    """Also where the folds are trained step by step, of which nothing is printed."""
+    options = {**frozen, "candidates": ["erm", "product_of_experts"], "folds": 2, "accept_loss": 100}
+    options |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
+    assert train(digits, tmp_path / "out", "auto", **options) == 0
+    assert "train_runtime" not in capsys.readouterr().out
+    before, found = weights(tmp_path / "out"), results(tmp_path / "out")["candidates"]
+    killed_after(tmp_path / "out", 5)
+    assert train(digits, tmp_path / "out", "auto", **options, resume_from_checkpoint="true") == 0
+    assert "Judging" not in capsys.readouterr().out
+    assert weights(tmp_path / "out") == before and results(tmp_path / "out")["candidates"] == found
+
+
+def test_a_candidate_that_cannot_be_trained_is_left_out(digits, tmp_path, frozen, capsys):
+    options = {**frozen, **CHOICE, "member_threshold": 0.9999, "member_steps": 2}
+    assert train(digits, tmp_path / "out", "auto", **options) == 0
+    assert "lff_be is no candidate: the bias-amplified set is empty" in capsys.readouterr().out
+    found = results(tmp_path / "out")["candidates"]["candidates"]
+    assert [entry["name"] for entry in found] == [name for name in CHOICE["candidates"] if name != "lff_be"]

@@ -93,6 +93,15 @@ def test_folder_without_members_is_named(data, judged, tmp_path, capsys):
 # Runs ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("flip", ["false", "true"])
+def test_who_judges_changes_nothing_of_the_training(judged, data, tmp_path, flip):
+    """Though networks are built to open the members."""
+    for name, judge in (("alone", {}), ("judged", {"judge": judged / "lff_be"})):
+        options = {"max_steps": 8, "horizontal_flip": flip, **judge}
+        assert train(data, tmp_path / name, "erm", **options) == 0
+    assert weights(tmp_path / "alone") == weights(tmp_path / "judged")
+
+
 def test_estimates_stand_in_history_results_and_card(judged):
     for name in ("lff_be", "erm"):
         found, rows = results(judged / name), history(judged / name)
@@ -323,9 +332,9 @@ def test_mistakes_get_one_line(judged, data, capsys, changes, said):
 
 def test_cannot_tell_ends_with_status_0_and_no_number(judged, digits, capsys):
     assert run_command("judge", judge_words(judged, digits, judged / "erm")) == 0
-    said = capsys.readouterr()  # after how the dataset is read
-    answer = next(line for line in said.out.splitlines() if line.startswith("cannot tell: only"))
-    assert "to " not in answer.split(";")[0]
+    said = capsys.readouterr()
+    told = said.out.splitlines()[-1]  # before it, how the data were read
+    assert told.startswith("cannot tell: only") and "to " not in told.split(";")[0]
     assert "trained on other images" in said.err
 
 

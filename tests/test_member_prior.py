@@ -120,3 +120,14 @@ def test_an_older_selection_still_opens_and_is_refused_by_name(copy_of, digits, 
     assert train(digits, tmp_path / "out", "logit_adjusted", **shared) == 2
     assert "--method logit_adjusted: expected a selection that says how probable" in error_line(capsys)
     assert train(digits, tmp_path / "lff", "lff_be", **shared) == 0
+
+
+def test_members_that_saw_the_images_are_named(digits, tmp_path, capsys):
+    told = []
+    for cross_fit in ("false", "true"):
+        options = {"max_steps": 2, "cross_fit": cross_fit}
+        assert train(digits, tmp_path / cross_fit, "product_of_experts", **options) == 0
+        told.append(
+            "note: the members were trained on the images whose classes they predict" in capsys.readouterr().out
+        )
+    assert told == [True, False]

@@ -29,7 +29,6 @@ CLASSES = (
 
 # "Class.name" -> parameters of a method, or None for what an instance holds.
 EXPECTED = {
-    "PreTrainedModel._init_weights": "self, module",
     "Trainer._clip_grad_norm": "self, model",
     "HfArgumentParser._add_dataclass_arguments": "self, dtype",
     "HfArgumentParser._parse_dataclass_field": "parser, field",
@@ -41,6 +40,7 @@ EXPECTED = {
     "Trainer._get_output_dir": "self, trial",
     "Trainer._get_train_sampler": "self, train_dataset",
     "Trainer._load_optimizer_and_scheduler": "self, checkpoint",
+    "PreTrainedModel._init_weights": "self, module",
     "Trainer._prepare_inputs": "self, inputs",
     "Trainer._save": "self, output_dir, state_dict",
     "Trainer._save_checkpoint": "self, model, trial",

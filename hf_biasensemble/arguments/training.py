@@ -159,6 +159,10 @@ class DebiasingArguments(TrainingArguments):
         count = self.schedule_steps
         require(count is None or count >= 1, "--schedule_steps", "at least 1", count)
 
+    def settled_members(self, selection_args: Any) -> Any:
+        """The selector's settings with what the method needs of them; refuses others."""
+        return selection_args
+
     def in_steps(self, name: str) -> int:
         """The number of steps that an option means, which may be a share of `schedule_steps`."""
         value = getattr(self, name)
@@ -166,11 +170,12 @@ class DebiasingArguments(TrainingArguments):
 
 
 def settled_selection(selection_args: Any, model_args: ModelArguments, args: DebiasingArguments) -> Any:
-    """The selector's settings with what depends on the others: `published_protocol`, and whether votes are
+    """The selector's settings with what depends on the others: the method, `published_protocol`, and whether votes are
     cross-fitted where nobody has said so. They are where the backbone is pretrained, since such networks soon have
     memorised each image that they are trained on."""
     if not isinstance(selection_args, SelectionArguments):
         return selection_args
+    selection_args = args.settled_members(selection_args)
     if selection_args.cross_fit is None:
         crossed = model_args.starts_pretrained and not selection_args.share_batches and not args.published_protocol
         selection_args = dataclasses.replace(selection_args, cross_fit=crossed)

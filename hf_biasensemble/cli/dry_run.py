@@ -1,6 +1,5 @@
 """What `train --dry_run` prints: the run that these settings mean, after all checks and without training."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.folders.output_folder import check_output_dir, checkpoint_to_resume
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import build_classifier, classifier_config
-from hf_biasensemble.models.modeling_debiased import feature_width
+from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.runs.run import checked
 
 
@@ -83,11 +82,11 @@ def _memory(model_args: ModelArguments, args: DebiasingArguments, splits: dict[s
     pixels = sum(store.shape.numel() for store, _ in stores.values())
     text = f"{_bytes(pixels)} of decoded images"
     if model_args.freeze_backbone:
-        plain = replace(model_args, pretrained=False, pretrained_weights=None)
-        encoder = build_classifier(classifier_config(plain, splits["train"].class_names), False, 0).encoder
+        config = classifier_config(model_args, splits["train"].class_names)
+        network = EarlyAndFinal(build_classifier(config, False, 0).encoder, config.image_size)
         views = model_args.feature_views if args.augmentation != "none" or model_args.horizontal_flip else 0
         rows = sum(store.shape[0] * (1 + views * is_train) for store, is_train in stores.values())
-        text += f", {_bytes(2 * rows * feature_width(encoder))} of features"
+        text += f", {_bytes(2 * rows * (network.width + network.early_width))} of features"
     return text
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
@@ -153,7 +154,7 @@ class Members:
             with safe_open(file, framework="pt") as stored:
                 stated = json.loads(stored.metadata()[_METADATA_KEY])
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-            return cls._from(stated, tensors)
+            return build_with_seed(0, partial(cls._from, stated, tensors))  # training draws as if there were none
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise BiasEnsembleError(
                 f"{file}: expected the members of BiasEnsemble, found a file that cannot be read "

@@ -1,7 +1,7 @@
 """No method of its own: judges others by folds, without bias labels, and trains the best of them."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from hf_biasensemble.arguments import DebiasingArguments, option
 from hf_biasensemble.arguments.descriptors import Method
@@ -36,6 +36,15 @@ class AutoArguments(DebiasingArguments):
         require(not repeated, "--candidates", "different ones", " ".join(self.candidates))
         require(self.folds >= 2, "--folds", "at least 2", self.folds)
         require(0 <= self.accept_loss <= 100, "--accept_loss", "in [0, 100]", self.accept_loss)
+        require(not self.published_protocol, "--published_protocol", "false with --method auto", True)
+
+    def settled_members(self, selection_args: Any) -> Any:
+        """Members that can rank candidates: they see all classes equally often, and vote on images they never saw."""
+        require(selection_args.cross_fit is not False, "--cross_fit", "true, so that members can judge", False)
+        kept = selection_args.keep_member  # folds have no validation split to choose by
+        require(kept == "last", "--keep_member", "last with --method auto", kept)
+        balanced = selection_args.balance_members is not False
+        return replace(selection_args, cross_fit=True, balance_members=balanced)
 
 
 METHOD = Method(

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.arguments.options import require
 from hf_biasensemble.data.held_out import folds_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
@@ -39,19 +39,25 @@ class Candidate:
             `BiasEnsembleError`: If there is no such method or option, or the method cannot be a candidate.
         """
         known, _, rest = name.partition(":")
-        method, options = METHODS[known], {}
-        if method.chooses:
+        found = cls(name, METHODS[known], {})
+        if found.method.chooses:
             raise BiasEnsembleError(f"--candidates: expected methods that train a classifier, found {known}")
+        own = {key: value for key, value in found.defaults().items() if key not in found.method.unused}
         for part in filter(None, rest.split(",")):
             option, _, value = part.partition("=")
-            own = {field.name for field in fields(method.arguments)} - {f.name for f in fields(DebiasingArguments)}
-            if option not in own - method.unused or not value:
+            try:
+                found.options[option] = _converted(value, own[option])
+            except (KeyError, TypeError, ValueError) as error:
                 raise BiasEnsembleError(
                     f"--candidates {name}: expected option=value with options of {known} "
-                    f"({', '.join(sorted(own - method.unused)) or 'it has none'}), found {part}"
-                )
-            options[option] = json.loads(value) if value[0] in "-.0123456789tf" else value
-        return cls(name, method, options)
+                    f"({', '.join(sorted(own)) or 'it has none'}), found {part}"
+                ) from error
+        return found
+
+    def defaults(self) -> dict[str, Any]:
+        """Defaults of the method's own options."""
+        common = {field.name for field in fields(DebiasingArguments)}
+        return {field.name: field.default for field in fields(self.method.arguments) if field.name not in common}
 
     def settings(self, args: DebiasingArguments, **changes: Any) -> DebiasingArguments:
         """The settings of the run with those of the candidate."""
@@ -59,19 +65,32 @@ class Candidate:
         return self.method.arguments(**(common | {"method": self.method.name} | self.options | changes))
 
 
-def check_candidates(names: Sequence[str], model_args: ModelArguments, selector: Any) -> None:
+def _converted(text: str, default: Any) -> Any:
+    """The value that the text means for an option with this default."""
+    if not text:
+        raise ValueError("no value")
+    return {"true": True, "false": False}[text] if isinstance(default, bool) else type(default)(text)
+
+
+def check_candidates(args: Any, model_args: ModelArguments, selector: Any) -> None:
     """Refuses what cannot be chosen from.
 
     Raises:
         `BiasEnsembleError`: If the backbone is not frozen, so that each candidate would take as long as a whole run,
-            or a candidate is unknown or needs another selector.
+            or a candidate is unknown, needs another selector or head, or has options that are refused.
     """
     if not model_args.freeze_backbone:
         raise BiasEnsembleError(
             "--method: expected --freeze_backbone true, where candidates take seconds, found a network that is "
             "trained as a whole; compare methods with hf-biasensemble sweep"
         )
-    for candidate in map(Candidate.of, names):
+    for candidate in map(Candidate.of, args.candidates):
+        candidate.settings(args)
+        if candidate.method.starts_from and model_args.head != "linear":
+            raise BiasEnsembleError(
+                f"--candidates: expected none of {candidate.method.name}, which trains nothing but a linear head, "
+                f"with --head {model_args.head}; leave it out"
+            )
         own = candidate.method.selector
         if own and own.arguments is not selector.arguments:
             raise BiasEnsembleError(
@@ -80,14 +99,9 @@ def check_candidates(names: Sequence[str], model_args: ModelArguments, selector:
             )
 
 
-def settled_for_choice(selection_args: Any) -> Any:
-    """Members that can rank candidates: they see all classes equally often, and never saw the images they vote on."""
-    require(selection_args.cross_fit is not False, "--cross_fit", "true, so that members can judge", False)
-    balanced = selection_args.balance_members is not False
-    return replace(selection_args, cross_fit=True, balance_members=balanced)
-
-
-def chosen_of(inputs: Inputs, selection_args: Any, args: Any, selector: Any) -> tuple[Candidate, dict[str, Any]]:
+def chosen_of(
+    inputs: Inputs, selection_args: Any, args: Any, selector: Any, callbacks: Sequence[TrainerCallback] = ()
+) -> tuple[Candidate, dict[str, Any]]:
     """Judges all candidates by folds, says so, and gives the best one with what the results of the run say of it.
 
     Without bias labels, and without validation or test images. The choice is kept in `output_dir/selection`, so that a
@@ -98,14 +112,12 @@ def chosen_of(inputs: Inputs, selection_args: Any, args: Any, selector: Any) -> 
         said = json.loads(path.read_text(encoding="utf-8"))
         return Candidate.of(said["chosen"]), {"candidates": said}
     candidates = {name: Candidate.of(name) for name in args.candidates}
-    selection, _ = make_selection(selector, inputs, selection_args, args, must_serve=False)
+    selection, _ = make_selection(selector, inputs, selection_args, args, must_serve=False, callbacks=callbacks)
     judged = judged_by_folds(list(candidates.values()), inputs, selection_args, args, selection)
     print_once(judged.sentence())
     chosen = candidates[judged.chosen]
-    own = {field.name for field in fields(chosen.method.arguments)} - {
-        field.name for field in fields(DebiasingArguments)
-    }
-    said = judged.as_dict() | {"options": {name: getattr(chosen.settings(args), name) for name in sorted(own)}}
+    settings = chosen.settings(args)
+    said = judged.as_dict() | {"options": {name: getattr(settings, name) for name in sorted(chosen.defaults())}}
     if args.should_save:
         with written_whole(path) as file:
             file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")

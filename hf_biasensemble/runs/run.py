@@ -59,7 +59,7 @@ from hf_biasensemble.reporting.run.history import HistoryCallback
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK, NamedProgressCallback, results_table, use_own_progress
 from hf_biasensemble.reporting.run.run_figures import write_run_figures
 from hf_biasensemble.reporting.run.services import SettingsCallback
-from hf_biasensemble.runs.choosing import check_candidates, chosen_of, settled_for_choice
+from hf_biasensemble.runs.choosing import check_candidates, chosen_of
 from hf_biasensemble.selectors.making import make_selection
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
 
@@ -88,8 +88,6 @@ def run(
     warn_of_missing_processes(args.world_size)
     refuse_data_parallel(args.n_gpu)
     output_dir = Path(args.output_dir)
-    if method.chooses:
-        selection_args = settled_for_choice(selection_args)
     selection_args = settled_selection(selection_args, model_args, args)
     hub_model_id = args.hub_model_id or output_dir.resolve().name
     if args.push_to_hub:
@@ -110,7 +108,7 @@ def run(
         callbacks = [SettingsCallback(settings), *callbacks]
         said: dict[str, Any] = {}
         if method.chooses:
-            candidate, said = chosen_of(inputs, selection_args, args, method.selector)
+            candidate, said = chosen_of(inputs, selection_args, args, method.selector, callbacks)
             method, args = candidate.method, candidate.settings(args)
         results = train_and_publish(method, inputs, selection_args, args, checkpoint, callbacks, said)
         if getattr(selection_args, "audit", False) and args.should_save:
@@ -149,7 +147,7 @@ def checked(
             f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
         )
     if method.chooses:
-        check_candidates(args.candidates, model_args, method.selector)
+        check_candidates(args, model_args, method.selector)
     check_backbone(model_args, args.per_device_train_batch_size)
     if args.should_save:
         check_reopens(method.network, model_args, splits["train"].class_names)
@@ -205,7 +203,8 @@ def train_and_publish(
         save_classifier(of_images, image_transform(image_args), folder, image_geometry(image_args))
 
     trainer.publisher = publish
-    members = members_that_judge(args.judge, output_dir / "selection" if method.selector else None, images["train"])
+    has_selection = method.selector or said  # a method that was chosen needs none itself
+    members = members_that_judge(args.judge, output_dir / "selection" if has_selection else None, images["train"])
     if members and "validation" in splits:
         groups = pseudo_groups_of(members.to(args.device), inputs, "validation", args.eval_batch_size)
         trainer.judged = {"validation": groups}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
 from hf_biasensemble.arguments import DebiasingArguments, steps_of_epochs
@@ -129,6 +129,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         args = self.args
         plain = not (args.fp16 or args.bf16 or args.max_grad_norm or args.weight_average)
         if not plain or args.world_size > 1 or args.gradient_accumulation_steps > 1:
+            self.remove_callback(PrinterCallback)
             self.train()
             return
         loader, model = self.get_train_dataloader(), self.model.train()

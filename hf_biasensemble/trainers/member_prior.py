@@ -12,6 +12,7 @@ from hf_biasensemble.arguments.options import option, require
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.internal.processes import print_once
 from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.selection import Selection, outdated
 from hf_biasensemble.trainers.base import DebiasingTrainer
@@ -54,6 +55,11 @@ class MemberPriorTrainer(DebiasingTrainer):
         super().__init__(model, args, transform, train_dataset, **kwargs)
         if selection.probabilities is None:
             raise outdated(f"--method {args.method}", "how probable the members find each class")
+        if selection.provenance.get("cross_fit") is False:
+            print_once(
+                "note: the members were trained on the images whose classes they predict, so they may have learned "
+                "more of these than the shortcut; --cross_fit true lets them predict images they never saw"
+            )
         self.num_classes = len(train_dataset.class_names)
         self.probabilities = self.on_device(selection, selection.probabilities)
         self.probability_classes: torch.Tensor | None = None
