@@ -131,3 +131,15 @@ def test_members_that_saw_the_images_are_named(digits, tmp_path, capsys):
             "note: the members were trained on the images whose classes they predict" in capsys.readouterr().out
         )
     assert told == [True, False]
+
+
+def test_members_that_hardly_an_image_contradicts_are_named(digits, tmp_path, capsys):
+    shared = tmp_path / "shared"
+    options = {"max_steps": 2, "selection_dir": shared}
+    told = []
+    for name in ("as they are", "all right"):
+        assert train(digits, tmp_path / name, "logit_adjusted", **options) == 0
+        told.append("what they know leaves the classifier hardly anything to learn" in capsys.readouterr().out)
+        made = Selection.load(shared)
+        replace(made, predicted_labels=made.labels).save(shared)
+    assert told == [False, True]

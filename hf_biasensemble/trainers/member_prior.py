@@ -17,6 +17,8 @@ from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.selection import Selection, outdated
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
+FEWEST_CONTRADICTING = 10
+
 
 @dataclass
 class MemberPriorArguments(DebiasingArguments):
@@ -59,6 +61,13 @@ class MemberPriorTrainer(DebiasingTrainer):
             print_once(
                 "note: the members were trained on the images whose classes they predict, so they may have learned "
                 "more of these than the shortcut; --cross_fit true lets them predict images they never saw"
+            )
+        contradicting = np.count_nonzero(selection.predicted_labels != selection.labels)
+        if contradicting < FEWEST_CONTRADICTING:
+            print_once(
+                f"warning: the members classify all but {contradicting} of {len(selection.labels):,} training images "
+                "correctly: what they know leaves the classifier hardly anything to learn, and there is no sign of a "
+                "shortcut; --method erm trains without them"
             )
         self.num_classes = len(train_dataset.class_names)
         self.probabilities = self.on_device(selection, selection.probabilities)
