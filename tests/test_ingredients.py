@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from runs import history, results, slow_but, train, weights
+from runs import METHODS, history, results, slow_but, train, weights
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 from torchvision.transforms.v2 import InterpolationMode
@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as torchvision_functional
 from hf_biasensemble.data.batches.sampling import ConflictingShareSampler
 from hf_biasensemble.data.batches.transforms import random_affine
 from hf_biasensemble.losses.objectives import importance_weights
-from hf_biasensemble.methods import METHODS
+from hf_biasensemble.methods import METHODS as ALL_METHODS
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.weight_average import WeightAverage
 
@@ -219,7 +219,7 @@ def test_members_may_have_a_rate_a_scale_and_batches_of_their_own(digits, tmp_pa
 
 @pytest.mark.parametrize("method", slow_but(METHODS, "erm", "disent_be"))
 def test_resumed_run_is_bitwise_the_undisturbed_one(digits, tmp_path, method):
-    given = {name: value for name, value in ALL.items() if name in METHODS[method].option_names()}
+    given = {name: value for name, value in ALL.items() if name in ALL_METHODS[method].option_names()}
     assert train(digits, tmp_path / "whole", method, **given) == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
     for path in (tmp_path / "killed").iterdir():
