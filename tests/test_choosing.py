@@ -135,14 +135,17 @@ def test_bare_training_gives_the_same_weights(digits, tmp_path, frozen, method):
     options = {**frozen, "max_steps": 15, "eval_strategy": "no", "save_strategy": "no"}
     _, inputs, selection_args, args = selection_inputs(digits, tmp_path / "out", method, **options)
     described, extra = METHODS[method], {}
+    inside = np.arange(7, len(inputs.splits["train"]))  # some of the images, as without a fold
     if described.selector:
-        members = described.selector.trainer(inputs.member_args, selection_args, args, inputs.member_splits, [])
+        seen = {"train": inputs.member_splits["train"].select(inside)}
+        members = described.selector.trainer(inputs.member_args, selection_args, args, seen, [])
         members.train()
         extra = {"selection": members.select({})}
     states = []
     for way in ("train", "train_bare"):
         network = described.network(inputs.network_args, inputs.images["train"].class_names, args.seed)
-        trainer = described.trainer(network, args, inputs.transform, train_dataset=inputs.splits["train"], **extra)
+        fold = inputs.splits["train"].select(inside)
+        trainer = described.trainer(network, args, inputs.transform, train_dataset=fold, **extra)
         getattr(trainer, way)()
         states.append(trainer.model.state_dict())
     start = described.network(inputs.network_args, inputs.images["train"].class_names, args.seed).state_dict()

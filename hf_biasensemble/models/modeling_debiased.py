@@ -166,6 +166,7 @@ class DebiasedImageClassifier(PreTrainedModel):
             pixel_values (`torch.Tensor` of shape (B, C, H, W)): Normalised images.
             labels (`torch.Tensor` of shape (B,), *optional*): Classes; when given, the mean cross entropy is returned.
         """
-        logits = self.classifier(torch.cat([encoder(pixel_values) for encoder in self.encoders()], dim=1))
+        features = [encoder(pixel_values) for encoder in self.encoders()]
+        logits = self.classifier(features[0] if len(features) == 1 else torch.cat(features, dim=1))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return ImageClassifierOutput(loss=loss, logits=logits)

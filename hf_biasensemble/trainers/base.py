@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from hf_biasensemble.arguments import DebiasingArguments, steps_of_epochs
 from hf_biasensemble.data.batches.prefetching import Prefetch
 from hf_biasensemble.data.batches.transforms import ImageTransform, draw_for_these
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.internal.collectives import mean_of_processes, total
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import refuse_data_parallel
@@ -132,7 +132,13 @@ class DebiasingTrainer(EvaluatingTrainer):
             self.remove_callback(PrinterCallback)
             self.train()
             return
-        loader, model = self.get_train_dataloader(), self.model.train()
+        features, model = _of_frozen_backbone(self.train_dataset), self.model.train()
+        if features is None:
+            loader = self.get_train_dataloader()
+        else:
+            unread: Any = _Unread(self.train_dataset)
+            sampler = self._get_train_sampler
+            loader = self._get_dataloader(unread, "Training", self._train_batch_size, sampler, is_training=True)
         self.create_optimizer_and_scheduler(args.max_steps)
         optimizer, scheduler = self.optimizer, self.lr_scheduler
         assert optimizer is not None and scheduler is not None
@@ -140,7 +146,12 @@ class DebiasingTrainer(EvaluatingTrainer):
         for epoch in itertools.count():
             loader.set_epoch(epoch)
             for batch in loader:
-                self.compute_loss(model, self._prepare_inputs(batch)).backward()
+                if features is None:
+                    batch = self._prepare_inputs(batch)
+                else:
+                    drawn = self.transform.augment(features, rows=batch["index"])  # type: ignore[call-arg]
+                    batch["pixel_values"] = self.transform.normalise(drawn)
+                self.compute_loss(model, batch).backward()
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
@@ -286,6 +297,26 @@ class DebiasingTrainer(EvaluatingTrainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
+
+
+class _Unread(Dataset):
+    """A split whose batches lack their pixels, which are read once it is drawn what of them is needed."""
+
+    def __init__(self, split: ImageSplit):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        index = self.split.rows[torch.as_tensor(positions)]
+        return {"labels": self.split.labels[index], "index": index}
+
+
+def _of_frozen_backbone(split: Any) -> torch.Tensor | None:
+    """All features (N, 1 + V, D) of a split that has such in memory, where it is trained on them."""
+    values = split.pixels.values if isinstance(split, ImageSplit) and isinstance(split.pixels, Features) else None
+    return values if isinstance(values, torch.Tensor) and split.on_device is None else None
 
 
 def _ready_batch(batch: Any) -> Any:

@@ -56,14 +56,20 @@ class FeatureTransform:
         """A random view of each image while training, else the first one."""
         return self.normalise(self.augment(features) if training else features[..., 0, :])
 
-    def augment(self, features: torch.Tensor, draw: Draw = draw_for_these) -> torch.Tensor:
-        """One of the views of each image (B, ..., D), each with its own draw from torch's global generator."""
+    def augment(
+        self, features: torch.Tensor, draw: Draw = draw_for_these, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """One of the views of each image (B, ..., D), each with its own draw from torch's global generator; with
+        `rows` (B,), of these rows of the features (N, 1 + V, D), of which nothing else is read."""
         count, *each, views, width = features.shape
-        if views == 1:
+        if rows is None and views == 1:
             return features[..., 0, :]
-        view = draw(lambda number: torch.randint(views, (1, number, *each), device=features.device), count)[0]
-        row = torch.arange(view.numel(), device=features.device) * views + view.flatten()
-        return features.reshape(-1, width).index_select(0, row).unflatten(0, view.shape)
+        count, device = count if rows is None else len(rows), features.device
+        view = torch.zeros(count, *each, dtype=torch.int64, device=device)
+        if views > 1:
+            view = draw(lambda number: torch.randint(views, (1, number, *each), device=device), count)[0]
+        row = torch.arange(view.numel(), device=device) if rows is None else rows
+        return features.reshape(-1, width).index_select(0, row * views + view.flatten()).unflatten(0, view.shape)
 
     def normalise(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised features (..., D)."""
@@ -71,4 +77,4 @@ class FeatureTransform:
         if device not in self._on:  # copied there once
             self._on[device] = self.mean.to(device), self.std.to(device)
         mean, std = self._on[device]
-        return (features.to(torch.get_default_dtype()) - mean) / std
+        return features.to(torch.get_default_dtype(), copy=True).sub_(mean).div_(std)
