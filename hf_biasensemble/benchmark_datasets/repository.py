@@ -56,23 +56,24 @@ class RepositoryParser(argparse.ArgumentParser):
         raise BiasEnsembleError(mistake(message, self))
 
 
-def run_script(parser: RepositoryParser, build: Callable[..., Path], argv: Sequence[str] | None = None) -> int:
+def run_script(
+    parser: RepositoryParser, build: Callable[[argparse.Namespace], Path], argv: Sequence[str] | None = None
+) -> int:
     """Run the command line of a dataset script.
 
     Args:
         parser: Its options.
-        build: Writes the repository; gets every option but `--hub_dataset_id` by name and returns the folder.
+        build: Writes the repository and returns the folder.
         argv: The words of the command line; `None` (default) stands for those of this process.
 
     Returns:
         The exit status: 0, or 2 after a mistake in the input, which is printed in one line.
     """
     try:
-        options = vars(parser.parse_args(argv))
-        hub_id = options.pop("hub_dataset_id")
-        folder = build(**options)
-        if hub_id:
-            push_repository(folder, hub_id)
+        options = parser.parse_args(argv)
+        folder = build(options)
+        if options.hub_dataset_id:
+            _push(folder, options.hub_dataset_id)
     except (BiasEnsembleError, OSError) as error:  # an OSError is a full disk or a missing permission
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
@@ -80,10 +81,10 @@ def run_script(parser: RepositoryParser, build: Callable[..., Path], argv: Seque
     return 0
 
 
-def check_source_outside(source: str | Path, output_dir: str | Path) -> None:
-    """Raises BiasEnsembleError if the source, or what a link in it means, is in `output_dir`: replacing it would
+def check_source_outside(source: str | Path, output_dir: Path) -> None:
+    """Raises BiasEnsembleError if the source, or the target of a link in it, is in `output_dir`: replacing it would
     delete the source."""
-    final, given = Path(output_dir).resolve(), Path(source)
+    final, given = output_dir.resolve(), Path(source)
     links = (path for path in given.rglob("*") if path.is_symlink())
     for path in (given, *links):
         if path.resolve().is_relative_to(final):
@@ -93,24 +94,18 @@ def check_source_outside(source: str | Path, output_dir: str | Path) -> None:
 
 
 @contextmanager
-def written_aside(output_dir: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Iterator[Path]:
+def written_aside(output_dir: Path, overwrite: bool) -> Iterator[Path]:
     """Yield an empty hidden sibling of `output_dir` that takes its place when the block ends.
 
     An exception removes the sibling; what a killed run left is removed by the next run. So `output_dir` is always
-    complete or untouched.
-
-    Args:
-        output_dir: Folder to make.
-        overwrite: Replace all that a non-empty `output_dir` holds (default `False`).
-        source: What the dataset is made from, which must not be in `output_dir` (default: not checked).
+    complete or untouched. With `overwrite`, all that it holds is replaced.
 
     Raises:
-        BiasEnsembleError: `output_dir` is not empty, is no folder, holds the home or working folder or the source, or
-            is in use.
+        BiasEnsembleError: `output_dir` is not empty, is no folder, holds the home or working folder, or is in use.
     """
     from filelock import FileLock, Timeout
 
-    final = Path(output_dir).resolve()
+    final = output_dir.resolve()
     partial, replaced, lock = (final.parent / f".{final.name}.{kind}" for kind in ("partial", "replaced", "lock"))
     if final.is_file() or any(path.is_relative_to(final) for path in (Path.home(), Path.cwd())):
         raise BiasEnsembleError(f"expected output_dir to be a folder for this dataset, found {final}; name another")
@@ -119,8 +114,6 @@ def written_aside(output_dir: str | Path, overwrite: bool = False, source: str |
             f"expected output_dir to be new or empty, found files in {final}; "
             "name another folder, or pass --overwrite_output_dir to replace it"
         )
-    if source is not None:
-        check_source_outside(source, final)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):
@@ -302,7 +295,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw a row per class: bias-aligned images on the left, bias-conflicting ones on the right.
 
-    With a single caption, only what stands under `False`, for images of which that is not known.
+    With a single caption, only the images under `False` are drawn, for data that do not tell the two apart.
     """
     pictures = {
         key: [ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in cell]
@@ -333,8 +326,8 @@ def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.truetype(found[1], size) if found else ImageFont.load_default(size)
 
 
-def push_repository(folder: str | Path, hub_id: str) -> None:
-    """Upload a finished folder to the Hub dataset `hub_id`, made if need be; raises BiasEnsembleError on failure."""
+def _push(folder: Path, hub_id: str) -> None:
+    """Upload a finished folder to the Hub dataset `hub_id`, which is made if need be."""
     from hf_biasensemble.folders.hub import push_folder
 
     again = ["hf", "upload", hub_id, str(folder), "--repo-type", "dataset"]
