@@ -212,8 +212,8 @@ def _store(model_args: Any, splits: dict[str, ImageSplit], files: dict[str, Path
     for split, file in files.items():
         made = np.load(file, mmap_mode="r")
 
-        def blocks(first: int, notes: dict[str, Any], made: np.ndarray = made) -> Iterator[np.ndarray]:
-            return (made[start : start + ROWS_AT_ONCE] for start in range(first, len(made), ROWS_AT_ONCE))
+        def blocks(rows: range, notes: dict[str, Any], made: np.ndarray = made) -> Iterator[np.ndarray]:
+            yield made[rows.start : rows.stop]
 
         name = backbone.name_of_features(splits[split].pixels, {"views": 0})
         open_or_make("features", name, made.shape, np.float16, blocks)

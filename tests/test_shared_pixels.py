@@ -1,4 +1,4 @@
-"""Several processes and one store of decoded images, or of features: made once, by one; the others wait for it."""
+"""Several processes and one store of decoded images, or of features: made once, by all of them together."""
 
 import json
 import signal
@@ -83,7 +83,7 @@ def test_killed_while_writing_then_built_by_the_next(slow_folder, cache, tmp_pat
 
 
 @pytest.mark.slow
-def test_of_two_processes_at_once_one_builds_and_both_get_it(slow_folder, cache, tmp_path):
+def test_two_processes_at_once_share_the_work_and_both_get_it(slow_folder, cache, tmp_path):
     processes = [start(BUILD, cache, slow_folder, tmp_path / "go") for _ in range(2)]
     for process in processes:
         assert "ready\n" in iter(process.stdout.readline, "")  # after how the dataset is read
@@ -93,8 +93,8 @@ def test_of_two_processes_at_once_one_builds_and_both_get_it(slow_folder, cache,
     lines = [out.splitlines() for out, _ in outputs]
     expected = decode_split(load_splits(str(slow_folder))["train"], 32).fingerprint
     assert lines[0][-1] == lines[1][-1] == f"{expected} {stores(cache)[0].stat().st_ino}"  # nobody built it again
-    assert sorted(len(line) for line in lines) == [1, 2]  # one waited, and says so
-    assert "waiting for another process" in max(lines, key=len)[0]
+    assert sorted(len(line) for line in lines) == [1, 2]  # one came second, and says so
+    assert "sharing the work with another process" in max(lines, key=len)[0]
     assert len(stores(cache)) == 1 and not list(cache.glob("*.unfinished"))
 
 
@@ -198,7 +198,9 @@ def test_features_that_a_killed_process_left_are_gone_on_with_by_the_one_that_wa
     first = start(ENCODE, cache, 600)
     assert [first.stdout.readline() for _ in range(2)] == ["block\n"] * 2  # so one is in the store
     second = start(ENCODE, cache, 0)
-    assert second.stdout.readline() == "ten blocks: waiting for another process that makes the same features\n"
+    assert (
+        second.stdout.readline() == "ten blocks: sharing the work with another process that makes the same features\n"
+    )
     first.kill()
     first.communicate()
     output, errors = second.communicate()
@@ -208,3 +210,30 @@ def test_features_that_a_killed_process_left_are_gone_on_with_by_the_one_that_wa
     assert not list(cache.parent.glob("features/*.unfinished"))
     alone = start(ENCODE, tmp_path / "other" / "hf_biasensemble" / "pixels", 0)
     assert alone.communicate()[0].splitlines() == ["block"] * 10 + [found]
+
+
+@pytest.mark.slow
+def test_processes_that_want_the_same_features_share_them_out_and_killed_ones_lose_only_what_they_were_at(
+    cache, tmp_path
+):
+    alone = start(ENCODE, tmp_path / "other" / "hf_biasensemble" / "pixels", 0)
+    expected = alone.communicate()[0].splitlines()[-1]
+    killed = [start(ENCODE, cache, 600)]
+    assert [killed[0].stdout.readline() for _ in range(2)] == ["block\n"] * 2
+    killed.append(start(ENCODE, cache, 600))  # makes the last block, and is killed in the last but one
+    assert [killed[1].stdout.readline() for _ in range(3)][1:] == ["block\n"] * 2
+    (folder,) = cache.parent.glob("features/*.unfinished")
+    assert [part.name for part in folder.glob("*.part")] == ["576.part"]
+    others = [start(ENCODE, cache, 0.2) for _ in range(2)]
+    for process in others:
+        assert process.stdout.readline().startswith("ten blocks: sharing")
+    for process in killed:
+        process.kill()
+        process.communicate()
+    outputs = [process.stdout.read().splitlines() for process in others]
+    assert [lines[-1] for lines in outputs] == [expected] * 2
+    made = [lines.count("block") for lines in outputs]
+    assert sum(made) == 8 and min(made) >= 2  # two were there; the rest was made once
+    assert not list(cache.parent.glob("features/*.unfinished"))
+    stores = [next(folder.parent.glob("features/*.npy")) for folder in (cache, tmp_path / "other/hf_biasensemble/x")]
+    assert stores[0].read_bytes() == stores[1].read_bytes()

@@ -64,7 +64,7 @@ def list_cache() -> list[CacheEntry]:
 
     entries = []
     for path in (path for kind in STORES for path in (cache_folder() / kind).glob("*")):
-        size = path.stat().st_size
+        size = _size_of(path)
         if path.suffix == MANIFEST_SUFFIX:
             entries.append(CacheEntry(path, "manifest", source_of_manifest(path), size))
         elif path.suffix == ".npy":
@@ -75,22 +75,28 @@ def list_cache() -> list[CacheEntry]:
         if folder.name not in STORES:
             note = folder / SOURCE_FILE
             source = note.read_text(encoding="utf-8") if note.exists() else ""
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            entries.append(CacheEntry(folder, "tables", source, size))
+            entries.append(CacheEntry(folder, "tables", source, _size_of(folder)))
     return sorted(entries, key=lambda entry: (entry.kind, -entry.size))
+
+
+def _size_of(path: Path) -> int:
+    """Of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def remove(entry: CacheEntry) -> bool:
     """Removes the entry, unless a process is writing it."""
     from hf_biasensemble.data.store.cache import lock_of
 
-    folder = entry.kind == "tables"
-    locks = [FileLock(file) for file in entry.path.rglob("*.lock")] if folder else [lock_of(entry.path)]
+    locks = [FileLock(file) for file in entry.path.rglob("*.lock")]
+    if entry.kind != "tables":
+        locks.append(lock_of(entry.path))
     try:
         with ExitStack() as held:
             for lock in locks:
                 held.enter_context(lock.acquire(timeout=0))
-            if folder:
+            if entry.path.is_dir():
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
                 entry.path.with_suffix(".json").unlink(missing_ok=True)  # without it there is no store

@@ -18,7 +18,8 @@ from hf_biasensemble.data.geometry import Geometry
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger images are refused by name: decoding one would take gigabytes."""
 
-_ROWS_AT_ONCE = 64  # bounds the undecoded bytes in memory
+ROWS_AT_ONCE = 64
+"""Images of a piece; bounds the undecoded bytes in memory."""
 _ROWS_PER_TASK = 8
 
 
@@ -27,48 +28,52 @@ def decode_rows(
     geometry: Geometry,
     unreadable: dict[int, str],
     workers: int | None = None,
-    title: str = "",
+    rows: range | None = None,
 ) -> Iterator[np.ndarray]:
-    """Decodes all images, in order, in pieces that fit into memory.
+    """Decodes images, in order, in pieces that fit into memory.
 
     Args:
         images (`datasets.Dataset`): One column `image`, undecoded (`bytes` and `path`).
         geometry (`Geometry`): What becomes of an image of any size.
         unreadable (`dict[int, str]`): Filled with the reason for each row that cannot be read; its pixels are black.
         workers (`int`, *optional*): Threads; by default one per processor. The result is the same.
-        title (`str`, *optional*): Text of the progress bar, which a terminal shows when decoding takes seconds.
+        rows (`range`, *optional*): Which images; by default all.
 
     Yields:
-        uint8 (n, 3, S, S), with S the `stored_size` and n at most 64. The next piece is decoded meanwhile.
+        uint8 (n, 3, S, S), with S the `stored_size` and n = `ROWS_AT_ONCE` but for the last piece. The
+        next one is decoded meanwhile.
     """
-    count, size = len(images), geometry.stored_size
+    rows, size = range(len(images)) if rows is None else rows, geometry.stored_size
 
-    def decode(chunk: np.ndarray, records: list, start: int, first: int) -> int:
-        task = range(first, min(first + _ROWS_PER_TASK, len(records)))
-        for place in task:
+    def decode(chunk: np.ndarray, records: list, start: int, first: int) -> None:
+        for place in range(first, min(first + _ROWS_PER_TASK, len(records))):
             try:
                 chunk[place] = decode_image(records[place], geometry)
             except Exception as error:  # PIL raises a dozen types for broken files
                 chunk[place] = 0
                 unreadable[start + place] = _reason(error)
-        return len(task)
 
     def begin(start: int) -> tuple[np.ndarray, list[Future]]:
-        records = images[start : start + _ROWS_AT_ONCE]["image"]
+        records = images[start : min(start + ROWS_AT_ONCE, rows.stop)]["image"]
         chunk = np.empty((len(records), 3, size, size), dtype=np.uint8)
         firsts = range(0, len(records), _ROWS_PER_TASK)
         return chunk, [pool.submit(decode, chunk, records, start, first) for first in firsts]
 
-    bar = tqdm(total=count, desc=title, unit="image", disable=None, delay=2, leave=False)
-    with bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        chunk, tasks = begin(0)
-        for start in range(_ROWS_AT_ONCE, count + _ROWS_AT_ONCE, _ROWS_AT_ONCE):
-            following = begin(start) if start < count else None
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        chunk, tasks = begin(rows.start)
+        for start in range(rows.start + ROWS_AT_ONCE, rows.stop + ROWS_AT_ONCE, ROWS_AT_ONCE):
+            following = begin(start) if start < rows.stop else None
             for task in tasks:
-                bar.update(task.result())
+                task.result()
             yield chunk
             if following:
                 chunk, tasks = following
+
+
+def image_progress(doing: str, source: str, total: int, done: int = 0) -> tqdm:
+    """A progress bar over images, which a terminal shows once it takes seconds."""
+    shown = {"unit": "image", "disable": None, "delay": 2, "leave": False}
+    return tqdm(total=total, initial=done, desc=f"{doing} {source}", **shown)
 
 
 def decode_image(record: dict | None, geometry: Geometry) -> np.ndarray:

@@ -14,12 +14,13 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_biasensemble.data.batches.prefetching import upload
-from hf_biasensemble.data.decoding import decode_rows, file_of
+from hf_biasensemble.data.decoding import ROWS_AT_ONCE, decode_rows, file_of, image_progress
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.loading import LabelledSplit
-from hf_biasensemble.data.store.array_store import NotWrittenError, StoredArray, digest_of
+from hf_biasensemble.data.store.array_store import StoredArray, digest_of
 from hf_biasensemble.data.store.decoded import open_or_decode
 from hf_biasensemble.data.store.features import Features
+from hf_biasensemble.data.store.making import NotWrittenError
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once
@@ -184,10 +185,10 @@ def decode_split(
         print_once(f"{error}; until then each run decodes the images anew, into memory")
         reasons = {}
         array = np.empty((count, 3, size, size), dtype=np.uint8)
-        done = 0
-        for chunk in decode_rows(split.images, geometry, reasons, workers, f"Decoding {name}"):
-            array[done : done + len(chunk)] = chunk
-            done += len(chunk)
+        with image_progress("Decoding", name, count) as bar:
+            for number, chunk in enumerate(decode_rows(split.images, geometry, reasons, workers)):
+                array[number * ROWS_AT_ONCE :][: len(chunk)] = chunk
+                bar.update(len(chunk))
         pixels = torch.from_numpy(array)
     unreadable = [UnreadableImage(row, file_of(split.images[row]["image"]), reasons[row]) for row in sorted(reasons)]
     if unreadable and not skip_unreadable:

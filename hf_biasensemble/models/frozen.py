@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets.utils import tqdm
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.data.decoding import ROWS_AT_ONCE
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
-from hf_biasensemble.data.store.array_store import ROWS_AT_ONCE, StoredArray, digest_of, open_or_make
+from hf_biasensemble.data.store.array_store import StoredArray, digest_of, open_or_make
 from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.internal.processes import number_started
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
@@ -141,7 +141,7 @@ class FrozenBackbone:
     ) -> StoredArray:
         """Features (N, 1 + V, D), float16, of decoded images, from the cache if they are there.
 
-        Of several processes, one encodes and the others wait. One that was killed is resumed where it was.
+        Several processes share the encoding. What a killed one encoded is kept.
 
         Args:
             pixels (uint8 (N, 3, S, S)): All images of a split as loaded.
@@ -157,8 +157,8 @@ class FrozenBackbone:
         views = self.views_of_training_images(seed) if training else {"views": 0}
         name = self.name_of_features(pixels, views)
         shape = (len(pixels), 1 + views["views"], self.network.width + self.network.early_width)
-        blocks = partial(self._encoded, pixels, views["views"], seed, device, title)
-        return open_or_make("features", name, shape, np.float16, blocks, title, resumes=True, verify=verify)[0]
+        blocks = partial(self._encoded, pixels, views["views"], seed, device)
+        return open_or_make("features", name, shape, np.float16, blocks, title, verify)[0]
 
     def name_of_features(self, pixels: torch.Tensor | StoredArray, views: dict[str, Any]) -> str:
         """Hash of all that features of these images depend on."""
@@ -172,11 +172,10 @@ class FrozenBackbone:
         views: int,
         seed: int,
         device: torch.device,
-        title: str,
-        first: int,
+        rows_of_part: range,
         notes: dict[str, Any],
     ) -> Iterator[np.ndarray]:
-        """The features from a row on, in blocks, by which random views are drawn."""
+        """The features of these rows, in blocks, by which random views are drawn."""
         # In this memory format it is two to three times as fast on a processor.
         encoder = self.network.to(device).to(memory_format=torch.channels_last)
 
@@ -185,17 +184,14 @@ class FrozenBackbone:
             parts = images.split(together)
             return torch.cat([encoder(part.contiguous(memory_format=torch.channels_last)) for part in parts])
 
-        shown = {"desc": f"Encoding {title}", "unit": "image", "disable": None, "delay": 2, "leave": False}
-        with tqdm(total=len(pixels), initial=first, **shown) as bar:
-            for start in range(first, len(pixels), ROWS_AT_ONCE):
-                rows = torch.arange(start, min(start + ROWS_AT_ONCE, len(pixels)))
-                images = pixels.index_select(0, rows).to(device)
-                encoded = [encode(self.transform(images, training=False))]
-                for view in range(1, 1 + views):
-                    block = derived_seed(seed, "feature views", start * (1 + views) + view)
-                    encoded.append(encode(build_with_seed(block, partial(self.transform, images, training=True))))
-                yield torch.stack(encoded, dim=1).to(torch.float16).cpu().numpy()
-                bar.update(len(rows))
+        for start in rows_of_part[::ROWS_AT_ONCE]:
+            rows = torch.arange(start, min(start + ROWS_AT_ONCE, rows_of_part.stop))
+            images = pixels.index_select(0, rows).to(device)
+            encoded = [encode(self.transform(images, training=False))]
+            for view in range(1, 1 + views):
+                block = derived_seed(seed, "feature views", start * (1 + views) + view)
+                encoded.append(encode(build_with_seed(block, partial(self.transform, images, training=True))))
+            yield torch.stack(encoded, dim=1).to(torch.float16).cpu().numpy()
 
     def with_head(self, head: DebiasedImageClassifier, transform: FeatureTransform) -> DebiasedImageClassifier:
         """The classifier of images: the backbone and what was trained on its features, whose first layer also

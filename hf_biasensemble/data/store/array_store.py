@@ -1,4 +1,4 @@
-"""Arrays on disk: each is made once, by one process, and read through a memory map by all.
+"""Arrays on disk: each is made once and read through a memory map by all.
 
 A store is a plain `.npy` file, named by a hash of all that it depends on, and a `.json` file beside it, which is
 written last: without it there is no store. It holds the checksum of the array, and size and time of the `.npy` file.
@@ -6,14 +6,12 @@ While these are as stated, nobody has written to the file, and it opens at once 
 checksum decides.
 """
 
-import hashlib
 import json
 import math
 import mmap
-import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,18 @@ import numpy as np
 import torch
 
 from hf_biasensemble.data.store.cache import cache_folder, sole_maker
+from hf_biasensemble.data.store.making import (
+    MORE_ROOM,
+    Blocks,
+    Making,
+    NotWrittenError,
+    add_to_hash,
+    hash_of_shape,
+    read_header,
+    write_json,
+)
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import UNFINISHED_SUFFIX, written_whole
 
-ROWS_AT_ONCE = 64
-"""Rows of a block. An unfinished store is resumed at the beginning of one."""
-
-_BLOCK = 1 << 22  # bytes hashed at once
 _SMALL = 1 << 28  # bytes of a store whose pages a process keeps: giving them back costs small batches a fifth of a ms
 _READ_ALONE = 1 << 16  # bytes of a row from which on it is read by itself, not with what lies around it
 
@@ -49,7 +52,7 @@ class StoredArray:
     def __init__(self, file: Path, digest: str, columns: slice = slice(None)):
         self.file, self.digest, self.columns = file, digest, columns
         with open(file, "rb") as stream:
-            shape, dtype = _read_header(stream)
+            shape, dtype = read_header(stream)
             self._start = stream.tell()
             # Read-only: a map that could be written to is counted as memory, which a large file exceeds.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -97,7 +100,7 @@ def digest_of(values: torch.Tensor | StoredArray) -> str:
     """SHA-256 of shape and content, the same for an array in memory and in a store, where it is not computed again."""
     if isinstance(values, StoredArray):
         return values.digest
-    digest = _hash_of_shape(values.shape)
+    digest = hash_of_shape(values.shape)
     digest.update(values.contiguous().numpy().data.cast("B"))
     return digest.hexdigest()
 
@@ -107,28 +110,26 @@ def open_or_make(
     name: str,
     shape: tuple[int, ...],
     dtype: Any,
-    blocks: Callable[[int, dict[str, Any]], Iterator[np.ndarray]],
+    blocks: Blocks,
     source: str = "",
-    resumes: bool = False,
     verify: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[StoredArray, dict[str, Any]]:
     """The store of that name, made first if there is none that passes the check.
 
-    It is opened before any lock is taken, so that one in a read-only folder serves. Of several processes that want the
-    same store, one makes it and the others wait, however long.
+    It is opened before any lock is taken, so that one in a read-only folder serves. Processes that want the same store
+    at once, on one machine or on several that see the folder, share the work. What a killed process made is kept.
 
     Args:
         kind (`str`): What it holds, `"pixels"` or `"features"`; the folder in the cache.
         name (`str`): Hash of all that the array depends on.
         shape (`tuple[int, ...]`): Of the array, (N, ...).
         dtype (`numpy.dtype`): Of the array.
-        blocks (`Callable`): `(first_row, notes) -> Iterator[np.ndarray]`: the array from a row on, in blocks of
-            `ROWS_AT_ONCE` rows. What it puts into `notes` is kept with the store.
+        blocks (`Blocks`): The array from one row to another, in blocks.
         source (`str`, *optional*): What the array was made from, for messages and the list of the cache.
-        resumes (`bool`, *optional*, defaults to `False`): Whether an unfinished store is resumed where it was; its
-            blocks must note nothing.
         verify (`bool`, *optional*, defaults to `False`): Check all of a store that is there, and refuse it if it is
             damaged.
+        check (`Callable`, *optional*): Called when an array has been made; if it raises, there is no store.
 
     Returns:
         The array, and the notes.
@@ -148,23 +149,27 @@ def open_or_make(
                 f"--verify_pixels: expected {kind} as they were written, found that {file} {reason}; remove it to "
                 "have them made again"
             ) from reason
-    with sole_maker(file, f"{source}: waiting for another process that makes the same {kind}") as problem:
-        try:
+    making = Making(file, shape, np.dtype(dtype), blocks, source, check)
+    try:
+        sharing = f"{source}: sharing the work with another process that makes the same {kind}"
+        with sole_maker(file, sharing, making.help) as problem:
             if problem:
                 raise problem
-            with suppress(OSError):
-                try:
-                    return _open(file, shape, dtype)  # another process may have been faster
-                except _Unusable as reason:
+            try:
+                found = _open(file, shape, dtype)  # another process may have been faster
+            except (OSError, _Unusable) as reason:
+                if isinstance(reason, _Unusable):
                     print(f"{source}: the store {file} {reason}; making it again", flush=True)
-            _make(file, shape, np.dtype(dtype), blocks, source, resumes)
-        except OSError as error:
-            raise NotWrittenError(
-                f"the {kind} of {source or 'the images'} could not be written to {file.parent} "
-                f"({error.strerror or error}); set HF_DATASETS_CACHE to another disk, or make room with: "
-                "hf-biasensemble cache --clear"
-            ) from error
-        return _open(file, shape, dtype)
+                making.check_room()
+                making.finish()
+                found = _open(file, shape, dtype)
+            shutil.rmtree(making.folder, ignore_errors=True)
+            return found
+    except OSError as error:
+        raise NotWrittenError(
+            f"the {kind} of {source or 'the images'} could not be written to {file.parent} "
+            f"({error.strerror or error}); {MORE_ROOM}"
+        ) from error
 
 
 def source_of(file: Path) -> str:
@@ -172,10 +177,6 @@ def source_of(file: Path) -> str:
     with suppress(OSError, ValueError, KeyError):
         return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["source"]
     return ""
-
-
-class NotWrittenError(BiasEnsembleError):
-    """A store could not be written: for want of room or of rights."""
 
 
 class _Unusable(Exception):
@@ -195,82 +196,15 @@ def _open(file: Path, shape: tuple[int, ...], dtype: Any, verify: bool = False) 
         raise _Unusable(f"has {found.st_size:,} bytes, not {size:,}")
     with open(file, "rb") as stream:
         try:
-            header = _read_header(stream)
+            header = read_header(stream)
         except ValueError as error:
             raise _Unusable("is no array") from error
         if header != (shape, np.dtype(dtype)):
             raise _Unusable(f"holds an array {header[0]} of {header[1]}, not {shape} of {np.dtype(dtype)}")
         if verify or found.st_mtime_ns != time:
-            if _hashed(stream, _hash_of_shape(shape), size).hexdigest() != digest:
+            if add_to_hash(hash_of_shape(shape), stream, size).hexdigest() != digest:
                 raise _Unusable("was altered: its checksum is not the one that was stated")
             if found.st_mtime_ns != time:  # copied or touched, but not altered
                 with suppress(OSError):  # somebody else's file
-                    _write_json(beside, stated | {"mtime_ns": found.st_mtime_ns})
+                    write_json(beside, stated | {"mtime_ns": found.st_mtime_ns})
     return StoredArray(file, digest), notes
-
-
-def _make(file: Path, shape: tuple[int, ...], dtype: np.dtype, blocks: Callable, source: str, resumes: bool) -> None:
-    file.with_suffix(".json").unlink(missing_ok=True)
-    needed, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(file.parent).free
-    unfinished = file.with_suffix(UNFINISHED_SUFFIX)
-    done = unfinished.stat().st_size if resumes and unfinished.exists() else 0
-    if needed - done > free:
-        raise NotWrittenError(
-            f"expected {needed / 1e9:.1f} GB for the {file.parent.name} of {source or 'the images'} in {file.parent}, "
-            f"found {free / 1e9:.1f} GB free; set HF_DATASETS_CACHE to another disk, or make room with: "
-            "hf-biasensemble cache --clear"
-        )
-    notes: dict[str, Any] = {}
-    digest = _hash_of_shape(shape)
-    try:
-        with open(unfinished, "rb+" if done else "wb+") as stream:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            start, row_bytes = stream.tell(), math.prod(shape[1:]) * dtype.itemsize
-            rows = max(0, done - start) // row_bytes // ROWS_AT_ONCE * ROWS_AT_ONCE
-            _hashed(stream, digest, start + rows * row_bytes)
-            stream.seek(start + rows * row_bytes)
-            stream.truncate()
-            for block in blocks(rows, notes):
-                content = np.ascontiguousarray(block, dtype)
-                digest.update(content.data.cast("B"))
-                stream.write(content.data)
-                if resumes:
-                    stream.flush()
-                    os.fsync(stream.fileno())
-            stream.flush()
-            os.fsync(stream.fileno())  # before the word that it is whole
-        written = os.stat(unfinished)
-        # A whole second, which no write leaves behind soon after this one.
-        time = written.st_mtime_ns // 10**9 * 10**9
-        os.utime(unfinished, ns=(time, time))
-        os.replace(unfinished, file)
-    except (OSError, BiasEnsembleError):
-        unfinished.unlink(missing_ok=True)
-        raise
-    stated = {"source": source, "sha256": digest.hexdigest(), "bytes": written.st_size, "notes": notes}
-    _write_json(file.with_suffix(".json"), stated | {"mtime_ns": file.stat().st_mtime_ns})
-
-
-def _write_json(file: Path, stated: dict[str, Any]) -> None:
-    with written_whole(file) as unfinished:
-        unfinished.write_text(json.dumps(stated), encoding="utf-8")
-
-
-def _read_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array whose content comes next."""
-    np.lib.format.read_magic(stream)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    return shape, dtype
-
-
-def _hash_of_shape(shape: tuple[int, ...]) -> Any:
-    """The hash that the content of an array of this shape is then added to."""
-    return hashlib.sha256(str(tuple(shape)).encode())
-
-
-def _hashed(stream: Any, digest: Any, end: int) -> Any:
-    """Adds what comes next in the file, up to its byte `end`. It is read, not mapped."""
-    while (place := stream.tell()) < end and (block := stream.read(min(_BLOCK, end - place))):
-        digest.update(block)
-    return digest

@@ -1,6 +1,6 @@
 """Where the library keeps what it can make again: beside the cache of `datasets`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,17 +31,18 @@ def lock_of(file: Path) -> FileLock:
 
 
 @contextmanager
-def sole_maker(file: Path, waiting: str) -> Iterator[OSError | None]:
-    """Lets one process at a time into the block, of several that would make this file of the cache. The others say
-    that they are waiting, and wait for as long as it takes. Yields why there is no lock where none can be had, as in
-    a read-only folder."""
+def sole_maker(file: Path, busy: str, meanwhile: Callable[[], None] = lambda: None) -> Iterator[OSError | None]:
+    """Lets one process at a time into the block, of several that would make this file of the cache. The others print
+    `busy`, do what is to be done `meanwhile`, and wait for as long as it takes. Yields why there is no lock where none
+    can be had, as in a read-only folder."""
     lock, problem = lock_of(file), None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(waiting, flush=True)
+            print(busy, flush=True)
+            meanwhile()
             lock.acquire()
     except OSError as error:
         problem = error

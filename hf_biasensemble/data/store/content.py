@@ -20,9 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets.utils import tqdm
 
-from hf_biasensemble.data.decoding import encoded_image
+from hf_biasensemble.data.decoding import encoded_image, image_progress
 from hf_biasensemble.data.store.cache import cache_folder, sole_maker
 from hf_biasensemble.internal.files import written_whole
 
@@ -55,8 +54,7 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
         return keys, _fill_in(hashes, keys, file)
 
     def read(unknown: np.ndarray) -> None:
-        bar = tqdm(total=len(unknown), desc=f"Reading {source}", unit="image", disable=None, delay=2, leave=False)
-        with bar, ThreadPoolExecutor() as pool:
+        with image_progress("Reading", source, len(unknown)) as bar, ThreadPoolExecutor() as pool:
             for start in range(0, len(unknown), _ROWS_AT_ONCE):
                 rows = unknown[start : start + _ROWS_AT_ONCE]
                 found = b"".join(pool.map(_hash_of_image, images[rows]["image"]))

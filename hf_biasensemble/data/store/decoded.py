@@ -17,7 +17,7 @@ from hf_biasensemble.data.store.array_store import StoredArray, open_or_make
 from hf_biasensemble.data.store.content import content_hashes
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Goes up when the layout of the store or what `decode_image` makes of an image changes."""
 
 
@@ -41,8 +41,10 @@ def open_or_decode(
     """
     name = _name_of(images, geometry, source)
 
-    def blocks(first: int, notes: dict[str, Any]) -> Iterator[np.ndarray]:
-        yield from decode_rows(images, geometry, notes.setdefault("unreadable", {}), workers, f"Decoding {source}")
+    def blocks(rows: range, notes: dict[Any, Any]) -> Iterator[np.ndarray]:
+        return decode_rows(images, geometry, notes, workers, rows)
+
+    def check() -> None:
         if _name_of(images, geometry, source) != name:
             raise BiasEnsembleError(
                 f"{source}: expected image files that stay as they are, found that some changed while they were "
@@ -50,8 +52,8 @@ def open_or_decode(
             )
 
     shape = (len(images), 3, geometry.stored_size, geometry.stored_size)
-    pixels, notes = open_or_make("pixels", name, shape, np.uint8, blocks, source, verify=verify)
-    return pixels, {int(row): reason for row, reason in notes["unreadable"].items()}
+    pixels, unreadable = open_or_make("pixels", name, shape, np.uint8, blocks, source, verify, check)
+    return pixels, {int(row): reason for row, reason in unreadable.items()}
 
 
 def _name_of(images: datasets.Dataset, geometry: Geometry, source: str) -> str:
