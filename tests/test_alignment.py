@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import ClassLabel, Value
+from loaded import load_splits
 from runs import error_line, train
 from test_loading import data_set
 
 from hf_biasensemble.arguments import DataArguments, parse_arguments
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.internal.errors import BiasEnsembleError
 

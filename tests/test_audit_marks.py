@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 from audits import audit, listed
+from loaded import load_splits
 from runs import error_line, train
 from synthetic import photo
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.marks import image_hash
 from hf_biasensemble.data.prepare import load_training_splits
 from hf_biasensemble.internal.errors import BiasEnsembleError

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from loaded import load_splits
 from PIL import Image
 from runs import train
 from synthetic import class_folders, photo
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.internal.errors import BiasEnsembleError
 

@@ -24,10 +24,10 @@ from image_trees import (
     scripts,
     waterbirds_tree,
 )
+from loaded import load_splits
 from PIL import Image
 
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.data.loading import load_splits
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from loaded import load_splits
 from photographs import SHAPES, photograph, photograph_folder
 from PIL import Image
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.prepare import decode_splits
 from hf_biasensemble.data.store.array_store import StoredArray

@@ -7,20 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from loaded import LabelledSplit, load_splits
 
-from hf_biasensemble.data.loading import LabelledSplit, load_splits
-from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 ROOT = Path(__file__).parents[1]
 FILES = ("folders", "tables", "values")
 CASES = [case for file in FILES for case in yaml.safe_load((ROOT / f"tests/cases/{file}.yaml").open())]
-COLUMNS = {
-    "image_column": "image",
-    "label_column": "label",
-    "bias_label_column": "bias_label",
-    "split_column": "split",
-}
 
 
 def expanded(pattern: str) -> list[str]:
@@ -53,9 +46,7 @@ def make(case: dict, folder: Path) -> str:
 
 def load(name: str, options: dict[str, str]) -> dict[str, LabelledSplit]:
     """As the commands do with these options."""
-    columns = ColumnNames(**{COLUMNS[key]: value for key, value in options.items() if key in COLUMNS})
-    uses = {key.removesuffix("_split"): value for key, value in options.items() if key.endswith("_split")}
-    return load_splits(name, columns=columns, names=SplitNames(**uses), layout=options.get("layout", "auto"))
+    return load_splits(name, **options)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])

@@ -7,10 +7,10 @@ import datasets
 import numpy as np
 import pytest
 from datasets import ClassLabel, Features, Value
+from loaded import load_splits
 from PIL import Image
 from synthetic import CLASS_NAMES, coloured_digits, png, write_parquet
 
-from hf_biasensemble.data.loading import ColumnNames, load_splits
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 PIXEL = {"bytes": png(np.zeros((2, 2, 3), np.uint8)), "path": None}
@@ -25,9 +25,9 @@ def data_set(folder: Path, splits: dict[str, dict[str, list]], **features) -> st
     return str(folder)
 
 
-def error_of(name: str, columns: ColumnNames | None = None, config_name: str | None = None) -> str:
+def error_of(name: str, config_name: str | None = None, **columns: str) -> str:
     with pytest.raises(BiasEnsembleError) as caught:
-        load_splits(name, config_name, columns)
+        load_splits(name, config_name, **columns)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -132,29 +132,35 @@ def test_splits_that_declare_other_classes_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "columns, option",
     [
-        (ColumnNames(image="picture"), "--image_column"),
-        (ColumnNames(label="kind"), "--label_column"),
-        (ColumnNames(bias_label="colour"), "--bias_label_column"),
-        (ColumnNames(is_conflicting="odd"), "--conflicting_column"),
+        ({"image_column": "picture"}, "--image_column"),
+        ({"label_column": "kind"}, "--label_column"),
+        ({"bias_label_column": "colour"}, "--bias_label_column"),
+        ({"conflicting_column": "odd"}, "--conflicting_column"),
     ],
 )
 def test_missing_column_is_refused_with_the_columns_there_are_and_the_option(digits, columns, option):
-    message = error_of(str(digits), columns)
-    wanted = next(name for name in ("picture", "kind", "colour", "odd") if name in vars(columns).values())
+    message = error_of(str(digits), **columns)
+    wanted = next(name for name in ("picture", "kind", "colour", "odd") if name in columns.values())
     assert repr(wanted) in message and option in message
     assert "image, label, bias_label, is_conflicting" in message
 
 
 def test_image_column_without_images_is_refused(tmp_path):
     name = data_set(tmp_path, {"train": {"label": [0, 1], "file": ["a.png", "b.png"]}})
-    assert f"row 0 would be {tmp_path}/a.png; put the images there" in error_of(name, ColumnNames(image="file"))
+    assert f"row 0 would be {tmp_path}/a.png; put the images there" in error_of(name, image_column="file")
 
 
 def test_columns_of_other_names(tmp_path):
     content = {"picture": [PIXEL] * 3, "kind": ["b", "a", "b"], "colour": ["x", "y", "z"], "odd": [True, False, True]}
     kinds = {"kind": Value("string"), "colour": Value("string"), "odd": Value("bool")}
     write_parquet(tmp_path / "train.parquet", content, Features({"picture": datasets.Image(), **kinds}))
-    split = load_splits(str(tmp_path), columns=ColumnNames("picture", "kind", "colour", "odd"))["train"]
+    split = load_splits(
+        str(tmp_path),
+        image_column="picture",
+        label_column="kind",
+        bias_label_column="colour",
+        conflicting_column="odd",
+    )["train"]
     assert split.images.column_names == ["image"]
     assert split.labels.tolist() == [1, 0, 1]
     assert split.bias_labels.tolist() == [0, 1, 2]

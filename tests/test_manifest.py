@@ -10,12 +10,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from loaded import load_splits
 from synthetic import png
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data import decoding
 from hf_biasensemble.data.geometry import Geometry
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.store import content as manifest
 from hf_biasensemble.internal.errors import BiasEnsembleError

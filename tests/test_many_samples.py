@@ -12,6 +12,7 @@ import torch
 from test_cost import Operators
 
 from benchmarks.trainers import Setting, random_split, trainer
+from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.held_out import hold_out, with_fold
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
@@ -218,7 +219,7 @@ def test_a_folder_of_many_files_is_opened_without_an_object_for_each(tmp_path):
         for number in range(count // 2):
             (tmp_path / name / f"{number:06}.png").touch()
     found = []
-    assert peak(lambda: found.append(plan_reading(str(tmp_path)).data)) < 800 * count
+    assert peak(lambda: found.append(plan_reading(DataArguments(str(tmp_path))).data)) < 800 * count
     (split,) = found[0].values()
     paths = split.cast_column("image", datasets.Image(decode=False)).flatten()["image.path"][:]
     assert paths == [str(file) for file in sorted(tmp_path.rglob("*.png"))]

@@ -8,16 +8,16 @@ import datasets
 import numpy as np
 import pytest
 from datasets import ClassLabel, Features, Value
+from loaded import load_splits
 from synthetic import class_folders, photo, png
 
-from hf_biasensemble.data.loading import ColumnNames, load_splits
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 def seen(name: Path | str, **columns) -> dict[str, list[tuple[str, int]]]:
     """Class and grey value of each image of each split."""
-    splits = load_splits(str(name), columns=ColumnNames(**columns))
+    splits = load_splits(str(name), **columns)
     greys = {split: decode_split(data, 4).pixels[:, 0, 0, 0].tolist() for split, data in splits.items()}
     return {
         split: [(data.class_names[label], grey) for label, grey in zip(data.labels, greys[split], strict=True)]
@@ -125,14 +125,14 @@ def test_folder_with_metadata(tmp_path, name):
 def test_table_with_a_column_of_paths_of_any_name(tmp_path, name):
     columns = photos(tmp_path)
     columns["path"] = columns.pop("file_name")
-    assert seen(table(tmp_path / name, columns), image="path") == {"train": EXPECTED}
+    assert seen(table(tmp_path / name, columns), image_column="path") == {"train": EXPECTED}
 
 
 def test_absolute_paths_and_other_label_column(tmp_path):
     columns = photos(tmp_path / "images")
     files = [str(tmp_path / "images" / file) for file in columns["file_name"]]
     file = table(tmp_path / "elsewhere" / "list.csv", {"file_name": files, "kind": columns["label"]})
-    assert seen(file, label="kind") == {"train": EXPECTED}
+    assert seen(file, label_column="kind") == {"train": EXPECTED}
 
 
 def test_metadata_in_each_split_folder(tmp_path):
@@ -158,10 +158,10 @@ def test_bias_columns_of_a_table(tmp_path):
     columns = photos(tmp_path)
     columns |= {"place": ["land", "sea", "sea", "land"], "odd": [0, 1, 0, 1]}
     file = table(tmp_path / "list.csv", columns)
-    split = load_splits(str(file), columns=ColumnNames(bias_label="place"))["train"]
+    split = load_splits(str(file), bias_label_column="place")["train"]
     assert split.bias_labels.tolist() == [0, 1, 1, 0] and split.bias_names == ["land", "sea"]
     assert split.is_conflicting is None
-    split = load_splits(str(file), columns=ColumnNames(is_conflicting="odd"))["train"]
+    split = load_splits(str(file), conflicting_column="odd")["train"]
     assert split.is_conflicting.tolist() == [False, True, False, True] and split.bias_labels is None
 
 

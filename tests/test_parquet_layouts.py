@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from loaded import load_splits
 from synthetic import png, write_parquet
 
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
-from hf_biasensemble.data.reading.names import ColumnNames
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 GREYS = [10, 20, 30, 40]
@@ -26,7 +25,7 @@ def contents(greys: list[int] = GREYS) -> list[bytes]:
 
 def seen(name: Path | str, **columns: str) -> dict[str, list[tuple[str, int]]]:
     """Class and grey value of each image of each split."""
-    splits = load_splits(str(name), columns=ColumnNames(**columns))
+    splits = load_splits(str(name), **columns)
     greys = {use: decode_split(split, 4).pixels[:, 0, 0, 0].tolist() for use, split in splits.items()}
     return {
         use: [(split.class_names[label], grey) for label, grey in zip(split.labels, greys[use], strict=True)]

@@ -16,12 +16,12 @@ import torch
 from datasets import Features, Value
 from filelock import FileLock
 from fresh_python import environment
+from loaded import load_splits
 from synthetic import png, write_parquet
 from torch.utils.data import DataLoader
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.data.store import array_store

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Features, Value
+from loaded import load_splits
 from PIL import Image
 from synthetic import coloured_digits, encoded, png, png_header_only, write_parquet
 
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.internal.errors import BiasEnsembleError
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from datasets import Features, Value
 from fresh_python import environment
+from loaded import load_splits
 from PIL import Image
 from runs import ROOT, launch, words
 from synthetic import class_folders, encoded, write_parquet
 
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.store import content
 
@@ -50,9 +50,10 @@ def slow_folder(tmp_path_factory):
 BUILD = """
 import sys, time
 from pathlib import Path
+from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
-split = load_splits(sys.argv[1])["train"]
+split = load_splits(DataArguments(sys.argv[1]))["train"]
 print("ready", flush=True)
 while not Path(sys.argv[2]).exists():
     time.sleep(0.005)
@@ -136,13 +137,14 @@ def test_processes_of_a_run_decode_each_image_once_and_wait_without_a_time_out(c
 
 READ = """
 import resource, sys, torch
+from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.pixels import decode_split
 
 def megabytes():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 
-images = load_splits(sys.argv[1])["train"]
+images = load_splits(DataArguments(sys.argv[1]))["train"]
 decode_split(images, 4, mapped=True)
 before = megabytes()
 split = decode_split(images, int(sys.argv[2]), mapped=True)

@@ -11,15 +11,14 @@ import torch
 import yaml
 from datasets import ClassLabel, Value
 from hub_server import Repository
+from loaded import load_splits
 from runs import error_line, results, train
 from synthetic import CLASS_NAMES, class_folders, coloured_digits
 from test_loading import data_set
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.data.reading.names import SplitNames
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
@@ -31,7 +30,8 @@ def saved(folder: Path, digits: Path, **names: str) -> str:
 
 
 def sizes(name: str, **names: str) -> dict[str, int]:
-    return {use: len(split.labels) for use, split in load_splits(name, names=SplitNames(**names)).items()}
+    options = {f"{use}_split": split for use, split in names.items()}
+    return {use: len(split.labels) for use, split in load_splits(name, **options).items()}
 
 
 def loaded(name: Path | str, **changes: object) -> dict:
@@ -87,7 +87,7 @@ def test_splits_without_usual_names_say_what_to_do(digits, tmp_path):
 def test_folders_may_be_called_so_too(tmp_path):
     for folder in ("training", "testing"):
         class_folders(tmp_path / folder)
-    splits = load_splits(str(tmp_path), names=SplitNames(train="training", test="testing"))
+    splits = load_splits(str(tmp_path), train_split="training", test_split="testing")
     assert list(splits) == ["train", "test"] and splits["test"].class_names == ["ant", "owl"]
 
 
@@ -138,12 +138,12 @@ def test_revision_of_a_data_set_on_the_hub(digits, hub, client):
     code = textwrap.dedent("""
         import sys
         from hf_biasensemble.arguments import DataArguments
-        from hf_biasensemble.data.prepare import load_labelled_splits
+        from hf_biasensemble.data.loading import load_splits
 
         for revision in (None, sys.argv[1], "no-such"):
             data_args = DataArguments(dataset_name="me/digits", dataset_revision=revision)
             try:
-                print(len(load_labelled_splits(data_args)["train"].labels))
+                print(len(load_splits(data_args)["train"].labels))
             except ValueError as error:
                 print(error)
     """)

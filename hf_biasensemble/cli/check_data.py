@@ -36,16 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     data_args, arguments = parse_arguments(
         [DataArguments, CheckArguments], argv, description=__doc__, command="check-data"
     )
+    from hf_biasensemble.data.loading import load_splits
     from hf_biasensemble.data.pixels import write_unreadable
-    from hf_biasensemble.data.prepare import (
-        classes_without_images,
-        decode_splits,
-        load_labelled_splits,
-        parts_to_use,
-    )
+    from hf_biasensemble.data.prepare import classes_without_images, decode_splits, parts_to_use
     from hf_biasensemble.folders.output_folder import DROPPED_FILE
 
-    labelled = load_labelled_splits(data_args)
+    labelled = load_splits(data_args)
     decoded = decode_splits(labelled, data_args, arguments.image_size, skip_unreadable=True)
     lost = {name: classes_without_images(split) for name, split in decoded.items()}
     splits = parts_to_use(decoded, data_args)

@@ -1,16 +1,14 @@
 """Any image dataset -> checked splits with the columns image, label, [bias_label], [is_conflicting]."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
 
+from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.alignment import Alignment, aligned_as_told, aligned_by_majority, aligned_by_names
-from hf_biasensemble.data.reading.files import images
-from hf_biasensemble.data.reading.labels import UNKNOWN, flags_of, names_of, numbers_of
-from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
+from hf_biasensemble.data.reading.labels import UNKNOWN, flags_of, numbers_of
 from hf_biasensemble.data.reading.plan import ReadingPlan, plan_reading
-from hf_biasensemble.data.split_names import chosen_splits, unlabelled_test
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import print_once
 
@@ -44,128 +42,63 @@ class LabelledSplit:
     reading: list[str] = field(default_factory=list)
 
 
-def load_splits(
-    name: str,
-    config_name: str | None = None,
-    columns: ColumnNames | None = None,
-    aligned_bias: list[str] | None = None,
-    names: SplitNames | None = None,
-    revision: str | None = None,
-    layout: str = "auto",
-) -> dict[str, LabelledSplit]:
+def load_splits(args: DataArguments) -> dict[str, LabelledSplit]:
     """Makes the reading plan of a dataset, prints it, carries it out, and checks everything that training relies on.
 
-    Args:
-        name (`str`): Hub id, local folder or table, as [`plan_reading`] takes it.
-        config_name (`str`, *optional*): Configuration, for instance a severity such as `"1pct"`.
-        columns (`ColumnNames`, *optional*): Where to find what. By default `image`, `label` and, if there,
-            `bias_label`, `is_conflicting` and `split`.
-        aligned_bias (`list[str]`, *optional*): Which bias goes with which class, as pairs `bias=class`.
-        names (`SplitNames`, *optional*): Which split is for what.
-        revision (`str`, *optional*): Branch, tag or commit of a dataset on the Hub.
-        layout (`str`): "folders", "table" or "auto", as [`plan_reading`] takes it.
-
     Returns:
-        `dict[str, LabelledSplit]`: `train`, `validation` and `test`, as far as the data has them; a test split without
-        labels is left out. The column `is_conflicting` says which samples are bias-conflicting; where there is none,
+        `dict[str, LabelledSplit]`: `train`, `validation` and `test`, where they exist; a test split without labels is
+        left out. The column `is_conflicting` says which samples are bias-conflicting; where there is none, the option
         `aligned_bias`; else the names, if bias labels and classes have the same; else the majority of each class in
         `train`, which is printed. Numbers alone are never compared.
 
     Raises:
         `BiasEnsembleError`: If the data or a column is missing, can be meant in two ways, or labels are unusable.
     """
-    columns, names = columns or ColumnNames(), names or SplitNames()
-    plan = plan_reading(name, config_name, columns, names, revision, layout)
-    plan, bias_names = with_labels(plan, columns, names)
+    plan = plan_reading(args)
     print_once("\n".join(plan.lines()))
-    splits = {
-        use: _check_split(plan.data[split], columns, list(plan.class_names), bias_names, f"{name}, split {use}")
-        for use, split in plan.uses.items()
-    }
-    for split in splits.values():
-        split.reading = plan.lines()
+    splits = {use: _check_split(data, args, plan, f"{plan.name}, split {use}") for use, data in plan.data.items()}
     if "train" in splits:
-        _check_train_covers(splits, list(plan.class_names), name)
-    _tell_conflicting(splits, aligned_bias, name)
+        _check_train_covers(splits["train"], plan.name)
+    _tell_conflicting(splits, args.aligned_bias, plan.name)
     return splits
 
 
-def with_labels(plan: ReadingPlan, columns: ColumnNames, names: SplitNames) -> tuple[ReadingPlan, list[str]]:
-    """The plan with what serves for what, the names of the classes and what else its columns say; the bias names."""
-    uses, notes = chosen_splits(plan.data, names, plan.name)
-    raw = {use: plan.data[split] for use, split in uses.items()}
-    if unlabelled_test(raw, columns.label):
-        notes.append(f"the test split is left out, since it has no labels ({images(len(raw.pop('test')))})")
-        del uses["test"]
-    class_names, said = names_of(raw, columns.label, plan.name)
-    notes += said
-    bias_column = columns.bias_label or "bias_label"
-    with_bias = {split: data for split, data in raw.items() if bias_column in data.column_names}
-    bias_names, said = names_of(with_bias, bias_column, plan.name) if with_bias else ([], [])
-    notes += said
-    unknown = sum(
-        int((numbers_of(data, bias_column, bias_names, f"{plan.name}, split {use}", blank=True) < 0).sum())
-        for use, data in with_bias.items()
-    )
-    if unknown:
-        notes.append(f"blank bias labels: {unknown:,}, which are unknown and count in no group")
-        bias_names = [*bias_names, UNKNOWN]
-    conflicting = columns.is_conflicting or "is_conflicting"
-    described = [f"column {bias_column} ({', '.join(bias_names[:_LISTED])})"] if with_bias else []
-    if any(conflicting in data.column_names for data in raw.values()):
-        described.append(f"column {conflicting}")
-    return (
-        replace(
-            plan,
-            uses=uses,
-            class_names=tuple(class_names),
-            bias_labels="; ".join(described) or "none",
-            notes=(*plan.notes, *notes),
-        ),
-        bias_names,
-    )
-
-
-_LISTED = 10
-
-
-def _check_split(
-    data: datasets.Dataset, columns: ColumnNames, class_names: list[str], bias_names: list[str], where: str
-) -> LabelledSplit:
+def _check_split(data: datasets.Dataset, args: DataArguments, plan: ReadingPlan, where: str) -> LabelledSplit:
     if len(data) == 0:
         raise BiasEnsembleError(f"{where}: expected images, found none")
-    if columns.image not in data.column_names:
+    if args.image_column not in data.column_names:
         raise BiasEnsembleError(
-            f"{where}: expected an image column {columns.image!r}, found columns {', '.join(data.column_names)}; "
+            f"{where}: expected an image column {args.image_column!r}, found columns {', '.join(data.column_names)}; "
             "name it with --image_column"
         )
-    image_feature = data.features[columns.image]
+    image_feature = data.features[args.image_column]
     if not isinstance(image_feature, datasets.Image):
         raise BiasEnsembleError(
-            f"{where}: expected column {columns.image!r} to hold images, found {image_feature}; "
+            f"{where}: expected column {args.image_column!r} to hold images, found {image_feature}; "
             "name another with --image_column (paths of files count from the folder of the dataset, or of its table)"
         )
-    column = data.select_columns([columns.image]).cast_column(columns.image, datasets.Image(decode=False))
-    if columns.image != "image":
-        column = column.rename_column(columns.image, "image")
-    labels = numbers_of(data, columns.label, class_names, where)
+    column = data.select_columns([args.image_column]).cast_column(args.image_column, datasets.Image(decode=False))
+    if args.image_column != "image":
+        column = column.rename_column(args.image_column, "image")
+    labels = numbers_of(data, args.label_column, plan.class_names, where)
     bias_labels = None
-    bias_column = _present(data, columns.bias_label, "bias_label", where, "--bias_label_column")
+    bias_column = _present(data, args.bias_label_column, "bias_label", where, "--bias_label_column")
     if bias_column:
-        known = [name for name in bias_names if name != UNKNOWN]
+        known = [name for name in plan.bias_names if name != UNKNOWN]
         bias_labels = numbers_of(data, bias_column, known, where, blank=True)
     is_conflicting = None
-    conflicting_column = _present(data, columns.is_conflicting, "is_conflicting", where, "--conflicting_column")
+    conflicting_column = _present(data, args.conflicting_column, "is_conflicting", where, "--conflicting_column")
     if conflicting_column:
         is_conflicting = flags_of(data, conflicting_column, where)
     return LabelledSplit(
         column,
         labels,
-        class_names,
+        plan.class_names,
         bias_labels,
         is_conflicting,
-        bias_names=None if bias_labels is None else bias_names,
+        bias_names=None if bias_labels is None else plan.bias_names,
         aligned_by=conflicting_column and "column",
+        reading=plan.lines(),
     )
 
 
@@ -214,8 +147,9 @@ def _present(data: datasets.Dataset, named: str | None, default: str, where: str
     return named or (default if default in data.column_names else None)
 
 
-def _check_train_covers(splits: dict[str, LabelledSplit], class_names: list[str], name: str) -> None:
-    present = np.bincount(splits["train"].labels, minlength=len(class_names)) > 0
+def _check_train_covers(train: LabelledSplit, name: str) -> None:
+    class_names = train.class_names
+    present = np.bincount(train.labels, minlength=len(class_names)) > 0
     absent = [class_names[number] for number in np.flatnonzero(~present)]
     if absent:
         raise BiasEnsembleError(

@@ -6,10 +6,9 @@ from hf_biasensemble.arguments import DataArguments, ModelArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.held_out import at_most, hold_out, with_fold
-from hf_biasensemble.data.loading import ColumnNames, LabelledSplit, load_splits
+from hf_biasensemble.data.loading import LabelledSplit, load_splits
 from hf_biasensemble.data.marks import with_marks
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
-from hf_biasensemble.data.reading.names import SplitNames
 from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import number_started
@@ -26,7 +25,7 @@ def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dic
     Raises:
         `BiasEnsembleError`: If data, columns, labels or images are not as training needs them.
     """
-    labelled = load_labelled_splits(data_args)
+    labelled = load_splits(data_args)
     splits = decode_splits(labelled, data_args, geometry, data_args.skip_unreadable_images)
     for name, split in splits.items():
         lost = classes_without_images(split)
@@ -58,27 +57,6 @@ def load_training_splits(data_args: DataArguments, geometry: Geometry | int) -> 
     if "train" not in splits:
         raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
     return splits
-
-
-def load_labelled_splits(data_args: DataArguments) -> dict[str, LabelledSplit]:
-    """[`load_splits`] with the names of columns and splits in the arguments."""
-    columns = ColumnNames(
-        data_args.image_column,
-        data_args.label_column,
-        data_args.bias_label_column,
-        data_args.conflicting_column,
-        data_args.split_column,
-    )
-    names = SplitNames(data_args.train_split, data_args.validation_split, data_args.test_split)
-    return load_splits(
-        str(data_args.dataset_name),
-        data_args.dataset_config_name,
-        columns,
-        data_args.aligned_bias,
-        names,
-        data_args.dataset_revision,
-        data_args.layout,
-    )
 
 
 def stated_aligned_bias(train: ImageSplit, data_args: DataArguments) -> list[str] | None:

@@ -4,9 +4,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -19,11 +21,11 @@ IMAGE_SUFFIXES = {*ImageFolder.EXTENSIONS, ".avif"} - _NOT_DECODED
 PHOTOGRAPH_SUFFIXES = {".heic", ".heif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jxl", ".svg"}
 """Image formats that people have and PIL does not read."""
 
+ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"}
 TEXT_TABLES = {".csv", ".tsv", ".jsonl", ".json"}
 BINARY_TABLES = {".parquet", ".arrow", ".feather"}
 _NOT_DATA = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 _NOT_NAMED = {"thumbs.db", "desktop.ini", "icon\r"}
-_NAMES_AT_ONCE = 50_000
 
 
 @dataclass
@@ -48,9 +50,9 @@ class Tree:
 
     def image_folders(self) -> dict[Parts, int]:
         """How many images lie directly in each folder that has some."""
-        counts: dict[Parts, int] = {}
+        counts: Counter[Parts] = Counter()
         for parts, names in self.images:
-            counts[parts] = counts.get(parts, 0) + len(names)
+            counts[parts] += len(names)
         return counts
 
     def first_image(self, parts: Parts) -> str:
@@ -60,14 +62,20 @@ class Tree:
 
     def paths(self) -> pa.ChunkedArray:
         """The paths of all images, relative to the root."""
-        chunks = [joined(parts, names) for parts, names in self.images]
-        return pa.chunked_array(chunks, pa.string())
+        return pa.chunked_array([joined(parts, names) for parts, names in self.images], pa.string())
+
+    def other_files(self, folder: Parts = ()) -> Counter[str]:
+        """How many files of each other suffix lie in a folder, at any depth."""
+        found = (counts for parts, counts in self.others.items() if parts[: len(folder)] == folder)
+        return sum(found, start=Counter[str]())
+
+    def has_table(self, folder: Parts) -> bool:
+        """Whether a table lies in a folder, at any depth."""
+        return any(table.startswith("/".join(folder) + "/") for table in self.tables)
 
 
 def joined(parts: Parts, names: pa.Array) -> pa.Array:
     """The paths of these files of one folder."""
-    import pyarrow.compute as pc
-
     return pc.binary_join_element_wise("/".join(parts), names, "/") if parts else names
 
 
@@ -96,7 +104,7 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
         tree.notes.append(f"{'/'.join(parts)} (a link in a circle)")
         return
     tree.folders.append(parts)
-    subfolders, files = set(), []
+    subfolders, names = set(), []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") or entry.name in _NOT_DATA:
@@ -108,30 +116,26 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
                 is_folder = False
             if is_folder:
                 subfolders.add(entry.name)
-            elif entry.name.lower() not in _NOT_NAMED:
-                files.append(entry.name)
-    run: list[str] = []
-    for name in sorted([*subfolders, *files]):
-        if name in subfolders:
-            _flush(run, parts, tree)
-            _look(os.path.join(folder, name), (*parts, name), (*above, identity), tree)
-        elif suffix_of(name) in IMAGE_SUFFIXES:
-            run.append(name)
-            if len(run) == _NAMES_AT_ONCE:
-                _flush(run, parts, tree)
-        elif suffix_of(name) in TEXT_TABLES | BINARY_TABLES:
-            tree.tables.append("/".join((*parts, name)))
-        elif os.path.islink(os.path.join(folder, name)) and not os.path.exists(os.path.join(folder, name)):
-            tree.notes.append(f"{'/'.join((*parts, name))} (a link to nothing)")
-        else:
-            tree.others.setdefault(parts, Counter())[os.path.splitext(name)[1] or "without extension"] += 1
-    _flush(run, parts, tree)
+            if is_folder or entry.name.lower() not in _NOT_NAMED:
+                names.append(entry.name)
 
+    def is_image(name: str) -> bool:
+        return name not in subfolders and suffix_of(name) in IMAGE_SUFFIXES
 
-def _flush(run: list[str], parts: Parts, tree: Tree) -> None:
-    if run:
-        tree.images.append((parts, pa.array(run, pa.string())))
-        run.clear()
+    for are_images, run in groupby(sorted(names), is_image):
+        if are_images:
+            tree.images.append((parts, pa.array(run, pa.string())))
+            continue
+        for name in run:
+            path, relative = os.path.join(folder, name), (*parts, name)
+            if name in subfolders:
+                _look(path, relative, (*above, identity), tree)
+            elif suffix_of(name) in TEXT_TABLES | BINARY_TABLES:
+                tree.tables.append("/".join(relative))
+            elif os.path.islink(path) and not os.path.exists(path):
+                tree.notes.append(f"{'/'.join(relative)} (a link to nothing)")
+            else:
+                tree.others.setdefault(parts, Counter())[os.path.splitext(name)[1] or "without extension"] += 1
 
 
 def images(number: int) -> str:

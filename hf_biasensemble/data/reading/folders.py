@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 
 from hf_biasensemble.data.reading.files import PHOTOGRAPH_SUFFIXES, Parts, Tree, images, joined, listed
-from hf_biasensemble.data.reading.split_words import is_unlabelled, use_of, with_affix
+from hf_biasensemble.data.reading.splits import is_unlabelled, use_of, with_affix
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 _NAMED = 5
@@ -38,7 +39,8 @@ class ClassFolders:
         for parts, names in tree.images:
             if parts in self.place:
                 split, name = self.place[parts]
-                columns = {"image": joined(parts, names), "label": pa.repeat(pa.scalar(name, pa.string()), len(names))}
+                paths = joined((str(tree.root), *parts) if tree.root != Path() else parts, names)
+                columns = {"image": paths, "label": pa.repeat(pa.scalar(name, pa.string()), len(names))}
                 chunks.setdefault(split, []).append(pa.table(columns))
         return {split: pa.concat_tables(tables) for split, tables in chunks.items()}
 
@@ -114,10 +116,9 @@ def _wrapper(tree: Tree, counts: dict[Parts, int], split_names: Collection[str])
 
 def _may_be_class(tree: Tree, folder: Parts) -> bool:
     """Whether a folder without images is empty, or holds photographs in another format."""
-    inside = [parts for parts in tree.others if parts[: len(folder)] == folder]
-    suffixes = {suffix.lower() for parts in inside for suffix in tree.others[parts]}
-    tables = any(table.startswith("/".join(folder) + "/") for table in tree.tables)
-    return not tables and suffixes <= PHOTOGRAPH_SUFFIXES
+    return (
+        not tree.has_table(folder) and {suffix.lower() for suffix in tree.other_files(folder)} <= PHOTOGRAPH_SUFFIXES
+    )
 
 
 class _Tops:
@@ -225,12 +226,7 @@ def _without_images(tree: Tree, counts: dict[Parts, int], level: int, base: Part
         at_top = len(folder) <= len(base) + 1
         if folder in holding or not (at_top or len(folder) == level + 1) or folder[:-1] not in holding:
             continue
-        others: Counter[str] = Counter()
-        for parts, found in tree.others.items():
-            if parts[: len(folder)] == folder:
-                others += found
-        if any(table.startswith("/".join(folder) + "/") for table in tree.tables):
-            others["table"] += 1
+        others = tree.other_files(folder) + Counter({"table": int(tree.has_table(folder))})
         what = f"{listed(others)}, which cannot be read as images" if others else "empty"
         notes.append(f"no image in {'/'.join(folder)}/ ({what})")
     return notes

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,25 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
+from huggingface_hub import metadata_load
 
-from hf_biasensemble.data.reading.files import images, suffix_of
+from hf_biasensemble.arguments import DataArguments
+from hf_biasensemble.data.reading.files import ARCHIVES, images, suffix_of
 from hf_biasensemble.data.reading.found import Found, with_image_feature
-from hf_biasensemble.data.reading.local import read_folder, read_table
-from hf_biasensemble.data.reading.names import ColumnNames, SplitNames
-from hf_biasensemble.data.reading.rows import FROM_PATHS, NO_SPLITS, split_column, splits_of_column
-from hf_biasensemble.data.reading.split_words import SPLIT_WORDS, is_mark, meant_by, use_of_value
+from hf_biasensemble.data.reading.labels import UNKNOWN, names_of, numbers_of
+from hf_biasensemble.data.reading.local import read_folder
+from hf_biasensemble.data.reading.splits import (
+    FROM_PATHS,
+    NO_SPLITS,
+    USES,
+    chosen_splits,
+    is_mark,
+    meant_by,
+    split_column,
+    splits_of_column,
+    use_of_value,
+)
+from hf_biasensemble.data.reading.table_rows import read_tables
 from hf_biasensemble.data.reading.tables import cache_of, is_binary_table, is_text_table
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -30,11 +42,12 @@ class ReadingPlan:
     Attributes:
         name: Hub id, folder or table.
         layout: What it is, in words.
-        data: The rows of each split, by the name that the dataset has for it; images are paths or undecoded bytes.
+        data: The rows of train, validation and test, where they exist; images are paths or undecoded bytes.
+        uses: The name that the dataset has for each of these splits.
         splits_from: What says which split an image is in; `None` where nothing does.
         labels_from: What says which class an image is of.
-        uses: The name in `data` of what serves as train, validation and test.
         class_names: The K classes, in the order of their numbers.
+        bias_names: The names of the bias labels, the last of them `UNKNOWN` if some are blank.
         bias_labels: Where bias labels come from, in words.
         notes: What else a reader should know: what is not read and why, and what looks odd.
     """
@@ -42,19 +55,20 @@ class ReadingPlan:
     name: str
     layout: str
     data: Mapping[str, datasets.Dataset]
+    uses: Mapping[str, str]
     splits_from: str | None
     labels_from: str
-    uses: Mapping[str, str] = field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
-    bias_labels: str = "none"
-    notes: tuple[str, ...] = ()
+    class_names: list[str]
+    bias_names: list[str]
+    bias_labels: str
+    notes: list[str]
 
     def lines(self) -> list[str]:
         """The plan as it is printed."""
         names = ", ".join(self.class_names[:_NAMED])
         names += f" and {len(self.class_names) - _NAMED} more" if len(self.class_names) > _NAMED else ""
         parts = ", ".join(
-            f"{use}{f' from {name}' if name != use else ''} ({images(len(self.data[name]))})"
+            f"{use}{f' from {name}' if name != use else ''} ({images(len(self.data[use]))})"
             for use, name in self.uses.items()
         )
         return [
@@ -66,30 +80,62 @@ class ReadingPlan:
         ]
 
 
-def plan_reading(
-    name: str,
-    config_name: str | None = None,
-    columns: ColumnNames | None = None,
-    names: SplitNames | None = None,
-    revision: str | None = None,
-    layout: str = "auto",
-) -> ReadingPlan:
+def plan_reading(args: DataArguments) -> ReadingPlan:
     """Decides what of a dataset is read, in any of the layouts that people have. Opens tables, but no image.
 
-    Args:
-        name (`str`): A folder of class folders, also in split folders; a folder with tables or Parquet files, or such
-            a table itself; a folder of `save_to_disk`; or the id of a dataset on the Hub.
-        config_name (`str`, *optional*): Configuration, where a card lists them.
-        columns (`ColumnNames`, *optional*): Where to find what.
-        names (`SplitNames`, *optional*): What splits are called here.
-        revision (`str`, *optional*): Branch, tag or commit of a dataset on the Hub.
-        layout (`str`): "folders" if folders are the classes, "table" if tables say what the labels are, or "auto".
+    The dataset is a folder of class folders, also in split folders; a folder with tables or Parquet files, or such a
+    table itself; a folder of `save_to_disk`; or the id of a dataset on the Hub.
 
     Raises:
         `BiasEnsembleError`: If there is no such data, it cannot be opened, or it can be meant in two ways.
     """
-    columns, names = columns or ColumnNames(), names or SplitNames()
-    path = Path(name).expanduser()
+    name = str(args.dataset_name)
+    found = _found(name, args)
+    in_order = sorted(found.data, key=lambda split: list(USES).index(meant_by(split) or "test"))
+    data = {split: with_image_feature(found.data[split], args.image_column) for split in in_order}
+    data, splits_from = _by_column(data, found.splits_from, args)
+    uses, notes = chosen_splits(data, args)
+    raw = {use: data[split] for use, split in uses.items()}
+    if _is_unlabelled_test(raw, args.label_column):
+        notes.append(f"the test split is left out, since it has no labels ({images(len(raw.pop('test')))})")
+        del uses["test"]
+    class_names, said = names_of(raw, args.label_column, name)
+    notes += said
+    bias_column, conflicting_column = (
+        args.bias_label_column or "bias_label",
+        args.conflicting_column or "is_conflicting",
+    )
+    described: list[str] = []
+    bias_names: list[str] = []
+    with_bias = {use: rows for use, rows in raw.items() if bias_column in rows.column_names}
+    if with_bias:
+        bias_names, said = names_of(with_bias, bias_column, name)
+        notes += said
+        numbers = [numbers_of(r, bias_column, bias_names, f"{name}, split {u}", True) for u, r in with_bias.items()]
+        unknown = sum(int((some < 0).sum()) for some in numbers)
+        if unknown:
+            notes.append(f"blank bias labels: {unknown:,}, which are unknown and count in no group")
+            bias_names.append(UNKNOWN)
+        described.append(f"column {bias_column} ({', '.join(bias_names[:_NAMED])})")
+    if any(conflicting_column in rows.column_names for rows in raw.values()):
+        described.append(f"column {conflicting_column}")
+    return ReadingPlan(
+        name,
+        found.layout,
+        raw,
+        uses,
+        splits_from,
+        found.labels_from or f"column {args.label_column}",
+        class_names,
+        bias_names,
+        "; ".join(described) or "none",
+        [*found.notes, *notes],
+    )
+
+
+def _found(name: str, args: DataArguments) -> Found:
+    """What the name stands for, opened."""
+    path, revision = Path(name).expanduser(), args.dataset_revision
     is_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_local and not path.exists():
         raise BiasEnsembleError(
@@ -102,9 +148,9 @@ def plan_reading(
         )
     try:
         if is_local:
-            found = _local(path, config_name, columns, names, layout)
-        else:
-            found = Found("dataset on the Hub", _loaded(name, config_name, revision=revision))
+            return _local(path, args)
+        loaded = datasets.load_dataset(name, args.dataset_config_name, revision=revision)
+        return Found("dataset on the Hub", dict(loaded))
     except BiasEnsembleError:
         raise
     except (ValueError, LookupError, OSError, datasets.exceptions.DatasetsError) as error:
@@ -114,25 +160,14 @@ def plan_reading(
             reason += "; no local folder has that name either"
         at = f", revision {revision}" if revision else ""
         raise BiasEnsembleError(
-            f"dataset {name} (configuration {config_name}{at}) could not be opened: {reason}"
+            f"dataset {name} (configuration {args.dataset_config_name}{at}) could not be opened: {reason}"
         ) from error
-    in_order = sorted(found.data, key=lambda split: list(SPLIT_WORDS).index(meant_by(split) or "test"))
-    data = {split: with_image_feature(found.data[split], columns.image) for split in in_order}
-    data, splits_from = _by_column(data, found.splits_from, columns, name)
-    return ReadingPlan(
-        name,
-        found.layout,
-        data,
-        splits_from,
-        found.labels_from or f"column {columns.label}",
-        notes=tuple(found.notes),
-    )
 
 
-def _local(path: Path, config_name: str | None, columns: ColumnNames, names: SplitNames, layout: str) -> Found:
+def _local(path: Path, args: DataArguments) -> Found:
     if path.is_file():
         if is_text_table(path.name) or is_binary_table(path.name):
-            return read_table(path, columns, names)
+            return read_tables(f"table {path.name}", {None: [path]}, args, trusted=True)
         raise ValueError(
             f"expected a folder or a table (.csv, .tsv, .jsonl, .parquet, .arrow), found a "
             f"{suffix_of(path.name) or 'file'}; {_instead(path)}"
@@ -143,69 +178,65 @@ def _local(path: Path, config_name: str | None, columns: ColumnNames, names: Spl
         saved = datasets.load_from_disk(str(path))
         splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
         return Found("saved with save_to_disk", splits, splits_from="its splits" if len(splits) > 1 else None)
-    if layout == "auto" and (config_name is not None or _card_says_files(path)):
-        files = _every_file(path)
-        cache = cache_of(files, str(path.resolve()))
-        folder = path
-        if any(sign in str(path.resolve()) for sign in "[]*?"):  # `datasets` would take them for patterns
-            folder = cache / "data"
-            for file in files:
-                link = folder / file.relative_to(path)
-                link.parent.mkdir(parents=True, exist_ok=True)
-                if not link.is_symlink():
-                    link.symlink_to(file.resolve())
-        return Found("files that its README.md lists", _loaded(str(folder), config_name, cache_dir=str(cache)))
-    return read_folder(path, columns, names, layout)
+    if args.layout == "auto" and (args.dataset_config_name is not None or _card_says_files(path)):
+        return Found("files that its README.md lists", _by_card(path, args.dataset_config_name))
+    return read_folder(path, args)
 
 
 def _instead(path: Path) -> str:
     suffix = suffix_of(path.name)
     if suffix in (".xlsx", ".xls", ".ods", ".txt", ".dat"):
         return "save it as CSV UTF-8"
-    if suffix in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"):
+    if suffix in ARCHIVES:
         return "unpack it and name the folder"
     return "name the folder that holds it"
 
 
-def _loaded(name: str, config_name: str | None, **options: str | None) -> dict[str, datasets.Dataset]:
-    return dict(datasets.load_dataset(name, config_name, **options))
-
-
 def _card_says_files(folder: Path) -> bool:
     """Whether README.md has a head that tells `datasets` of files or classes; any other README says nothing."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return False
-    text = card.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith("---"):
-        return False
     try:
-        head = yaml.safe_load(text.split("---")[1])
-    except yaml.YAMLError:
-        return False
-    if not isinstance(head, dict):
+        head = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
         return False
     return "configs" in head or ("dataset_info" in head and any(folder.rglob("*.parquet")))
 
 
-def _every_file(folder: Path) -> list[Path]:
-    """All regular files, also behind links to folders."""
+def _by_card(path: Path, config_name: str | None) -> dict[str, datasets.Dataset]:
+    """The splits that `datasets` finds by the card, in a cache that is these files' own."""
     files, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(path, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         files += [file for name in names if (file := Path(place, name)).is_file()]
-    return sorted(files)
+    cache, folder = cache_of(sorted(files), str(path.resolve())), path
+    if any(sign in str(path.resolve()) for sign in "[]*?"):  # `datasets` would take them for patterns
+        folder = cache / "data"
+        for file in files:
+            link = folder / file.relative_to(path)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(file.resolve())
+    return dict(datasets.load_dataset(str(folder), config_name, cache_dir=str(cache)))
+
+
+def _is_unlabelled_test(splits: Mapping[str, datasets.Dataset], label_column: str) -> bool:
+    """Whether the test split says -1 or nothing for every image."""
+    test = splits.get("test")
+    if test is None or len(splits) == 1 or len(test) == 0:
+        return False
+    if label_column not in test.column_names:
+        return any(label_column in data.column_names for data in splits.values())
+    return not any(label not in (-1, "-1", None) for label in test.with_format(None).unique(label_column))
 
 
 def _by_column(
-    data: dict[str, datasets.Dataset], splits_from: str | None, columns: ColumnNames, where: str
+    data: dict[str, datasets.Dataset], splits_from: str | None, args: DataArguments
 ) -> tuple[dict[str, datasets.Dataset], str | None]:
     """Splits by a column that says them, where nothing else does; refuses a column that says something else."""
-    asked, some = columns.split, next(iter(data.values()))
+    asked, some, where = args.split_column, next(iter(data.values())), str(args.dataset_name)
     if asked in (NO_SPLITS, FROM_PATHS):
         return data, splits_from
     column = split_column(some.column_names, asked)
@@ -216,15 +247,15 @@ def _by_column(
             f"{', '.join(some.column_names)}"
         )
     if not having and len(data) == 1 and splits_from is None:
-        _refuse_splits_of_another_name(some, columns, where)
+        _refuse_splits_of_another_name(some, args)
     if not having or (not asked and not _is_text_or_whole(data[having[0]].features[column])):
         return data, splits_from
     if len(data) == 1 and splits_from is None:
         (rows,) = data.values()
-        found = splits_of_column(_text_of(rows, column), column, where)
+        values = _text_of(rows, column)
+        found = splits_of_column(values, column, where)
         parts = {str(split): rows.select((found == split).nonzero()[0]) for split in dict.fromkeys(found.tolist())}
-        values = _text_of(rows, column).unique().to_pylist()[:_NAMED]
-        return parts, f"the column {column} ({', '.join(values)})"
+        return parts, f"the column {column} ({', '.join(values.unique().to_pylist()[:_NAMED])})"
     for split in having:
         values = _text_of(data[split], column)
         if any(value is None or use_of_value(value) is None for value in values.unique().to_pylist()):
@@ -240,16 +271,17 @@ def _by_column(
     return data, splits_from
 
 
-def _refuse_splits_of_another_name(rows: datasets.Dataset, columns: ColumnNames, where: str) -> None:
+def _refuse_splits_of_another_name(rows: datasets.Dataset, args: DataArguments) -> None:
     """Refuses a column such as `partition` whose values are splits: its test images would be trained on."""
     features, first = rows.features, rows.with_format("arrow")[:1].to_pylist()
     for column in rows.column_names if first else []:
-        if column in (columns.image, columns.label):
+        if column in (args.image_column, args.label_column):
             continue
         if is_mark(column):
             raise BiasEnsembleError(
-                f"{where}: expected splits in a column 'split', found {column!r}, which marks a split by its name; "
-                f"add a column split with train and test, or take all rows together with --split_column {NO_SPLITS}"
+                f"{args.dataset_name}: expected splits in a column 'split', found {column!r}, which marks a split by "
+                "its name; add a column split with train and test, or take all rows together with --split_column "
+                f"{NO_SPLITS}"
             )
         if not _is_text_or_whole(features[column]):
             continue
@@ -260,8 +292,9 @@ def _refuse_splits_of_another_name(rows: datasets.Dataset, columns: ColumnNames,
         uses = {meaning(value or "") for value in values}
         if None not in uses and "train" in uses and len(uses) > 1:
             raise BiasEnsembleError(
-                f"{where}: expected splits in a column 'split', found them in {column!r} ({', '.join(values)}); take "
-                f"them with --split_column {column}, or all rows together with --split_column {NO_SPLITS}"
+                f"{args.dataset_name}: expected splits in a column 'split', found them in {column!r} "
+                f"({', '.join(values)}); take them with --split_column {column}, or all rows together with "
+                f"--split_column {NO_SPLITS}"
             )
 
 

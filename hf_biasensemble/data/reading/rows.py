@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_biasensemble.data.reading.files import IMAGE_SUFFIXES, Tree, look_into, suffix_of
-from hf_biasensemble.data.reading.split_words import is_mark, use_of, use_of_value
 from hf_biasensemble.internal.errors import BiasEnsembleError
-
-NO_SPLITS, FROM_PATHS = "none", "paths"
-"""What `--split_column` takes besides the name of a column."""
 
 _TRIED = 50
 _EXTENSION = r"\.[^./]*$"
@@ -151,73 +146,6 @@ def naming_column(table: pa.Table, tree: Tree) -> str | None:
             stems = pc.replace_substring_regex(files, _EXTENSION, "")
             by_stem = column if 2 * pc.sum(pc.is_in(values, value_set=stems)).as_py() > len(words) else None
     return by_stem
-
-
-def split_column(names: list[str], asked: str | None) -> str:
-    """The column of splits: the one that was asked for, or the one called `split` in any case."""
-    return asked or next((name for name in names if name.lower() == "split"), "split")
-
-
-def splits_of_column(values: pa.ChunkedArray, column: str, where: str) -> np.ndarray:
-    """The split of each row, by a column of names or of 0, 1, 2; a name that means none is the split's own name."""
-    text = values.cast(pa.string())
-    if text.null_count:
-        row = int(np.flatnonzero(text.is_null().to_numpy(zero_copy_only=False))[0])
-        raise BiasEnsembleError(
-            f"{where}: column {column!r}, row {row}: expected a split, found nothing; fill it in, or leave the column "
-            f"alone with --split_column {NO_SPLITS}"
-        )
-    encoded = text.combine_chunks().dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    if is_mark(column) and {"0", "1"} & set(names):  # 1 would be validation
-        raise BiasEnsembleError(
-            f"{where}: column {column!r}: expected names of splits, found {', '.join(names[:5])}; write train and "
-            f"test into it, or leave it alone with --split_column {NO_SPLITS}"
-        )
-    numbers = [name for name in names if re.fullmatch(r"-?\d+(\.0)?", name)]
-    unknown = [name for name in numbers if use_of_value(name) is None]
-    if unknown:
-        row = names.index(unknown[0])
-        row = int(np.flatnonzero(encoded.indices.to_numpy() == row)[0])
-        raise BiasEnsembleError(
-            f"{where}: column {column!r}, row {row}: expected 0, 1, 2 (train, validation, test) or names of splits, "
-            f"found {unknown[0]}; leave the column alone with --split_column {NO_SPLITS}"
-        )
-    meant = np.array([use_of_value(name) or name for name in names], dtype=object)
-    return meant[encoded.indices.to_numpy()]
-
-
-def splits_of_paths(
-    paths: pa.ChunkedArray, labels: pa.ChunkedArray | None, split_names: Collection[str], where: str
-) -> np.ndarray | None:
-    """The split of each row, by the first folder in its path that means one; `None` if no path has such a folder.
-
-    A folder is none if the labels of its images are its name: then it is a class that is called so.
-
-    Raises:
-        `BiasEnsembleError`: If some paths have one and others do not; names the first of these.
-    """
-    folders = pc.replace_substring_regex(pc.fill_null(paths, ""), "/?[^/]*$", "").combine_chunks().dictionary_encode()
-    places = folders.dictionary.to_pylist()
-    if all(place.startswith(("/", "..")) for place in places):  # where all of it lies says nothing
-        common = os.path.commonpath(places)
-        places = [os.path.relpath(place, common) for place in places]
-    indices = folders.indices.to_numpy()
-    classes = set() if labels is None else set(pc.unique(labels.cast(pa.string())).to_pylist())
-    meant = []
-    for folder in places:
-        parts = [part for part in folder.split("/") if part not in classes]
-        meant.append(next((use_of(part) or part for part in parts if use_of(part) or part in split_names), None))
-    if not any(meant):
-        return None
-    if None in meant:
-        row = int(np.flatnonzero(np.array([name is None for name in meant])[indices])[0])
-        of = ", ".join(sorted({name for name in meant if name}))
-        raise BiasEnsembleError(
-            f"{where}, row {row}: expected a split in each path, as others have ({of}), found none in "
-            f"{paths[row].as_py()}; remove the row, or take all rows together with --split_column {NO_SPLITS}"
-        )
-    return np.array(meant, dtype=object)[indices]
 
 
 def repeated(parts: dict[str, pa.ChunkedArray], labels: dict[str, pa.ChunkedArray | None], where: str) -> list[str]:
