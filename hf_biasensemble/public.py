@@ -29,6 +29,8 @@ from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, De
 from hf_biasensemble.reporting.figures.curves import accuracy_curves
 from hf_biasensemble.reporting.figures.panels import digit_panel
 from hf_biasensemble.reporting.run.progress import results_table
+from hf_biasensemble.runs.finished import Estimates, Run
+from hf_biasensemble.runs.functions import audit, fit, judge
 from hf_biasensemble.runs.run import run
 from hf_biasensemble.runs.run_arguments import parse_run
 from hf_biasensemble.selection import Selection
@@ -55,6 +57,7 @@ __all__ = [
     "DisentArguments",
     "DisentTrainer",
     "ErmTrainer",
+    "Estimates",
     "Geometry",
     "ImageSplit",
     "ImageTransform",
@@ -64,12 +67,14 @@ __all__ = [
     "ModelArguments",
     "RelativeDifficultyArguments",
     "RelativeDifficultyTrainer",
+    "Run",
     "SampleLosses",
     "Selection",
     "SelectionArguments",
     "Selector",
     "WeightedSampler",
     "accuracy_curves",
+    "audit",
     "bias_accuracy",
     "biased_and_debiased",
     "classifier_alone",
@@ -77,8 +82,10 @@ __all__ = [
     "digit_panel",
     "disentangled",
     "evaluate_classifier",
+    "fit",
     "generalized_cross_entropy",
     "image_hash",
+    "judge",
     "load_classifier",
     "load_image_splits",
     "option",

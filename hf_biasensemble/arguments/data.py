@@ -1,17 +1,25 @@
 """Options of the data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hf_biasensemble.arguments.options import option, require
 from hf_biasensemble.internal.sizes import size_in_bytes
 
 LAYOUTS = ("auto", "folders", "table")
+IN_MEMORY = "in memory"
+"""Name of a dataset that Python handed in, unless it was given another."""
 
 
 @dataclass
 class DataArguments:
-    """Which data, and where in it."""
+    """Which data, and where in it.
+
+    Attributes:
+        in_memory: The data by split where Python handed them in, which no option does; `dataset_name` is then what
+            texts call them.
+    """
 
     _argument_group_name: ClassVar[str] = "data"
 
@@ -61,6 +69,7 @@ class DataArguments:
     verify_pixels: bool = option(False, "Check all of a cached file of decoded images before it is used.")
 
     def __post_init__(self) -> None:
+        self.in_memory: Mapping[str, Any] | None = None
         require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)
         require(self.layout in LAYOUTS, "--layout", f"one of {', '.join(LAYOUTS)}", self.layout)
         told_twice = self.aligned_bias and self.conflicting_column

@@ -182,6 +182,12 @@ def read_yaml(file: str) -> dict[str, Any]:
     return content
 
 
+def words_of_option(name: str, value: Any) -> list[str]:
+    """An option with its value as words of a command line: a list is several, a dict is JSON."""
+    values = value if isinstance(value, (list, tuple)) else [json.dumps(value) if isinstance(value, dict) else value]
+    return [f"--{name}", *map(str, values)]
+
+
 def _words_of(file: str, content: dict[str, Any], parser: StrictParser, argv: list[str]) -> list[str]:
     """The file's content as words of a command line, which the parser then checks like any other."""
     actions = {option.lstrip("-"): action for action in parser._actions for option in action.option_strings}
@@ -207,8 +213,7 @@ def _words_of(file: str, content: dict[str, Any], parser: StrictParser, argv: li
             expected = "one or more values" if action.nargs == "+" else "one value"
             found = "nothing" if value in (None, []) else value
             raise BiasEnsembleError(f"{file}: {key}: expected {expected}, found {found}; leave it out for the default")
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        option = [f"--{key}", *map(str, values)]
+        option = words_of_option(str(key), value)
         try:
             parser.parse_known_args(option)
         except BiasEnsembleError as error:

@@ -6,94 +6,18 @@ images, unless validation images are held out.
 """
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-
-from hf_biasensemble.arguments import DataArguments, option, resolved, settled_selection
-from hf_biasensemble.arguments.options import require
-from hf_biasensemble.arguments.unsupported import check_reporting_installed
-from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.runs.run_arguments import parse_run
-
-
-@dataclass
-class AuditDataArguments(DataArguments):
-    """Which dataset, and where in it. Unlike training, the audit holds out no images by default."""
-
-    validation_share: float = option(
-        0.0, "Fraction of train held out when there is no validation split; 0 disables it."
-    )
-    test_share: float = option(0.0, "Fraction of train held out when there is no test split; 0 disables it.")
-
-
-@dataclass
-class AuditArguments:
-    """What to show."""
-
-    num_images: int = option(12, "Typical and flagged images to show of each class, at most.")
-
-    def __post_init__(self) -> None:
-        require(self.num_images >= 1, "--num_images", "at least 1", self.num_images)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Makes the selection, or takes the one that is there, and writes page and lists."""
-    data_args, model_args, selection_args, args, audit_args = parse_run(
-        sys.argv[1:] if argv is None else argv, __doc__, AuditDataArguments, (AuditArguments,), "audit"
-    )
-    if args.push_to_hub:
-        raise BiasEnsembleError("--push_to_hub: an audit has no model to push; leave the option out")
-    from contextlib import nullcontext
-
     from hf_biasensemble.cli.stop_signal import StopSignal
-    from hf_biasensemble.data.pixels import write_unreadable
-    from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, load_training_splits
-    from hf_biasensemble.folders.output_folder import DROPPED_FILE, remove_earlier_run, sole_writer
-    from hf_biasensemble.methods import METHODS
-    from hf_biasensemble.models.build import check_backbone
-    from hf_biasensemble.models.inputs import Inputs
-    from hf_biasensemble.models.preprocessing import with_preprocessing
-    from hf_biasensemble.reporting.audit.audit import write_audit
-    from hf_biasensemble.reporting.audit.weak_signals import contradicting
-    from hf_biasensemble.reporting.run.services import SettingsCallback
-    from hf_biasensemble.selectors.making import make_selection
+    from hf_biasensemble.runs.auditing import AuditArguments, AuditDataArguments, audit_images
+    from hf_biasensemble.runs.run_arguments import parse_run
 
-    method = METHODS[args.method]
-    selector = method.selector
-    if selector is None:
-        names = ", ".join(name for name, other in METHODS.items() if other.selector)
-        raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
-    check_reporting_installed(args.report_to)
-    output_dir = Path(args.output_dir)
-    selection_args = settled_selection(selection_args, model_args, args)
-    model_args = with_preprocessing(model_args)
-    splits = load_training_splits(data_args, image_geometry(model_args))
-    check_backbone(model_args, args.per_device_train_batch_size)
-    check_fingerprint(splits["train"], data_args)
-    settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
-    with sole_writer(output_dir) if args.should_save else nullcontext(), StopSignal() as stop_signal:
-        if args.should_save and args.overwrite_output_dir:
-            remove_earlier_run(output_dir, args)
-        inputs = Inputs.of_run(
-            model_args, data_args, args, splits, getattr(selection_args, "member_features", "final")
-        )
-        selection, _ = make_selection(
-            selector,
-            inputs,
-            selection_args,
-            args,
-            must_serve=False,
-            callbacks=[SettingsCallback(settings), stop_signal],
-        )
-        if args.should_save:
-            write_unreadable(splits, output_dir / DROPPED_FILE)
-            name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
-            page = write_audit(output_dir, splits["train"], name, config_name, audit_args.num_images)
-            flagged = int((~selection.is_selected).sum())
-            contradict = int(contradicting(selection).sum())
-            print(
-                f"{flagged:,} of {len(selection.index):,} training images flagged, {contradict:,} of them because the "
-                f"members predict another class; audit: {page}",
-                flush=True,
-            )
+    words = sys.argv[1:] if argv is None else argv
+    data_args, model_args, selection_args, args, asked = parse_run(
+        words, __doc__, AuditDataArguments, (AuditArguments,), "audit"
+    )
+    with StopSignal() as stop_signal:
+        audit_images(data_args, model_args, selection_args, args, asked.num_images, [stop_signal])
     return 0

@@ -9,78 +9,22 @@ the shortcut.
 
 import json
 import sys
-from dataclasses import dataclass
 
-from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 
 
-@dataclass
-class JudgeArguments:
-    """Who judges, and on which images."""
-
-    model: list[str] | None = option(None, "Folders or Hub ids of saved classifiers.")
-    compare_with: str | None = option(None, "Folder or Hub id of another, such as ERM, to compare each of them with.")
-    members: str | None = option(None, "Folder of a run with BiasEnsemble, or of its selection.")
-    split: str = option("validation", "Split whose images neither models nor members have learned from.")
-    output_file: str | None = option(None, "JSON file for the estimates.")
-
-    def __post_init__(self) -> None:
-        if not self.model:
-            raise BiasEnsembleError("--model: expected folders or Hub ids of saved classifiers, found nothing")
-        if self.compare_with in self.model:
-            raise BiasEnsembleError(f"--compare_with: expected another model than --model, found {self.compare_with}")
-        if not self.members:
-            raise BiasEnsembleError("--members: expected the folder of a run with BiasEnsemble, found nothing")
-        if self.split == "train":
-            raise BiasEnsembleError("--split: expected images that the members have not learned from, found train")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Prints a table with estimates and a verdict for each model; exit status 0 also where nothing can be told."""
+    from hf_biasensemble.arguments import DataArguments, InferenceArguments, parse_arguments
+    from hf_biasensemble.runs.judging import JudgeArguments, judge_models
+
     argv = sys.argv[1:] if argv is None else argv
     if argv and not argv[0].startswith("-"):
         raise BiasEnsembleError(f"expected models after --model and --compare_with, found {argv[0]} before any option")
-    data_args, judge_args, inference = parse_arguments(
-        [DataArguments, JudgeArguments, InferenceArguments], argv, description=__doc__, command="judge"
-    )
-    from hf_biasensemble.data.prepare import load_image_splits
-    from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits, to_classes_of
-    from hf_biasensemble.judging.members import Members
-    from hf_biasensemble.judging.predictions import HeldOutPredictions
-    from hf_biasensemble.models.export import load_classifier
-    from hf_biasensemble.reporting.run.judgement import judgement_table
-
-    members = Members.load(judge_args.members).to(inference.device)
-    names = [name for name in (judge_args.compare_with, *judge_args.model) if name]
-    opened = {name: load_classifier(name) for name in names}
-    decoded = {}
-    for geometry in {members.geometry, *(geometry for _, _, geometry in opened.values())}:
-        decoded[geometry] = load_image_splits(data_args, geometry)
-        if judge_args.split not in decoded[geometry]:
-            raise BiasEnsembleError(
-                f"--split {judge_args.split}: expected one of {', '.join(decoded[geometry])}; --validation_share cuts "
-                "validation images out of the training images"
-            )
-    seen = decoded[members.geometry]
-    if "train" in seen and seen["train"].fingerprint != members.train_fingerprint:
-        print(
-            "note: the members were trained on other images than the training split of this data; the estimates hold "
-            f"only if none of the images of {judge_args.split} was among them",
-            file=sys.stderr,
-        )
-    groups = members.groups_of(seen[judge_args.split], inference.batch_size)
-    models = {}
-    for name, (model, transform, geometry) in opened.items():
-        split = decoded[geometry][judge_args.split]
-        placed = inference.placed(model)
-        parts = in_blocks(split, model.config.num_labels, inference.batch_size)
-        logits = ((part, predict_logits(placed, part, transform, inference.batch_size)) for part in parts)
-        blocks = (to_classes_of(part, placed, found, name).cpu().numpy() for part, found in logits)
-        labels, classes = split.labels[split.rows].numpy(), len(split.class_names)
-        models[name] = HeldOutPredictions.from_logits(blocks, split.rows.numpy(), labels, classes, groups)
-    text, results = judgement_table(models, judge_args.compare_with)
+    types = [DataArguments, JudgeArguments, InferenceArguments]
+    data_args, judge_args, inference = parse_arguments(types, argv, description=__doc__, command="judge")
+    text, results = judge_models(data_args, judge_args, inference)
     print(text)
     if judge_args.output_file:
         with written_whole(judge_args.output_file) as file:

@@ -5,10 +5,8 @@ Exit status: 0 if all images were read, 1 if some were not, 2 if none was, or af
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -98,38 +96,18 @@ def predictions(
         top_k (`int`): Classes per row, most probable first; at most as many as there are.
         unread (`dict[Path, str]`): Takes the files that cannot be read, with the reason.
     """
-    import numpy as np
-    import torch
-
-    from hf_biasensemble.data.decoding import decode_image
-    from hf_biasensemble.evaluation.classifier import finite
+    from hf_biasensemble.evaluation.ranking import ranked_classes
     from hf_biasensemble.models.export import load_classifier
 
-    model, transform, geometry = load_classifier(model_name)
-    inference.placed(model)
-    top_k, batch_size = min(top_k, model.config.num_labels), inference.batch_size
-
-    def decode(file: Path) -> np.ndarray | None:
-        try:
-            return decode_image({"path": file}, geometry)
-        except Exception as error:  # PIL raises a dozen types for broken files
-            unread[file] = " ".join(str(error).split())
-            return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool, torch.inference_mode():
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
-            decoded = {
-                file: image for file, image in zip(batch, pool.map(decode, batch), strict=True) if image is not None
-            }
-            if not decoded:
-                continue
-            pixels = torch.from_numpy(np.stack(list(decoded.values()))).to(inference.device)
-            logits = finite(model(pixel_values=transform(pixels, training=False)).logits)
-            probabilities, classes = logits.float().softmax(dim=-1).topk(top_k)
-            for file, ranked in zip(decoded, zip(classes.tolist(), probabilities.tolist(), strict=True), strict=True):
-                row: dict[str, str | float] = {"file": str(file)}
-                for rank, (number, probability) in enumerate(zip(*ranked, strict=True), start=1):
-                    suffix = f"_{rank}" if rank > 1 else ""
-                    row[f"label{suffix}"], row[f"probability{suffix}"] = model.config.id2label[number], probability
-                yield row
+    records = [{"path": file} for file in files]
+    for file, ranked in zip(
+        files, ranked_classes(load_classifier(model_name), records, inference, top_k), strict=True
+    ):
+        if isinstance(ranked, str):
+            unread[file] = ranked
+            continue
+        row: dict[str, str | float] = {"file": str(file)}
+        for rank, (label, probability) in enumerate(ranked, start=1):
+            suffix = f"_{rank}" if rank > 1 else ""
+            row[f"label{suffix}"], row[f"probability{suffix}"] = label, probability
+        yield row

@@ -76,7 +76,7 @@ def image_progress(doing: str, source: str, total: int, done: int = 0) -> tqdm:
     return tqdm(total=total, initial=done, desc=f"{doing} {source}", **shown)
 
 
-def decode_image(record: dict | None, geometry: Geometry) -> np.ndarray:
+def decode_image(record: dict | Image.Image | None, geometry: Geometry) -> np.ndarray:
     """One undecoded image record (`bytes` or `path`) -> uint8 (3, S, S), with S the geometry's `stored_size`.
 
     EXIF rotation is applied, palette, grey and CMYK images are converted, images of more than 8 bits are scaled by the
@@ -89,7 +89,7 @@ def decode_image(record: dict | None, geometry: Geometry) -> np.ndarray:
     return np.asarray(geometry.resized(upright_image(record))).transpose(2, 0, 1)
 
 
-def upright_image(record: dict | None) -> Image.Image:
+def upright_image(record: dict | Image.Image | None) -> Image.Image:
     """An undecoded image record as an RGB image of 8 bits in its own size, as [`decode_image`] reads it.
 
     Raises:
@@ -116,8 +116,10 @@ def encoded_image(record: dict | None) -> bytes | None:
     return Path(_regular(path)).read_bytes() if content is None and path else content
 
 
-def open_image(record: dict | None) -> Image.Image:
+def open_image(record: dict | Image.Image | None) -> Image.Image:
     """The image of a record, opened but not decoded, whatever its size up to PIL's own limit."""
+    if isinstance(record, Image.Image):
+        return record.copy()
     content, path = (record or {}).get("bytes"), (record or {}).get("path")
     if content is None and path is None:
         raise ValueError("no image (null)")

@@ -1,6 +1,7 @@
 """Any image dataset -> checked splits with the columns image, label, [bias_label], [is_conflicting]."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import numpy as np
@@ -61,6 +62,21 @@ def load_splits(args: DataArguments) -> dict[str, LabelledSplit]:
         _check_train_covers(splits["train"], plan.name)
     _tell_conflicting(splits, args.aligned_bias, plan.name)
     return splits
+
+
+def splits_in_memory(dataset: Any) -> dict[str, datasets.Dataset]:
+    """What Python handed in, by split and without a format: a `Dataset` is the training split.
+
+    Raises:
+        `BiasEnsembleError`: If it is neither a `Dataset` nor a `DatasetDict`.
+    """
+    splits = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
+    if not isinstance(splits, dict) or not all(isinstance(split, datasets.Dataset) for split in splits.values()):
+        raise BiasEnsembleError(
+            "dataset: expected a datasets.Dataset or DatasetDict, a folder or a Hub id, found "
+            f"{type(dataset).__name__}; Dataset.from_dict and Dataset.from_generator make one of lists and generators"
+        )
+    return {str(name): split.with_format(None) for name, split in splits.items()}
 
 
 def _check_split(data: datasets.Dataset, args: DataArguments, plan: ReadingPlan, where: str) -> LabelledSplit:

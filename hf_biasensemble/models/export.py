@@ -56,14 +56,14 @@ def save_classifier(
         config.backbone, config.backbone_args = architecture, {**arguments, **(config.backbone_args or {})}
         config.pretrained_cfg = preprocessing(config, transform, geometry)
         config.image_processor_type = TimmWrapperImageProcessor.__name__
-    with _without_bar():
+    with without_bar():
         saved.save_pretrained(folder, state_dict=separate(weights.state_dict()))
     return saved
 
 
 @contextmanager
-def _without_bar() -> Iterator[None]:
-    """No bar of transformers for weights that are written in a moment, beside the progress of training."""
+def without_bar() -> Iterator[None]:
+    """No bar of transformers for weights that are read or written in a moment, beside the progress of training."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -135,6 +135,9 @@ def plan_reading(args: DataArguments) -> ReadingPlan:
 
 def _found(name: str, args: DataArguments) -> Found:
     """What the name stands for, opened."""
+    if args.in_memory is not None:
+        kind = "DatasetDict" if len(args.in_memory) > 1 else "Dataset"
+        return Found(f"a datasets.{kind}", dict(args.in_memory))
     path, revision = Path(name).expanduser(), args.dataset_revision
     is_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_local and not path.exists():

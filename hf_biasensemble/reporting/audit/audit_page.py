@@ -138,9 +138,13 @@ def _rows(
 
 
 def _thumbnail(record: dict | None, pixels: torch.Tensor) -> str:
-    """An image as a WebP in base64: of its file, with the aspect ratio that it has there; where there is none, of the
+    """An image as a small one: of its file, with the aspect ratio that it has there; where there is none, of the
     decoded pixels, uint8 (3, S, S)."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy()) if record is None else upright_image(record)
+    return thumbnail(Image.fromarray(pixels.permute(1, 2, 0).numpy()) if record is None else upright_image(record))
+
+
+def thumbnail(image: Image.Image) -> str:
+    """The image, which becomes small, as a WebP in base64."""
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=80)

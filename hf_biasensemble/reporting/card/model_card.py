@@ -12,6 +12,7 @@ import timm
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_biasensemble.arguments.data import IN_MEMORY
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.evaluation.accuracy import METRICS
@@ -78,7 +79,9 @@ def write_model_card(
     chosen_by_folds = results.get("candidates", {})
     settings = without_local_paths(local_settings) | chosen_by_folds.get("options", {})
     dataset = Path(local_settings["dataset_name"]).expanduser()
-    dataset_is_on_hub = not dataset.exists()  # it could be opened, and no folder has that name
+    was_in_memory = local_settings["dataset_name"] == IN_MEMORY
+    # It could be opened, and no folder has that name.
+    dataset_is_on_hub = not dataset.exists() and not was_in_memory
     dataset_name = local_settings["dataset_name"] if dataset_is_on_hub else dataset.resolve().name
     name = (hub_id or str(folder.resolve())).split("/")[-1]
     is_on_hub = "/" in (hub_id or "")  # a name without its owner is not enough to load from
@@ -111,6 +114,8 @@ def write_model_card(
         "figures": {Path(name).stem: name for name in FIGURE_FILES if (folder / name).is_file()},
         "dataset": f"[{dataset_name}](https://huggingface.co/datasets/{dataset_name})"
         if dataset_is_on_hub
+        else "A dataset in memory"
+        if was_in_memory
         else f"A local folder, {as_code(dataset_name)}",
         **_counts(splits),
         "excluded": splits["train"].excluded,

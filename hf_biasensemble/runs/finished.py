@@ -1,0 +1,218 @@
+"""A run that is over, as an object: its model, results, selection and estimates."""
+
+import contextlib
+import html
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from transformers import PreTrainedModel
+
+from hf_biasensemble.arguments import DataArguments, InferenceArguments
+from hf_biasensemble.arguments.data import IN_MEMORY
+from hf_biasensemble.data.decoding import upright_image
+from hf_biasensemble.data.loading import load_splits
+from hf_biasensemble.evaluation.accuracy import METRICS
+from hf_biasensemble.evaluation.ranking import ranked_classes
+from hf_biasensemble.folders.hub import push_model
+from hf_biasensemble.folders.output_folder import AUDIT_FILES, CONFIG_FILE, RESULTS_FILE
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.models.export import load_classifier, without_bar
+from hf_biasensemble.reporting.audit.audit import suspicion_order
+from hf_biasensemble.reporting.audit.audit_page import thumbnail
+from hf_biasensemble.selection import FILE_NAME, Selection
+
+_SHOWN = 12  # flagged images
+_NO_ESTIMATES = "no estimates: nothing judges this run; name a run with members by judge=, or call judge"
+
+
+class Estimates(dict[str, Any]):
+    """What can be said of a model without bias labels. `print` shows it in words.
+
+    A dict: by group (`"conflicting"`, `"aligned"`, `"unbiased"`) the accuracy, both ends of its 95 % interval, and the
+    number of images, for a run; what [`judgement_table`] gives, for [`judge`]. Empty where nothing can be told.
+    """
+
+    def __init__(self, values: dict[str, Any], text: str):
+        super().__init__(values)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.text)}</pre>"
+
+
+class Run:
+    """A finished run of training, or an audit, in its folder. In a notebook it shows its results and flagged images.
+
+    Args:
+        folder (`str` or `Path`): The output folder.
+        data_args (`DataArguments`, *optional*): Where its images are; by default as its `config.yaml` says.
+
+    Raises:
+        `BiasEnsembleError`: If there is no run in the folder.
+    """
+
+    def __init__(self, folder: str | Path, data_args: DataArguments | None = None):
+        self.folder = Path(folder)
+        self._data_args = data_args
+        if not any((self.folder / name).exists() for name in (RESULTS_FILE, f"selection/{FILE_NAME}")):
+            raise BiasEnsembleError(
+                f"Run: expected the output folder of a finished run, found no {RESULTS_FILE} in {self.folder}"
+            )
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The published classifier, in evaluation mode."""
+        return self._opened[0]
+
+    @cached_property
+    def _opened(self) -> tuple[Any, Any, Any]:
+        with without_bar():
+            return load_classifier(str(self.folder))
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """The content of `all_results.json`; empty for an audit."""
+        file = self.folder / RESULTS_FILE
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    @cached_property
+    def selection(self) -> Selection | None:
+        """The votes on the training images; `None` where the method needs none."""
+        folder = self.folder / "selection"
+        return Selection.load(folder) if (folder / FILE_NAME).exists() else None
+
+    @property
+    def estimates(self) -> Estimates:
+        """Accuracy on held-out images, estimated without bias labels."""
+        intervals = self.results.get("validation_estimated_intervals", {})
+        values = {
+            name.removeprefix("estimated_").removesuffix("_accuracy"): [self.results[f"validation_{name}"], *interval]
+            for name, interval in intervals.items()
+        }
+        return Estimates(values, self.results.get("validation_judgement", _NO_ESTIMATES))
+
+    def predict(
+        self, images: Any, top_k: int = 1, batch_size: int = 64, use_cpu: bool = False
+    ) -> dict[str, Any] | list[Any]:
+        """The classes of images, with their probabilities, by the published model.
+
+        Args:
+            images: One image or a sequence of them: images of PIL, paths, or uint8 arrays (H, W) or (H, W, 3).
+            top_k (`int`, *optional*, defaults to 1): Classes of each image; with more than one, a list of them.
+            batch_size (`int`, *optional*, defaults to 64): Images at a time.
+            use_cpu (`bool`, *optional*, defaults to `False`): Stay on the processors.
+
+        Returns:
+            `{"label": ..., "score": ...}` of each image, as of an image-classification pipeline; for one image not in
+            a list.
+
+        Raises:
+            `BiasEnsembleError`: If an image cannot be read; names it.
+        """
+        single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
+        given: Sequence[Any] = [images] if single else images
+        records = [_record(image, number) for number, image in enumerate(given)]
+        inference = InferenceArguments(batch_size, use_cpu)
+        answers: list[Any] = []
+        for number, ranked in enumerate(ranked_classes(self._opened, records, inference, top_k)):
+            if isinstance(ranked, str):
+                what = given[number] if isinstance(given[number], (str, Path)) else f"number {number}"
+                raise BiasEnsembleError(f"predict: expected an image, found an unreadable one: {what} ({ranked})")
+            scored = [{"label": label, "score": probability} for label, probability in ranked]
+            answers.append(scored[0] if top_k == 1 else scored)
+        return answers[0] if single else answers
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads model, card, results and figures in one commit; see [`push_model`] for the options.
+
+        Args:
+            repo_id (`str`): Repository, such as `"me/birds"`; made if missing.
+
+        Returns:
+            `str`: Address of the commit.
+        """
+        return push_model(self.folder, repo_id, **options)
+
+    def flagged_images(self, count: int = _SHOWN) -> list[tuple[int, Image.Image, str]]:
+        """The training images that contradict the shortcut most: row of the training split, image, class.
+
+        Args:
+            count (`int`, *optional*, defaults to 12): At most.
+
+        Returns:
+            Empty where there is no selection, or the images are no longer at hand.
+        """
+        selection = self.selection
+        if selection is None or (data_args := self._data_args or self._stated_data()) is None:
+            return []
+        with contextlib.redirect_stdout(io.StringIO()):  # how the data are read has been said before
+            train = load_splits(data_args)["train"]
+        order = suspicion_order(selection)
+        rows = selection.index[order[~selection.is_selected[order]]][:count].tolist()
+        return [
+            (row, upright_image(train.images[row]["image"]), train.class_names[int(train.labels[row])]) for row in rows
+        ]
+
+    def _stated_data(self) -> DataArguments | None:
+        file = self.folder / CONFIG_FILE
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if settings.get("dataset_name") in (None, IN_MEMORY):
+            return None
+        return DataArguments(**{field.name: settings[field.name] for field in fields(DataArguments)})
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def _repr_html_(self) -> str:
+        """A table of accuracy, the estimates in words, and the flagged images."""
+        splits = [name for name in ("validation", "test") if f"{name}_accuracy" in self.results]
+        known = [metric for metric in METRICS if any(f"{split}_{metric}" in self.results for split in splits)]
+        rows = [["", *(metric.replace("_", " ") for metric in known)]] if splits else []
+        for split in splits:
+            values = (self.results.get(f"{split}_{metric}") for metric in known)
+            rows.append([split, *("" if value is None else f"{100 * value:.1f}" for value in values)])
+        table = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+        parts = [f"<b>{html.escape(str(self.folder))}</b>", f"<table>{table}</table>" if rows else ""]
+        parts.append(f"<p>{html.escape(self.estimates.text)}</p>" if self.results else "")
+        try:
+            flagged = self.flagged_images()
+        except (BiasEnsembleError, OSError):  # data that have moved spoil no table
+            flagged = []
+        figures = (
+            f'<figure style="display:inline-block;margin:4px"><img src="data:image/webp;base64,{thumbnail(image)}">'
+            f"<figcaption>{row}: {html.escape(name)}</figcaption></figure>"
+            for row, image, name in flagged
+        )
+        parts.append("<p>Flagged most: row and class</p>" + "".join(figures) if flagged else "")
+        page = self.folder / AUDIT_FILES[0]
+        parts.append(f"<p>{html.escape(str(page))}</p>" if page.exists() else "")
+        return "".join(parts)
+
+
+def _record(image: Any, number: int) -> dict | Image.Image:
+    """An image as it is decoded: a record of its path, or an image of PIL."""
+    if isinstance(image, (str, Path)):
+        return {"bytes": None, "path": str(image)}
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        return Image.fromarray(np.asarray(image))
+    except (TypeError, ValueError) as error:
+        raise BiasEnsembleError(
+            f"predict: expected images of PIL, paths or uint8 arrays (H, W, 3), found {type(image).__name__} "
+            f"{getattr(image, 'dtype', '')} {getattr(image, 'shape', '')} at place {number}"
+        ) from error
