@@ -33,14 +33,22 @@ from hf_biasensemble.runs.finished import Estimates, Run
 from hf_biasensemble.runs.functions import audit, fit, judge
 from hf_biasensemble.runs.run import run
 from hf_biasensemble.runs.run_arguments import parse_run
+from hf_biasensemble.runs.trainers import (
+    DebiasingTrainer,
+    DisentTrainer,
+    ErmTrainer,
+    GroupDroTrainer,
+    JttTrainer,
+    LastLayerTrainer,
+    LffTrainer,
+    LogitAdjustedTrainer,
+    ProductOfExpertsTrainer,
+)
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE
 from hf_biasensemble.selectors.erm_errors import ERM_ERRORS
-from hf_biasensemble.trainers.base import DebiasingTrainer
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
-from hf_biasensemble.trainers.disent import DisentArguments, DisentTrainer
-from hf_biasensemble.trainers.erm import ErmTrainer
-from hf_biasensemble.trainers.lff import LffTrainer
+from hf_biasensemble.trainers.disent import DisentArguments
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments, RelativeDifficultyTrainer
 
 __all__ = [
@@ -59,12 +67,17 @@ __all__ = [
     "ErmTrainer",
     "Estimates",
     "Geometry",
+    "GroupDroTrainer",
     "ImageSplit",
     "ImageTransform",
     "InferenceArguments",
+    "JttTrainer",
+    "LastLayerTrainer",
     "LffTrainer",
+    "LogitAdjustedTrainer",
     "Method",
     "ModelArguments",
+    "ProductOfExpertsTrainer",
     "RelativeDifficultyArguments",
     "RelativeDifficultyTrainer",
     "Run",

@@ -170,7 +170,10 @@ def _words_of_run(
     folder = output_dir or _free_folder(asked_method(words).name, recipe)
     words += _words({"output_dir": folder})
     if model is not None:
-        words += _words({"backbone": _backbone(model, Path(folder or "."), processing_class, options)})
+        overwrite = bool(options.get("overwrite_output_dir"))
+        words += _words({"backbone": backbone_of(model, Path(folder), processing_class, overwrite)})
+        if not isinstance(model, (str, Path)) and "pretrained" not in options:
+            words += _words({"pretrained": True})
     return words
 
 
@@ -189,16 +192,26 @@ def _hand_in(data_args: DataArguments, dataset: Data) -> None:
         data_args.in_memory = splits_in_memory(dataset)
 
 
-def _free_folder(name: str, recipe: str | Path | None) -> str | None:
-    """The first folder of that name without results, unless the recipe names one."""
-    if recipe is not None and "output_dir" in read_yaml(str(recipe)):
-        return None
+def _free_folder(name: str, recipe: str | Path | None) -> str:
+    """The output folder that the recipe names, or else the first of that name without results."""
+    if recipe is not None and (named := read_yaml(str(recipe)).get("output_dir")):
+        return str(named)
     names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
     return next(folder for one in names if not results_in(Path(folder := f"outputs/{one}")))
 
 
-def _backbone(model: Model, output_dir: Path, processing_class: Any, options: dict[str, Any]) -> str:
-    """The name of the network: that of a model that was handed in is the folder where it is kept."""
+def backbone_of(model: Model, output_dir: Path, processing_class: Any, overwrite: bool) -> str:
+    """The backbone that a model means, as `--backbone` names it.
+
+    Args:
+        model (`str`, `Path`, `PreTrainedModel` or `Callable`): Its name, or what is kept in the output folder.
+        output_dir (`Path`): That folder. Nothing is written there where it holds a run.
+        processing_class: Image processor that belongs to the model, or `None`.
+        overwrite (`bool`): Whether a run that is there is to be replaced.
+
+    Raises:
+        `BiasEnsembleError`: If it is none of these.
+    """
     if isinstance(model, (str, Path)):
         return str(model)
     built = model if isinstance(model, PreTrainedModel) else model() if callable(model) else model
@@ -208,7 +221,7 @@ def _backbone(model: Model, output_dir: Path, processing_class: Any, options: di
             f"{type(built).__name__}; name a timm model, or save the network with save_pretrained"
         )
     folder = output_dir / GIVEN_MODEL
-    if is_first() and (not results_in(output_dir) or options.get("overwrite_output_dir")):
+    if is_first() and (overwrite or not results_in(output_dir)):
         for part in (built, processing_class):
             if part is not None:
                 part.save_pretrained(folder)

@@ -1,0 +1,224 @@
+"""What people hand to a trainer -> what it works with: decoded splits, settings, a network and a selection."""
+
+import contextlib
+import copy
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import datasets
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_biasensemble.arguments import (
+    DataArguments,
+    DebiasingArguments,
+    ModelArguments,
+    resolved,
+    settle_steps,
+    settled_selection,
+)
+from hf_biasensemble.arguments.data import IN_MEMORY
+from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.data.loading import splits_in_memory
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import (
+    check_fingerprint,
+    decode_splits,
+    image_geometry,
+    image_transform,
+    load_labelled_splits,
+    parts_to_use,
+)
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.methods import METHODS
+from hf_biasensemble.models.build import check_backbone, classifier_alone
+from hf_biasensemble.models.export import save_classifier
+from hf_biasensemble.models.inputs import Inputs
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.models.preprocessing import with_preprocessing
+from hf_biasensemble.models.reopening import check_reopens
+from hf_biasensemble.runs.functions import backbone_of
+from hf_biasensemble.selection import Selection
+from hf_biasensemble.selectors.making import make_selection
+
+
+@dataclass
+class HandedIn:
+    """What a trainer works with, made of what people hand in.
+
+    Attributes:
+        args: The method's own arguments.
+        inputs: Splits that networks see; `train` is trained on, the others are evaluated.
+        network: What is trained.
+        selection: Votes on the training images; `None` where the method needs none, or another was given.
+        settings: As of `config.yaml`.
+        data_args: Where the training data are.
+    """
+
+    args: DebiasingArguments
+    inputs: Inputs
+    network: nn.Module
+    selection: Selection | None
+    settings: dict[str, Any]
+    data_args: DataArguments
+
+    @classmethod
+    def of(
+        cls,
+        kind: type,
+        model: Any,
+        args: Any,
+        train: Any,
+        evaluated: Any,
+        selection_args: Any,
+        data_args: DataArguments | None,
+        processing_class: Any,
+        makes_selection: bool,
+        callbacks: list | None,
+    ) -> "HandedIn":
+        """See `DebiasingTrainer` for what is handed in to a trainer of this kind."""
+        method = method_of(kind, args)
+        args = settings_of(kind, method, args)
+        model_args, network = _network_of(kind, method, model, args, processing_class)
+        data_args = copy.copy(data_args or DataArguments(IN_MEMORY, validation_share=0, test_share=0))
+        images = _images(train, evaluated, data_args, model_args)
+        names = images["train"].class_names
+        if network is None:
+            check_backbone(model_args, args.per_device_train_batch_size)
+            if args.should_save:
+                check_reopens(method.network, model_args, names)
+        selector = method.selector if makes_selection else None
+        if selector:
+            selection_args = settled_selection(selection_args or selector.arguments(), model_args, args)
+        features = getattr(selection_args, "member_features", None) or "final"
+        inputs = Inputs.of_run(model_args, data_args, args, images, features)
+        network = network or method.network(inputs.network_args, names, args.seed)
+        settings = resolved(data_args, model_args, selection_args if selector else None, args, hidden=method.unused)
+        settings["train_fingerprint"] = check_fingerprint(images["train"], data_args)
+        settle_steps(args, len(images["train"]), {})
+        selection = None
+        if selector:
+            selection, _ = make_selection(selector, inputs, selection_args, args, callbacks=callbacks or ())
+        return cls(args, inputs, network, selection, settings, data_args)
+
+    def splits_of(self, evaluated: Any, name: str) -> dict[str, ImageSplit]:
+        """Further datasets by name as the network sees them; a single one has this name."""
+        images = _evaluated(evaluated, name, self.data_args, self.inputs.image_args)
+        if self.inputs.backbone is None:
+            return images
+        every = {"train": self.inputs.images["train"], **images}
+        encoded = self.inputs.backbone.encode(every, self.data_args, self.args.device)["final"]
+        return {key: encoded[key] for key in images}
+
+    def publish(self, classifier: DebiasedImageClassifier, folder: str) -> None:
+        """Saves a classifier of what the network sees as one of images."""
+        of_images, image_args = self.inputs.classifier_of_images(classifier), self.inputs.image_args
+        save_classifier(of_images, image_transform(image_args), folder, image_geometry(image_args))
+
+
+def method_of(kind: type, args: Any) -> Method:
+    """The method of a trainer: the one that its settings name, if several have this trainer.
+
+    A trainer that no method has is one of the user, which trains a classifier alone.
+    """
+    own: list[Method] = []
+    for base in kind.__mro__:
+        own = own or [METHODS[name] for name in METHODS if METHODS[name].trainer is base and not METHODS[name].chooses]
+    asked = getattr(args, "method", None)
+    named = [method for method in own if method.name == asked]
+    if named or not own:
+        return named[0] if named else Method(kind.__name__, kind.__name__, kind, classifier_alone)
+    if asked not in (None, DebiasingArguments.method):
+        names = " or ".join(method.name for method in own)
+        raise BiasEnsembleError(f"{kind.__name__}: expected args of the method {names}, found {asked}; name that one")
+    return next((method for method in own if method.selector), own[0])
+
+
+def settings_of(kind: type, method: Method, args: Any) -> DebiasingArguments:
+    """The method's own arguments, made of those that all methods have where these were given."""
+    wanted = method.arguments
+    args = wanted("trainer_output") if args is None else args
+    if not isinstance(args, DebiasingArguments) or not issubclass(wanted, type(args)):
+        raise BiasEnsembleError(
+            f"{kind.__name__}: expected args of the type {wanted.__name__} or DebiasingArguments, found "
+            f"{type(args).__name__}; these have the options that other methods need"
+        )
+    given = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
+    for field in fields(args):
+        if field.name in method.unused and given[field.name] != field.default:
+            raise BiasEnsembleError(f"--{field.name}: has no effect with --method {method.name}; leave it out")
+    return wanted(**given | {"method": method.name})
+
+
+def _network_of(
+    kind: type, method: Method, model: Any, args: DebiasingArguments, processing_class: Any
+) -> tuple[ModelArguments, nn.Module | None]:
+    """How images are preprocessed and which network is built; and the network itself where it is finished."""
+    if isinstance(model, ModelArguments):
+        return with_preprocessing(model), None
+    is_name = isinstance(model, (str, Path))
+    from_outside = isinstance(model, PreTrainedModel) and not isinstance(model, DebiasedImageClassifier)
+    if is_name or from_outside or not isinstance(model, nn.Module):
+        name = backbone_of(model, Path(args.output_dir), processing_class, bool(args.overwrite_output_dir))
+        return with_preprocessing(ModelArguments(name, pretrained=not is_name)), None
+    wanted = get_type_hints(method.network).get("return", nn.Module)
+    if not isinstance(model, wanted):
+        build = getattr(method.network, "__name__", "method.network")
+        raise BiasEnsembleError(
+            f"{kind.__name__}: expected a backbone's name, a model of transformers or a {wanted.__name__}, found a "
+            f"{type(model).__name__}; {build}(model_args, class_names, seed) builds one"
+        )
+    config: Any = getattr(getattr(model, "debiased", model), "config", None)
+    return ModelArguments(config.backbone, image_size=config.image_size), model
+
+
+def _images(train: Any, evaluated: Any, data_args: DataArguments, model_args: ModelArguments) -> dict[str, ImageSplit]:
+    """Decoded splits by name, `train` among them."""
+    if isinstance(train, ImageSplit):
+        data_args.in_memory = {}
+        return {"train": train, **_evaluated(evaluated, "eval", data_args, model_args)}
+    if train is None:
+        raise BiasEnsembleError("train_dataset: expected a datasets.Dataset with images and labels, found none")
+    data_args.in_memory = splits_in_memory(train)
+    labelled = load_labelled_splits(data_args)
+    if "train" not in labelled:
+        raise BiasEnsembleError(f"train_dataset: expected a split train, found {', '.join(data_args.in_memory)}")
+    if evaluated is not None:
+        labelled = {"train": labelled["train"]}
+    decoded = decode_splits(labelled, data_args, image_geometry(model_args), data_args.skip_unreadable_images)
+    if evaluated is None:
+        return parts_to_use(decoded, data_args)
+    return decoded | _evaluated(evaluated, "eval", data_args, model_args)
+
+
+def _evaluated(
+    evaluated: Any, name: str, data_args: DataArguments, model_args: ModelArguments
+) -> dict[str, ImageSplit]:
+    """Decoded splits by name, with the classes of the training images."""
+    if evaluated is None:
+        return {}
+    named: Mapping[str, Any] = evaluated if isinstance(evaluated, dict) else {name: evaluated}
+    splits = {key: data for key, data in named.items() if isinstance(data, ImageSplit)}
+    plain = {key: splits_in_memory(data)["train"] for key, data in named.items() if key not in splits}
+    if "train" in named:
+        raise BiasEnsembleError("eval_dataset: expected another name than train, found train; rename it")
+    for key, data in plain.items():
+        both = copy.copy(data_args)
+        both.in_memory = {**_train_of(data_args), "test": data}
+        with contextlib.redirect_stdout(io.StringIO()):  # how the training data are read has been said
+            labelled = load_labelled_splits(both)
+        if "test" not in labelled:
+            raise BiasEnsembleError(f"eval_dataset {key}: expected a label of each image, found none")
+        only = {"test": labelled["test"]}
+        splits[key] = decode_splits(only, both, image_geometry(model_args), both.skip_unreadable_images)["test"]
+    return {key: splits[key] for key in named}
+
+
+def _train_of(data_args: DataArguments) -> dict[str, datasets.Dataset]:
+    """The training data, which say what the classes are."""
+    names = [data_args.train_split, "train"]
+    found = [split for name, split in (data_args.in_memory or {}).items() if name in names]
+    return {"train": found[0]} if found else {}
