@@ -22,14 +22,13 @@ from hf_biasensemble.arguments import (
 )
 from hf_biasensemble.arguments.data import IN_MEMORY
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.data.loading import splits_in_memory
+from hf_biasensemble.data.loading import load_splits, splits_in_memory
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import (
     check_fingerprint,
     decode_splits,
     image_geometry,
     image_transform,
-    load_labelled_splits,
     parts_to_use,
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -183,7 +182,7 @@ def _images(train: Any, evaluated: Any, data_args: DataArguments, model_args: Mo
     if train is None:
         raise BiasEnsembleError("train_dataset: expected a datasets.Dataset with images and labels, found none")
     data_args.in_memory = splits_in_memory(train)
-    labelled = load_labelled_splits(data_args)
+    labelled = load_splits(data_args)
     if "train" not in labelled:
         raise BiasEnsembleError(f"train_dataset: expected a split train, found {', '.join(data_args.in_memory)}")
     if evaluated is not None:
@@ -209,7 +208,7 @@ def _evaluated(
         both = copy.copy(data_args)
         both.in_memory = {**_train_of(data_args), "test": data}
         with contextlib.redirect_stdout(io.StringIO()):  # how the training data are read has been said
-            labelled = load_labelled_splits(both)
+            labelled = load_splits(both)
         if "test" not in labelled:
             raise BiasEnsembleError(f"eval_dataset {key}: expected a label of each image, found none")
         only = {"test": labelled["test"]}
