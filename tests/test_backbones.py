@@ -25,7 +25,7 @@ from hf_biasensemble.models.export import load_classifier
         ("test_resnet", 32, '{"img_size": 32}', ["unexpected keyword argument 'img_size'", "--backbone_args {'img_"]),
         ("test_resnet", 32, '{"act_layer": "smooth"}', ["--backbone_args {'act_layer': 'smooth'}: "]),
         ("test_vit3", 160, '{"patch_size": 0}', ["--backbone_args {'patch_size': 0}: ZeroDivisionError"]),
-        ("google/vit-base-patch16-224", 224, None, ["expected mlp or the name of a timm model", "hf-hub:google/vit"]),
+        ("google/vit-base-patch16-224", 224, None, ["folder or Hub id of an image classifier, found none"]),
         ("local-dir:nowhere", 32, None, ["Config file not found: nowhere"]),
         ("ftp:nowhere", 32, None, ["Unknown model source 'ftp'"]),
         ("resnett18", 32, None, ["Unknown model (resnett18)", "similar name: "]),

@@ -24,7 +24,7 @@ from hf_biasensemble.selection import Selection
 )
 def test_layers_are_those_before_the_last_stage_or_up_to_two_thirds_of_the_depth(backbone, layers, channels):
     network = timm.create_model(backbone, num_classes=0)
-    assert early_layers(network) == layers
+    assert early_layers([output["reduction"] for output in network.feature_info]) == layers
     assert EarlyAndFinal(network, 224).early_width == 2 * sum(channels)
 
 

@@ -261,7 +261,7 @@ def test_head_and_backbone_agree_with_the_head_on_features(digits, frozen, tmp_p
     """The standardisation inside the published head is exact, up to float32."""
     from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
     from hf_biasensemble.data.store.features import Features
-    from hf_biasensemble.models.build import build_classifier, classifier_config
+    from hf_biasensemble.models.build import build_classifier
     from hf_biasensemble.models.inputs import Inputs
     from hf_biasensemble.models.preprocessing import with_preprocessing
     from hf_biasensemble.runs.run_arguments import parse_run
@@ -278,9 +278,7 @@ def test_head_and_backbone_agree_with_the_head_on_features(digits, frozen, tmp_p
         assert isinstance(features, Features) and features.shape[1] == 1 and encoded["train"].pixels.shape[1] == 3
         on_features = ALL_METHODS["erm"].network(heads, splits["train"].class_names, 5).eval()
         whole = inputs.classifier_of_images(on_features)
-        plain = build_classifier(
-            classifier_config(model_args, splits["train"].class_names), False, 0, model_args.pretrained_weights
-        ).eval()
+        plain = build_classifier(model_args, splits["train"].class_names, 0).eval()
         with torch.inference_mode():
             images = transform(splits["test"].pixels, training=False)
             in_float32 = features.transform().normalise(plain.encoder(images))
@@ -326,7 +324,7 @@ def test_two_processes_give_the_run_of_one(digits, frozen, tmp_path):
     "changes, expected",
     [
         ({"backbone": "mlp", "pretrained_weights": ""}, "--pretrained_weights: expected a timm backbone"),
-        ({"pretrained_weights": None}, "--freeze_backbone: expected a pretrained timm backbone"),
+        ({"pretrained_weights": None}, "--freeze_backbone: expected a pretrained backbone"),
         ({"backbone": "mlp", "pretrained_weights": None}, "found nothing to freeze: the MLP"),
         ({"backbone": "test_efficientnet"}, "expected the .* weights of test_efficientnet, found .* missing"),
         ({"feature_views": -1}, "--feature_views: expected 0 or more"),

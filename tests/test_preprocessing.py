@@ -16,6 +16,7 @@ from transformers import (
     CLIPImageProcessor,
     ConvNextImageProcessor,
     DeiTImageProcessor,
+    EfficientNetImageProcessor,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTConfig,
@@ -298,6 +299,7 @@ def vit(folder, processor) -> None:
 
 SQUARE, LARGER = {"height": 32, "width": 32}, {"height": 40, "width": 40}
 NORMALISATION = {"image_mean": [0.4] * 3, "image_std": [0.2] * 3}
+OFFSET = {"rescale_offset": True, "rescale_factor": 1 / 127.5}
 
 
 @pytest.mark.parametrize(
@@ -307,6 +309,13 @@ NORMALISATION = {"image_mean": [0.4] * 3, "image_std": [0.2] * 3}
         (ViTImageProcessor(size=SQUARE, resample=3, **NORMALISATION), 32, "squash", "bicubic"),
         (CLIPImageProcessor(size={"shortest_edge": 40}, crop_size=SQUARE, **NORMALISATION), 40, "crop", "bicubic"),
         (CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SQUARE, **NORMALISATION), 32, "crop", "bicubic"),
+        (ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8, **NORMALISATION), 40, "crop", "bicubic"),
+        (
+            EfficientNetImageProcessor(size=SQUARE, include_top=False, **OFFSET, **NORMALISATION),
+            32,
+            "squash",
+            "bicubic",
+        ),
         (
             DeiTImageProcessor(size=LARGER, crop_size=SQUARE, **NORMALISATION),
             40,
@@ -330,7 +339,7 @@ def test_model_of_somebody_else_is_shown_images_by_its_own_processor(
 
 @pytest.mark.parametrize(
     "processor",
-    [ConvNextImageProcessor(size={"shortest_edge": 32}), ViTImageProcessor(size={"height": 32, "width": 40})],
+    [ViTImageProcessor(size={"shortest_edge": 32}), ViTImageProcessor(size={"height": 32, "width": 40})],
 )
 def test_model_for_oblong_images_is_refused(processor, tmp_path):
     vit(tmp_path, processor)

@@ -34,12 +34,20 @@ class ModelArguments:
         {"init_from", "init_part", "pretrained_weights"}
     )  # its hash counts
 
-    backbone: str = option("mlp", "mlp, or the name of a timm model with pooled features.")
-    backbone_args: str | None = option(None, "Further arguments of timm.create_model, as JSON.")
-    pretrained: bool = option(False, "Start from timm's pretrained weights.")
+    backbone: str = option(
+        "mlp",
+        "mlp, the name of a timm model with pooled features, or the folder or Hub id of an image classifier of "
+        "transformers.",
+    )
+    backbone_args: str | None = option(
+        None, "Further arguments of timm.create_model, or of the configuration of transformers, as JSON."
+    )
+    pretrained: bool = option(False, "Start from the pretrained weights of the backbone.")
     pretrained_weights: str | None = option(None, "Start from this file (safetensors or .pth) of the timm backbone.")
     init_from: str | None = option(
-        None, "Initialize the published network from this classifier: the folder of a run or a Hub id."
+        None,
+        "Initialize the published network from this classifier: a folder or Hub id. With freeze_backbone, repair it: "
+        "its backbone stays, its last layer is trained anew.",
     )
     init_part: str = option("whole", "Which part to load: whole, encoder (with a new head) or head.")
     pretrained_weights_sha256: str | None = option(None, "Refuse pretrained_weights with another SHA-256.")
@@ -85,6 +93,12 @@ class ModelArguments:
     horizontal_flip: bool = option(False, "Mirror training images at random.")
 
     def __post_init__(self) -> None:
+        if self.init_from and self.freeze_backbone:
+            own = self.backbone in ("mlp", self.init_from)
+            require(own, "--backbone", "nothing with --init_from and --freeze_backbone", self.backbone)
+            file = self.pretrained_weights
+            require(file is None, "--pretrained_weights", "nothing with --init_from and --freeze_backbone", file)
+            self.backbone, self.pretrained = self.init_from, True
         require(self.image_size is None or self.image_size >= 1, "--image_size", "at least 1", self.image_size)
         require(self.image_scale > 0, "--image_scale", "above 0", self.image_scale)
         require(self.crop_padding >= 0, "--crop_padding", "0 or more", self.crop_padding)
@@ -96,13 +110,13 @@ class ModelArguments:
         for name, values in (("interpolation", INTERPOLATIONS), ("resize_mode", RESIZE_MODES)):
             value = getattr(self, name)
             require(value is None or value in values, f"--{name}", f"one of {', '.join(values)}", value)
-        require(self.backbone != "mlp" or not self.pretrained, "--pretrained", "a timm backbone", "the MLP")
+        require(self.backbone != "mlp" or not self.pretrained, "--pretrained", "a backbone with weights", "the MLP")
         if self.pretrained_weights is not None:
             require(self.backbone != "mlp", "--pretrained_weights", "a timm backbone", "the MLP")
             found = Path(self.pretrained_weights).expanduser().is_file()
             require(found, "--pretrained_weights", "a file with weights", self.pretrained_weights)
         elif self.pretrained_weights_sha256 is not None:
-            require(False, "--pretrained_weights_sha256", "a file of --pretrained_weights", "none")
+            require(self.pretrained, "--pretrained_weights_sha256", "a file of --pretrained_weights", "none")
         if self.train_layers is not None:
             require(self.train_layers >= 0, "--train_layers", "0 or more", self.train_layers)
             expected, scratch = "--pretrained or --pretrained_weights with it", f"{self.backbone} from scratch"
@@ -112,10 +126,9 @@ class ModelArguments:
         require(self.feature_views >= 0, "--feature_views", "0 or more", self.feature_views)
         if self.freeze_backbone:
             scratch = "nothing to freeze: the MLP" if self.backbone == "mlp" else f"{self.backbone} from scratch"
-            expected = "a pretrained timm backbone (--pretrained true or --pretrained_weights FILE)"
+            expected = "a pretrained backbone (--pretrained true, --pretrained_weights FILE or --init_from CLASSIFIER)"
             require(self.starts_pretrained, "--freeze_backbone", expected, scratch)
             require(self.train_layers is None, "--train_layers", "nothing with --freeze_backbone", self.train_layers)
-            require(self.init_from is None, "--init_from", "nothing with --freeze_backbone", self.init_from)
         else:
             require(self.head == "linear", "--head", "linear without --freeze_backbone", self.head)
         parts = ("whole", "encoder", "head")
@@ -131,7 +144,7 @@ class ModelArguments:
 
     @property
     def starts_pretrained(self) -> bool:
-        """Whether the encoders start from pretrained weights, timm's or those of a file."""
+        """Whether the encoders start from pretrained weights, the backbone's own or those of a file."""
         return self.pretrained or self.pretrained_weights is not None
 
     def open_preprocessing(self) -> list[str]:

@@ -8,8 +8,9 @@ from hf_biasensemble.data.batches.device_pixels import check_room
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.folders.output_folder import check_output_dir, checkpoint_to_resume
 from hf_biasensemble.methods import METHODS
-from hf_biasensemble.models.build import build_classifier, classifier_config
+from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
+from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, build_encoder
 from hf_biasensemble.runs.run import checked
 
 
@@ -67,7 +68,7 @@ def _size_of(split: ImageSplit) -> str:
 
 
 def _network(model_args: ModelArguments, train: ImageSplit) -> str:
-    built = build_classifier(classifier_config(model_args, train.class_names), False, 0)
+    built = DebiasedImageClassifier(classifier_config(model_args, train.class_names))
     count = sum(parameter.numel() for parameter in built.parameters())
     start = "pretrained" if model_args.starts_pretrained else "from scratch"
     frozen = f", frozen, head {model_args.head} trained" if model_args.freeze_backbone else ""
@@ -83,7 +84,7 @@ def _memory(model_args: ModelArguments, args: DebiasingArguments, splits: dict[s
     text = f"{_bytes(pixels)} of decoded images"
     if model_args.freeze_backbone:
         config = classifier_config(model_args, splits["train"].class_names)
-        network = EarlyAndFinal(build_classifier(config, False, 0).encoder, config.image_size)
+        network = EarlyAndFinal(build_encoder(config), config.image_size)
         views = model_args.feature_views if args.augmentation != "none" or model_args.horizontal_flip else 0
         rows = sum(store.shape[0] * (1 + views * is_train) for store, is_train in stores.values())
         text += f", {_bytes(2 * rows * (network.width + network.early_width))} of features"

@@ -75,10 +75,10 @@ def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> s
     """The card of an imported model: where it came from, how it was chosen, how to load it."""
     from huggingface_hub import ModelCardData
 
-    from hf_biasensemble.models.export import as_timm_wrapper
+    from hf_biasensemble.models.export import as_published
     from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE
 
-    needs_code = as_timm_wrapper(checkpoint.model, checkpoint.transform) is None
+    needs_code = as_published(checkpoint.model) is None
     trust = ", trust_remote_code=True" if needs_code else ""
     transform, size = checkpoint.transform, checkpoint.image_size
     name = "LfF" if arguments.method == "lff" else "DisEnt"

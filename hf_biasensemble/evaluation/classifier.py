@@ -145,6 +145,11 @@ def evaluate_classifier(
     return bias_accuracy(predict_classes(model, split, transform, batch_size), **split.measured_by())
 
 
+def measured(split: ImageSplit, predictions: np.ndarray) -> dict[str, Any]:
+    """[`bias_accuracy`] of predicted classes (R,) in the order of the split, and [`details_of`] these."""
+    return bias_accuracy(predictions, **split.measured_by()) | details_of(split, predictions)
+
+
 def details_of(split: ImageSplit, predictions: np.ndarray) -> dict[str, Any]:
     """What stands beside the accuracies of a split: `intervals` as of [`accuracy_intervals`] and, with groups,
     `worst_group`: its class, bias and number of images.

@@ -1,10 +1,13 @@
 """Who judges the models of a run, and what comes of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.folders.output_folder import CONFIG_FILE
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -12,6 +15,7 @@ from hf_biasensemble.judging.members import FILE_NAME, Members
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.judging.verdict import reason_not_to_tell, sentence
+from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.models.inputs import Inputs
 
 
@@ -48,17 +52,16 @@ def pseudo_groups_of(members: Members, inputs: Inputs, name: str, batch_size: in
     return members.groups_of((inputs.encoded[members.features] if same else inputs.images)[name], batch_size)
 
 
-def judgement(model: HeldOutPredictions, compare_with: str | None, train_fingerprint: str) -> dict[str, Any]:
+def judgement(model: HeldOutPredictions, other: HeldOutPredictions | None, other_name: str) -> dict[str, Any]:
     """What the results of a run say of the model on held-out images, beside the estimates themselves.
 
     Args:
         model (`HeldOutPredictions`): Of the published model, with the groups that it is judged by.
-        compare_with (`str`, *optional*): Folder of another run, whose model is compared if it saw the same images.
-        train_fingerprint (`str`): Of the run's training images.
+        other (`HeldOutPredictions`, *optional*): Of another, which is compared if it is about the same images.
+        other_name (`str`): Name of that.
     """
     if model.groups is None:
         return {}
-    other, other_name = _of_other_run(compare_with, train_fingerprint)
     other = other.judged_by(model.groups) if other is not None and model.is_about(other) else None
     found: dict[str, Any] = {"judgement": sentence(model, other, other_name)}
     found["judged_by"] = {
@@ -77,7 +80,34 @@ def judgement(model: HeldOutPredictions, compare_with: str | None, train_fingerp
     return found
 
 
-def _of_other_run(folder: str | None, train_fingerprint: str) -> tuple[HeldOutPredictions | None, str]:
+def predictions_of(
+    name: str, images: Mapping[str, ImageSplit], geometry: Geometry, device: torch.device, batch_size: int
+) -> tuple[dict[str, HeldOutPredictions], str]:
+    """What any classifier says of the images of a run.
+
+    Args:
+        name (`str`): Its folder or Hub id.
+        images (`Mapping[str, ImageSplit]`): Decoded splits by name.
+        geometry (`Geometry`): How they were decoded.
+        device (`torch.device`): Where to compute.
+        batch_size (`int`): Images at a time.
+
+    Returns:
+        Predictions by split, none where it has other classes or sees images of another size, and why.
+    """
+    model, transform, theirs = load_classifier(name)
+    if theirs != geometry:
+        return {}, f"it sees images of {theirs.image_size} pixels, or resized in another way"
+    try:
+        return {
+            split: HeldOutPredictions.of_model(model.to(device), images[split], transform, batch_size, name)
+            for split in images
+        }, ""
+    except BiasEnsembleError as error:
+        return {}, str(error)
+
+
+def of_other_run(folder: str | None, train_fingerprint: str) -> tuple[HeldOutPredictions | None, str]:
     """Predictions and method of a finished run on the same training images."""
     try:
         config = yaml.safe_load((Path(str(folder)) / CONFIG_FILE).read_text(encoding="utf-8"))

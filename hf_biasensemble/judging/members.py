@@ -27,6 +27,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+from hf_biasensemble.models.backbones import source_of
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.frozen import FrozenBackbone, hash_of_weights
@@ -228,7 +229,9 @@ def _file_in(place: str) -> Path:
 
 def _portable(model_args: ModelArguments) -> dict[str, Any]:
     """The arguments without where weights came from, which stand beside them in the file."""
-    settled: dict[str, Any] = {"pretrained": False, "pretrained_weights": None, "pretrained_weights_sha256": None}
+    source = source_of(model_args)
+    settled: dict[str, Any] = {"backbone": source.architecture, "backbone_args": json.dumps(source.arguments)}
+    settled |= {"pretrained": False, "pretrained_weights": None, "pretrained_weights_sha256": None}
     settled |= {"freeze_backbone": False, "head": "linear", "train_layers": None, "init_from": None}
     return dataclasses.asdict(dataclasses.replace(model_args, **settled))
 

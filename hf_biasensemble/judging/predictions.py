@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_biasensemble.evaluation.classifier import joined
+from hf_biasensemble.data.batches.transforms import ImageTransform
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.evaluation.classifier import in_blocks, joined, predict_logits, to_classes_of
 from hf_biasensemble.internal.tables import load_table, save_table
 from hf_biasensemble.judging.estimates import (
     FEWEST_OF_CLASS,
@@ -61,6 +63,27 @@ class HeldOutPredictions:
                 done += len(logits)
 
         return cls(index, labels, **joined(in_parts(), len(labels)), num_classes=num_classes, groups=groups)
+
+    @classmethod
+    def of_model(
+        cls,
+        model: Any,
+        split: ImageSplit,
+        transform: ImageTransform,
+        batch_size: int,
+        name: str,
+        groups: PseudoGroups | None = None,
+    ) -> "HeldOutPredictions":
+        """Of any image classifier, whose classes go by name.
+
+        Raises:
+            `BiasEnsembleError`: If the model, which is called `name`, has other classes than the data.
+        """
+        parts = in_blocks(split, model.config.num_labels, batch_size)
+        logits = ((part, predict_logits(model, part, transform, batch_size)) for part in parts)
+        blocks = (to_classes_of(part, model, found, name).cpu().numpy() for part, found in logits)
+        labels, classes = split.labels[split.rows].numpy(), len(split.class_names)
+        return cls.from_logits(blocks, split.rows.numpy(), labels, classes, groups)
 
     def judged_by(self, groups: PseudoGroups | None) -> "HeldOutPredictions":
         """The same predictions with these groups of the same images."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.models import load_state_dict
 from torch import nn
@@ -11,25 +10,27 @@ from torch import nn
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
+from hf_biasensemble.models.backbones import pretrained_weights, source_of, timm_errors_named
 from hf_biasensemble.models.fine_tuning import freeze_first_layers
 from hf_biasensemble.models.initial_weights import start_from
 from hf_biasensemble.models.modeling_debiased import (
+    TRANSFORMERS,
     DebiasedImageClassifier,
     DebiasedImageClassifierConfig,
     build_encoder,
     feature_width,
 )
 from hf_biasensemble.models.pair import BiasedDebiasedPair, DisentangledPair, MemberEnsemble
-from hf_biasensemble.models.timm_errors import timm_errors_named
 
 
 def classifier_config(
     model_args: ModelArguments, class_names: list[str], num_encoders: int = 1
 ) -> DebiasedImageClassifierConfig:
     """Configuration of a classifier for these classes."""
+    source = source_of(model_args)
     return DebiasedImageClassifierConfig(
-        backbone=model_args.backbone,
-        backbone_args=model_args.timm_arguments(),
+        backbone=source.architecture,
+        backbone_args=source.arguments,
         num_encoders=num_encoders,
         image_size=model_args.preprocessing()["image_size"],
         id2label=dict(enumerate(class_names)),
@@ -45,12 +46,12 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
         batch_size (`int`): Samples in a training batch, at least 1.
 
     Raises:
-        `BiasEnsembleError`: If timm does not know the backbone, it cannot take images of that size, does not give
-            pooled features, has fewer layers than are to be trained, or cannot train on so few samples at once.
+        `BiasEnsembleError`: If there is no such backbone, it cannot take images of that size, does not give pooled
+            features, has fewer layers than are to be trained, or cannot train on so few samples at once.
     """
     config = classifier_config(model_args, class_names=[])
-    where = f"--backbone {config.backbone} at --image_size {config.image_size}"
-    with timm_errors_named(config):
+    where = f"--backbone {model_args.backbone} at --image_size {config.image_size}"
+    with timm_errors_named(model_args):
         encoder = build_with_seed(0, lambda: build_encoder(config)).eval()
     freeze_first_layers(encoder, model_args.train_layers)
     image = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
@@ -59,16 +60,17 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
             features = encoder(image)
         except Exception as error:  # networks refuse a size with whatever their layers raise
             reason = " ".join(str(error).split())[:200] or repr(error)
+            size = "image_size" if config.backbone == TRANSFORMERS else "img_size"
             raise BiasEnsembleError(
                 f"{where}: expected a network that takes this size, found {reason}; use the size it is made for, or "
                 "pass yours on where the network has an argument for it, as vision transformers have: "
-                f"--backbone_args '{{\"img_size\": {config.image_size}}}'"
+                f"--backbone_args '{{\"{size}\": {config.image_size}}}'"
             ) from error
         width = feature_width(encoder)
         found = f"shape {tuple(features.shape)}" if isinstance(features, torch.Tensor) else "several outputs"
         if found != f"shape {(1, width)}":
             raise BiasEnsembleError(
-                f"{where} with arguments {config.backbone_args}: expected pooled features (B, "
+                f"{where} with arguments {model_args.timm_arguments()}: expected pooled features (B, "
                 f"{width or 'num_features'}), found {found} for one image; use another backbone, or leave out "
                 "--backbone_args that change its output"
             )
@@ -83,51 +85,38 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
 
 
 def build_classifier(
-    config: DebiasedImageClassifierConfig,
-    pretrained: bool,
-    seed: int,
-    weights_file: str | None = None,
-    train_layers: int | None = None,
+    model_args: ModelArguments, class_names: list[str], seed: int, num_encoders: int = 1
 ) -> DebiasedImageClassifier:
-    """One classifier, initialised from the seed or, its encoders, from timm's pretrained weights or a file of them.
+    """One classifier, initialised from the seed or, its encoders, from the weights that the arguments name.
 
     Args:
-        config (`DebiasedImageClassifierConfig`): Architecture.
-        pretrained (`bool`): Whether the encoders start from timm's weights, downloaded where they are not cached.
-        seed (`int`): Of everything else.
-        weights_file (`str`, *optional*): Start the encoders from this file instead, safetensors or what `torch.save`
-            wrote of a state dict. Pickled code in it is not run. A classifier in it is left out.
-        train_layers (`int`, *optional*): Train only so many layers of the encoders, the last ones; by default all.
+        model_args (`ModelArguments`): Architecture, weights, and how many layers are trained.
+        class_names (`list[str]`): Names of the classes.
+        seed (`int`): Of everything that is not pretrained.
+        num_encoders (`int`, *optional*, defaults to 1): 1, or 2 for DisEnt.
 
     Raises:
-        `BiasEnsembleError`: If timm does not know the backbone, or its weights cannot be had or do not fit.
+        `BiasEnsembleError`: If there is no such backbone, or its weights cannot be had or do not fit.
     """
-    with timm_errors_named(config):
+    config = classifier_config(model_args, class_names, num_encoders)
+    with timm_errors_named(model_args):
         model = build_with_seed(seed, lambda: DebiasedImageClassifier(config))
-    if pretrained or weights_file:
-        weights = _weights_in_file(weights_file, model) if weights_file else _timm_weights(config)
+    if model_args.starts_pretrained:
+        file = model_args.pretrained_weights
+        weights = _weights_in_file(file, model) if file else pretrained_weights(model_args)
         for encoder in model.encoders():
             encoder.load_state_dict(weights)
     for encoder in model.encoders():
-        freeze_first_layers(encoder, train_layers)
+        freeze_first_layers(encoder, model_args.train_layers)
     return model
 
 
-def _timm_weights(config: DebiasedImageClassifierConfig) -> dict[str, torch.Tensor]:
-    try:
-        source = timm.create_model(config.backbone, pretrained=True, num_classes=0, **config.timm_arguments())
-    except Exception as error:  # timm passes on whatever its download raises
-        raise BiasEnsembleError(
-            f"pretrained weights of {config.backbone} could not be loaded ({' '.join(str(error).split())[:200]}); "
-            "train once where the Hub can be reached, name a local file of them with --pretrained_weights FILE, or "
-            "set --pretrained false"
-        ) from error
-    return source.state_dict()
-
-
 def _weights_in_file(file: str, model: DebiasedImageClassifier) -> dict[str, torch.Tensor]:
-    """The encoder's weights in the file, checked against the encoder."""
+    """The encoder's weights in the file, checked against the encoder: safetensors or what `torch.save` wrote of a
+    state dict. Pickled code in it is not run. A classifier in it is left out."""
     where = f"--pretrained_weights {file}"
+    if model.config.backbone == TRANSFORMERS:
+        raise BiasEnsembleError(f"{where}: expected a timm backbone, found one of transformers; use --pretrained true")
     encoder: Any = next(iter(model.encoders()))
     try:
         found = load_state_dict(str(Path(file).expanduser()), weights_only=True)
@@ -170,10 +159,7 @@ def classifier_alone(model_args: ModelArguments, class_names: list[str], seed: i
 
 def biased_and_debiased(model_args: ModelArguments, class_names: list[str], seed: int) -> BiasedDebiasedPair:
     """f_B and f_D of LfF. The debiased model starts from the same weights as the classifier alone."""
-    config = classifier_config(model_args, class_names)
-    biased_seed = derived_seed(seed, "biased model")
-    pretrained, file, layers = model_args.pretrained, model_args.pretrained_weights, model_args.train_layers
-    biased = build_classifier(config, pretrained, biased_seed, file, layers)
+    biased = build_classifier(model_args, class_names, derived_seed(seed, "biased model"))
     return BiasedDebiasedPair(biased, _published(model_args, class_names, seed))
 
 
@@ -196,9 +182,7 @@ def _published(
     model_args: ModelArguments, class_names: list[str], seed: int, num_encoders: int = 1
 ) -> DebiasedImageClassifier:
     """The classifier that a run is for, before training."""
-    config = classifier_config(model_args, class_names, num_encoders)
-    pretrained, file, layers = model_args.pretrained, model_args.pretrained_weights, model_args.train_layers
-    model = build_classifier(config, pretrained, derived_seed(seed, "debiased model"), file, layers)
+    model = build_classifier(model_args, class_names, derived_seed(seed, "debiased model"), num_encoders)
     if model_args.init_from:
         start_from(model, model_args.init_from, model_args.init_part)
     return model
@@ -206,7 +190,5 @@ def _published(
 
 def build_members(model_args: ModelArguments, class_names: list[str], num_members: int, seed: int) -> MemberEnsemble:
     """The biased members of BiasEnsemble, each with its own initialisation."""
-    config = classifier_config(model_args, class_names)
     seeds = [derived_seed(seed, "member", number) for number in range(num_members)]
-    pretrained, file, layers = model_args.pretrained, model_args.pretrained_weights, model_args.train_layers
-    return MemberEnsemble([build_classifier(config, pretrained, member_seed, file, layers) for member_seed in seeds])
+    return MemberEnsemble([build_classifier(model_args, class_names, member_seed) for member_seed in seeds])

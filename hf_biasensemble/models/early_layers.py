@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_biasensemble.models.modeling_debiased import feature_width
+from hf_biasensemble.models.modeling_debiased import TransformersEncoder, feature_width
 
 NUM_LAYERS = 4
 LARGEST = torch.finfo(torch.float16).max
 
 
 class EarlyAndFinal(nn.Module):
-    """Images (B, C, H, W) through a timm backbone: its pooled features (B, W), then (B, E) of early layers.
+    """Images (B, C, H, W) through a backbone: its pooled features (B, W), then (B, E) of early layers.
 
     These are mean and standard deviation over space of each channel of [`early_layers`]; of values that are never
     negative, as after a ReLU, the logarithm of 1 + the value.
 
     Args:
-        backbone (`nn.Module`): A timm model without a classifier.
+        backbone (`nn.Module`): A timm model without a classifier, or a [`TransformersEncoder`].
         image_size (`int`): Height and width that it takes.
     """
 
@@ -30,7 +30,6 @@ class EarlyAndFinal(nn.Module):
         super().__init__()
         self.backbone = backbone.eval()
         self.width, self.early_width = feature_width(backbone), 0
-        self.layers = early_layers(backbone)
         self.never_negative: list[bool] = []
         probe = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)) * 4 - 2
         device = next(backbone.parameters(), probe).device
@@ -38,7 +37,7 @@ class EarlyAndFinal(nn.Module):
             try:
                 final, maps = self._final_and_maps(probe.to(device))
                 found = [final.shape == (2, self.width), torch.allclose(final, backbone(probe.to(device)), atol=1e-4)]
-            except Exception:  # whatever a family of timm raises that has no such outputs
+            except Exception:  # whatever a family raises that has no such outputs
                 found = [False]
         if all(found):
             self.never_negative = [bool(values.min() >= 0) for values in maps]
@@ -60,16 +59,28 @@ class EarlyAndFinal(nn.Module):
 
     def _final_and_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         backbone: Any = self.backbone
-        last, maps = backbone.forward_intermediates(images, indices=self.layers, output_fmt="NCHW")
+        if isinstance(backbone, TransformersEncoder):
+            outputs = backbone.network(pixel_values=images, output_hidden_states=True)
+            maps = [_channels_first(values) for values in outputs.hidden_states[1:]]  # the first is no layer's
+            return outputs.logits, [maps[number] for number in early_layers([1 / of[0, 0].numel() for of in maps])]
+        reductions = [output["reduction"] for output in getattr(backbone, "feature_info", None) or []]
+        layers = early_layers(reductions)
+        last, maps = backbone.forward_intermediates(images, indices=layers, output_fmt="NCHW")
         return backbone.forward_head(last), maps
 
 
-def early_layers(backbone: Any) -> list[int]:
-    """Numbers of up to four early outputs, as `forward_intermediates` counts them: of a network in stages, those
-    before the last stage; where all have one resolution, evenly spaced ones up to two thirds of the depth."""
-    outputs = getattr(backbone, "feature_info", None) or []
-    reductions = [output["reduction"] for output in outputs]
+def early_layers(reductions: list[float]) -> list[int]:
+    """Numbers of up to four early outputs, given how much smaller than the image each is: of a network in stages,
+    those before the last stage; where all have one resolution, evenly spaced ones up to two thirds of the depth."""
     if len(set(reductions)) > 1:
         return list(range(len(reductions) - 1))[-NUM_LAYERS:]
     last = 2 * len(reductions) / 3
     return sorted({max(0, round(last * number / NUM_LAYERS) - 1) for number in range(1, NUM_LAYERS + 1)})
+
+
+def _channels_first(values: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, N, C) or a square map (B, C, H, W) or (B, H, W, C), as (B, C, H, W) or (B, C, N, 1)."""
+    if values.dim() == 3:
+        return values.transpose(1, 2).unsqueeze(-1)
+    height, last = values.shape[1], values.shape[3]
+    return values.permute(0, 3, 1, 2) if height == values.shape[2] != last else values

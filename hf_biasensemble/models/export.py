@@ -1,18 +1,14 @@
 """The classifier alone, saved so that `from_pretrained` opens it, and opened again with its preprocessing.
 
-A single-encoder timm classifier becomes a `timm_wrapper` model, which plain transformers (and timm) load without code
-of ours. Anything else is saved with its modeling file beside it. Both name the image processor of `timm_wrapper` in
-`config.json`: as in training, it resizes and crops with PIL and computes `(pixel / 255 - mean) / std` in that order.
-`ViTImageProcessor` resizes tensors, which can be one grey level off, and rounds in another order.
+A single-encoder classifier becomes what its backbone came as, which plain transformers load without code of ours: a
+model of transformers with an image processor, or `timm_wrapper`, which timm opens too. Anything else is saved with its
+modeling file beside it, and names the image processor of `timm_wrapper` in `config.json`: as in training, that resizes
+and crops with PIL and computes `(pixel / 255 - mean) / std` in that order.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -21,16 +17,26 @@ from transformers import (
     TimmWrapperForImageClassification,
     TimmWrapperImageProcessor,
 )
-from transformers.utils import logging
 
-import hf_biasensemble.models.registration  # noqa: F401
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.tensors import separate
-from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier, DebiasedImageClassifierConfig
-from hf_biasensemble.models.preprocessing import timm_geometry, timm_preprocessing
-from hf_biasensemble.models.timm_errors import timm_source
+from hf_biasensemble.models.backbones import without_bar
+from hf_biasensemble.models.modeling_debiased import (
+    FEATURES,
+    TRANSFORMERS,
+    DebiasedImageClassifier,
+    transformers_classifier,
+)
+from hf_biasensemble.models.preprocessing import (
+    geometry_of,
+    preprocessing_of,
+    processor_for,
+    timm_geometry,
+    timm_preprocessing,
+    transform_of,
+)
 
 
 def save_classifier(
@@ -46,89 +52,57 @@ def save_classifier(
             the configuration's `image_size`.
 
     Returns:
-        `PreTrainedModel`: What was written: the classifier itself, or the same as a `timm_wrapper` model.
+        `PreTrainedModel`: What was written: the same as a model of transformers or timm, or the classifier itself.
     """
-    saved: PreTrainedModel | None = as_timm_wrapper(model, transform, geometry)
-    weights: Any = saved.timm_model if saved is not None else model  # keys as timm has them, so that it opens them too
-    if saved is None:
-        saved, config = model, model.config
-        architecture, arguments, _ = timm_source(config.backbone)
-        config.backbone, config.backbone_args = architecture, {**arguments, **(config.backbone_args or {})}
-        config.pretrained_cfg = preprocessing(config, transform, geometry)
-        config.image_processor_type = TimmWrapperImageProcessor.__name__
+    config, geometry = model.config, geometry or Geometry(model.config.image_size)
+    saved = as_published(model) or model
+    weights: Any = saved
+    if isinstance(saved, TimmWrapperForImageClassification):
+        weights = saved.timm_model  # keys as timm has them, so that it opens them too
+        as_timm_adapts = {key: weights.pretrained_cfg.get(key) for key in ("classifier", "first_conv")}
+        saved.config.pretrained_cfg = _pretrained_cfg(transform, geometry) | as_timm_adapts
+    elif isinstance(saved, DebiasedImageClassifier):
+        saved.config.pretrained_cfg = _pretrained_cfg(transform, geometry)
+        saved.config.image_processor_type = TimmWrapperImageProcessor.__name__
+    else:
+        processor_for(config.backbone_args["processor"], transform, geometry).save_pretrained(folder)
     with without_bar():
         saved.save_pretrained(folder, state_dict=separate(weights.state_dict()))
     return saved
 
 
-@contextmanager
-def without_bar() -> Iterator[None]:
-    """No bar of transformers for weights that are read or written in a moment, beside the progress of training."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def preprocessing(
-    config: DebiasedImageClassifierConfig, transform: ImageTransform, geometry: Geometry | None = None
-) -> dict[str, Any]:
+def _pretrained_cfg(transform: ImageTransform, geometry: Geometry) -> dict[str, Any]:
     """Geometry and normalisation in timm's terms."""
-    return {
-        **timm_geometry(geometry or Geometry(config.image_size)),
-        "mean": list(transform.image_mean),
-        "std": list(transform.image_std),
-    }
+    return {**timm_geometry(geometry), "mean": list(transform.image_mean), "std": list(transform.image_std)}
 
 
-def as_timm_wrapper(
-    model: DebiasedImageClassifier, transform: ImageTransform, geometry: Geometry | None = None
-) -> TimmWrapperForImageClassification | None:
-    """The same classifier as a `timm_wrapper` model, or `None` where that cannot express it."""
+def as_published(model: DebiasedImageClassifier) -> PreTrainedModel | None:
+    """The same classifier as what its backbone came as, or `None` where that cannot express it."""
     config = model.config
     if config.backbone in ("mlp", FEATURES) or config.num_encoders != 1 or config.head_hidden is not None:
         return None
-    architecture, arguments, _ = timm_source(config.backbone)
-    labels = [config.id2label[number] for number in range(config.num_labels)]
-    wrapped = TimmWrapperForImageClassification(
-        TimmWrapperConfig(
-            architecture=architecture,
-            model_args={**arguments, **config.timm_arguments()},
-            id2label=dict(enumerate(labels)),
-            label2id={name: number for number, name in enumerate(labels)},
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    network: Any
+    encoder: Any = model.encoder
+    if config.backbone == TRANSFORMERS:
+        published = network = transformers_classifier(config.backbone_args["classifier"], **labels)
+        encoder, head = encoder.network, config.backbone_args["head"]
+    else:
+        published = TimmWrapperForImageClassification(
+            TimmWrapperConfig(architecture=config.backbone, model_args=config.timm_arguments(), **labels)
         )
-    )
-    network = wrapped.timm_model
-    head = network.pretrained_cfg.get("classifier")
+        network = published.timm_model
+        head = network.pretrained_cfg.get("classifier")
     wanted = network.state_dict()
-    weights = {name: value.cpu() for name, value in model.encoder.state_dict().items()}
+    weights = {name: value.cpu() for name, value in encoder.state_dict().items()}
     weights |= {f"{head}.{name}": value.cpu() for name, value in model.classifier.state_dict().items()}
     if weights.keys() != wanted.keys():
         return None
     # Some heads are convolutions of one pixel.
     weights[f"{head}.weight"] = weights[f"{head}.weight"].reshape(wanted[f"{head}.weight"].shape)
     network.load_state_dict(weights)
-    wrapped.config.pretrained_cfg = preprocessing(config, transform, geometry) | {
-        key: network.pretrained_cfg.get(key)
-        for key in ("classifier", "first_conv")  # timm adapts these
-    }
-    return wrapped.eval()
-
-
-def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The weights of a published classifier by the names of [`DebiasedImageClassifier`]."""
-    if not isinstance(model, TimmWrapperForImageClassification):
-        return model.state_dict()
-    head = f"{model.timm_model.pretrained_cfg['classifier']}."
-    return {
-        name.replace(head, "classifier.", 1) if name.startswith(head) else f"encoder.{name}": (
-            value.flatten(1) if name == f"{head}weight" else value
-        )
-        for name, value in model.timm_model.state_dict().items()
-    }
+    return published.eval()
 
 
 def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, Geometry]:
@@ -145,11 +119,9 @@ def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, Geometr
             does not know.
     """
     try:
-        model = AutoModelForImageClassification.from_pretrained(name)
-        in_config = getattr(model.config, "pretrained_cfg", None)
-        wanted = (
-            timm_preprocessing(in_config) if in_config else _of_processor(AutoImageProcessor.from_pretrained(name))
-        )
+        model = AutoModelForImageClassification.from_pretrained(name, dtype="float32")
+        cfg = getattr(model.config, "pretrained_cfg", None)
+        wanted = timm_preprocessing(cfg) if cfg else preprocessing_of(AutoImageProcessor.from_pretrained(name))
     except (OSError, ValueError, RuntimeError) as error:
         raise BiasEnsembleError(
             f"--model {name}: expected a folder or Hub id with an image classifier, found none that opens "
@@ -161,27 +133,4 @@ def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, Geometr
             f"--model {name}: expected square images that are squashed, or whose centre is cropped, found another "
             f"{' and '.join(unknown)}; use transformers or timm for this model"
         )
-    geometry = Geometry(wanted["image_size"], wanted["resize_mode"], wanted["interpolation"], wanted["crop_pct"])
-    transform = ImageTransform(tuple(wanted["image_mean"]), tuple(wanted["image_std"]), image_size=geometry.image_size)
-    return model.eval(), transform, geometry
-
-
-def _of_processor(processor: Any) -> dict[str, Any]:
-    """The same as [`timm_preprocessing`] of a processor of transformers, `None` for what the library cannot do.
-
-    Where an odd number of pixels is cut off, theirs may start one pixel before ours.
-    """
-    size = dict(processor.size)
-    edge = size.get("shortest_edge") or (size.get("height") if size.get("height") == size.get("width") else None)
-    crops = getattr(processor, "do_center_crop", None)
-    seen = dict(processor.crop_size).get("height") if crops else edge
-    oblong = "shortest_edge" in size and not crops  # an image that is not square stays so
-    method = getattr(processor, "resample", None)
-    return {
-        "image_size": None if oblong else seen,
-        "image_mean": processor.image_mean,
-        "image_std": processor.image_std,
-        "interpolation": "bilinear" if method is None else Image.Resampling(int(method)).name.lower(),
-        "crop_pct": min(1.0, seen / (edge + 0.5)) if seen and edge and seen != edge else 1.0,  # rounded down to `edge`
-        "resize_mode": "crop" if "shortest_edge" in size else "squash",
-    }
+    return model.eval(), transform_of(wanted), geometry_of(wanted)

@@ -1,5 +1,7 @@
 """Which layers of a pretrained backbone are trained, and how fast."""
 
+import re
+from itertools import groupby
 from typing import Any
 
 from timm.models import group_parameters
@@ -8,17 +10,18 @@ from torch import nn
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 
+_UP_TO_A_NUMBER: Any = re.compile(r"((.*?\.)??\d+\.)?")
+
 
 def layers_of(encoder: Any) -> list[list[str]]:
-    """Names of the encoder's parameters by layer, from the image to the features, as timm groups them: the stem, each
-    stage or transformer block, and what comes after."""
+    """Names of the encoder's parameters by layer, from the image to the features: the stem, each stage or
+    transformer block, and what comes after. timm groups its own; else it is what comes before, with and after a number
+    in the names."""
     if hasattr(encoder, "group_matcher"):
         groups = group_parameters(encoder, encoder.group_matcher(coarse=True))
         return [names for _, names in sorted(groups.items())]
-    children = [[f"{name}.{of}" for of, _ in child.named_parameters()] for name, child in encoder.named_children()]
-    inside = {name for names in children for name in names}
-    own = [name for name, _ in encoder.named_parameters() if name not in inside]  # of no layer: they come first
-    return [names for names in (own, *children) if names]
+    names = [name for name, _ in encoder.named_parameters()]
+    return [list(layer) for _, layer in groupby(names, key=lambda name: _UP_TO_A_NUMBER.match(name)[0])]
 
 
 def freeze_first_layers(encoder: nn.Module, train_layers: int | None) -> None:

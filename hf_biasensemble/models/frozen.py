@@ -51,9 +51,8 @@ class FrozenBackbone:
     @classmethod
     def of(cls, model_args: ModelArguments, transform: ImageTransform) -> "FrozenBackbone":
         """The one that the arguments name, with its weights."""
-        config = classifier_config(model_args, [])
-        network = build_classifier(config, model_args.pretrained, 0, model_args.pretrained_weights).encoder
-        return cls(model_args, transform, EarlyAndFinal(network, config.image_size))
+        network = build_classifier(model_args, [], 0)
+        return cls(model_args, transform, EarlyAndFinal(network.encoder, network.config.image_size))
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -77,7 +76,7 @@ class FrozenBackbone:
 
     @property
     def kinds(self) -> list[str]:
-        """Which features it gives: `"final"`, and `"early"` if timm can tell the outputs of its layers."""
+        """Which features it gives: `"final"`, and `"early"` if the outputs of its layers can be had."""
         return ["final", "early"] if self.network.early_width else ["final"]
 
     def heads(self, kind: str = "final") -> ModelArguments:
@@ -91,6 +90,7 @@ class FrozenBackbone:
             pretrained=False,
             pretrained_weights=None,
             pretrained_weights_sha256=None,
+            init_from=None,
             freeze_backbone=False,
             head="linear",
             crop_padding=0,
@@ -205,7 +205,7 @@ class FrozenBackbone:
         config = classifier_config(self.model_args, names, head.config.num_encoders)
         if self.model_args.head == "mlp":
             config.head_hidden = self.model_args.head_hidden
-        model = build_classifier(config, False, 0)
+        model = build_with_seed(0, lambda: DebiasedImageClassifier(config))
         with torch.no_grad():
             for ours, theirs in zip(model.encoders(), head.encoders(), strict=True):
                 backbone: Any = ours if config.head_hidden is None else ours.backbone

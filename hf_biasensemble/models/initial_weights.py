@@ -3,7 +3,8 @@
 import torch
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.models.export import load_classifier, weights_of
+from hf_biasensemble.models.backbones import weights_of
+from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 
 
@@ -31,12 +32,13 @@ def start_from(model: DebiasedImageClassifier, name: str, part: str = "whole") -
             f"{where}: expected the classes {', '.join(ours[:10])}, found {', '.join(theirs[:10])}; use "
             "--init_part encoder for a new head"
         )
-    found = weights_of(source)
+    found = weights_of(source, model.config.backbone_args or {})
     wanted = {key: value for key, value in model.state_dict().items() if _is_wanted(key, part)}
     misfits = [key for key, value in wanted.items() if key not in found or found[key].shape != value.shape]
     surplus = [key for key in found if _is_wanted(key, part) and key not in wanted]
     if misfits or surplus:
-        architecture = getattr(source.config, "architecture", None) or getattr(source.config, "backbone", "unknown")
+        kind = source.config.model_type
+        architecture = getattr(source.config, "architecture", None) or getattr(source.config, "backbone", kind)
         raise BiasEnsembleError(
             f"{where}: expected the weights of {model.config.backbone} with {model.config.num_encoders} encoder(s), "
             f"found {len(misfits)} missing or of another shape and {len(surplus)} unknown ({architecture}, for "

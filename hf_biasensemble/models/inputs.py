@@ -63,9 +63,7 @@ class Inputs:
             transform = image_transform(model_args, args.augmentation, args.color_jitter)
             backbone = FrozenBackbone.of(model_args, transform)
             if member_features not in backbone.kinds:
-                print_once(
-                    f"{model_args.backbone}: timm gives no outputs of early layers, so members see final features"
-                )
+                print_once(f"{model_args.backbone} gives no outputs of early layers, so members see final features")
                 member_features = "final"
             encoded = backbone.encode(images, data_args, args.device)
             identity = backbone.identity | backbone.views_of_training_images(data_args.split_seed)

@@ -7,7 +7,7 @@ trust_remote_code=True)` works where the package is not installed.
 import timm
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 
@@ -16,9 +16,10 @@ class DebiasedImageClassifierConfig(PreTrainedConfig):
 
     Attributes:
         backbone (`str`, *optional*, defaults to `"mlp"`):
-            `"mlp"` (the Coloured MNIST network of the paper) or the name of any timm model with pooled features.
+            `"mlp"` (the Coloured MNIST network of the paper), the name of any timm model with pooled features, or
+            `"transformers"`.
         backbone_args (`dict`, *optional*):
-            Further arguments of `timm.create_model`. Not used by the MLP.
+            Further arguments of `timm.create_model`, or those of [`TransformersEncoder`]. Not used by the MLP.
         hidden_sizes (`list[int]`, *optional*, defaults to `[100, 100, 16]`):
             Layer widths of the MLP; the last one is the feature width.
         num_encoders (`int`, *optional*, defaults to 1):
@@ -75,7 +76,7 @@ class FeatureLayer(nn.Module):
 
 
 class BackboneWithLayer(nn.Module):
-    """Images (B, C, H, W) through a timm backbone and a hidden layer: (B, hidden)."""
+    """Images (B, C, H, W) through a backbone and a hidden layer: (B, hidden)."""
 
     def __init__(self, backbone: nn.Module, hidden: int):
         super().__init__()
@@ -87,6 +88,35 @@ class BackboneWithLayer(nn.Module):
         return self.layer(self.backbone(pixel_values))
 
 
+class TransformersEncoder(nn.Module):
+    """Images (B, C, H, W) through an image classifier of transformers without its last layer: (B, num_features).
+
+    Args:
+        classifier (`dict`): Its configuration, without labels.
+        head (`str`): Name of its last layer, linear or a convolution of one pixel.
+        processor (`dict`, *optional*): The image processor that came with it. Not used here.
+    """
+
+    def __init__(self, classifier: dict, head: str, processor: dict | None = None):
+        super().__init__()
+        self.network = transformers_classifier(classifier)
+        layer = self.network.get_submodule(head)
+        self.num_features = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+        self.network.set_submodule(head, nn.Flatten())  # of a convolution's input; one of a linear layer is flat
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.network(pixel_values=pixel_values).logits
+
+
+def transformers_classifier(classifier: dict, **labels: dict) -> PreTrainedModel:
+    """An image classifier of transformers with initial weights, from its configuration and `id2label`, `label2id`."""
+    if classifier["model_type"] == DebiasedImageClassifierConfig.model_type:  # perhaps not registered
+        return DebiasedImageClassifier(DebiasedImageClassifierConfig(**classifier, **labels))
+    return AutoModelForImageClassification.from_config(AutoConfig.for_model(**classifier, **labels))
+
+
+TRANSFORMERS = "transformers"
+"""Stands for a backbone that is a [`TransformersEncoder`] of `backbone_args`."""
 FEATURES = "features"
 """Stands for a backbone where a classifier reads the features of one instead of images; `backbone_args` has the
 `width` of these and that of a `hidden` layer, or `None`."""
@@ -98,7 +128,10 @@ def build_encoder(config: DebiasedImageClassifierConfig) -> nn.Module:
         return MlpEncoder(config)
     if config.backbone == FEATURES:
         return FeatureLayer(**(config.backbone_args or {}))
-    backbone = timm.create_model(config.backbone, pretrained=False, num_classes=0, **config.timm_arguments())
+    if config.backbone == TRANSFORMERS:
+        backbone = TransformersEncoder(**(config.backbone_args or {}))
+    else:
+        backbone = timm.create_model(config.backbone, pretrained=False, num_classes=0, **config.timm_arguments())
     return backbone if config.head_hidden is None else BackboneWithLayer(backbone, config.head_hidden)
 
 

@@ -6,24 +6,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
+import torch
+import transformers
+from PIL import Image
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.arguments.model import DEFAULT_PREPROCESSING
+from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifierConfig
-from hf_biasensemble.models.timm_errors import timm_errors_named, timm_source
+from hf_biasensemble.models.backbones import source_of, timm_errors_named
+from hf_biasensemble.models.modeling_debiased import TRANSFORMERS
 
 _BLOCK = 1 << 22  # bytes hashed at once
 _RESIZE_MODES = {"center": "crop", "squash": "squash"}  # timm's words: ours
+_IN_TIMM = {"image_size": "input_size", "resize_mode": "crop_mode"}
 _CROP_MODES = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
 
 
 def with_preprocessing(model_args: ModelArguments) -> ModelArguments:
     """The arguments with all options of preprocessing settled, and with the hash of the file of weights.
 
-    What is given wins. Else a pretrained backbone has what its weights were trained with, as timm knows it.
+    What is given wins. Else a pretrained backbone has what its weights were trained with, as timm or its image
+    processor knows it.
 
     Args:
         model_args (`ModelArguments`): As given. Settled ones come back as they are.
@@ -32,12 +39,15 @@ def with_preprocessing(model_args: ModelArguments) -> ModelArguments:
         `BiasEnsembleError`: If timm does not know the backbone or how its weights want images, or if the file is not
             the one whose hash is given.
     """
+    folder = Path(model_args.backbone.removeprefix("local-dir:")).expanduser()
     if model_args.pretrained_weights is not None:
-        model_args = _with_hash(model_args, model_args.pretrained_weights)
+        model_args = _with_hash(model_args, [Path(model_args.pretrained_weights).expanduser()])
+    elif model_args.pretrained and (files := sorted(folder.glob("*.safetensors"))):
+        model_args = _with_hash(model_args, files)
     missing = model_args.open_preprocessing()
     if not missing:
         return model_args
-    theirs = _preprocessing_of(model_args.backbone, model_args.timm_arguments(), missing)
+    theirs = _preprocessing_of(model_args, missing)
     if model_args.image_scale != 1 and {"image_mean", "image_std"} & set(missing):
         raise BiasEnsembleError(
             f"--image_scale: expected 1 with the mean and standard deviation of {model_args.backbone}, found "
@@ -71,30 +81,120 @@ def timm_geometry(geometry: Geometry) -> dict[str, Any]:
     }
 
 
-def _preprocessing_of(backbone: str, timm_arguments: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
-    """What timm says of the backbone; of the options wanted none is missing."""
-    config = DebiasedImageClassifierConfig(backbone=backbone, backbone_args=timm_arguments)
-    with timm_errors_named(config):
-        name, _, cfg = timm_source(backbone)
-        if cfg is None:
+def preprocessing_of(processor: Any) -> dict[str, Any]:
+    """The same as [`timm_preprocessing`] of an image processor of transformers.
+
+    Where an odd number of pixels is cut off, theirs may start one pixel before ours. One that resizes tensors can be
+    one grey level off.
+    """
+    size = dict(processor.size)
+    edge = size.get("shortest_edge") or (size.get("height") if size.get("height") == size.get("width") else None)
+    crops = getattr(processor, "do_center_crop", None)
+    seen = dict(processor.crop_size).get("height") if crops else edge
+    crop_pct = getattr(processor, "crop_pct", None) if "shortest_edge" in size else None
+    squashes = "shortest_edge" not in size or bool(crop_pct and not crops and (edge or 0) >= 384)  # as ConvNeXt
+    method = getattr(processor, "resample", None)
+    normalises = getattr(processor, "do_normalize", True)
+    mean, std = (processor.image_mean, processor.image_std) if normalises else ([0.0] * 3, [1.0] * 3)
+    scale = 255 * processor.rescale_factor if getattr(processor, "do_rescale", True) else 255
+    offset = 1 if getattr(processor, "rescale_offset", False) else 0
+    twice = getattr(processor, "include_top", False)  # EfficientNet divides by the deviation again
+    if squashes or not crop_pct:  # what is resized to is rounded down
+        crop_pct = min(1.0, seen / (edge + 0.5)) if seen and edge and seen != edge else 1.0
+    options = {
+        "image_size": seen,
+        "image_mean": [(value + offset) / scale for value in mean],
+        "image_std": [(value**2 if twice else value) / scale for value in std],
+        "interpolation": "bilinear" if method is None else Image.Resampling(int(method)).name.lower(),
+        "crop_pct": crop_pct,
+        "resize_mode": "squash" if squashes else "crop",
+    }
+    return options | dict.fromkeys(_misfits(processor, options))
+
+
+def _misfits(processor: Any, options: dict[str, Any]) -> list[str]:
+    """The options by which an image does not become what the processor makes of it, but for a few grey levels."""
+    if options["image_size"] is None:
+        return ["image_size"]
+    across, down = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
+    image = Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
+    pixels = np.array(geometry_of(options).resized(image)).transpose(2, 0, 1)
+    ours = transform_of(options)(torch.from_numpy(pixels), training=False)
+    theirs = torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"])[0]
+    allowed = 4 / 255 / min(options["image_std"])
+    if ours.shape != theirs.shape:
+        return ["image_size"]
+    return [] if float((ours - theirs).abs().max()) <= allowed else ["image_mean", "image_std"]
+
+
+def geometry_of(options: Mapping[str, Any]) -> Geometry:
+    """What becomes of an image of any size, by settled options of preprocessing."""
+    names = ("image_size", "resize_mode", "interpolation", "crop_pct")
+    return Geometry(*(options[name] for name in names))
+
+
+def transform_of(options: Mapping[str, Any]) -> ImageTransform:
+    """What becomes of a batch, by settled options of preprocessing."""
+    mean, std = tuple(options["image_mean"]), tuple(options["image_std"])
+    return ImageTransform(mean, std, image_size=options["image_size"])
+
+
+def processor_for(theirs: dict[str, Any] | None, transform: ImageTransform, geometry: Geometry) -> Any:
+    """An image processor of transformers for a classifier that was trained so: the one that its backbone came with,
+    where that does the same, or else one of ViT's.
+
+    Args:
+        theirs (`dict`, *optional*): The one that its backbone came with.
+        transform (`ImageTransform`): Normalisation.
+        geometry (`Geometry`): How images were resized and cropped.
+    """
+    if theirs:
+        processor = getattr(transformers, theirs["image_processor_type"])(**theirs)
+        options = preprocessing_of(processor)
+        if None not in options.values() and geometry_of(options) == geometry:
+            same = transform_of(options)
+            if (same.image_mean, same.image_std) == (transform.image_mean, transform.image_std):
+                return processor
+    size, seen = geometry.stored_size, geometry.image_size
+    squashes = geometry.resize_mode == "squash"
+    return transformers.ViTImageProcessor(
+        size={"height": size, "width": size} if squashes else {"shortest_edge": size},
+        do_center_crop=size != seen or not squashes,
+        crop_size={"height": seen, "width": seen},
+        resample=Image.Resampling[geometry.interpolation.upper()],
+        image_mean=list(transform.image_mean),
+        image_std=list(transform.image_std),
+    )
+
+
+def _preprocessing_of(model_args: ModelArguments, wanted: list[str]) -> dict[str, Any]:
+    """What timm or its image processor says of the backbone; of the options wanted none is missing."""
+    backbone, timm_arguments = model_args.backbone, model_args.timm_arguments()
+    with timm_errors_named(model_args):
+        name, arguments, cfg = source_of(model_args)
+        processor = arguments.get("processor") if name == TRANSFORMERS else None
+        if cfg is None and name != TRANSFORMERS:
             if not timm.is_model(name):
                 raise RuntimeError(f"Unknown model ({name})")
             registered = timm.get_pretrained_cfg(name)
             cfg = registered.to_dict() if registered else {}
     cfg = {**cfg, **(timm_arguments.get("pretrained_cfg_overlay") or {})} if cfg else cfg
     where = f"--backbone {backbone}"
-    if not cfg:
+    if not cfg and not processor:
         essential = [name for name in ("image_size", "image_mean", "image_std") if name in wanted]
         if essential:
             raise BiasEnsembleError(
-                f"{where}: expected timm to know how its pretrained weights want images, found nothing; give "
+                f"{where}: expected to be told how its pretrained weights want images, found nothing; give "
                 f"{', '.join(f'--{name}' for name in essential)}"
             )
         return DEFAULT_PREPROCESSING
-    theirs = timm_preprocessing(cfg)
+    if processor:
+        theirs = preprocessing_of(getattr(transformers, processor["image_processor_type"])(**processor))
+    else:
+        theirs = timm_preprocessing(cfg or {})
     for name in wanted:
         if theirs[name] is None:
-            found = cfg["input_size"] if name == "image_size" else cfg["crop_mode"]
+            found = processor["image_processor_type"] if processor else (cfg or {}).get(_IN_TIMM.get(name, ""))
             raise BiasEnsembleError(
                 f"{where}: expected pretrained weights for square images, cropped or squashed, found {found}; "
                 f"give --{name}"
@@ -102,16 +202,17 @@ def _preprocessing_of(backbone: str, timm_arguments: dict[str, Any], wanted: lis
     return theirs
 
 
-def _with_hash(model_args: ModelArguments, file: str) -> ModelArguments:
-    """With the file's SHA-256, which must be the one asked for, if any."""
+def _with_hash(model_args: ModelArguments, files: list[Path]) -> ModelArguments:
+    """With the files' SHA-256, which must be the one asked for, if any."""
     digest = hashlib.sha256()
-    with open(Path(file).expanduser(), "rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
     found = digest.hexdigest()
     if model_args.pretrained_weights_sha256 not in (None, found):
         raise BiasEnsembleError(
             f"--pretrained_weights_sha256: expected weights {model_args.pretrained_weights_sha256}, found {found} in "
-            f"{file}; use the file of that run, or leave the option out"
+            f"{files[0]}; use the file of that run, or leave the option out"
         )
     return replace(model_args, pretrained_weights_sha256=found)

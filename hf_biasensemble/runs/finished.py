@@ -24,7 +24,8 @@ from hf_biasensemble.evaluation.ranking import ranked_classes
 from hf_biasensemble.folders.hub import push_model
 from hf_biasensemble.folders.output_folder import AUDIT_FILES, CONFIG_FILE, RESULTS_FILE
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.models.export import load_classifier, without_bar
+from hf_biasensemble.models.backbones import without_bar
+from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.reporting.audit.audit import suspicion_order
 from hf_biasensemble.reporting.audit.audit_page import thumbnail
 from hf_biasensemble.selection import FILE_NAME, Selection

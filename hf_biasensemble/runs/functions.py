@@ -21,7 +21,7 @@ from hf_biasensemble.folders.output_folder import results_in
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import is_first
 from hf_biasensemble.methods import METHODS
-from hf_biasensemble.models.export import without_bar
+from hf_biasensemble.models.backbones import without_bar
 from hf_biasensemble.runs.auditing import AuditArguments, AuditDataArguments, audit_images
 from hf_biasensemble.runs.finished import Estimates, Run
 from hf_biasensemble.runs.judging import JudgeArguments, judge_models

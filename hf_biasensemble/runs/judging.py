@@ -6,7 +6,6 @@ from typing import Any
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option
 from hf_biasensemble.data.prepare import load_image_splits
-from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits, to_classes_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.judging.predictions import HeldOutPredictions
@@ -62,9 +61,5 @@ def judge_models(
     for name, (model, transform, geometry) in opened.items():
         split = decoded[geometry][judge_args.split]
         placed = inference.placed(model)
-        parts = in_blocks(split, model.config.num_labels, inference.batch_size)
-        logits = ((part, predict_logits(placed, part, transform, inference.batch_size)) for part in parts)
-        blocks = (to_classes_of(part, placed, found, name).cpu().numpy() for part, found in logits)
-        labels, classes = split.labels[split.rows].numpy(), len(split.class_names)
-        models[name] = HeldOutPredictions.from_logits(blocks, split.rows.numpy(), labels, classes, groups)
+        models[name] = HeldOutPredictions.of_model(placed, split, transform, inference.batch_size, name, groups)
     return judgement_table(models, judge_args.compare_with)

@@ -28,7 +28,7 @@ from hf_biasensemble.data.prepare import (
     load_training_splits,
     stated_aligned_bias,
 )
-from hf_biasensemble.evaluation.classifier import details_of
+from hf_biasensemble.evaluation.classifier import details_of, measured
 from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written
 from hf_biasensemble.folders.hub import check_can_push, push_model
 from hf_biasensemble.folders.output_folder import (
@@ -45,7 +45,14 @@ from hf_biasensemble.folders.output_folder import (
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once, refuse_data_parallel, warn_of_missing_processes
-from hf_biasensemble.judging.judge import judgement, members_that_judge, pseudo_groups_of
+from hf_biasensemble.judging.judge import (
+    judgement,
+    members_that_judge,
+    of_other_run,
+    predictions_of,
+    pseudo_groups_of,
+)
+from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import save_classifier
@@ -177,13 +184,21 @@ def train_and_publish(
     output_dir, splits, images, transform = Path(args.output_dir), inputs.splits, inputs.images, inputs.transform
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
+    before = _before_repair(inputs, args, {name: images[name] for name in evaluated})
+    if before:
+        results["before"] = {
+            f"{name}_{key}": value
+            for name, found in before.items()
+            for key, value in measured(evaluated[name], found.predictions).items()
+        }
     network = method.network(
         inputs.network_args, splits["train"].class_names, args.seed
     )  # what it starts from may not fit
     selection = None
     extra = {}
     if method.selector:
-        selection, results = make_selection(method.selector, inputs, selection_args, args, callbacks=callbacks)
+        selection, summary = make_selection(method.selector, inputs, selection_args, args, callbacks=callbacks)
+        results |= summary
         extra = {"selection": selection}
     trainer = method.trainer(
         network,
@@ -198,8 +213,7 @@ def train_and_publish(
     use_own_progress(trainer)
 
     def publish(classifier: Any, folder: str) -> None:
-        image_args = inputs.image_args
-        of_images = inputs.classifier_of_images(classifier)
+        of_images, image_args = inputs.classifier_of_images(classifier), inputs.image_args
         save_classifier(of_images, image_transform(image_args), folder, image_geometry(image_args))
 
     trainer.publisher = publish
@@ -224,7 +238,10 @@ def train_and_publish(
     for name, split in evaluated.items():
         results |= {f"{name}_{key}": value for key, value in details_of(split, predictions[name]).items()}
     if "validation" in held_out:
-        judged = judgement(held_out["validation"], args.compare_with, images["train"].fingerprint)
+        other, other_name = of_other_run(args.compare_with, images["train"].fingerprint)
+        if other is None and "validation" in before:
+            other, other_name = before["validation"], "the classifier as it was"
+        judged = judgement(held_out["validation"], other, other_name)
         results |= {f"validation_{key}": value for key, value in judged.items()}
         if "estimated_intervals" not in judged:  # what cannot be told is no result, though it may have chosen the step
             results = {key: value for key, value in results.items() if "_estimated_" not in key}
@@ -243,8 +260,22 @@ def train_and_publish(
         )
         if evaluated:
             mark = f", {ORACLE_MARK}" if results["checkpoint_choice"] == "oracle_test" else ""
-            print(results_table({method.name + mark: results}))
+            print(results_table({"before": results.get("before", {}), method.name + mark: results}))
         if "validation_judgement" in results:
             print(results["validation_judgement"])
         print(f"saved to {output_dir}", flush=True)
     return results
+
+
+def _before_repair(
+    inputs: Inputs, args: DebiasingArguments, images: Mapping[str, ImageSplit]
+) -> dict[str, HeldOutPredictions]:
+    """What a classifier that is repaired says of the held-out images as it was; nothing without one."""
+    model_args = inputs.image_args
+    if not (model_args.init_from and model_args.freeze_backbone and images):
+        return {}
+    name, geometry = model_args.init_from, image_geometry(model_args)
+    found, reason = predictions_of(name, images, geometry, args.device, args.eval_batch_size)
+    if reason:
+        print_once(f"{name}: its accuracy before repair is left out; {reason}")
+    return found

@@ -25,7 +25,7 @@ from hf_biasensemble.folders.output_folder import (
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.methods import group_dro_be, jtt, last_layer_be, logit_adjusted, product_of_experts
-from hf_biasensemble.models.export import without_bar
+from hf_biasensemble.models.backbones import without_bar
 from hf_biasensemble.runs.handed_in import HandedIn
 from hf_biasensemble.trainers import base, disent, erm, lff
 

@@ -85,7 +85,7 @@ def write_model_card(
     dataset_name = local_settings["dataset_name"] if dataset_is_on_hub else dataset.resolve().name
     name = (hub_id or str(folder.resolve())).split("/")[-1]
     is_on_hub = "/" in (hub_id or "")  # a name without its owner is not enough to load from
-    is_timm = "auto_map" not in config
+    is_timm, needs_code = config["model_type"] == "timm_wrapper", "auto_map" in config
     known = [metric for metric in METRICS if any(f"{split}_{metric}" in results for split in splits)]
     choice = results.get("checkpoint_choice", "last")
     descriptions = [method.selector.about if method.selector else "", method.about]
@@ -101,6 +101,7 @@ def write_model_card(
         "results": results,
         "backbone": as_code(settings["backbone"]),
         "is_timm": is_timm,
+        "needs_code": needs_code,
         "repository": hub_id if is_on_hub else REPOSITORY_PLACEHOLDER,
         "is_on_hub": is_on_hub,
         "is_oracle": choice == "oracle_test",
@@ -108,7 +109,12 @@ def write_model_card(
         "choice": _CHOICES[choice],
         "published_step": results.get("published_step", state["global_step"]),
         "last_step": state["global_step"],
-        "accuracy_rows": _accuracy_rows(results, splits, known, _compared_with(local_settings)),
+        "accuracy_rows": _accuracy_rows(
+            results,
+            splits,
+            known,
+            [("the classifier before repair", results.get("before", {})), _compared_with(local_settings)],
+        ),
         "meanings": [_MEANINGS[metric] for metric in known],
         "bias_is_measured": len(known) > 1,
         "figures": {Path(name).stem: name for name in FIGURE_FILES if (folder / name).is_file()},
@@ -127,14 +133,13 @@ def write_model_card(
         "estimate_rows": _estimate_rows(results),
         "as_text": as_text,
     }
-    pretrained = timm.models.get_pretrained_cfg(settings["backbone"]) if settings["pretrained"] else None
     mark = f" ({ORACLE_MARK})" if choice == "oracle_test" else ""
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["debiasing", "spurious-correlation", "hf_biasensemble", method.name, *(["timm"] if is_timm else [])],
         datasets=[dataset_name] if dataset_is_on_hub else None,
-        base_model=pretrained.hf_hub_id if pretrained else None,
+        base_model=_base_model(local_settings),
         metrics=known or None,
         license=settings.get("license"),
         model_name=name,
@@ -163,12 +168,14 @@ def write_model_card(
 
 
 def _accuracy_rows(
-    results: Mapping[str, Any], splits: Mapping[str, ImageSplit], known: list[str], other: Mapping[str, Any]
+    results: Mapping[str, Any],
+    splits: Mapping[str, ImageSplit],
+    known: list[str],
+    others: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> list[list[str]] | None:
     rows = [["split", *(_MEANINGS[metric][0] for metric in known)]]
     shown = [(results, "", ""), (results, "last_step_", ", last step for comparison")]
-    if other:
-        shown.append((other, "", f", `{other['method']}` on the same data for comparison"))
+    shown += [(other, "", f", {name}") for name, other in others]
     for source, prefix, name in shown:
         for split in splits:
             values = [source.get(f"{prefix}{split}_{metric}") for metric in known]
@@ -200,15 +207,27 @@ def _estimate_rows(results: Mapping[str, Any]) -> list[list[str]] | None:
     return [["estimated", *names.values()], ["validation", *cells]]
 
 
-def _compared_with(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Results and method of the run named by `compare_with`, if it is finished and saw the same images."""
+def _base_model(settings: Mapping[str, Any]) -> str | None:
+    """Hub id of the model whose weights the backbone starts from, if it has one."""
+    backbone = settings["backbone"]
+    if not settings["pretrained"] or Path(backbone).expanduser().exists():
+        return None
+    if "/" in backbone:
+        return str(backbone) if ":" not in backbone else backbone.removeprefix("hf-hub:") or None
+    known = timm.models.get_pretrained_cfg(backbone)
+    return known.hf_hub_id if known else None
+
+
+def _compared_with(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and results of the run named by `compare_with`, if it is finished and saw the same images."""
     folder = Path(settings["compare_with"] or "")
     if not settings["compare_with"] or not (folder / RESULTS_FILE).exists():
-        return {}
+        return "", {}
     theirs = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     if theirs["train_fingerprint"] != settings["train_fingerprint"]:
-        return {}
-    return {"method": theirs["method"], **json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))}
+        return "", {}
+    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    return f"`{theirs['method']}` on the same data for comparison", results
 
 
 def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:

@@ -1,0 +1,253 @@
+"""What the name of a backbone stands for: an architecture of timm or transformers, its weights, its preprocessing."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models import parse_model_name, resolve_model_input_args
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TimmWrapperForImageClassification,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+from transformers.utils import logging
+
+import hf_biasensemble.models.registration  # noqa: F401
+from hf_biasensemble.arguments import ModelArguments
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.models.modeling_debiased import FEATURES, TRANSFORMERS, DebiasedImageClassifierConfig
+
+_LABELS = 4099  # as wide as no other layer
+_OF_THIS_FILE = (
+    *("id2label", "label2id", "problem_type", "dtype", "auto_map", "transformers_version", "_name_or_path"),
+    *("pretrained_cfg", "image_processor_type"),
+)
+"""What a configuration says beside the architecture."""
+
+
+class Source(NamedTuple):
+    """What a backbone's name stands for.
+
+    Attributes:
+        architecture: A name of timm, `"mlp"`, `"features"` or `"transformers"`.
+        arguments: What else makes the network.
+        cfg: timm's `pretrained_cfg`; `None` for a plain name of timm and for most classifiers of transformers.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    cfg: dict[str, Any] | None = None
+
+
+def source_of(model_args: ModelArguments) -> Source:
+    """What the backbone of these arguments is; nothing in it depends on a folder.
+
+    Raises:
+        `BiasEnsembleError`: If nothing of that name can be opened, or it is no image classifier with one last layer.
+    """
+    name, given = model_args.backbone, model_args.timm_arguments()
+    if not is_checkpoint(name):
+        with timm_errors_named(model_args):
+            architecture, arguments, cfg = (name, {}, None) if parse_model_name(name)[0] is None else _of_timm(name)
+        return Source(architecture, {**arguments, **given}, cfg)
+    file = Path(name).expanduser() / "config.json"
+    changed = file.stat().st_mtime_ns if file.exists() else 0
+    return _of_checkpoint(name, model_args.backbone_args, changed)
+
+
+def is_checkpoint(backbone: str) -> bool:
+    """Whether this is a folder or Hub id of an image classifier that transformers opens, and no name of timm's."""
+    if re.match(r"[a-z-]+:", backbone) or backbone in ("mlp", FEATURES, TRANSFORMERS):
+        return False
+    return "/" in backbone or (Path(backbone).is_dir() and not timm.is_model(backbone))
+
+
+@contextmanager
+def timm_errors_named(model_args: ModelArguments) -> Iterator[None]:
+    """Turns whatever timm or transformers raise for a backbone or its arguments into a `BiasEnsembleError`."""
+    try:
+        yield
+    except BiasEnsembleError:
+        raise
+    except Exception as error:  # each network raises its own for arguments that it does not take
+        name, given = model_args.backbone, ""
+        if model_args.backbone_args:
+            given = f" with --backbone_args {model_args.timm_arguments()}"
+        said = " ".join(str(error).split())[:300]
+        if not said or not isinstance(error, (RuntimeError, TypeError)):
+            said = f"{type(error).__name__} {said}"
+        if is_checkpoint(name):
+            raise BiasEnsembleError(f"--backbone {name}{given}: {said}") from error
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "none"
+        raise BiasEnsembleError(
+            f"--backbone {name}{given}: {said}; timm models with a similar name: {near}"
+        ) from error
+
+
+@cache
+def _of_timm(name: str) -> Source:
+    """A backbone in a folder (`local-dir:`) or on the Hub (`hf-hub:`), as timm saves it."""
+    arguments = resolve_model_input_args(name)
+    architecture, cfg = arguments.pop("model_name"), arguments.pop("pretrained_cfg")
+    for unneeded in ("pretrained_model_args", "num_classes"):
+        arguments.pop(unneeded, None)
+    if cfg.get("fixed_input_size"):
+        arguments.setdefault("img_size", cfg["input_size"][-1])
+    return Source(architecture, arguments, cfg)
+
+
+@cache
+def _of_checkpoint(name: str, backbone_args: str | None, changed: int) -> Source:
+    given = json.loads(backbone_args or "{}")
+    try:
+        config, unused = AutoConfig.from_pretrained(
+            Path(name).expanduser() if Path(name).expanduser().is_dir() else name,
+            return_unused_kwargs=True,
+            trust_remote_code=False,
+            **given,
+        )
+    except (OSError, ValueError) as error:
+        raise BiasEnsembleError(
+            f"--backbone {name}: expected mlp, the name of a timm model, or the folder or Hub id of an image "
+            f"classifier, found none that opens ({' '.join(str(error).split())[:200]}); timm's own are hf-hub:ID or "
+            "local-dir:FOLDER"
+        ) from error
+    cfg = getattr(config, "pretrained_cfg", None)
+    if config.model_type == "timm_wrapper":
+        arguments = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
+        return Source(config.architecture, {**arguments, **given}, cfg)
+    if unused:
+        raise BiasEnsembleError(
+            f"--backbone_args: expected options of the configuration of {name}, found {', '.join(unused)}"
+        )
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise BiasEnsembleError(
+            f"--backbone {name}: expected an architecture that transformers has an image classifier of, found "
+            f"{config.model_type}"
+        )
+    config.architectures = config.architectures or []
+    stated = json.loads(config.to_json_string(use_diff=True)) | {"model_type": config.model_type}
+    classifier = {key: value for key, value in stated.items() if key not in _OF_THIS_FILE}
+    try:
+        processor = None if cfg else AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
+    except (OSError, ValueError, ImportError):
+        processor = None  # what is needed of it can be given
+    return Source(TRANSFORMERS, {"classifier": classifier, "head": head_of(config, name), "processor": processor}, cfg)
+
+
+def head_of(config: PreTrainedConfig, name: str = "") -> str:
+    """Name of the one layer that gives the logits, linear or a convolution of one pixel.
+
+    Raises:
+        `BiasEnsembleError`: If there is none or more than one.
+    """
+    if config.model_type == DebiasedImageClassifierConfig.model_type:
+        return "classifier"
+    config = deepcopy(config)
+    config.num_labels = _LABELS
+    with torch.device("meta"):
+        network = AutoModelForImageClassification.from_config(config)
+    heads = [
+        of
+        for of, module in network.named_modules()
+        if (isinstance(module, nn.Linear) and module.out_features == _LABELS)
+        or (isinstance(module, nn.Conv2d) and module.out_channels == _LABELS and module.kernel_size == (1, 1))
+    ]
+    if len(heads) != 1:
+        raise BiasEnsembleError(
+            f"--backbone {name or config.model_type}: expected an image classifier with one last layer, found "
+            f"{type(network).__name__} with {', '.join(heads) or 'none'}; use another architecture"
+        )
+    return heads[0]
+
+
+def weights_of(model: PreTrainedModel, backbone_args: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of a classifier by the names of a [`DebiasedImageClassifier`].
+
+    Args:
+        model (`PreTrainedModel`): Any image classifier.
+        backbone_args (`dict`): Of the other's configuration.
+    """
+    network: Any = model
+    if backbone_args.get("classifier", {}).get("model_type") == model.config.model_type:
+        head, place = head_of(model.config), "encoder.network."
+    elif isinstance(model, TimmWrapperForImageClassification):
+        network, place = model.timm_model, "encoder."
+        head = network.pretrained_cfg["classifier"]
+    else:
+        return model.state_dict()
+    return {
+        name.replace(head, "classifier", 1) if name.startswith(f"{head}.") else place + name: (
+            value.flatten(1) if name == f"{head}.weight" else value  # some heads are convolutions of one pixel
+        )
+        for name, value in network.state_dict().items()
+    }
+
+
+def pretrained_weights(model_args: ModelArguments) -> dict[str, torch.Tensor]:
+    """The weights of the encoder that the arguments name, downloaded where they are not cached.
+
+    Raises:
+        `BiasEnsembleError`: If they cannot be had, or some are missing.
+    """
+    name, source, missing = model_args.backbone, source_of(model_args), []
+    try:
+        if is_checkpoint(name):
+            timms = source.architecture != TRANSFORMERS
+            given = {} if timms else model_args.timm_arguments()
+            with without_bar(warnings=False):
+                model, info = AutoModelForImageClassification.from_pretrained(
+                    Path(name).expanduser() if Path(name).expanduser().is_dir() else name,
+                    dtype=torch.float32,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    **given,
+                )
+            found = weights_of(model, source.arguments)
+            head = model.timm_model.pretrained_cfg["classifier"] if timms else source.arguments["head"]
+            missing = [key for key in info["missing_keys"] if not key.startswith((f"{head}.", f"timm_model.{head}."))]
+            weights = {
+                key.removeprefix("encoder."): value for key, value in found.items() if key.startswith("encoder.")
+            }
+        else:
+            arguments = {"in_chans": 3, **model_args.timm_arguments()}
+            weights = timm.create_model(name, pretrained=True, num_classes=0, **arguments).state_dict()
+    except Exception as error:  # whatever a download raises is passed on
+        raise BiasEnsembleError(
+            f"pretrained weights of {name} could not be loaded ({' '.join(str(error).split())[:200]}); "
+            "train once where the Hub can be reached, name a local file of them with --pretrained_weights FILE, or "
+            "set --pretrained false"
+        ) from error
+    if missing:
+        raise BiasEnsembleError(
+            f"--backbone {name}: expected all weights of the network, found {len(missing)} missing "
+            f"({', '.join(sorted(missing)[:3])}); use another checkpoint, or --pretrained false"
+        )
+    return weights
+
+
+@contextmanager
+def without_bar(warnings: bool = True) -> Iterator[None]:
+    """No bar of transformers for weights that are read or written in a moment, beside the progress of training; without
+    `warnings`, none of a head that is replaced either."""
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(level if warnings else logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
