@@ -244,7 +244,7 @@ def test_classifier_with_code_of_this_library_is_repaired(method, digits, tmp_pa
     given = {"init_from": tmp_path / "first", "freeze_backbone": "true", "feature_views": 0}
     assert train(digits, tmp_path / "repaired", "lff", **given) == 0
     one, other = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "repaired"))
-    assert other == one
+    assert {**one, "use_cache": None} == {**other, "use_cache": None}  # which a Trainer sets of a model by itself
     assert "before" in results(tmp_path / "repaired")
 
 
