@@ -240,8 +240,8 @@ def pretrained_weights(model_args: ModelArguments) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def without_bar(warnings: bool = True) -> Iterator[None]:
-    """No bar of transformers for weights that are read or written in a moment, beside the progress of training; without
-    `warnings`, none of a head that is replaced either."""
+    """No bar of transformers for weights that are read or written in a moment, beside the progress of training; and,
+    without `warnings`, none of a head that is replaced."""
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity(level if warnings else logging.ERROR)
