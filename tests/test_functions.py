@@ -132,7 +132,9 @@ def test_predictions_are_those_of_the_pipeline(run, photographs, tmp_path):
 def test_judge_says_what_the_command_says(run, digits, photographs):
     given = {"model": run.folder, "members": run.folder, "compare_with": run.folder.parent / "erm"}
     assert run_command("judge", in_words({**given, "dataset_name": digits, "output_file": "judged.json"})) == 0
-    found = be.judge(photographs, run, members=run, compare_with=given["compare_with"])
+    named = {"members": run, "compare_with": given["compare_with"], "output_file": "ours.json"}
+    found = be.judge(photographs, run, **named)
+    assert Path("ours.json").read_bytes() == Path("judged.json").read_bytes()
     assert found == json.loads(Path("judged.json").read_text()) and "cannot tell" in str(found)
 
 

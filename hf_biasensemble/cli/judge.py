@@ -7,11 +7,9 @@ members of BiasEnsemble in RUN, which must not have learned from the images of -
 the shortcut.
 """
 
-import json
 import sys
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,9 +22,5 @@ def main(argv: list[str] | None = None) -> int:
         raise BiasEnsembleError(f"expected models after --model and --compare_with, found {argv[0]} before any option")
     types = [DataArguments, JudgeArguments, InferenceArguments]
     data_args, judge_args, inference = parse_arguments(types, argv, description=__doc__, command="judge")
-    text, results = judge_models(data_args, judge_args, inference)
-    print(text)
-    if judge_args.output_file:
-        with written_whole(judge_args.output_file) as file:
-            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(judge_models(data_args, judge_args, inference)[0])
     return 0

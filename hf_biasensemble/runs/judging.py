@@ -1,5 +1,6 @@
 """Models judged by saved members on held-out images, without bias labels."""
 
+import json
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.models.export import load_classifier
@@ -37,7 +39,8 @@ class JudgeArguments:
 def judge_models(
     data_args: DataArguments, judge_args: JudgeArguments, inference: InferenceArguments
 ) -> tuple[str, dict[str, Any]]:
-    """Estimates and verdicts as [`judgement_table`] gives them: a text, and the same as plain values."""
+    """Estimates and verdicts as [`judgement_table`] gives them: a text, and the same as plain values, which
+    `output_file` takes."""
     members = Members.load(str(judge_args.members)).to(inference.device)
     names = [name for name in (judge_args.compare_with, *(judge_args.model or ())) if name]
     opened = {name: load_classifier(name) for name in names}
@@ -62,4 +65,8 @@ def judge_models(
         split = decoded[geometry][judge_args.split]
         placed = inference.placed(model)
         models[name] = HeldOutPredictions.of_model(placed, split, transform, inference.batch_size, name, groups)
-    return judgement_table(models, judge_args.compare_with)
+    text, results = judgement_table(models, judge_args.compare_with)
+    if judge_args.output_file:
+        with written_whole(judge_args.output_file) as file:
+            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return text, results
