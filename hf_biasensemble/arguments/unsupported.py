@@ -46,9 +46,8 @@ _REASONS = {
     "--label_column and --bias_label_column name the columns of labels": "label_names",
     "batches are split so that any number of processes trains the same model": "accelerator_config",
     "a method may change what it computes, as DisEnt does when it starts to swap": "ddp_static_graph",
-    "every process must hold the whole network; see docs/scaling.md": (
-        "parallelism_config fsdp fsdp_config deepspeed"
-    ),
+    "every process must hold the whole network; for one too large for that, freeze the backbone "
+    "(--freeze_backbone true)": ("parallelism_config fsdp fsdp_config deepspeed"),
 }
 
 UNSUPPORTED = {name: reason for reason, names in _REASONS.items() for name in names.split()}

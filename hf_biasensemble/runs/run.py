@@ -38,6 +38,7 @@ from hf_biasensemble.folders.output_folder import (
     RESULTS_FILE,
     check_output_dir,
     check_same_run,
+    check_seen_by_all,
     checkpoint_to_resume,
     remove_earlier_run,
     sole_writer,
@@ -110,6 +111,7 @@ def run(
             with written_whole(output_dir / CONFIG_FILE) as file:
                 file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
             write_unreadable(splits, output_dir / DROPPED_FILE)
+        check_seen_by_all(output_dir, args.device)
         features = getattr(selection_args, "member_features", "final")
         inputs = Inputs.of_run(model_args, data_args, args, splits, features)
         callbacks = [SettingsCallback(settings), *callbacks]
