@@ -219,7 +219,7 @@ def test_messages_of_the_page_on_errors_are_those_of_the_code():
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
-    assert len(messages) > 45
+    assert len(messages) > 10
     texts = texts_in_code()
     for message in messages:
         pieces = message.split("…")

@@ -1,4 +1,5 @@
-"""A folder of 300 images, many of them odd or broken: what each kind gets. docs/image_files.md has the same table."""
+"""A folder of 300 images, many of them odd or broken: what each kind gets, as the table in
+docs/experiments/odd_images.md says."""
 
 import csv
 import struct
@@ -18,7 +19,7 @@ from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
-DOCS = Path(__file__).parents[1] / "docs" / "image_files.md"
+DOCS = Path(__file__).parents[1] / "docs" / "experiments" / "odd_images.md"
 SIZE = 16
 ORANGE = (200, 100, 50)
 GREY = (124, 124, 124)

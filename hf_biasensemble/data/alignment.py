@@ -1,6 +1,6 @@
-"""Which values of the bias attribute go with which class: as told, by equal names, or by the majority in training.
+"""Which values of the bias attribute go with which class: by option, by equal names, or by the majority in training.
 
-Never by their numbers: where `blond` and `male` are both 0 or 1, nothing says that 1 goes with 1.
+Numbers are never compared: if `blond` and `male` are both 0 or 1, nothing says that 1 goes with 1.
 """
 
 from collections.abc import Sequence
@@ -85,16 +85,9 @@ def aligned_by_names(bias_names: Sequence[str], class_names: Sequence[str]) -> A
 def aligned_by_majority(
     labels: np.ndarray, bias_labels: np.ndarray, bias_names: Sequence[str], class_names: Sequence[str]
 ) -> Alignment | None:
-    """The most frequent bias of each class goes with it; says so in one line.
+    """The most frequent bias of each class goes with it, by labels and bias labels (N,) of the training split.
 
-    Args:
-        labels (`np.ndarray` of shape (N,)): Of the training split, with every class in it.
-        bias_labels (`np.ndarray` of shape (N,)): The same.
-        bias_names (`Sequence[str]`): Names of the bias labels.
-        class_names (`Sequence[str]`): Names of the classes.
-
-    Returns:
-        `Alignment`, or `None` if a class has several biases that are equally frequent, which is said in the line.
+    Prints what it found; `None` if several biases are equally frequent in a class.
     """
     count = np.zeros((len(bias_names), len(class_names)), dtype=np.int64)
     np.add.at(count, (bias_labels, labels), 1)

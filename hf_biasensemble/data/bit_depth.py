@@ -1,6 +1,6 @@
 """Grey images of more than 8 bits, or of floats -> 8 bits, by the range that the file states.
 
-Never by the values in the image: the images of a dataset must all be scaled alike, the dark ones too.
+The values in an image never decide, since all images of a dataset must be scaled alike, dark ones included.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""One image file, as people have them -> RGB pixels as PIL shows them; many of them with several threads."""
+"""Image files of any common kind -> RGB pixels as PIL decodes them, with several threads."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from hf_biasensemble.data.bit_depth import in_8_bits, is_deep
 from hf_biasensemble.data.geometry import Geometry
 
 MAX_IMAGE_PIXELS = 100_000_000
-"""Larger images are refused by name: decoding one would take gigabytes."""
+"""Larger images are refused, since decoding one would take gigabytes."""
 
 ROWS_AT_ONCE = 64
 """Images of a piece; bounds the undecoded bytes in memory."""
@@ -80,8 +80,8 @@ def decode_image(record: dict | Image.Image | None, geometry: Geometry) -> np.nd
     """One undecoded image record (`bytes` or `path`) -> uint8 (3, S, S), with S the geometry's `stored_size`.
 
     EXIF rotation is applied, palette, grey and CMYK images are converted, images of more than 8 bits are scaled by the
-    range that the file states, alpha is dropped, and an animation shows its first frame. Other sizes are resized as
-    the geometry says; JPEG files are decoded in full before that, not with the decoder's own coarser scaling.
+    range that the file states, alpha is dropped, and of an animation the first frame is taken. The image is then
+    resized as the geometry says; JPEG files are decoded in full, without the decoder's own coarser scaling.
 
     Raises:
         `Exception`: Of many types, if the image cannot be read or has more than `MAX_IMAGE_PIXELS` pixels.
@@ -140,7 +140,7 @@ def _regular(path: object) -> str:
 
 
 def file_of(record: dict | None) -> str:
-    """What to call a record's file in a message."""
+    """The name of a record's file in messages."""
     return (record or {}).get("path") or "embedded"
 
 

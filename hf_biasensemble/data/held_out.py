@@ -1,4 +1,4 @@
-"""Validation and test images cut out of the training split where the data have none, and at most so many of each."""
+"""Validation and test images held out from the training split if the dataset has none, and limits on their number."""
 
 from dataclasses import replace
 
@@ -13,20 +13,12 @@ from hf_biasensemble.internal.seeding import derived_seed
 def hold_out(
     splits: dict[str, ImageSplit], validation_share: float, test_share: float, seed: int
 ) -> dict[str, ImageSplit]:
-    """Cuts the splits that are missing out of `train`, at random within each class, and says so in one line.
+    """Holds the missing splits out from `train`, at random within each class, and prints a line about it.
 
-    Only labels are looked at, never bias labels. The parts share the pixels of `train`, and their `index` is the row
-    in the training split as loaded. A split that the data have is left alone, and so are data without `train`.
-
-    Args:
-        splits (`dict[str, ImageSplit]`): What the data have.
-        validation_share (`float`): Share of the training images, in [0, 1), that become `validation`; 0: none.
-        test_share (`float`): The same for `test`.
-        seed (`int`): The same seed cuts the same images.
-
-    Returns:
-        `dict[str, ImageSplit]`: `train`, `validation` and `test`, as far as there are any. Each class is cut in
-        proportion, up to one image, and keeps at least one training image.
+    The shares are fractions of the training images, in [0, 1). Each class is cut in proportion, up to one image, and
+    keeps at least one training image; bias labels are never looked at. The parts share the pixels of `train`, and
+    their `index` is the row in the training split as loaded. Existing splits, and datasets without `train`, stay as
+    they are.
     """
     shares = {"validation": validation_share, "test": test_share}
     missing = [name for name in shares if name not in splits and shares[name] > 0]
@@ -47,13 +39,7 @@ def hold_out(
 
 
 def with_fold(splits: dict[str, ImageSplit], number: int, count: int, seed: int) -> dict[str, ImageSplit]:
-    """Takes one of `count` parts of `train` out of it, in place of `validation`; each class is parted evenly.
-
-    Args:
-        splits (`dict[str, ImageSplit]`): What the data have, `train` among it.
-        number (`int`): Which part, in [0, count). Together the parts are all of `train`, and no two share an image.
-        count (`int`): How many parts there are.
-        seed (`int`): The same seed makes the same parts.
+    """Uses part `number` (0 to count - 1) of `train` as `validation`; see [`folds_of`].
 
     Raises:
         `BiasEnsembleError`: If a class has fewer images than there are parts.
@@ -67,16 +53,10 @@ def with_fold(splits: dict[str, ImageSplit], number: int, count: int, seed: int)
 
 
 def folds_of(train: ImageSplit, count: int, seed: int, option: str) -> np.ndarray:
-    """Which of `count` parts each image (R,) is in, int64; each class is parted evenly, and not by bias labels.
-
-    Args:
-        train (`ImageSplit`): The training images.
-        count (`int`): How many parts there are.
-        seed (`int`): The same seed makes the same parts.
-        option (`str`): Who asked for them, for the error.
+    """The part, 0 to count - 1, that each training image (R,) is in, int64; each class is divided evenly.
 
     Raises:
-        `BiasEnsembleError`: If a class has fewer images than there are parts.
+        `BiasEnsembleError`: If a class has fewer images than there are parts; names the option that asked for them.
     """
     labels = train.labels[train.rows].numpy()
     order = np.random.default_rng(derived_seed(seed, f"parts of train, {count}")).permutation(len(labels))
@@ -94,16 +74,10 @@ def folds_of(train: ImageSplit, count: int, seed: int, option: str) -> np.ndarra
 def at_most(
     splits: dict[str, ImageSplit], max_train_samples: int | None, max_eval_samples: int | None, seed: int
 ) -> dict[str, ImageSplit]:
-    """Keeps the first images of each split after a shuffle, in their old order, and says how many in a line.
+    """Keeps the first images of each split after a shuffle, in their old order, and prints how many.
 
     The parts share the pixels, and their `index` is the row in the split as loaded. A smaller number keeps some of
-    the images that a larger one keeps.
-
-    Args:
-        splits (`dict[str, ImageSplit]`): `train`, `validation` and `test`, as far as there are any.
-        max_train_samples (`int`, *optional*): Images of `train`; by default all.
-        max_eval_samples (`int`, *optional*): Images of each of the others; by default all.
-        seed (`int`): Of the shuffles.
+    the images that a larger one keeps; `None` keeps all.
 
     Raises:
         `BiasEnsembleError`: If a class has no training image left.
@@ -138,8 +112,7 @@ def _by_class(positions: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
 
 
 def _draw(labels: np.ndarray, free: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Positions of `share` of all samples among the free ones; what is left after rounding down goes to the classes
-    with the largest remainders."""
+    """Positions of `share` of all samples among the free ones, divided among the classes by largest remainders."""
     random = np.random.default_rng(seed)
     counts = np.bincount(labels)
     most = np.maximum(np.bincount(labels[free], minlength=len(counts)) - 1, 0)

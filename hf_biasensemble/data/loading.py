@@ -44,7 +44,7 @@ class LabelledSplit:
 
 
 def load_splits(args: DataArguments) -> dict[str, LabelledSplit]:
-    """Makes the reading plan of a dataset, prints it, carries it out, and checks everything that training relies on.
+    """Makes the reading plan of a dataset, prints it, follows it, and checks everything that training relies on.
 
     Returns:
         `dict[str, LabelledSplit]`: `train`, `validation` and `test`, where they exist; a test split without labels is
@@ -53,7 +53,7 @@ def load_splits(args: DataArguments) -> dict[str, LabelledSplit]:
         `train`, which is printed. Numbers alone are never compared.
 
     Raises:
-        `BiasEnsembleError`: If the data or a column is missing, can be meant in two ways, or labels are unusable.
+        `BiasEnsembleError`: If the data or a column is missing or ambiguous, or labels are unusable.
     """
     plan = plan_reading(args)
     print_once("\n".join(plan.lines()))

@@ -1,4 +1,4 @@
-"""Marks of an audit, as its page exports them, put to use: rows left out of the training split, labels corrected."""
+"""Marks that were exported from an audit page: training images to leave out, and corrected labels."""
 
 import csv
 import hashlib
@@ -13,7 +13,7 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 LABEL_ERROR = "label_error"
-"""The kind of mark that `--exclude_rows` leaves out; the others say what a person saw, and nothing is removed."""
+"""The kind of mark that `--exclude_rows` leaves out; marks of other kinds remove nothing."""
 
 FORMULA_SIGNS = "=+-@\t\r\n"
 _COLUMNS = ("index", "label", "kind", "new_label", "image_hash")
@@ -28,18 +28,18 @@ def image_hash(record: dict | None) -> str | None:
 def with_marks(train: ImageSplit, exclude_rows: str | None, relabel: str | None, name: str) -> ImageSplit:
     """The training split without the label errors of one file of marks, and with the new labels of another.
 
-    Rows that are not in the split, because they were held out, stay where they are. A row with a new label is not left
-    out, so that one file can serve for both.
+    Rows that were held out from the split are ignored. A row with a new label is kept, so that one file can serve
+    both options.
 
     Args:
         train (`ImageSplit`): With its undecoded images, by which the marks are checked.
         exclude_rows (`str`, *optional*): CSV file; its rows of the kind `label_error` are left out.
         relabel (`str`, *optional*): CSV file; its rows with a `new_label` get that label.
-        name (`str`): What to call the data in messages.
+        name (`str`): Name of the dataset in messages.
 
     Raises:
-        `BiasEnsembleError`: If a file cannot be read, was made of other images or labels, names a class that is not
-            there, or leaves a class without images.
+        `BiasEnsembleError`: If a file cannot be read, was made for other images or labels, names an unknown class, or
+            leaves a class without images.
     """
     labels = train.labels.clone()
     relabelled = {row: mark["new_label"] for row, mark in _marks(relabel, "relabel").items() if mark["new_label"]}

@@ -1,4 +1,4 @@
-"""Decode once: a split's images as one uint8 array, and whole batches of it by row number."""
+"""Images that are decoded once: one uint8 array per split, and batches of it by row number."""
 
 import csv
 import hashlib
@@ -28,7 +28,7 @@ from hf_biasensemble.internal.processes import print_once
 
 @dataclass(frozen=True)
 class UnreadableImage:
-    """An image that was left out: its row in the split as loaded, its file, and why."""
+    """An image that was left out: its row in the split as loaded, its file, and the reason."""
 
     row: int
     file: str
@@ -158,17 +158,16 @@ def decode_split(
     name: str = "",
     verify: bool = False,
 ) -> ImageSplit:
-    """All images as RGB squares, decoded as [`decode_image`] does, once: they are kept in the cache for later runs.
+    """All images as RGB squares, decoded by [`decode_image`] once and kept in the cache for later runs.
 
     Args:
-        split (`LabelledSplit`): What [`load_splits`] gave.
-        geometry (`Geometry` or `int`): What becomes of an image of any size; a number of pixels: squashed to that
-            height and width.
+        split (`LabelledSplit`): A result of [`load_splits`].
+        geometry (`Geometry` or `int`): How images are resized; a number: squashed to that height and width.
         workers (`int`, *optional*): Decoding threads; by default one per processor.
-        mapped (`bool`): Read the pixels from the file in the cache, which processes share, instead of from memory.
+        mapped (`bool`): Map the file in the cache, which processes share, instead of reading it into memory.
         skip_unreadable (`bool`): Leave out images that cannot be read; `index` remains the row in the split as loaded.
-        name (`str`, *optional*): What to call the split in messages.
-        verify (`bool`): Check all of a file that is there, and refuse it if it is damaged.
+        name (`str`, *optional*): Name of the split in messages.
+        verify (`bool`): Check the whole content of a cached file, and refuse a damaged one.
 
     Raises:
         `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten).
@@ -197,24 +196,12 @@ def decode_split(
             f"{'; '.join(map(str, unreadable[:10]))}; fix or remove them, or use --skip_unreadable_images"
         )
     rows = np.setdiff1d(np.arange(count), list(reasons))
-    return ImageSplit(
-        pixels=pixels,
-        labels=torch.from_numpy(split.labels),
-        class_names=split.class_names,
-        rows=torch.from_numpy(rows),
-        bias_labels=split.bias_labels,
-        is_conflicting=split.is_conflicting,
-        bias_names=split.bias_names,
-        aligned_bias=split.aligned_bias,
-        aligned_by=split.aligned_by,
-        unreadable=unreadable,
-        images=split.images,
-        reading=split.reading,
-    )
+    columns: dict[str, Any] = vars(split) | {"labels": torch.from_numpy(split.labels)}
+    return ImageSplit(pixels=pixels, rows=torch.from_numpy(rows), unreadable=unreadable, **columns)
 
 
 def write_unreadable(splits: dict[str, ImageSplit], file: Path) -> None:
-    """Writes the images that were left out as CSV (split, row, file, reason) and says how many; no file if none."""
+    """Writes the images that were left out as CSV (split, row, file, reason) and prints how many; no file if none."""
     rows = [
         (name, image.row, image.file, image.reason) for name, split in splits.items() for image in split.unreadable
     ]

@@ -15,7 +15,7 @@ from hf_biasensemble.internal.processes import number_started
 
 
 def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:
-    """The dataset of the arguments, checked and decoded; missing splits are cut out of the training split.
+    """The dataset of the arguments, checked and decoded; missing splits are held out from the training split.
 
     Args:
         data_args (`DataArguments`): Which data.

@@ -134,17 +134,10 @@ def random_affine(
     shift: float = 2 / 28,
     draw: Draw = draw_for_these,
 ) -> torch.Tensor:
-    """Turns, zooms and shifts each image by its own draw, around its centre; colours stay, black comes in.
+    """Rotates, zooms and shifts each image (B, C, H, W) by its own draw, bilinearly; black comes in from outside.
 
-    Args:
-        images (`torch.Tensor` of shape (B, C, H, W)): Images in [0, 255].
-        degrees (`float`, *optional*, defaults to 15): Rotation at most, either way.
-        zoom (`float`, *optional*, defaults to 0.1): Change of size at most, either way, as a share.
-        shift (`float`, *optional*, defaults to 2 / 28): Shift at most, in each direction, as a share of the side.
-        draw (`Draw`, *optional*): For which samples random numbers are drawn; by default for these.
-
-    Returns:
-        `torch.Tensor` of shape (B, C, H, W), float, bilinear.
+    Rotation is at most `degrees` either way, the size changes by at most the fraction `zoom`, and the shift is at most
+    the fraction `shift` of each side.
     """
     count, _, height, width = images.shape
     draws = draw(lambda number: torch.rand(4, number, device=images.device), count) * 2 - 1
@@ -162,35 +155,21 @@ def random_affine(
 
 
 _TRIES = 10
+_SCALE = (0.4, 1.0)  # fraction of the image's area
+_RATIO = (3 / 4, 4 / 3)  # width to height
 
 
-def random_resized_crop(
-    images: torch.Tensor,
-    size: int,
-    scale: tuple[float, float] = (0.4, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    draw: Draw = draw_for_these,
-) -> torch.Tensor:
-    """A part of each image by its own draw, resized to a square and mirrored with probability 1/2.
+def random_resized_crop(images: torch.Tensor, size: int, draw: Draw = draw_for_these) -> torch.Tensor:
+    """A part of each image (B, C, H, W) by its own draw, resized to (size, size) and mirrored with probability 1/2.
 
-    Area and aspect ratio are drawn as torchvision's `RandomResizedCrop` does: again, up to ten times, where the part
-    would be larger than the image. Resized bilinearly without a filter against aliasing, which is harmless as long as
-    no part has more than about one and a half times the pixels of the result, as where 256 become 224.
-
-    Args:
-        images (`torch.Tensor` of shape (B, C, H, W)): Images in [0, 255].
-        size (`int`): Height and width of the result.
-        scale (`tuple[float, float]`, *optional*, defaults to (0.4, 1)): Share of the image's area.
-        ratio (`tuple[float, float]`, *optional*, defaults to (3 / 4, 4 / 3)): Width to height, its logarithm uniform.
-        draw (`Draw`, *optional*): For which samples random numbers are drawn; by default for these.
-
-    Returns:
-        `torch.Tensor` of shape (B, C, size, size), float.
+    Area and aspect ratio are drawn as in torchvision's `RandomResizedCrop`: again, up to ten times, if the part would
+    be larger than the image. Resizing is bilinear and not antialiased, which is harmless as long as a part has at most
+    about one and a half times the pixels of the result, as when 256 become 224.
     """
     count, channels, height, width = images.shape
     draws = draw(lambda number: torch.rand(2 * _TRIES + 3, number, device=images.device), count)
-    area = (scale[0] + (scale[1] - scale[0]) * draws[:_TRIES]) * height * width
-    lowest, highest = (math.log(value) for value in ratio)
+    area = (_SCALE[0] + (_SCALE[1] - _SCALE[0]) * draws[:_TRIES]) * height * width
+    lowest, highest = (math.log(value) for value in _RATIO)
     aspect = (lowest + (highest - lowest) * draws[_TRIES : 2 * _TRIES]).exp()
     wide, high = (area * aspect).sqrt() / width, (area / aspect).sqrt() / height  # as shares of the sides
     fits = (wide <= 1) & (high <= 1)
@@ -209,15 +188,8 @@ def random_resized_crop(
 
 
 def random_colors(images: torch.Tensor, strength: float, draw: Draw = draw_for_these) -> torch.Tensor:
-    """Brightness, contrast and saturation of each image times a draw of its own, as torchvision's `ColorJitter`.
-
-    Args:
-        images (`torch.Tensor` of shape (B, 3, H, W)): RGB images in [0, 255], float.
-        strength (`float`): The factors are uniform in `[1 - strength, 1 + strength]`; above 0, at most 1.
-        draw (`Draw`, *optional*): For which samples random numbers are drawn; by default for these.
-
-    Returns:
-        `torch.Tensor` of shape (B, 3, H, W), in [0, 255].
+    """Brightness, contrast and saturation of each image (B, 3, H, W) times a draw of its own, uniform in
+    `[1 - strength, 1 + strength]`, as in torchvision's `ColorJitter`; `strength` is above 0 and at most 1.
     """
     draws = draw(lambda number: torch.rand(3, number, device=images.device), len(images))
     brightness, contrast, saturation = (1 + strength * (2 * draws - 1)).view(3, -1, 1, 1, 1)

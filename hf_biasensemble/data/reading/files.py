@@ -1,4 +1,4 @@
-"""What lies in a folder: its images, its tables and the rest, found without opening one of them."""
+"""The content of a folder: images, tables and other files, found without opening any of them."""
 
 import os
 from collections import Counter
@@ -15,11 +15,11 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 
 Parts = tuple[str, ...]
 
-# PIL only recognises the latter, or needs another program for them.
+# PIL recognises these formats but cannot decode them by itself.
 _NOT_DECODED = {".bufr", ".eps", ".ps", ".grib", ".mpg", ".mpeg", ".wmf", ".emf"}
 IMAGE_SUFFIXES = {*ImageFolder.EXTENSIONS, ".avif"} - _NOT_DECODED
 PHOTOGRAPH_SUFFIXES = {".heic", ".heif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jxl", ".svg"}
-"""Image formats that people have and PIL does not read."""
+"""Common image formats that PIL does not read."""
 
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"}
 TEXT_TABLES = {".csv", ".tsv", ".jsonl", ".json"}
@@ -85,8 +85,8 @@ def suffix_of(file: str) -> str:
 
 
 def look_into(root: Path) -> Tree:
-    """Everything below a folder. Links are followed, but not in circles; hidden files and those that operating systems
-    put there are passed over. A `Path` for each file would take a gigabyte for a million."""
+    """Everything below a folder. Links are followed, but not in circles; hidden files and those of operating systems
+    are ignored. File names stay in Arrow arrays, since a million `Path` objects take a gigabyte."""
     tree = Tree(root)
     try:
         _look(str(root), (), (), tree)

@@ -1,4 +1,4 @@
-"""Class folders: which of the folders that hold images are splits, which are classes, and which say nothing."""
+"""Class folders: which folders with images are splits, which are classes, and which are neither."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -46,15 +46,15 @@ class ClassFolders:
 
 
 def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes: bool = False) -> ClassFolders:
-    """Decides what each folder with images is: by its name, and above all by the class folders that lie in it.
+    """Decides what each folder with images is, by its name and, above all, by the class folders in it.
 
     Args:
         tree (`Tree`): What lies in the folder.
-        split_names (`Collection[str]`, *optional*): What splits are called here, besides the usual words.
-        take_as_classes (`bool`): The first folders are classes, whatever they are called.
+        split_names (`Collection[str]`, *optional*): Names of splits, besides the usual words.
+        take_as_classes (`bool`): The first folders are classes, whatever their names.
 
     Raises:
-        `BiasEnsembleError`: If an image is in no class folder, or the folders can be meant in two ways.
+        `BiasEnsembleError`: If an image is in no class folder, or the folders are ambiguous.
     """
     counts = tree.image_folders()
     if not counts:
@@ -95,7 +95,7 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
 
 
 def _wrapper(tree: Tree, counts: dict[Parts, int], split_names: Collection[str]) -> Parts:
-    """The folder that holds everything, where it is not the top: archives often have one or two of these."""
+    """The folder that holds everything, if that is not the top folder: archives often have one or two of these."""
     base: Parts = ()
     while base not in counts:
         depth = len(base)

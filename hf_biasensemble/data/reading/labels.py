@@ -1,4 +1,4 @@
-"""What the classes are called, and which one each row is of; the same for bias labels and marks of conflict."""
+"""The names of the classes and the class of each row; the same for bias labels and `is_conflicting`."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import pyarrow as pa
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 UNKNOWN = "unknown"
-"""The name of blank bias labels, which are -1 and so the last of the names."""
+"""The name of blank bias labels, which have the number -1."""
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 _FRACTION = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
@@ -25,9 +25,9 @@ _NAMED = 10
 
 
 def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tuple[list[str], list[str]]:
-    """The names in a column of classes, and what to say of them.
+    """The names in a column of classes, and notes about them.
 
-    Those of a `ClassLabel`; the distinct texts, sorted; or, of whole numbers, these in their order, as text.
+    These are the names of a `ClassLabel`, the distinct texts in sorted order, or whole numbers in order, as text.
 
     Raises:
         `BiasEnsembleError`: If the column is missing, holds other things, or differs between the splits.
@@ -78,8 +78,8 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
 
 
 def _whole_numbers(values: set) -> list[int] | None:
-    """The whole numbers that the values are, in order; `None` if some are text. -1 and below are no classes, unless
-    they are all -1 and 1, as in CelebA."""
+    """The values as whole numbers, in order; `None` if some are text. Negative numbers are not classes, unless all
+    are -1 and 1, as in CelebA."""
     found = set()
     for value in values:
         if isinstance(value, bool):
@@ -108,7 +108,7 @@ def _odd_names(names: list[str]) -> list[str]:
 
 
 def numbers_of(data: datasets.Dataset, column: str, names: list[str], where: str, blank: bool = False) -> np.ndarray:
-    """The column as int64 in 0..len(names)-1; the first bad row is named. With `blank`, blank values are -1."""
+    """The column as int64 in 0..len(names)-1; an error names the first bad row. With `blank`, blank values are -1."""
     feature = data.features[column]
     found = data.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
     encoded = found if pa.types.is_dictionary(found.type) else found.dictionary_encode()
@@ -122,7 +122,7 @@ def numbers_of(data: datasets.Dataset, column: str, names: list[str], where: str
 
 
 def flags_of(data: datasets.Dataset, column: str, where: str) -> np.ndarray:
-    """The column as bool: true and false in any case, 0 and 1."""
+    """The column as bool: true and false in any case, or 1 and 0."""
     found = data.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
     encoded = found.dictionary_encode()
     values = encoded.dictionary.to_pylist()

@@ -37,11 +37,11 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class ReadingPlan:
-    """What is read of a dataset, decided before any image is opened. Nothing else decides anything later.
+    """Everything that is decided about reading a dataset, before any image is opened.
 
     Attributes:
         name: Hub id, folder or table.
-        layout: What it is, in words.
+        layout: How it is laid out, in words.
         data: The rows of train, validation and test, where they exist; images are paths or undecoded bytes.
         uses: The name that the dataset has for each of these splits.
         splits_from: What says which split an image is in; `None` where nothing does.
@@ -49,7 +49,7 @@ class ReadingPlan:
         class_names: The K classes, in the order of their numbers.
         bias_names: The names of the bias labels, the last of them `UNKNOWN` if some are blank.
         bias_labels: Where bias labels come from, in words.
-        notes: What else a reader should know: what is not read and why, and what looks odd.
+        notes: Other remarks: what is not read and why, and what looks odd.
     """
 
     name: str
@@ -81,13 +81,13 @@ class ReadingPlan:
 
 
 def plan_reading(args: DataArguments) -> ReadingPlan:
-    """Decides what of a dataset is read, in any of the layouts that people have. Opens tables, but no image.
+    """Decides how to read a dataset in any of the usual layouts. Opens tables, but no images.
 
     The dataset is a folder of class folders, also in split folders; a folder with tables or Parquet files, or such a
     table itself; a folder of `save_to_disk`; or the id of a dataset on the Hub.
 
     Raises:
-        `BiasEnsembleError`: If there is no such data, it cannot be opened, or it can be meant in two ways.
+        `BiasEnsembleError`: If the dataset does not exist, cannot be opened, or is ambiguous.
     """
     name = str(args.dataset_name)
     found = _found(name, args)

@@ -1,4 +1,4 @@
-"""Which names mean a split (`train`, `Training`, `val`, `seg_train`), and which split each row of a table is in."""
+"""Names that mean a split (`train`, `Training`, `val`, `seg_train`), and the split of each row of a table."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def use_of_value(value: str) -> str | None:
 
 
 def with_affix(name: str) -> tuple[str, str] | None:
-    """The split that a longer name means and the rest of it: `seg_train` is train and `seg`; `None` if it means none.
+    """The split in a longer name, and the rest of it: train and `seg` for `seg_train`; `None` if it has none.
 
     `test-tube` is test and `tube` here: only its content tells whether a folder is a split.
     """
@@ -52,7 +52,7 @@ def with_affix(name: str) -> tuple[str, str] | None:
 
 
 def meant_by(name: str) -> str | None:
-    """The split that a name means, alone or with a word more."""
+    """The split that a name means, alone or with another word."""
     found = with_affix(name)
     return use_of(name) or (found[0] if found else None)
 
@@ -68,7 +68,7 @@ def is_mark(column: str) -> bool:
 
 
 def split_names(args: DataArguments) -> dict[str, str]:
-    """What the splits are called in this dataset, by their use."""
+    """The name of each split in this dataset."""
     return {use: getattr(args, f"{use}_split") for use in USES}
 
 
@@ -78,8 +78,7 @@ def split_column(names: list[str], asked: str | None) -> str:
 
 
 def chosen_splits(raw: Mapping[str, Any], args: DataArguments) -> tuple[dict[str, str], list[str]]:
-    """The names of the splits of `raw` that are for training, validation and testing, where they exist, and what to
-    say of the others.
+    """The names of the splits of `raw` to train, validate and test on, where they exist, and notes about the others.
 
     A split that was named on purpose serves for nothing else: with `--test_split validation`, there is no validation
     split.

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from functools import reduce
 from itertools import islice
 from pathlib import Path
 
@@ -39,31 +40,20 @@ def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
         `BiasEnsembleError`: If it is empty, is not UTF-8, has a column twice or rows of another length.
     """
     _check_regular([file])
-    if file.stat().st_size == 0:
-        raise BiasEnsembleError(f"{file}: expected a table, found an empty file; remove it or fill it in")
     _check_encoding(file)
-    if suffix_of(file.name) in (".json", ".jsonl"):
-        table = _read_json(file)
-    else:
-        table = _read_csv(file)
-    plain = pa.table({name: _blank_is_null(table[name]) for name in table.column_names})
-    notes, blanks = [], []
-    for name in plain.column_names:
-        changed = pc.sum(pc.not_equal(plain[name], table[name])).as_py()
-        blanks += [name] if changed and not name.startswith("\0") else []
+    read = _read_json(file) if suffix_of(file.name) in (".json", ".jsonl") else _read_csv(file)
+    table = pa.table({name: _blank_is_null(read[name]) for name in read.column_names})
+    unnamed = [name for name in table.column_names if name.startswith("\0")]
+    named = [name for name in table.column_names if name not in unnamed]
+    blanks = [name for name in named if pc.any(pc.not_equal(table[name], read[name])).as_py()]
+    notes = []
     if blanks:
         notes.append(f"{file.name}: blanks around values are left out: column {', '.join(blanks)}")
-    table = plain
-    unnamed = [name for name in table.column_names if name.startswith("\0")]
-    if unnamed:
-        filled = any(table[name].null_count < len(table) for name in unnamed)
-        notes += [f"{file.name}: a column without a name is not read"] if filled else []
-        table = table.drop_columns(unnamed)
-    if len(table) and table.num_columns:
-        filled_in = None
-        for name in table.column_names:
-            valid = table[name].is_valid()
-            filled_in = valid if filled_in is None else pc.or_(filled_in, valid)
+    if any(table[name].null_count < len(table) for name in unnamed):
+        notes.append(f"{file.name}: a column without a name is not read")
+    table = table.select(named)
+    if len(table) and named:
+        filled_in = reduce(pc.or_, (column.is_valid() for column in table.columns))
         empty = len(table) - (pc.sum(filled_in).as_py() or 0)
         if empty:
             table = table.filter(filled_in)
@@ -74,29 +64,19 @@ def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
 
 
 def _check_encoding(file: Path) -> None:
-    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
-    with open(file, "rb") as stream:
-        first = stream.read(4)
-        if first[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise BiasEnsembleError(f"{file}: expected UTF-8, found UTF-16; save the table as CSV UTF-8")
-        stream.seek(0)
-        at_end = False
-        while not at_end:
-            block = stream.read(1 << 20)
-            at_end = not block
-            if b"\0" in block:
-                raise BiasEnsembleError(
-                    f"{file}: expected UTF-8, found a zero byte, as in UTF-16; save the table as CSV UTF-8"
-                )
-            try:
-                decoder.decode(block, final=at_end)
-            except UnicodeDecodeError as error:
-                line += error.object[: error.start].count(b"\n")
-                raise BiasEnsembleError(
-                    f"{file}: expected UTF-8, found the byte 0x{error.object[error.start]:02X} in line {line}, as in "
-                    "Latin-1; save the table as CSV UTF-8"
-                ) from error
-            line += block.count(b"\n")
+    content = file.read_bytes()
+    if not content:
+        raise BiasEnsembleError(f"{file}: expected a table, found an empty file; remove it or fill it in")
+    found = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
+    if found is None and b"\0" in content:
+        found = "a zero byte, as in UTF-16"
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = found or f"the byte 0x{content[error.start]:02X} in line {line}, as in Latin-1"
+    if found:
+        raise BiasEnsembleError(f"{file}: expected UTF-8, found {found}; save the table as CSV UTF-8")
 
 
 def _read_csv(file: Path) -> pa.Table:
