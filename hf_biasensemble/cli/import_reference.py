@@ -20,15 +20,9 @@ if TYPE_CHECKING:
     from hf_biasensemble.models.reference_checkpoint import ReferenceCheckpoint
 
 PAPERS = {"LfF": "2007.02561", "DisEnt": "2107.01372", "BiasEnsemble": "2205.14594"}
-READS = {
-    ("lff", "debiased"): "It is the debiased network.",
-    ("lff", "biased"): "It is the biased network, which is meant to follow the bias: nothing to rely on.",
-    ("disent", "debiased"): "It is the intrinsic head on the features of the intrinsic and the bias encoder.",
-    (
-        "disent",
-        "biased",
-    ): "It is the bias head on the features of the intrinsic and the bias encoder, which is meant to "
-    "follow the bias: nothing to rely on.",
+_READS = {
+    "lff": "It is the {which} network.",
+    "disent": "It is the {head} head on the features of the intrinsic and the bias encoder.",
 }
 
 
@@ -78,54 +72,32 @@ def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> s
     from hf_biasensemble.models.export import as_published
     from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE
 
-    needs_code = as_published(checkpoint.model) is None
-    trust = ", trust_remote_code=True" if needs_code else ""
+    method, dataset, which = str(arguments.method), str(arguments.reference_dataset), arguments.which
     transform, size = checkpoint.transform, checkpoint.image_size
-    name = "LfF" if arguments.method == "lff" else "DisEnt"
+    name = {"lff": "LfF", "disent": "DisEnt"}[method]
+    reads = _READS[method].format(which=which, head="intrinsic" if which == "debiased" else "bias")
+    reads += " It is meant to follow the bias: do not rely on it." if which == "biased" else ""
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=[
-            "hf_biasensemble",
-            "debiasing",
-            "image-classification",
-            str(arguments.method),
-            str(arguments.reference_dataset),
-        ],
+        tags=["hf_biasensemble", "debiasing", "image-classification", method, dataset],
     )
-    files = [
-        f"- `{file.path.name}`: "
-        + (f"step {file.step} (counted from 0), " if file.step is not None else "")
-        + (f"{' and '.join(file.converted_from)} converted to float32, " if file.converted_from else "")
-        + f"sha256 `{file.sha256}`"
-        for file in checkpoint.files
-    ]
-    normalisation = f"mean {list(transform.image_mean)}, standard deviation {list(transform.image_std)}"
+    files = ""
+    for file in checkpoint.files:
+        step = f"step {file.step} (counted from 0), " if file.step is not None else ""
+        converted = f"{' and '.join(file.converted_from)} converted to float32, " if file.converted_from else ""
+        files += f"- `{file.path.name}`: {step}{converted}sha256 `{file.sha256}`\n"
     folder = json.dumps(Path(str(arguments.output_dir)).resolve().name)
-    papers = [f"- {paper}: https://huggingface.co/papers/{number}" for paper, number in PAPERS.items()]
+    trust = ", trust_remote_code=True" if as_published(checkpoint.model) is None else ""
+    papers = "\n".join(f"- {paper}: https://huggingface.co/papers/{number}" for paper, number in PAPERS.items())
     return f"""---
 {metadata.to_yaml()}
 ---
 
-# {name} on {arguments.reference_dataset}, {arguments.which} model
+# {name} on {dataset}, {which} model
 
 Imported with `hf-biasensemble import-reference` from a checkpoint of the
-[authors' code](https://github.com/kakaoenterprise/BiasEnsemble) of BiasEnsemble.
-{READS[str(arguments.method), arguments.which]}
-
-## Where it comes from
-
-{chr(10).join(files)}
-- method: {name}, with or without BiasEnsemble (the files do not say)
-- dataset: {arguments.reference_dataset}, classes {", ".join(checkpoint.model.config.id2label.values())}
-- preprocessing: RGB, {size} x {size} pixels, pixel / 255, then {normalisation}
-
-## How the checkpoint was chosen
-
-**{CHECKPOINT_CHOICE.capitalize()}.** That code saves both networks whenever the debiased one reaches its best test
-accuracy so far. Accuracy on that test set is therefore too high, and not to be compared with the last step of a run.
-
-## How to load it
+[authors' code](https://github.com/kakaoenterprise/BiasEnsemble) of BiasEnsemble. {reads}
 
 ```python
 from PIL import Image
@@ -135,7 +107,17 @@ classify = pipeline("image-classification", model={folder}{trust})
 print(classify(Image.open("image.png").convert("RGB")))
 ```
 
+## Origin
+
+{files}- method: {name}, with or without BiasEnsemble (the files do not say)
+- dataset: {dataset}, classes {", ".join(checkpoint.model.config.id2label.values())}
+- preprocessing: RGB, {size} x {size} pixels, pixel / 255, then mean {list(transform.image_mean)}, standard deviation
+  {list(transform.image_std)}
+
+**{CHECKPOINT_CHOICE.capitalize()}.** The authors' code saves both networks whenever the debiased one reaches its best
+test accuracy so far. Accuracy on that test set is therefore too high, and not comparable with the last step of a run.
+
 ## Papers
 
-{chr(10).join(papers)}
+{papers}
 """

@@ -8,6 +8,7 @@ DisEnt neither works alone: each file holds one encoder and one head, and each h
 import hashlib
 import io
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,16 +111,9 @@ def load_reference_checkpoint(
     method = _one_of("--method", method, ENCODERS)
     dataset = _one_of("--reference_dataset", dataset, DATASETS)
     which = _one_of("--which", which, FILES)
-    setting = DATASETS[dataset]
-    config = classifier_config(
-        ModelArguments(backbone=setting.backbone, image_size=setting.image_size),
-        list(setting.class_names),
-        ENCODERS[method],
-    )
-    model = DebiasedImageClassifier(config)
+    model, setting = _network(method, dataset), DATASETS[dataset]
     sources = tuple(FILES) if method == "disent" else (which,)
-    paths = _paths(Path(folder), method, sources)
-    files = {source: read_checkpoint_file(path) for source, path in paths.items()}
+    files = {source: read_checkpoint_file(path) for source, path in _paths(Path(folder), method, sources).items()}
     for file in files.values():
         _check_fit(file, model, method, dataset)
     if len({file.step for file in files.values()}) > 1:
@@ -128,27 +122,28 @@ def load_reference_checkpoint(
             f"{folder}: expected two files of one save, found {found}; use files that belong together"
         )
     weights = {}
-    # Alone, the encoder is that of the network asked for; in a pair, the intrinsic one comes first.
-    for source, place in zip(sources, ("encoder.", "bias_encoder."), strict=False):
-        for name, value in _renamed(files[source]).items():
-            if name.startswith("encoder.") or source == which:
-                weights[name.replace("encoder.", place, 1)] = value
+    for name in model.state_dict():  # the intrinsic encoder is that of the debiased network
+        source = "biased" if name.startswith("bias_encoder.") else "debiased"
+        file = files[source if method == "disent" and "encoder." in name else which]
+        weights[name] = file.weights[_reference_name(name, file)]
     model.load_state_dict(weights)
     return ReferenceCheckpoint(model.eval(), setting.transform, setting.image_size, tuple(files.values()))
+
+
+def _network(method: str, dataset: str) -> DebiasedImageClassifier:
+    setting = DATASETS[dataset]
+    model_args = ModelArguments(backbone=setting.backbone, image_size=setting.image_size)
+    return DebiasedImageClassifier(classifier_config(model_args, list(setting.class_names), ENCODERS[method]))
 
 
 def read_checkpoint_file(path: Path) -> CheckpointFile:
     """Reads one `.th` file as numbers only.
 
     Raises:
-        `BiasEnsembleError`: If the file is damaged, holds code, is laid out otherwise or has weights that are no
-            finite numbers.
+        `BiasEnsembleError`: If the file is damaged, holds code or has weights that are no finite numbers.
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise BiasEnsembleError(f"{path}: expected a readable file, found: {error.strerror}; check it") from error
-    try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for broken files
         code = re.search(r"(?:GLOBAL|global:?)\s+([\w.]+\.\w+)", str(error))
@@ -158,147 +153,97 @@ def read_checkpoint_file(path: Path) -> CheckpointFile:
                 "code; nothing was run: use the file as the authors' code saved it, from a source you trust"
             ) from error
         raise BiasEnsembleError(
-            f"{path}: expected a file of torch.save, found {len(content):,} bytes that do not open (truncated or "
-            "another format); copy or download the file again"
+            f"{path}: expected a readable file of torch.save, found one that does not open (truncated or another "
+            "format); copy or download the file again"
         ) from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not weights or not all(map(torch.is_tensor, weights.values())):
+        found = (
+            f"a dict of {_listed(checkpoint) or 'nothing'}"
+            if isinstance(checkpoint, dict)
+            else type(checkpoint).__name__
+        )
         raise BiasEnsembleError(
-            f"{path}: expected a dict with steps, state_dict (tensors by name) and optimizer, found "
-            f"{_description(checkpoint)}; use a file that save_best of the authors' code wrote"
+            f"{path}: expected a dict with steps, state_dict (tensors by name) and optimizer, found {found}; "
+            "use a file that save_best of the authors' code wrote"
         )
     prefix = "module." if all(str(name).startswith("module.") for name in weights) else ""  # of DataParallel
     weights = {str(name).removeprefix(prefix): value for name, value in weights.items()}
-    no_numbers = [
-        name
-        for name, value in weights.items()
-        if value.layout != torch.strided or not (value.is_floating_point() or name.endswith(".num_batches_tracked"))
-    ]
-    if no_numbers:
+    numbers = {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}
+    others = {str(value.dtype).removeprefix("torch.") for value in numbers.values() if value.dtype != torch.float32}
+    bad = [name for name, value in numbers.items() if not value.is_floating_point() or not value.isfinite().all()]
+    if bad:
         raise BiasEnsembleError(
-            f"{path}: expected dense floating point weights, found {_listed(no_numbers)} of type "
-            f"{_type(weights[no_numbers[0]])}; save the network again as float32"
+            f"{path}: expected finite floating point weights, found {_listed(bad)} of type {numbers[bad[0]].dtype} "
+            "with NaN, infinity or no fractions; use another checkpoint if that training diverged"
         )
-    others = {_type(value) for value in weights.values() if value.is_floating_point() and value.dtype != torch.float32}
-    weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-    not_finite = [name for name, value in weights.items() if not value.isfinite().all()]
-    if not_finite:
-        raise BiasEnsembleError(
-            f"{path}: expected finite weights, found NaN or infinity in {_listed(not_finite)}; that training "
-            "diverged: use another checkpoint"
-        )
+    weights |= {name: value.float() for name, value in numbers.items()}
     steps = checkpoint.get("steps")
     step = steps if isinstance(steps, int) else None
     return CheckpointFile(path, hashlib.sha256(content).hexdigest(), step, weights, tuple(sorted(others)))
 
 
 def _paths(folder: Path, method: str, sources: tuple[str, ...]) -> dict[str, Path]:
-    expected = " and ".join(FILES[source] for source in sources)
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "no such folder"
-        raise BiasEnsembleError(f"{folder}: expected a folder with {expected}, found {found}; name the folder")
     paths = {source: folder / FILES[source] for source in sources}
-    missing = [path.name for path in paths.values() if not path.is_file()]
-    if missing:
-        there = sorted(path.name for path in folder.iterdir())
+    if missing := [path.name for path in paths.values() if not path.is_file()]:
+        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         why = "; DisEnt needs both files: each holds one encoder and one head" if method == "disent" else ""
         raise BiasEnsembleError(
-            f"{folder}: expected {expected}, found no {' and no '.join(missing)} "
-            f"(there: {_listed(there) or 'nothing'}){why}; name the result folder of the authors' run"
+            f"{folder}: expected a folder with {' and '.join(FILES[source] for source in sources)}, found no "
+            f"{' and no '.join(missing)} (there: {_listed(there) or 'nothing'}){why}; name the result folder of the "
+            "authors' run"
         )
     return paths
 
 
 def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str, dataset: str) -> None:
     """Whether the file's network is the one that the authors' code builds for this method and dataset."""
-    is_mlp, is_resnet = "feature.0.weight" in file.weights, "conv1.weight" in file.weights
-    wants_mlp = model.config.backbone == "mlp"
-    if is_mlp != is_resnet and is_mlp != wants_mlp:
-        found, others = ("the MLP", "cmnist") if is_mlp else ("a ResNet", "bffhq, dogs_and_cats or bar")
-        raise BiasEnsembleError(
-            f"{file.path}: expected {'the MLP' if wants_mlp else 'a ResNet18'} for --reference_dataset {dataset}, "
-            f"found {found}; for this file --reference_dataset is {others}"
-        )
-    weights = _renamed(file)
-    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith("bias_encoder.")}
-    misfits = {"no": wanted.keys() - weights.keys(), "the unknown": weights.keys() - wanted.keys()}
-    if any(misfits.values()):
-        found = " and ".join(
-            f"{what} {_listed([_reference_name(name, file) for name in (*wanted, *weights) if name in names])}"
-            for what, names in misfits.items()
-            if names
-        )
-        raise BiasEnsembleError(
-            f"{file.path}: expected the weights of the authors' {'MLP' if wants_mlp else 'ResNet18'}, found {found}; "
-            "use a checkpoint of their networks"
-        )
-    shapes = {name: (tuple(value.shape), tuple(weights[name].shape)) for name, value in wanted.items()}
-    weight, bias = shapes.pop("classifier.weight"), shapes.pop("classifier.bias")
-    for name, (expected, given) in shapes.items():
-        if expected != given:
-            raise BiasEnsembleError(
-                f"{file.path}: expected {_reference_name(name, file)} of shape {expected} for --reference_dataset "
-                f"{dataset}, found {given}; only the authors' widths and image sizes can be imported"
-            )
-    features, width = model.classifier.in_features, model.classifier.in_features // ENCODERS[method]
-    fitting = [name for name, encoders in ENCODERS.items() if weight[1][1:] == (encoders * width,) and name != method]
+    found = {name: tuple(value.shape) for name, value in file.weights.items() if not name.startswith("proj.")}
+    wanted = _wanted(model, file)
+    if wanted == found:
+        return
+    fitting = [
+        f"--method {other} --reference_dataset {name}"
+        for other in ENCODERS
+        for name in DATASETS
+        if _wanted(_network(other, name), file) == found
+    ]
+    asked = f"--method {method} --reference_dataset {dataset}"
     if fitting:
         raise BiasEnsembleError(
-            f"{file.path}: expected a head on {features} features (--method {method}), found one on "
-            f"{weight[1][1]}; use --method {fitting[0]}"
+            f"{file.path}: expected the network of {asked}, found that of {' or '.join(fitting)}; use these options"
         )
-    if weight[0] != weight[1] or bias[0] != bias[1]:
-        fits = [
-            name
-            for name, other in DATASETS.items()
-            if len(other.class_names) == weight[1][0] and other.backbone == model.config.backbone and name != dataset
-        ]
-        raise BiasEnsembleError(
-            f"{file.path}: expected a head of {model.config.num_labels} classes on {features} features for "
-            f"--reference_dataset {dataset}, found weights {weight[1]} and bias {bias[1]}; "
-            + (f"try --reference_dataset {' or '.join(fits)}" if fits else "no dataset of the authors has that")
-        )
+    different = [
+        f"{name} (expected {wanted.get(name, 'none')}, found {found.get(name, 'none')})"
+        for name in sorted(wanted.keys() | found.keys())
+        if wanted.get(name) != found.get(name)
+    ]
+    raise BiasEnsembleError(
+        f"{file.path}: expected the network of {asked}, found another: {_listed(different)}; only the authors' "
+        "networks and image sizes can be imported"
+    )
 
 
-def _names(file: CheckpointFile) -> list[tuple[str, str]]:
-    """How names begin in the file and in a [`DebiasedImageClassifier`]. The head is `fc`, in the MLP of LfF
-    `classifier`; only the MLP has `feature`."""
-    head = "classifier." if "classifier.weight" in file.weights else "fc."
-    return [(head, "classifier."), ("feature.", "encoder.layers."), ("", "encoder.")]
-
-
-def _renamed(file: CheckpointFile) -> dict[str, torch.Tensor]:
-    """The weights by the names of a [`DebiasedImageClassifier`], without the MLP's unused projection."""
-    found = {}
-    for name, value in file.weights.items():
-        if not name.startswith("proj."):
-            theirs, ours = next(pair for pair in _names(file) if name.startswith(pair[0]))
-            found[ours + name.removeprefix(theirs)] = value
-    return found
+def _wanted(model: DebiasedImageClassifier, file: CheckpointFile) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of one file, by the authors' names."""
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("bias_encoder.")}
+    return {_reference_name(name, file): tuple(value.shape) for name, value in weights.items()}
 
 
 def _reference_name(name: str, file: CheckpointFile) -> str:
-    """The authors' name of a weight."""
-    theirs, ours = next(pair for pair in _names(file) if name.startswith(pair[1]))
-    return theirs + name.removeprefix(ours)
+    """The authors' name of a weight: the head is `fc`, in the MLP of LfF `classifier`; only the MLP has `feature`."""
+    head = "classifier." if "classifier.weight" in file.weights else "fc."
+    name = name.removeprefix("bias_").replace("encoder.layers.", "feature.").removeprefix("encoder.")
+    return name.replace("classifier.", head)
 
 
-def _one_of(option: str, value: str | None, known: dict[str, Any]) -> str:
+def _one_of(option: str, value: str | None, known: Collection[str]) -> str:
     if value not in known:
         raise BiasEnsembleError(f"{option}: expected one of {', '.join(known)}, found {value or 'nothing'}")
     return str(value)
 
 
-def _listed(names: list[str], limit: int = 4) -> str:
+def _listed(names: Iterable[Any], limit: int = 4) -> str:
+    names = list(map(str, names))
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
-
-
-def _type(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def _description(value: Any) -> str:
-    if not isinstance(value, dict):
-        return f"a {type(value).__name__}"
-    return f"a dict of {_listed([str(key) for key in value])}" if value else "an empty dict"
