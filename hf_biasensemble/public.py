@@ -27,7 +27,6 @@ from hf_biasensemble.models.build import biased_and_debiased, classifier_alone, 
 from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
 from hf_biasensemble.reporting.figures.curves import accuracy_curves
-from hf_biasensemble.reporting.figures.panels import digit_panel
 from hf_biasensemble.reporting.run.progress import results_table
 from hf_biasensemble.runs.finished import Estimates, Run
 from hf_biasensemble.runs.functions import audit, fit, judge
@@ -92,7 +91,6 @@ __all__ = [
     "biased_and_debiased",
     "classifier_alone",
     "cross_entropy",
-    "digit_panel",
     "disentangled",
     "evaluate_classifier",
     "fit",

@@ -200,10 +200,10 @@ def test_what_training_arguments_refuse_is_an_error_of_one_line(error_of, option
 @pytest.mark.parametrize(
     "line, expected",
     [
-        ("learning_rate:", "learning_rate: expected one value, found nothing"),
-        ("image_mean: []", "image_mean: expected one or more values, found nothing"),
-        ("report_to: null", "report_to: expected one or more values, found nothing"),
-        ("seed: [1, 2]", "seed: expected one value, found [1, 2]"),
+        ("learning_rate:", "learning_rate: expected a value, found nothing"),
+        ("image_mean: []", "image_mean: expected a value, found nothing"),
+        ("report_to: null", "report_to: expected a value, found nothing"),
+        ("seed: [1, 2]", "--seed: invalid int value: '[1, 2]'"),
     ],
 )
 def test_nothing_or_too_much_is_not_passed_over(error_of, tmp_path, line, expected):

@@ -15,7 +15,6 @@ from hf_biasensemble.internal.fonts import drawable
 from hf_biasensemble.reporting.figures.canvas import GROUP_LOOKS
 from hf_biasensemble.reporting.figures.curves import accuracy_curves, difficulty_curves, run_curves
 from hf_biasensemble.reporting.figures.groups import group_heat_map
-from hf_biasensemble.reporting.figures.panels import digit_panel
 from hf_biasensemble.reporting.figures.selection import selection_histogram
 from hf_biasensemble.selection import Selection
 
@@ -67,38 +66,6 @@ def test_a_history_without_usable_numbers_is_refused(tmp_path, header, rows, mes
 def test_no_runs_are_refused(tmp_path):
     with pytest.raises(BiasEnsembleError, match="at least one run"):
         accuracy_curves({}, tmp_path / "curves.png")
-
-
-def test_digit_panel_shows_only_mended_mistakes(tmp_path):
-    images = np.zeros((4, 3, 8, 8), dtype=np.uint8)
-    images[0, 0], images[1, 1], images[2, 2] = 255, 255, 255  # red, green, blue
-    labels = np.array([0, 1, 1, 0])
-    predictions = {"A": np.array([1, 1, 0, 1]), "B": np.array([0, 1, 0, 0])}  # mended: 0 (red) and 3 (black)
-    file = digit_panel(images, labels, predictions, ["no", "yes"], tmp_path / "panel.png")
-    assert colour_pixels(file, (255, 0, 0)) > 500
-    assert colour_pixels(file, (0, 255, 0)) == colour_pixels(file, (0, 0, 255)) == 0
-
-
-def test_digit_panel_with_long_names_has_room_for_them(tmp_path, recwarn):
-    images, labels = np.zeros((20, 3, 8, 8), dtype=np.uint8), np.arange(20) % 2
-    names = ("ERM", "LfF+BE recommended")
-    predictions = dict(zip(names, (1 - labels, labels), strict=True))
-    long = digit_panel(images, labels, predictions, ["no", "yes"], tmp_path / "long.png")
-    short = digit_panel(
-        images, labels, dict(zip("AB", predictions.values(), strict=True)), ["no", "yes"], tmp_path / "short.png"
-    )
-    assert not [str(warning.message) for warning in recwarn]
-    assert Image.open(long).size[0] > Image.open(short).size[0]
-
-
-def test_digit_panel_without_such_images_is_refused(tmp_path):
-    right = np.array([0, 1])
-    with pytest.raises(BiasEnsembleError, match="found none"):
-        digit_panel(
-            np.zeros((2, 3, 8, 8), np.uint8), right, {"A": right, "B": right}, ["no", "yes"], tmp_path / "p.png"
-        )
-    with pytest.raises(BiasEnsembleError, match="two models"):
-        digit_panel(np.zeros((2, 3, 8, 8), np.uint8), right, {"A": right}, ["no", "yes"], tmp_path / "p.png")
 
 
 # Curves of one run ---------------------------------------------------------------------------------------------------

@@ -348,7 +348,7 @@ def test_sweep_by_folds_judges_each_training_image_once(data, tmp_path, capsys):
     given[place : place + 2] = ["--methods", "erm", "lff_be"]
     given = [word for word in given if word not in ("--disable_tqdm",)]
     given.remove("true") if given.count("true") > 1 else None
-    assert run_command("sweep", [*given, "--seeds", "0", "--folds", "3"]) == 0
+    assert run_command("sweep", [*given, "--seeds", "0", "--judge_folds", "3"]) == 0
     text = (tmp_path / "out" / "table.md").read_text()
     assert "## Judged without bias labels" in text
     folder = tmp_path / "out" / "default"

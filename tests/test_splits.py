@@ -151,7 +151,7 @@ def test_revision_of_a_data_set_on_the_hub(digits, hub, client):
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert [line for line in said if line.isdigit()] == ["48", "96"]  # among how the dataset is read
-    assert "(configuration None, revision no-such) could not be opened" in said[-1]
+    assert "(revision no-such) could not be opened" in said[-1]
 
 
 def test_revision_of_a_local_folder_is_refused(digits):

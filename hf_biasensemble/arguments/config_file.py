@@ -18,12 +18,7 @@ runs and where it reports to."""
 
 
 def resolved(*arguments: Any, hidden: Collection[str] = ()) -> dict[str, Any]:
-    """All settings as plain values, for `config.yaml`.
-
-    Args:
-        arguments (dataclasses): The parts of the settings; `None` is skipped.
-        hidden (`Collection[str]`, *optional*): Fields that are no options here.
-    """
+    """All settings as plain values, for `config.yaml`: of dataclasses (or `None`), without those that are `hidden`."""
     settings: dict[str, Any] = {}
     for part in arguments:
         if not isinstance(part, TrainingArguments):

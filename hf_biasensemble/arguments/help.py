@@ -76,13 +76,8 @@ def mistake(
     parser: argparse.ArgumentParser,
     refusal: Callable[[str, str], str | None] = lambda name, where: None,
 ) -> str:
-    """What argparse says of a mistake, as one of our errors.
-
-    Args:
-        message: Of argparse.
-        parser: Its options.
-        refusal: `(name, where) -> str`: the error for an option that is known but has no place here.
-    """
+    """What argparse says of a mistake, as one of our errors. `refusal(name, where)` is the error for an option that is
+    known but has no place here."""
     if unknown := re.match("unrecognized arguments: ([^ =]+)", message):
         where = "the command line"
         return refusal(unknown[1], where) or unknown_option(unknown[1], parser, where)

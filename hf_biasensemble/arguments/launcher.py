@@ -8,14 +8,7 @@ from hf_biasensemble.arguments.options import require
 
 def take_over_launcher(args: Any) -> None:
     """Sets the options that mean what `accelerate launch` asks for, so that `config.yaml` states it and a resumed run
-    is compared with it. An option that is set already wins.
-
-    Args:
-        args (`DebiasingArguments`): The settings, before `TrainingArguments.__post_init__`; changed.
-
-    Raises:
-        `BiasEnsembleError`: If the launcher asks for something that is not supported.
-    """
+    is compared with it. An option that is set already wins; what is not supported is refused."""
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     require(precision in ("no", "bf16", "fp16"), "accelerate launch --mixed_precision", "no, bf16 or fp16", precision)
     if precision != "no" and not (args.bf16 or args.fp16):

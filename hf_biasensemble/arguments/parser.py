@@ -26,47 +26,34 @@ _SHARED = ("hf_biasensemble.arguments", "transformers")  # modules of options of
 
 
 class Foreign(NamedTuple):
-    """An option that the method at hand does not have: its default in the methods that do, and the refusal."""
+    """An option that only other methods have: its default there, and why it is refused here."""
 
     default: Any
     reason: str
 
 
 def parse_arguments(
-    argument_types: list[type],
-    argv: list[str] | None = None,
-    description: str | None = None,
-    hidden: Mapping[type, Collection[str]] = MappingProxyType({}),
-    foreign: Callable[[str], Foreign | None] = lambda name: None,
-    epilog: str | None = None,
-    command: str | None = None,
+    argument_types: Sequence[type], argv: list[str] | None = None, command: str | None = None, **options: Any
 ) -> tuple[Any, ...]:
     """Fills dataclasses from the command line and `--config` (a YAML file or the name of a recipe).
 
     Args:
-        argument_types (`list[type]`): The dataclasses whose fields are the options.
+        argument_types (`Sequence[type]`): The dataclasses whose fields are the options.
         argv (`list[str]`, *optional*): The words of the command line; by default those of this process.
-        description (`str`, *optional*): For `--help`.
-        hidden (`Mapping[type, Collection[str]]`, *optional*): By dataclass, fields that are no options here and keep
-            their defaults.
-        foreign (`Callable`, *optional*): Describes an option that only other methods have. A file may contain one with
-            its default, or with any value if the command line names another method than the file.
-        epilog (`str`, *optional*): Last lines of `--help`.
         command (`str`, *optional*): The command, for `--help`: `train`, ...
+        options: Of [`StrictParser`], such as `description`.
 
     Raises:
         `BiasEnsembleError`: If an option is unknown, a value has the wrong type, or the file cannot be read.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = StrictParser(
-        argument_types, command, hidden, foreign, "--help-all" in argv, description=description, epilog=epilog
-    )
+    parser = StrictParser(argument_types, command, show_all="--help-all" in argv, **options)
     parser.add_argument("--config", help="YAML file with any of these options, or a recipe such as lff_be/cmnist.")
     if parser.shortened:
         parser.add_argument("--help-all", action="help", help="show every option and exit")
     file = given_option("config", argv)
     try:
-        words = _words_of(file, read_yaml(file), parser, argv) if file else []
+        words = parser.words_of(file, argv) if file else []
         return parser.parse_args_into_dataclasses([*words, *argv])
     except BiasEnsembleError:
         raise
@@ -87,7 +74,10 @@ class StrictParser(HfArgumentParser):
     Args:
         argument_types (`Sequence[type]`, *optional*): Dataclasses whose fields are options.
         command (`str`, *optional*): The command, for help and errors.
-        hidden, foreign: As in [`parse_arguments`].
+        hidden (`Mapping[type, Collection[str]]`, *optional*): By dataclass, fields that are no options here and keep
+            their defaults.
+        foreign (`Callable`, *optional*): Describes an option that only other methods have. A file may contain one with
+            its default, or with any value if the command line names another method than the file.
         show_all (`bool`, *optional*, defaults to `True`): Whether help shows more than the common options.
     """
 
@@ -118,14 +108,13 @@ class StrictParser(HfArgumentParser):
             owner = next(kind for kind in dtype.__mro__ if field.name in kind.__dict__.get("__annotations__", {}))
             if owner not in groups:
                 groups[owner] = self.add_argument_group(_title(owner))
-            field = copy.copy(field)
-            field.type = hints[field.name]
             metadata = {**field.metadata, "aliases": ALIASES.get(field.name, [])}
             if not self._is_shown(field.name, owner):
                 metadata["help"] = argparse.SUPPRESS
             elif owner is TrainingArguments and field.name in OUR_WORDS:
                 metadata["help"] = OUR_WORDS[field.name]
-            field.metadata = MappingProxyType(metadata)
+            field = copy.copy(field)
+            field.type, field.metadata = hints[field.name], MappingProxyType(metadata)
             self._parse_dataclass_field(groups[owner], field)
             if field.default is True:
                 self._actions[-1].help = argparse.SUPPRESS  # --no_X, the same option the other way round
@@ -143,10 +132,7 @@ class StrictParser(HfArgumentParser):
 
     def parse_args_into_dataclasses(self, args: Any = None, **kwargs: Any) -> tuple[Any, ...]:
         """One instance of each dataclass."""
-        namespace, rest = self.parse_known_args(args)
-        if rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
-        values = vars(namespace)
+        values = vars(self.parse_args(args))
         return tuple(
             dtype(**{field.name: values[field.name] for field in self._options_of(dtype)})
             for dtype in self.dataclass_types
@@ -158,6 +144,40 @@ class StrictParser(HfArgumentParser):
     def _refusal(self, name: str, where: str) -> str | None:
         foreign = self.foreign(name.removeprefix("--"))
         return foreign and f"option {name} in {where} {foreign.reason}"
+
+    def words_of(self, file: str, argv: list[str]) -> list[str]:
+        """The content of a YAML file as words of a command line, which are then checked like any other."""
+        content = read_yaml(file)
+        actions = {option.lstrip("-"): action for action in self._actions for option in action.option_strings}
+        for name in ("h", "help", "help-all", "config"):
+            actions.pop(name, None)
+        # Steps on the command line replace epochs in the file, and the other way round; -1 and 0 ask for neither.
+        lengths = ("max_steps", "num_train_epochs")
+        asked = [name for name in lengths if given_option(name, argv) not in (None, "-1", "0", "0.0")]
+        replaced = {*lengths, "schedule_steps"} - set(asked) if asked else set()
+        of_another_method = content.get("method") not in (None, given_option("method", argv) or content.get("method"))
+        words: list[str] = []
+        for key, value in content.items():
+            if (action := actions.get(str(key))) is None:
+                foreign = self.foreign(str(key))
+                if foreign is None:
+                    raise BiasEnsembleError(unknown_option(str(key), self, file))
+                if not of_another_method and value != foreign.default:
+                    raise BiasEnsembleError(f"option {key} in {file} {foreign.reason}")
+            elif key not in replaced and (value is not None or action.default is not None):
+                if value in (None, []):
+                    raise BiasEnsembleError(
+                        f"{file}: {key}: expected a value, found nothing; leave it out for the default"
+                    )
+                option = words_of_option(
+                    str(key), value if action.nargs == "+" or isinstance(value, dict) else str(value)
+                )
+                try:
+                    self.parse_known_args(option)
+                except BiasEnsembleError as error:
+                    raise BiasEnsembleError(f"{file}: {error}") from error
+                words += option
+        return words
 
 
 def _title(owner: type) -> str:
@@ -184,39 +204,5 @@ def read_yaml(file: str) -> dict[str, Any]:
 
 def words_of_option(name: str, value: Any) -> list[str]:
     """An option with its value as words of a command line: a list is several, a dict is JSON."""
-    values = value if isinstance(value, (list, tuple)) else [json.dumps(value) if isinstance(value, dict) else value]
-    return [f"--{name}", *map(str, values)]
-
-
-def _words_of(file: str, content: dict[str, Any], parser: StrictParser, argv: list[str]) -> list[str]:
-    """The file's content as words of a command line, which the parser then checks like any other."""
-    actions = {option.lstrip("-"): action for action in parser._actions for option in action.option_strings}
-    for name in ("h", "help", "help-all", "config"):
-        actions.pop(name, None)
-    # Steps on the command line replace epochs in the file, and the other way round; -1 and 0 ask for neither.
-    lengths = ("max_steps", "num_train_epochs")
-    asked = [name for name in lengths if given_option(name, argv) not in (None, "-1", "0", "0.0")]
-    replaced = {*lengths, "schedule_steps"} - set(asked) if asked else set()
-    of_another_method = content.get("method") not in (None, given_option("method", argv) or content.get("method"))
-    words: list[str] = []
-    for key, value in content.items():
-        if (action := actions.get(str(key))) is None:
-            foreign = parser.foreign(str(key))
-            if foreign is None:
-                raise BiasEnsembleError(unknown_option(str(key), parser, file))
-            if not of_another_method and value != foreign.default:
-                raise BiasEnsembleError(f"option {key} in {file} {foreign.reason}")
-            continue
-        if key in replaced or (value is None and action.default is None):
-            continue
-        if value is None or value == [] or (isinstance(value, list) and action.nargs != "+"):
-            expected = "one or more values" if action.nargs == "+" else "one value"
-            found = "nothing" if value in (None, []) else value
-            raise BiasEnsembleError(f"{file}: {key}: expected {expected}, found {found}; leave it out for the default")
-        option = words_of_option(str(key), value)
-        try:
-            parser.parse_known_args(option)
-        except BiasEnsembleError as error:
-            raise BiasEnsembleError(f"{file}: {error}") from error
-        words += option
-    return words
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [f"--{name}", *(json.dumps(one) if isinstance(one, dict) else str(one) for one in values)]

@@ -19,13 +19,9 @@ def steps_of_epochs(args: DebiasingArguments, num_samples: int) -> int:
 
 
 def settle_steps(args: DebiasingArguments, num_samples: int, before: Mapping[str, Any]) -> None:
-    """Sets `max_steps` where epochs were asked for, and `schedule_steps`, from which shares and learning rate
-    schedules count: those of the run that is resumed, so that another `max_steps` moves no schedule.
-
-    Args:
-        args (`DebiasingArguments`): Settings of the run; changed.
-        num_samples (`int`): Training images.
-        before (`Mapping[str, Any]`): `config.yaml` of the run that is resumed; empty for a new one.
+    """Sets `max_steps` where epochs were asked for, and `schedule_steps`, from which fractions and learning rate
+    schedules count: those of the run that is resumed (its `config.yaml` is `before`), so that another `max_steps`
+    moves no schedule.
 
     Raises:
         `BiasEnsembleError`: If a resumed run would go on with a learning rate that has reached its end.

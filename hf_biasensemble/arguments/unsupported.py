@@ -17,14 +17,12 @@ _REASONS = {
         "average_tokens_across_devices include_num_input_tokens_seen use_cache use_liger_kernel liger_kernel_config "
         "neftune_noise_alpha"
     ),
-    "evaluation has the precision of training; see --bf16": "bf16_full_eval",
-    "evaluation has the precision of training; see --fp16": "fp16_full_eval",
+    "evaluation has the precision of training; see --bf16 and --fp16": "bf16_full_eval fp16_full_eval",
     "the networks do not support it; lower --per_device_train_batch_size and raise --gradient_accumulation_steps": (
         "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs"
     ),
     "results depend on the batch size; set --per_device_train_batch_size": "auto_find_batch_size",
-    "a loss that is not finite ends the run": "logging_nan_inf_filter",
-    "a loss that is not finite ends the run with an error that names the step": "debug",
+    "a loss that is not finite ends the run with an error that names the step": "logging_nan_inf_filter debug",
     "results contain no memory metrics": "skip_memory_metrics",
     "evaluation has no data loader: it classifies whole splits": (
         "prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps "
@@ -65,56 +63,31 @@ _AS_DEFAULT: dict[str, tuple[Any, ...]] = {
 }
 """Values that are as good as the default: what `TrainingArguments` makes of it, and what also works."""
 
-_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
-_WITHOUT_WARMUP = ("constant",)
-_WITHOUT_KWARGS = ("constant", "constant_with_warmup")
-
 
 def check_supported(args: Any, defaults: dict[str, Any]) -> None:
-    """Refuses an option that is set but would be ignored.
-
-    Args:
-        args (`DebiasingArguments`): The settings, before or after `TrainingArguments.__post_init__`.
-        defaults (`dict[str, Any]`): The default of each field.
-
-    Raises:
-        `BiasEnsembleError`: Names the first such option and the reason.
-    """
+    """Refuses an option that is set but would be ignored, and a learning rate schedule that would ignore another one.
+    `args` are settings before or after `TrainingArguments.__post_init__`, `defaults` the default of each field."""
     for name, reason in UNSUPPORTED.items():
         value = getattr(args, name)
         if value not in (defaults[name], *_AS_DEFAULT.get(name, ())):
             raise BiasEnsembleError(f"--{name} {value} is not supported: {reason}; leave it out")
-    _check_schedule(args)
-
-
-def _check_schedule(args: Any) -> None:
-    """Refuses a learning rate schedule that is not supported or would ignore another option."""
     kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-    require(kind not in _BY_METRIC, "--lr_scheduler_type", "one that depends on steps and not on a metric", kind)
+    by_steps = kind not in ("reduce_lr_on_plateau", "greedy")
+    require(by_steps, "--lr_scheduler_type", "one that depends on steps and not on a metric", kind)
     if args.step_decay_steps:
         require(kind == "constant", "--lr_scheduler_type", "constant with --step_decay_steps", kind)
     if args.warmup_steps:
         expected = "one with warmup, such as constant_with_warmup, for --warmup_steps"
-        require(kind not in _WITHOUT_WARMUP, "--lr_scheduler_type", expected, kind)
+        require(kind != "constant", "--lr_scheduler_type", expected, kind)
     if args.lr_scheduler_kwargs:
-        expected = "one that takes --lr_scheduler_kwargs"
-        require(kind not in _WITHOUT_KWARGS, "--lr_scheduler_type", expected, kind)
+        takes_them = kind not in ("constant", "constant_with_warmup")
+        require(takes_them, "--lr_scheduler_type", "one that takes --lr_scheduler_kwargs", kind)
 
 
 def check_reporting(services: list[str]) -> None:
-    """Refuses an unknown reporting service."""
+    """Refuses a reporting service that is unknown or whose package is not installed."""
     known = sorted(INTEGRATION_TO_CALLBACK)
+    installed = (*get_available_reporting_integrations(), "flyte", "kubeflow")  # transformers does not list these two
     for name in services:
         require(name in known, "--report_to", f"none, all, or any of {', '.join(known)}", name)
-
-
-def check_reporting_installed(services: list[str]) -> None:
-    """Refuses a reporting service whose package is not installed."""
-    for name in services:
-        if name not in (*get_available_reporting_integrations(), *_NOT_LISTED):
-            raise BiasEnsembleError(
-                f"--report_to {name}: expected its package, found none; install it or leave the option out"
-            )
-
-
-_NOT_LISTED = ("flyte", "kubeflow")  # transformers does not say whether these are installed
+        require(name in installed, f"--report_to {name}", "its package", "none; install it or leave the option out")

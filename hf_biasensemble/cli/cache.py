@@ -23,15 +23,9 @@ class CacheArguments:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One thing in the cache.
-
-    Attributes:
-        path: File of a store or manifest, or folder of the tables that `datasets` made of a local folder.
-        kind: `pixels`, `features`, `manifest`, `tables`, or `unfinished` (still being written, or left by a killed
-            process).
-        source: The dataset that it was made from, as far as known.
-        size: Bytes on disk.
-    """
+    """One thing in the cache: a file of a store or manifest, or the folder of tables that `datasets` made of a local
+    folder; `kind` is `pixels`, `features`, `manifest`, `tables`, or `unfinished` (still being written, or left by a
+    killed process); `source` is the dataset, as far as known, and `size` the bytes on disk."""
 
     path: Path
     kind: str

@@ -1,11 +1,12 @@
-"""What training would see of a dataset, without training: `hf-biasensemble check-data --dataset_name DIR`.
+"""Validate and preview a dataset without training: `hf-biasensemble check-data --dataset_name DIR`.
 
-Takes the data options of training. Exit status 0 if training would start, 1 if images stand in its way.
+Takes the data options of training. Exit status 0 if training would start, 1 if images would stop it.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import TYPE_CHECKING, Any
 
 from hf_biasensemble.arguments import DataArguments, option, parse_arguments
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     splits = parts_to_use(decoded, data_args)
     for name, split in splits.items():
         print(f"\n{name}: {len(split):,} images, {len(split.class_names)} classes")
-        print_table(count_table(split))
+        print(count_table(split))
     print()
     for name, source in labelled.items():
         print(f"files of {name}: {describe_files(source)}")
@@ -72,32 +73,23 @@ def main(argv: list[str] | None = None) -> int:
     return int(any(lost.values()) or bool(bad and not data_args.skip_unreadable_images))
 
 
-def count_table(split: "ImageSplit") -> list[list[Any]]:
+def count_table(split: "ImageSplit") -> str:
     """Images by class and bias label or, where there is none, by class and conflict, else by class."""
+    import numpy as np
+    import pandas as pd  # type: ignore[import-untyped]
+
     columns = split.measured_by()
     labels, bias, conflicting = columns["labels"], columns["bias_labels"], columns["is_conflicting"]
-    bias_names = split.bias_names or []
-    if bias is not None and len(bias_names) <= WIDEST:
-        groups, group = bias_names, bias
+    if bias is not None and len(split.bias_names or ()) <= WIDEST:
+        groups, group = split.bias_names or [], bias
     elif conflicting is not None:
-        groups, group = ["bias-aligned", "bias-conflicting"], conflicting
+        groups, group = ["bias-aligned", "bias-conflicting"], conflicting.astype(int)
     else:
         groups, group = ["images"], 0 * labels
-    count = Counter(zip(labels.tolist(), (group.astype(int) % len(groups)).tolist(), strict=True))
-    rows = [
-        [name, *(count[number, place] for place in range(len(groups)))]
-        for number, name in enumerate(split.class_names)
-    ]
-    return [["class", *groups], *rows]
-
-
-def print_table(rows: list[list[Any]]) -> None:
-    """The rows in columns: the first to the left, numbers to the right."""
-    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for first, *others in texts:
-        numbers = "  ".join(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        print(f"  {first.ljust(widths[0])}  {numbers}")
+    counts = np.zeros((len(split.class_names), len(groups)), dtype=int)
+    np.add.at(counts, (labels, group), 1)
+    table = pd.DataFrame(counts, split.class_names, groups).rename_axis(columns="class")
+    return table.map("{:,}".format).to_string()
 
 
 def describe_files(split: "LabelledSplit") -> str:
@@ -114,13 +106,12 @@ def describe_files(split: "LabelledSplit") -> str:
             continue
     if not sizes:
         return "none can be opened"
-    widths, heights = (sorted(side) for side in zip(*sizes, strict=True))
+    sides = [
+        f"{name} {min(side)} to {max(side)} (median {median_high(side)})"
+        for name, side in zip(("width", "height"), zip(*sizes, strict=True), strict=True)
+    ]
     listed = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
-    middle = len(sizes) // 2
-    return (
-        f"width {widths[0]} to {widths[-1]} (median {widths[middle]}), height {heights[0]} to {heights[-1]} "
-        f"(median {heights[middle]}) pixels; {listed}"
-    )
+    return f"{', '.join(sides)} pixels; {listed}"
 
 
 def draw_contact_sheet(split: "ImageSplit", title: str) -> Any:

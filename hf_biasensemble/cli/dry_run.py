@@ -19,16 +19,8 @@ def describe_run(
 ) -> str:
     """Checks all that a run checks before it trains, decodes the images, and says in lines what would run.
 
-    Nothing is written into `output_dir`; decoded images above `pixel_memory_limit` go to the cache, as in a run.
-
-    Args:
-        data_args (`DataArguments`): Which data.
-        model_args (`ModelArguments`): Network and preprocessing.
-        selection_args (dataclass or `None`): Options of the method's selector, if it has one.
-        args (`DebiasingArguments`): Settings of training.
-
-    Raises:
-        `BiasEnsembleError`: Where the run would stop before training.
+    Writes nothing into `output_dir`; decoded images above `pixel_memory_limit` go to the cache, as in a run. Raises a
+    `BiasEnsembleError` where the run would stop before training.
     """
     method = METHODS[args.method]
     selection_args = settled_selection(selection_args, model_args, args)
@@ -54,7 +46,6 @@ def describe_run(
         lines["selection"] = f"{method.selector.title if method.selector else ''}{members}"
     lines["device"] = f"{args.device}, {args.world_size} process{'es' if args.world_size > 1 else ''}"
     lines["output"] = f"{args.output_dir}" + (f", resumed from {checkpoint.name}" if checkpoint else "")
-    lines["time"] = "not known before a run: one with --max_steps 100 has train_steps_per_second in all_results.json"
     return "\n".join(f"{name:<12}{text}" for name, text in lines.items()) + "\ndry run: nothing was trained"
 
 

@@ -14,6 +14,7 @@ from hf_biasensemble.arguments import DataArguments, InferenceArguments, option,
 from hf_biasensemble.arguments.options import require
 from hf_biasensemble.folders.output_folder import FIGURES_DIR
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -55,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         measure_reliance,
         reliance_text,
         write_counterfactuals,
-        write_reliance,
     )
     from hf_biasensemble.reporting.explain.shown_images import Classifier, images_to_show
+    from hf_biasensemble.reporting.figures.counterfactuals import reliance_figure
 
     names = [name for name in (explain_args.compare_with, explain_args.model) if name]
     classifiers: dict[str, Classifier] = {}
@@ -77,12 +78,14 @@ def main(argv: list[str] | None = None) -> int:
     shown = images_to_show(classifiers, explain_args.num_images, inference.batch_size)
     reliance = measure_reliance(classifiers, explain_args.num_reliance_images, inference.batch_size)
     print(reliance_text(reliance))
-    written = write_reliance(reliance, output_dir / "reliance.csv", output_dir / f"reliance.{ending}")
+    written = [output_dir / "reliance.csv", reliance_figure(reliance, output_dir / f"reliance.{ending}")]
+    with written_whole(written[0]) as file:
+        reliance.to_csv(file, index=False, float_format="%.4f")
     if not len(shown.positions):
         print(f"note: {shown.title}; no pictures of single images", file=sys.stderr)
     else:
-        file = output_dir / f"counterfactuals.{ending}"
-        written.append(write_counterfactuals(classifiers, shown, file, inference.batch_size))
+        picture = output_dir / f"counterfactuals.{ending}"
+        written.append(write_counterfactuals(classifiers, shown, picture, inference.batch_size))
     print(*(f"wrote {file}" for file in written), sep="\n")
     return 0
 

@@ -4,6 +4,7 @@ Exit status: 0 if all images were read, 1 if some were not, 2 if none was, or af
 """
 
 import csv
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -21,15 +22,13 @@ FORMATS = (".csv", ".jsonl")
 
 def main(argv: list[str] | None = None) -> int:
     """Predicts, writes CSV to the screen or to a file, and lists images that could not be read."""
-    parser = StrictParser(command="predict", description=__doc__)
+    usage = "hf-biasensemble predict --model MODEL FILE_OR_FOLDER [FILE_OR_FOLDER ...] [--OPTION VALUE ...]"
+    parser = StrictParser([InferenceArguments], usage=usage, description=__doc__)
+    parser.set_defaults(batch_size=64)
     parser.add_argument("--model", required=True, help="Folder or Hub id of a saved classifier.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="Images, or folders of images.")
-    parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; without it, CSV to the screen.")
-    parser.add_argument("--batch_size", type=int, default=64, help="Images per batch.")
-    parser.add_argument("--top_k", type=int, default=1, help="Most probable classes to list.")
-    parser.add_argument("--use_cpu", action="store_true", help="Stay on the processors.")
-    parser.add_argument("--bf16", action="store_true", help="Run the model in mixed precision, bfloat16.")
-    parser.add_argument("--fp16", action="store_true", help="Run the model in mixed precision, float16.")
+    parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; by default CSV on the screen.")
+    parser.add_argument("--top_k", type=int, default=1, help="Number of most probable classes to list.")
     options = parser.parse_args(argv)
     inference = InferenceArguments(options.batch_size, options.use_cpu, options.bf16, options.fp16)
     require(options.top_k >= 1, "--top_k", "at least 1", options.top_k)
@@ -49,16 +48,14 @@ def main(argv: list[str] | None = None) -> int:
         if output_file:
             unfinished = stack.enter_context(written_whole(output_file))
             stream = stack.enter_context(open(unfinished, "w", encoding="utf-8", newline=""))
-        writer = csv.DictWriter(stream, first, lineterminator="\n")
-        as_lines = output_file is not None and output_file.suffix == ".jsonl"
-        if not as_lines:
+        everything = itertools.chain([first], rows)
+        if output_file and output_file.suffix == ".jsonl":
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in everything)
+        else:
+            writer = csv.DictWriter(stream, first, lineterminator="\n")
             writer.writeheader()
-        for row in (first, *rows):
-            if as_lines:
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            else:
-                cells = {name: without_formula(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
-                writer.writerow(cells)
+            for row in everything:
+                writer.writerow({name: without_formula(it) if isinstance(it, str) else it for name, it in row.items()})
     for file in files:
         if file in unread:
             print(f"not read: {file} ({unread[file]})", file=sys.stderr)
@@ -68,11 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def list_images(paths: list[Path]) -> list[Path]:
     """The files among the paths, whatever their names, and the images in the folders as training finds them, in order;
-    each once.
-
-    Raises:
-        `BiasEnsembleError`: If a folder has no image files.
-    """
+    each once. Refuses a folder without image files."""
     from hf_biasensemble.data.reading.files import image_files
 
     files: list[Path] = []
@@ -87,15 +80,8 @@ def list_images(paths: list[Path]) -> list[Path]:
 def predictions(
     model_name: str, files: list[Path], inference: InferenceArguments, top_k: int, unread: dict[Path, str]
 ) -> Iterator[dict[str, str | float]]:
-    """One row per readable file, in order: `file`, `label`, `probability`, then `label_2`, `probability_2`, ...
-
-    Args:
-        model_name (`str`): Folder or Hub id.
-        files (`list[Path]`): Image files.
-        inference (`InferenceArguments`): Device, precision and batch size.
-        top_k (`int`): Classes per row, most probable first; at most as many as there are.
-        unread (`dict[Path, str]`): Takes the files that cannot be read, with the reason.
-    """
+    """One row per readable file, in order: `file`, `label`, `probability`, then `label_2`, `probability_2`, ... for
+    the `top_k` most probable classes. Puts files that cannot be read into `unread`, with the reason."""
     from hf_biasensemble.evaluation.ranking import ranked_classes
     from hf_biasensemble.models.export import load_classifier
 

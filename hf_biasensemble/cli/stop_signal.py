@@ -21,9 +21,6 @@ class StopSignal(TrainerCallback):
 
     Works inside `with`, which puts back what the process did on these signals before. A signal that comes five seconds
     or more after the first ends the process at once.
-
-    Attributes:
-        received (`int`): Number of the signal that ended the training; 0 if none did.
     """
 
     def __init__(self) -> None:

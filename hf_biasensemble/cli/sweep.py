@@ -4,9 +4,9 @@ hf-biasensemble sweep --config '{method}/cmnist' --methods erm lff_be --dataset_
 --seeds 0 1 2 --dataset_name data/cmnist --output_dir outputs/sweep [any option of train]
 
 Started again, it keeps finished runs and resumes unfinished ones. Methods with BiasEnsemble share a selection where
-all that it depends on is equal. Its members are trained first and judge all runs on the same data and seed, those of
-other methods too. Where few images are held out, --folds 5 trains each run five times more, without a fifth of the
-training images, and judges by these. Writes table.md, table.csv, cells.csv and table.png.
+everything it depends on is equal. The members are trained first and judge all runs on the same data and seed, also
+those of other methods. Where few images are held out, --judge_folds 5 trains each run five more times, each without a
+fifth of the training images, and judges by these runs. Writes table.md, table.csv, cells.csv and table.png.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from hf_biasensemble.runs.sweep_plan import Plan, check_earlier_run, check_same_
 LOG_FILE = "train.log"
 _NOT_FOR_SWEEPS = {
     **{"method": "--methods", "dataset_config_name": "--dataset_config_names", "seed": "--seeds"},
-    **{"validation_fold": "--folds", "resume_from_checkpoint": "the same command again"},
+    **{"validation_fold": "--judge_folds", "resume_from_checkpoint": "the same command again"},
     **dict.fromkeys(("selection_dir", "compare_with", "push_to_hub", "hub_model_id")),
 }
 """Options of `train` that a sweep sets itself, and what is given to it in their place."""
@@ -37,13 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs what is missing and writes the tables; 1 if a run failed."""
     asked, overrides = _parse(argv)
     output_dir = Path(asked.output_dir)
-    folds = [None, *(f"{number}/{asked.folds}" for number in range(1, asked.folds + 1))]
-    plans = [
-        make_plan(asked, overrides, method, data, seed, fold)
-        for fold, data, method, seed in itertools.product(
-            folds, asked.dataset_config_names, asked.methods, asked.seeds
-        )
-    ]
+    folds = [None, *(f"{number}/{asked.judge_folds}" for number in range(1, asked.judge_folds + 1))]
+    runs = itertools.product(folds, asked.dataset_config_names, asked.methods, asked.seeds)
+    plans = [make_plan(asked, overrides, method, data, seed, fold) for fold, data, method, seed in runs]
     for plan in plans:
         check_earlier_run(plan)
     judges, plans = with_judges(plans, output_dir)
@@ -55,14 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         finished = [plan for plan in plans if plan.is_finished]
         check_same_data(finished)
         if finished:
+            parts = {
+                plan.folder: [part.folder for part in finished if part.folder.parent == plan.folder] for plan in plans
+            }
             cells = [
-                Cell.read(
-                    plan.folder,
-                    plan.data,
-                    plan.method,
-                    plan.seed,
-                    [part.folder for part in finished if part.folder.parent == plan.folder],
-                )
+                Cell.read(plan.folder, plan.data, plan.method, plan.seed, parts[plan.folder])
                 for plan in finished
                 if plan.fold is None
             ]
@@ -81,18 +74,18 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds.")
     parser.add_argument("--output_dir", required=True, help="Folder for runs and tables.")
     parser.add_argument(
-        "--folds",
+        "--judge_folds",
         type=int,
         default=0,
-        help="Judge by so many parts of the training images, each run trained without one of them as well; 0: not.",
+        help="Judge by N folds of the training images: also train each run without each fold; 0: off.",
     )
     parser.add_argument("--config", help="YAML file or recipe; {method} in its name stands for the method.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; they share the processor cores.")
     asked, overrides = parser.parse_known_args(argv)
     if asked.jobs < 1:
         raise BiasEnsembleError(f"--jobs: expected at least 1, found {asked.jobs}")
-    if asked.folds < 0 or asked.folds == 1:
-        raise BiasEnsembleError(f"--folds: expected 0, or 2 and more, found {asked.folds}")
+    if asked.judge_folds < 0 or asked.judge_folds == 1:
+        raise BiasEnsembleError(f"--judge_folds: expected 0, or 2 and more, found {asked.judge_folds}")
     for word in overrides:
         name = word.split("=")[0].removeprefix("--")
         if word.startswith("--") and name in _NOT_FOR_SWEEPS:

@@ -39,33 +39,38 @@ def bias_accuracy(
     lengths = {len(array) for array in given}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(f"expected arrays of one length above 0, found lengths {sorted(lengths)}")
-    correct = np.asarray(predictions) == np.asarray(labels)
-    metrics = {"accuracy": float(correct.mean())}
-    known = _known(labels, bias_labels)
-    if is_conflicting is not None:
-        conflicting = np.asarray(is_conflicting, dtype=bool)
-        for name, group in (("aligned", ~conflicting & known), ("conflicting", conflicting & known)):
-            if group.any():
-                metrics[f"{name}_accuracy"] = float(correct[group].mean())
-    attribute = bias_labels if bias_labels is not None else is_conflicting
-    if attribute is not None and known.any():
-        _, accuracy, _ = accuracy_by_group(*(np.asarray(each)[known] for each in (predictions, labels, attribute)))
-        metrics["unbiased_accuracy"] = float(accuracy.mean())
-        metrics["worst_group_accuracy"] = float(accuracy.min())
+    correct, groups, cells = _grouped(predictions, labels, bias_labels, is_conflicting)
+    metrics = {name: float(correct[group].mean()) for name, group in groups.items()}
+    if cells is not None:
+        _, accuracy, _ = cells
+        metrics |= {"unbiased_accuracy": float(accuracy.mean()), "worst_group_accuracy": float(accuracy.min())}
     if "aligned_accuracy" in metrics and "conflicting_accuracy" in metrics:
         aligned, conflict = metrics["aligned_accuracy"], metrics["conflicting_accuracy"]
         metrics["ac_score"] = 2 * aligned * conflict / (aligned + conflict) if aligned + conflict else 0.0
     return metrics
 
 
-def _known(labels: np.ndarray, bias_labels: np.ndarray | None) -> np.ndarray:
-    """Which samples are in a group: those whose bias label is not -1, which is unknown."""
-    return np.ones(len(labels), dtype=bool) if bias_labels is None else np.asarray(bias_labels) >= 0
+Cells = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""What [`accuracy_by_group`] gives."""
 
 
-def accuracy_by_group(
-    predictions: np.ndarray, labels: np.ndarray, attribute: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _grouped(
+    predictions: np.ndarray, labels: np.ndarray, bias_labels: np.ndarray | None, is_conflicting: np.ndarray | None
+) -> tuple[np.ndarray, dict[str, np.ndarray], Cells | None]:
+    """Whether each prediction is right, which samples each accuracy is of, and the groups of label and bias."""
+    correct = np.asarray(predictions) == np.asarray(labels)
+    known = np.ones_like(correct) if bias_labels is None else np.asarray(bias_labels) >= 0
+    groups = {"accuracy": np.ones_like(correct)}
+    if is_conflicting is not None:
+        conflicting = np.asarray(is_conflicting, dtype=bool)
+        groups |= {"aligned_accuracy": ~conflicting & known, "conflicting_accuracy": conflicting & known}
+    attribute, cells = is_conflicting if bias_labels is None else bias_labels, None
+    if attribute is not None and known.any():
+        cells = accuracy_by_group(*(np.asarray(each)[known] for each in (predictions, labels, attribute)))
+    return correct, {name: group for name, group in groups.items() if group.any()}, cells
+
+
+def accuracy_by_group(predictions: np.ndarray, labels: np.ndarray, attribute: np.ndarray) -> Cells:
     """How often the predictions are right in each group of label and bias attribute that has samples.
 
     Args:
@@ -94,34 +99,21 @@ def accuracy_intervals(
     Wilson's 95 % score interval of a share of images; for `unbiased_accuracy`, a mean of such shares, the normal one
     from their variances. `ac_score` has none. The worst group was picked for being low, so its interval lies low, too.
 
-    Args:
-        predictions (`np.ndarray` of shape (N,)): Predicted classes.
-        labels (`np.ndarray` of shape (N,)): True classes.
-        bias_labels (`np.ndarray` of shape (N,), *optional*): Bias attribute of each sample; -1 where it is unknown.
-        is_conflicting (`np.ndarray` of shape (N,), *optional*): Whether each sample is bias-conflicting.
-
     Returns:
         `dict[str, tuple[float, float, int]]`: By metric, both ends in [0, 1] and the number of images.
     """
-    correct, known = np.asarray(predictions) == np.asarray(labels), _known(labels, bias_labels)
-    groups = {"accuracy": np.ones(len(correct), dtype=bool)}
-    if is_conflicting is not None:
-        conflicting = np.asarray(is_conflicting, dtype=bool)
-        groups |= {"aligned_accuracy": ~conflicting & known, "conflicting_accuracy": conflicting & known}
+    correct, groups, cells = _grouped(predictions, labels, bias_labels, is_conflicting)
     intervals = {
         metric: (*wilson_interval(float(correct[group].mean()), int(group.sum())), int(group.sum()))
         for metric, group in groups.items()
-        if group.any()
     }
-    attribute = bias_labels if bias_labels is not None else is_conflicting
-    if attribute is not None and known.any():
-        given = (np.asarray(each)[known] for each in (predictions, labels, attribute))
-        _, accuracy, counts = accuracy_by_group(*given)
+    if cells is not None:
+        _, accuracy, counts = cells
         # As if each group had two more images of either kind (Agresti and Coull), or one of three would have none.
         share = (accuracy * counts + 2) / (counts + 4)
         half = 1.96 * float(np.sqrt((share * (1 - share) / (counts + 4)).sum())) / len(counts)
         mean = float(accuracy.mean())
-        intervals["unbiased_accuracy"] = (max(0.0, mean - half), min(1.0, mean + half), int(known.sum()))
+        intervals["unbiased_accuracy"] = (max(0.0, mean - half), min(1.0, mean + half), int(counts.sum()))
         worst = int(accuracy.argmin())
         of_worst = wilson_interval(float(accuracy[worst]), int(counts[worst]))
         intervals["worst_group_accuracy"] = (*of_worst, int(counts[worst]))

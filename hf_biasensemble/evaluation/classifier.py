@@ -21,26 +21,16 @@ LOGITS_AT_ONCE = 1 << 20
 
 def in_blocks(split: ImageSplit, logits_each: int, batch_size: int) -> Iterator[ImageSplit]:
     """The split in parts of whole batches, in order. Of 1,000 classes, the logits of all samples at once would take
-    more memory than the images; those of a part are about `LOGITS_AT_ONCE`.
-
-    Args:
-        split (`ImageSplit`): The images.
-        logits_each (`int`): Logits of one sample.
-        batch_size (`int`): Samples in a batch.
-    """
+    more memory than the images; those of a part are about `LOGITS_AT_ONCE`, if each sample has `logits_each`."""
     batches = max(1, LOGITS_AT_ONCE // (logits_each * batch_size))
     for positions in torch.arange(len(split)).split(batches * batch_size):
         yield split.select(positions)
 
 
 def joined(parts: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
-    """Columns (R, ...) of all samples, from those of consecutive parts, which are copied as they come.
+    """Columns (R, ...) of all `count` samples, from those of consecutive parts, which are copied as they come.
 
     Small arrays that are kept lie between the large ones of each block, whose memory then cannot be used again.
-
-    Args:
-        parts (`Iterable[dict[str, np.ndarray]]`): Columns (n, ...) by name, the same ones of each part.
-        count (`int`): R, of all parts.
     """
     columns: dict[str, np.ndarray] = {}
     done = end = 0
@@ -151,13 +141,8 @@ def measured(split: ImageSplit, predictions: np.ndarray) -> dict[str, Any]:
 
 
 def details_of(split: ImageSplit, predictions: np.ndarray) -> dict[str, Any]:
-    """What stands beside the accuracies of a split: `intervals` as of [`accuracy_intervals`] and, with groups,
-    `worst_group`: its class, bias and number of images.
-
-    Args:
-        split (`ImageSplit`): The images.
-        predictions (`np.ndarray` of shape (R,)): Predicted classes, in the order of the split.
-    """
+    """What stands beside the accuracies of a split, from its predicted classes (R,): `intervals` as of
+    [`accuracy_intervals`] and, with groups, `worst_group`: its class, bias and number of images."""
     columns = split.measured_by()
     details: dict[str, Any] = {"intervals": accuracy_intervals(predictions, **columns)}
     if groups := split.groups():

@@ -11,15 +11,10 @@ DIFFICULTY_METRICS = tuple(f"{group}{name}" for name in DIFFICULTIES for group i
 
 
 def mean_difficulty(values: Mapping[str, np.ndarray], is_conflicting: np.ndarray | None = None) -> dict[str, float]:
-    """Means of values in [0, 1] over the bias-aligned and over the bias-conflicting samples.
+    """Means of values (N,) in [0, 1] over the bias-aligned and over the bias-conflicting samples.
 
-    Args:
-        values (`Mapping[str, np.ndarray]`): Values (N,) of the samples, by a name out of `DIFFICULTIES`.
-        is_conflicting (`np.ndarray` of shape (N,), *optional*): Whether each sample is bias-conflicting.
-
-    Returns:
-        `dict[str, float]`: `aligned_{name}` and `conflicting_{name}`, or `{name}` over all samples where that is
-        unknown. A group without samples is left out, never 0.
+    Returns `aligned_{name}` and `conflicting_{name}` for each name out of `DIFFICULTIES`, or `{name}` over all samples
+    where `is_conflicting` (N,) is unknown. A group without samples is omitted, never 0.
     """
     if is_conflicting is None:
         groups = {"": np.ones(len(next(iter(values.values()))), dtype=bool)}

@@ -25,11 +25,10 @@ RESULTS_FILE = "all_results.json"
 HISTORY_FILE = "history.csv"
 LOCK_FILE = ".lock"
 CARD_FILE = "README.md"
-ACCURACY_FIGURE = "figures/accuracy.png"
-GROUPS_FIGURE = "figures/groups.png"
-DIFFICULTY_FIGURE = "figures/relative_difficulty.png"
-SELECTION_FIGURE = "figures/selection.png"
 FIGURES_DIR = "figures"
+ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE = (
+    f"{FIGURES_DIR}/{name}.png" for name in ("accuracy", "groups", "relative_difficulty", "selection")
+)
 EXPLAINED_FILES = tuple(f"{FIGURES_DIR}/{name}" for name in ("reliance.csv", "reliance.png", "counterfactuals.png"))
 """What `explain` leaves behind."""
 FIGURE_FILES = (ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE, *EXPLAINED_FILES)
@@ -65,28 +64,21 @@ def without_local_paths(value: Any) -> Any:
 
 @contextmanager
 def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = False) -> Iterator[None]:
-    """Keeps other processes from writing into the folder; the system lets go of it when the process ends or dies.
+    """Keeps other processes from writing into the folder, which is made if missing; the system lets go of it when the
+    process ends or dies.
 
-    Args:
-        folder (`str` or `Path`): The folder; made if missing.
-        option (`str`, *optional*, defaults to `"--output_dir"`): Who named it, for errors.
-        wait (`bool`, *optional*, defaults to `False`): Wait for a process that writes there.
-
-    Raises:
-        `BiasEnsembleError`: If it is a file, or if another process writes there and `wait` is false.
+    Refuses a file, and a folder into which another process writes unless `wait` is set; `option` names it in errors.
     """
     folder = Path(folder)
     check_no_file(folder, option)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock = FileLock(folder / LOCK_FILE).acquire(timeout=-1 if wait else 0)
     except Timeout as error:
         raise BiasEnsembleError(
             f"{option} {folder}: another process is writing there; wait for it, stop it or name another folder"
         ) from error
     with lock:
-        lock.release()  # `with` has taken it once more
         remove_unfinished(folder)
         yield
 
@@ -194,31 +186,10 @@ def check_same_run(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]
     return before
 
 
-MAY_DIFFER_ON_RESUME = {
-    "audit",
-    "judge",  # what its members say is compared instead
-    "dataset_name",  # the fingerprint tells whether the data are the same
-    "output_dir",
-    "reading",  # as above
-    "pretrained_weights",  # as above
-    "selection_dir",
-    "compare_with",
-    "overwrite_output_dir",
-    "pixel_memory_limit",
-    "verify_pixels",
-    "pixels_on",
-    "per_device_eval_batch_size",
-    "max_steps",
-    "num_train_epochs",
-    "schedule_steps",  # those of the run that is resumed hold
-    "eval_strategy",
-    "eval_steps",
-    "eval_delay",
-    "eval_on_start",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "logging_steps",
-    "report_to",
-    "use_cpu",
-}
+# The fingerprint tells whether the data are the same, and what members of --judge say is compared with what they said.
+MAY_DIFFER_ON_RESUME = frozenset(
+    """dataset_name reading pretrained_weights judge audit output_dir selection_dir compare_with overwrite_output_dir
+    pixel_memory_limit verify_pixels pixels_on per_device_eval_batch_size max_steps num_train_epochs schedule_steps
+    eval_strategy eval_steps eval_delay eval_on_start save_strategy save_steps save_total_limit logging_steps report_to
+    use_cpu""".split()
+)

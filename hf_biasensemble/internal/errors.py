@@ -13,12 +13,7 @@ class BiasEnsembleError(ValueError):
 
 
 def missing_package(package: str, extra: str) -> BiasEnsembleError:
-    """The error where an optional package is needed and not installed; it says what installs the package.
-
-    Args:
-        package: What is missing.
-        extra: The extra of this library that brings it.
-    """
+    """The error where an optional package is needed and not installed; `extra` of this library brings it."""
     return BiasEnsembleError(
         f"expected the package {package}, found none; pip install 'hf_biasensemble[{extra}]', "
         f"or in a checkout pip install '.[{extra}]'"

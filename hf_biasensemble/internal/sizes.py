@@ -7,14 +7,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 
 def size_in_bytes(text: str, option: str) -> int:
     """Reads a size such as "4GB", "1.5 kB", "2MiB" or "123": 1 kB is 1000 bytes, 1 KiB 1024, a bare number is bytes.
-
-    Args:
-        text (`str`): The size, in upper or lower case.
-        option (`str`): Who named it, for errors.
-
-    Raises:
-        `BiasEnsembleError`: If the text has another form.
-    """
+    Refuses another form; `option` names it in the error."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
     if match is None:
         raise BiasEnsembleError(f"{option}: expected bytes, such as 4GB, 500MB or 0, found {text!r}")

@@ -17,13 +17,8 @@ _METADATA_KEY = b"hf_biasensemble"
 
 
 def save_table(path: Path, columns: Mapping[str, np.ndarray | None], stated: dict[str, Any]) -> Path:
-    """Writes columns (N,) or (N, K), complete or not at all.
-
-    Args:
-        path: The file.
-        columns: By name; `None` is left out.
-        stated: Plain values about the table, kept in its metadata.
-    """
+    """Writes columns (N,) or (N, K), complete or not at all; `None` is left out. What is stated of them, plain values,
+    goes into the metadata."""
     table = pa.table({name: _column(values) for name, values in columns.items() if values is not None})
     table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(stated, sort_keys=True)})
     with written_whole(path) as file:

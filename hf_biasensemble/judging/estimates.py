@@ -42,12 +42,9 @@ def group_weights(groups: PseudoGroups, fewest: int = 1) -> dict[str, np.ndarray
     """Weights (R,) of the images, summing to 1, whose sum of products with any values is their mean in a group.
 
     `aligned` is over images that members predict correctly, `conflicting` over all others, each class with the same
-    weight. `unbiased` is 1/K of `aligned` and (K - 1)/K of `conflicting`, as if each class came with each of K biases
-    equally often. Groups without images are omitted.
-
-    Args:
-        groups (`PseudoGroups`): Groups of the images.
-        fewest (`int`, *optional*, defaults to 1): Classes with fewer images in a group are left out of it.
+    weight; classes with fewer than `fewest` images in a group are left out of it. `unbiased` is 1/K of `aligned` and
+    (K - 1)/K of `conflicting`, as if each class came with each of K biases equally often. Groups without images are
+    omitted.
     """
     weights = {}
     for name, part in (("aligned", ~groups.is_conflicting), ("conflicting", groups.is_conflicting)):
@@ -62,23 +59,13 @@ def group_weights(groups: PseudoGroups, fewest: int = 1) -> dict[str, np.ndarray
 
 
 def group_means(values: np.ndarray, groups: PseudoGroups) -> dict[str, float]:
-    """Means by group, each class with the same weight: see [`group_weights`].
-
-    Args:
-        values (`np.ndarray` of shape (R,)): Whether each image is classified correctly, or any other number.
-        groups (`PseudoGroups`): Groups of the same images.
-    """
+    """Means by group of values (R,), such as whether each image is classified correctly; classes weigh the same."""
     return {name: float(weights @ values) for name, weights in group_weights(groups).items()}
 
 
 def estimates(probabilities: np.ndarray, predictions: np.ndarray, groups: PseudoGroups) -> dict[str, float]:
-    """`estimated_{aligned,conflicting,unbiased}_accuracy`, and the same as mean probability of the true class.
-
-    Args:
-        probabilities (`np.ndarray` of shape (R,)): The model's probability of the true class, in [0, 1].
-        predictions (`np.ndarray` of shape (R,)): Predicted classes.
-        groups (`PseudoGroups`): Groups of the same images.
-    """
+    """`estimated_{aligned,conflicting,unbiased}_accuracy`, and the same as mean probability of the true class, from
+    the model's probability of the true class (R,), in [0, 1], and its predicted classes (R,)."""
     measured = {"accuracy": np.asarray(predictions) == groups.labels, "probability": np.asarray(probabilities)}
     return {
         f"estimated_{name}_{kind}": mean
@@ -88,14 +75,10 @@ def estimates(probabilities: np.ndarray, predictions: np.ndarray, groups: Pseudo
 
 
 def estimated_intervals(values: np.ndarray, groups: PseudoGroups) -> dict[str, Estimate]:
-    """[`group_means`] with 95 % intervals.
+    """[`group_means`] of values (R,) in [0, 1] with 95% confidence intervals.
 
     Wilson's score interval, with the effective number of images of a weighted mean (Kish, 1965) as the number of
     images. That of `unbiased` follows from those of its two parts (Zou and Donner, 2008).
-
-    Args:
-        values (`np.ndarray` of shape (R,)): In [0, 1].
-        groups (`PseudoGroups`): Groups of the same images.
     """
     found: dict[str, Estimate] = {}
     for name, weights in group_weights(groups).items():
@@ -112,16 +95,16 @@ def estimated_intervals(values: np.ndarray, groups: PseudoGroups) -> dict[str, E
 
 
 def paired_difference(gained: np.ndarray, weights: np.ndarray) -> Estimate:
-    """A weighted mean of differences between two models, with a 95 % interval that excludes 0 only where an exact
-    test rejects that the models are equally good.
+    """A weighted mean of differences between two models, with a 95% confidence interval that excludes 0 only where an
+    exact test rejects that the models are equally good.
 
     If they are, each image's difference is as likely to have the other sign, so the test compares the sum with those
     under random signs (a permutation test within pairs). The interval holds the means that the normal approximation of
     this test does not reject.
 
     Args:
-        gained (`np.ndarray` of shape (R,)): What one model has more than the other on each image, times its weight.
-        weights (`np.ndarray` of shape (R,)): Weights of the images, which sum to 1.
+        gained: What one model has more than the other on each image, times its weight (R,).
+        weights: Weights of the images (R,), which sum to 1.
     """
     mean, images = float(gained.sum()), int((weights > 0).sum())
     # |mean - x| <= z sqrt(sum (gained - x weights)^2), solved for x.

@@ -20,11 +20,9 @@ from hf_biasensemble.models.inputs import Inputs
 
 
 def members_that_judge(judge: str | None, own: Path | None, train: ImageSplit) -> Members | None:
-    """The members that `--judge` names, or else those of the run itself, if it has any.
+    """The members that `--judge` names, or else the run's `own`, if it has any.
 
-    Raises:
-        `BiasEnsembleError`: If there are none where `--judge` says, or they were trained on other images: some of them
-            may be among those that are held out here.
+    Refuses members that were trained on other images: some of them may be among those that are held out here.
     """
     if judge is None:
         return Members.load(own) if own is not None and (own / FILE_NAME).exists() else None
@@ -39,27 +37,15 @@ def members_that_judge(judge: str | None, own: Path | None, train: ImageSplit) -
 
 
 def pseudo_groups_of(members: Members, inputs: Inputs, name: str, batch_size: int) -> PseudoGroups:
-    """Pseudo-groups of a split of a run.
-
-    Args:
-        members (`Members`): Who judge.
-        inputs (`Inputs`): What the run's networks see; features of it serve members of the same backbone.
-        name (`str`): Of the split.
-        batch_size (`int`): Images at a time.
-    """
+    """Pseudo-groups of a split of a run; features of the run serve members of the same backbone."""
     ours, theirs = inputs.backbone, members.backbone
     same = ours is not None and theirs is not None and ours.identity == theirs.identity
     return members.groups_of((inputs.encoded[members.features] if same else inputs.images)[name], batch_size)
 
 
 def judgement(model: HeldOutPredictions, other: HeldOutPredictions | None, other_name: str) -> dict[str, Any]:
-    """What the results of a run say of the model on held-out images, beside the estimates themselves.
-
-    Args:
-        model (`HeldOutPredictions`): Of the published model, with the groups that it is judged by.
-        other (`HeldOutPredictions`, *optional*): Of another, which is compared if it is about the same images.
-        other_name (`str`): Name of that.
-    """
+    """What the results of a run say of the published model on held-out images, beside the estimates themselves. Another
+    model is compared if it is about the same images."""
     if model.groups is None:
         return {}
     other = other.judged_by(model.groups) if other is not None and model.is_about(other) else None

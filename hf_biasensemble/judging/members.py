@@ -84,15 +84,8 @@ class Members:
         return self
 
     def groups_of(self, split: ImageSplit, batch_size: int = 512) -> PseudoGroups:
-        """Pseudo-groups of images that no member has learned from, in the order of the split.
-
-        Args:
-            split (`ImageSplit`): Images decoded in the members' `geometry`, or features of their frozen backbone.
-            batch_size (`int`, *optional*, defaults to 512): Images at a time.
-
-        Raises:
-            `BiasEnsembleError`: If the classes are others than those of the members.
-        """
+        """Pseudo-groups of images that no member has learned from, in the order of the split: images decoded in the
+        members' `geometry`, or features of their frozen backbone. Refuses other classes than those of the members."""
         if split.class_names != self.class_names:
             raise BiasEnsembleError(
                 f"expected images of the members' classes {', '.join(self.class_names)}, found "
@@ -141,15 +134,8 @@ class Members:
 
     @classmethod
     def load(cls, place: str | Path) -> "Members":
-        """Reads what [`~Members.save`] wrote.
-
-        Args:
-            place (`str` or `Path`): The folder of a run, a folder with the file, such as `--selection_dir`, or the Hub
-                id of a model that was pushed with its selection.
-
-        Raises:
-            `BiasEnsembleError`: If there are no members, or they cannot be read.
-        """
+        """Reads what [`~Members.save`] wrote: from the folder of a run, a folder with the file, such as
+        `--selection_dir`, or the Hub id of a model that was pushed with its selection."""
         file = _file_in(str(place))
         try:
             with safe_open(file, framework="pt") as stored:

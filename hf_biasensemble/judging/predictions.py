@@ -156,8 +156,8 @@ def gain(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictio
     same image is no independent evidence.
 
     Args:
-        models (`Sequence[HeldOutPredictions]`): One table per seed, with groups, by which both are judged.
-        others (`Sequence[HeldOutPredictions]`): Tables of the other model, seed by seed on the same images.
+        models: One table per seed, with groups, by which both are judged.
+        others: Tables of the other model, seed by seed on the same images.
     """
     if any(model.doubt() for model in models):
         return {}

@@ -24,11 +24,8 @@ def says_nothing(intervals: Mapping[str, Estimate]) -> str | None:
 
 
 def reason_not_to_tell(*models: HeldOutPredictions) -> str | None:
-    """Why nothing is said of the accuracy of these models on bias-conflicting images; `None` if something is.
-
-    Args:
-        models (`HeldOutPredictions`): About the same images, judged by the same groups.
-    """
+    """Why nothing is said of the accuracy of these models on bias-conflicting images; `None` if something is. All are
+    about the same images, judged by the same groups."""
     for model in models:
         if reason := model.doubt() or says_nothing(model.intervals()):
             return reason
@@ -57,11 +54,7 @@ def caution(model: HeldOutPredictions) -> str | None:
 
 def verdict(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictions]) -> tuple[str, str]:
     """`better` or `worse` than another model on images that contradict the shortcut, or `cannot tell`, and why.
-
-    Args:
-        models (`Sequence[HeldOutPredictions]`): One table per seed, with groups, by which both models are judged.
-        others (`Sequence[HeldOutPredictions]`): Tables of the other model, seed by seed on the same images.
-    """
+    Arguments as of [`gain`]."""
     if reason := reason_not_to_tell(*models):
         return CANNOT_TELL, reason
     gained = gain(models, others).get("conflicting")
@@ -73,14 +66,8 @@ def verdict(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredic
 
 
 def sentence(model: HeldOutPredictions, other: HeldOutPredictions | None = None, other_name: str = "ERM") -> str:
-    """One sentence on a model: its estimated accuracy on images that contradict the shortcut, that of another model,
-    and what it costs on the others.
-
-    Args:
-        model (`HeldOutPredictions`): With its groups.
-        other (`HeldOutPredictions`, *optional*): Of another model; left out if it is about other images.
-        other_name (`str`, *optional*, defaults to `"ERM"`): Name of that.
-    """
+    """One sentence on a model: its estimated accuracy on images that contradict the shortcut, that of another model on
+    the same images, and what it costs on the others."""
     compared = other.judged_by(model.groups) if other is not None and model.is_about(other) else None
     reason = reason_not_to_tell(model, *([compared] if compared else []))
     if reason:

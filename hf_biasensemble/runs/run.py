@@ -19,7 +19,6 @@ from hf_biasensemble.arguments import (
     settled_selection,
 )
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.arguments.unsupported import check_reporting_installed
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
 from hf_biasensemble.data.prepare import (
     check_fingerprint,
@@ -140,7 +139,6 @@ def checked(
     Sets steps and schedule in `args`; writes nothing into its `output_dir`.
     """
     method = METHODS[args.method]
-    check_reporting_installed(args.report_to)
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))

@@ -37,11 +37,11 @@ def parse_run(
     parsed = parse_arguments(
         types,
         argv,
-        description,
+        command,
         hidden={method.arguments: method.unused},
         foreign=lambda name: _option_of_others(name, method),
+        description=description,
         epilog=f"Options of --method {method.name}; others have their own. Methods: {', '.join(METHODS)}.",
-        command=command,
     )
     values = dict(zip(types, parsed, strict=True))
     selection_args = values[method.selector.arguments] if method.selector else None

@@ -161,10 +161,10 @@ def _found(name: str, args: DataArguments) -> Found:
         reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
         if not path.exists():
             reason += "; no local folder has that name either"
-        at = f", revision {revision}" if revision else ""
-        raise BiasEnsembleError(
-            f"dataset {name} (configuration {args.dataset_config_name}{at}) could not be opened: {reason}"
-        ) from error
+        stated = {"configuration": args.dataset_config_name, "revision": revision}
+        asked = ", ".join(f"{what} {value}" for what, value in stated.items() if value)
+        at = f" ({asked})" if asked else ""
+        raise BiasEnsembleError(f"dataset {name}{at} could not be opened: {reason}") from error
 
 
 def _local(path: Path, args: DataArguments) -> Found:

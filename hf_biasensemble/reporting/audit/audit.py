@@ -20,7 +20,7 @@ from hf_biasensemble.folders.output_folder import AUDIT_FILES
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import FORMULA_START, written_whole
 from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
-from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, confusions, page_data
+from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, columns_of, confusions, page_data
 from hf_biasensemble.reporting.audit.weak_signals import contradicting, weak_signals
 from hf_biasensemble.selection import Selection, outdated
 
@@ -47,18 +47,16 @@ def write_audit(
     top_k: int = TOP_K,
     page_budget: int = PAGE_BUDGET,
 ) -> Path:
-    """Writes page and list of the selection in `output_dir/selection`.
+    """Writes `audit.html` (below 20 MB whatever the dataset), `audit.csv` and `audit.parquet` for the selection in
+    `output_dir/selection`, and returns the page.
 
     Args:
-        output_dir (`str` or `Path`): Folder of a run of training or of the audit.
-        split (`ImageSplit`): The training split that the selection was made of; only the pixels shown are read.
-        dataset_name (`str`): Hub id or path of the dataset; of a path, only the last part is shown.
-        config_name (`str`, *optional*): Configuration of the dataset, for the title.
-        top_k (`int`, *optional*, defaults to 12): Typical and flagged images shown of each class, at least 1.
-        page_budget (`int`, *optional*, defaults to 14,000,000): Bytes of the page for images and their rows.
-
-    Returns:
-        `Path`: `audit.html`, below 20 MB whatever the dataset.
+        output_dir: Folder of a run of training or of the audit.
+        split: The training split that the selection was made of; only the pixels shown are read.
+        dataset_name: Hub id or path of the dataset; of a path, the page shows the last part.
+        config_name: Configuration of the dataset, for the title.
+        top_k: Typical and flagged images shown of each class, at least 1.
+        page_budget: Bytes of the page for images and their rows.
 
     Raises:
         `BiasEnsembleError`: If there is no readable selection, it does not say what the members predict, or it was
@@ -139,26 +137,13 @@ def file_names(split: ImageSplit, dataset_name: str) -> pa.ChunkedArray | None:
 
 def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray | None, order: np.ndarray) -> pa.Table:
     """All samples, in the given order, with what is known of them; columns without content are left out."""
-
-    def named(numbers: np.ndarray | None, names: list[str] | None) -> pa.Array | None:
-        return None if numbers is None or names is None else pa.array(names).take(pa.array(numbers % len(names)))
-
     is_error = np.zeros(len(order), dtype=bool)
     is_error[possible_label_errors(selection, order)] = True
-    columns = {
-        "index": selection.index,
-        "file": files,
-        "label": named(selection.labels, split.class_names),
-        "votes": selection.votes,
-        "mean_probability": selection.mean_probability,
-        "is_flagged": ~selection.is_selected,
-        "predicted_label": named(selection.predicted_labels, split.class_names),
-        "agreeing_members": selection.agreeing_members,
-        "lowest_probability": selection.lowest_probability,
-        "is_possible_label_error": is_error,
-        "bias_label": named(selection.bias_labels, split.bias_names),
-        "is_conflicting": selection.is_conflicting,
-    }
+    columns: dict[str, Any] = columns_of(selection, split) | {"file": files, "is_possible_label_error": is_error}
+    named = {"label": split.class_names, "predicted_label": split.class_names, "bias_label": split.bias_names or []}
+    for name, names in named.items():
+        if columns[name] is not None:
+            columns[name] = pa.array(names).take(pa.array(columns[name] % len(names)))  # -1, unknown, is the last
     table = pa.table({name: values for name, values in columns.items() if values is not None})
     return table.take(pa.array(order)).add_column(0, "rank", pa.array(np.arange(1, len(order) + 1)))
 
@@ -173,12 +158,8 @@ def without_formulas(table: pa.Table) -> pa.Table:
 
 
 def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[str, Any]]:
-    """How many of the first k images are bias-conflicting, for round k and for the number of flagged images.
-
-    Returns:
-        `list[dict]`: `k`, `found`, `precision` and `recall`, each but the first two in [0, 1]; empty where that is
-        unknown, or where no image is bias-conflicting.
-    """
+    """How many of the first k images are bias-conflicting, for round k and for the number of flagged images; empty
+    where that is unknown, or where no image is bias-conflicting."""
     conflicting = selection.is_conflicting
     if conflicting is None or not conflicting.any():
         return []

@@ -28,11 +28,23 @@ _LONGEST_SIDE = 384  # pixels: enough to judge a photograph, and some 500 of the
 _IMAGES_AT_ONCE = 64
 _MOST_PAIRS = 8
 _FEWEST_CONFUSED = 10  # images; below, a pair of classes may be chance
-_ROW_COLUMNS = (
-    *("index", "file", "label", "votes", "mean_probability", "is_flagged", "predicted_label", "agreeing_members"),
-    *("lowest_probability", "bias_label", "is_conflicting"),
-    *("image_hash", "image"),
-)
+
+
+def columns_of(selection: Selection, split: ImageSplit) -> dict[str, np.ndarray | None]:
+    """What is known of the images, columns (N,) by name; classes and bias labels by their numbers."""
+    return {
+        "index": selection.index,
+        "file": None,
+        "label": selection.labels,
+        "votes": selection.votes,
+        "mean_probability": selection.mean_probability,
+        "is_flagged": ~selection.is_selected,
+        "predicted_label": selection.predicted_labels,
+        "agreeing_members": selection.agreeing_members,
+        "lowest_probability": selection.lowest_probability,
+        "bias_label": selection.bias_labels if split.bias_names else None,
+        "is_conflicting": selection.is_conflicting,
+    }
 
 
 def page_data(
@@ -79,7 +91,7 @@ def page_data(
 
     return {
         **names,
-        "columns": list(_ROW_COLUMNS),
+        "columns": [*columns_of(selection, split), "image_hash", "image"],
         "rows": list(rows.values()),
         "views": {name: {"shown": shown(some), "total": len(some)} for name, some in views.items()},
         "typical": [shown(some) for some in typical],
@@ -109,20 +121,8 @@ def _in_turn(*ranked: Sequence[int] | np.ndarray) -> Iterator[int]:
 def _rows(
     selection: Selection, split: ImageSplit, files: pa.ChunkedArray | None, positions: Iterator[int]
 ) -> Iterator[tuple[int, list]]:
-    """Each position with its values of `_ROW_COLUMNS`; images are read a few at a time, as far as they are wanted."""
-    sources = {
-        "index": selection.index,
-        "file": None,
-        "label": selection.labels,
-        "votes": selection.votes,
-        "mean_probability": selection.mean_probability,
-        "is_flagged": ~selection.is_selected,
-        "predicted_label": selection.predicted_labels,
-        "agreeing_members": selection.agreeing_members,
-        "lowest_probability": selection.lowest_probability,
-        "bias_label": selection.bias_labels if split.bias_names else None,
-        "is_conflicting": selection.is_conflicting,
-    }
+    """Each position with its values of [`columns_of`], hash and thumbnail; images are read as far as wanted."""
+    sources = columns_of(selection, split)
     while some := list(islice(positions, _IMAGES_AT_ONCE)):
         pixels = split.pixels.index_select(0, torch.from_numpy(selection.index[some]))
         columns = {
@@ -152,12 +152,8 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def confusions(selection: Selection, split: ImageSplit) -> list[dict[str, Any]]:
-    """The classes that the members confuse in ten or more flagged images, the most frequent pairs first.
-
-    Returns:
-        `list[dict]`: `label`, `predicted`, `count` and, where bias labels have names, the most frequent of them,
-        `bias`, with `bias_count`.
-    """
+    """The classes that the members confuse in ten or more flagged images, the most frequent pairs first, with the most
+    frequent bias label of these images where bias labels have names."""
     assert selection.predicted_labels is not None
     number = len(split.class_names)
     confused = np.flatnonzero(contradicting(selection))

@@ -25,13 +25,9 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
     - Members all right: fewer than `FEWEST_FLAGGED` of the images are flagged (with `member_keep`, which flags the
       same fraction whatever the members say: contradict them).
     - Members unsure: less than `FEWEST_KEPT` of all images, or `FEWEST_KEPT_OF_CLASS` of a class, is kept.
-    - Members all wrong: their joint prediction is right hardly more often than always naming the most frequent class
-      (the fraction of the way from there to all right is below `LEAST_BETTER_THAN_GUESSING`).
+    - Members all wrong: their joint prediction is hardly better than always naming the most frequent class (the
+      fraction of the way from there to all right is below `LEAST_BETTER_THAN_GUESSING`).
     - Disagreement: on more than `MOST_DISAGREEMENT` of the images, the members do not all predict the same class.
-
-    Args:
-        selection (`Selection`): The votes, with predictions.
-        class_names (`list[str]`): Names of the classes.
     """
     assert selection.agreeing_members is not None
     kept, labels = selection.is_selected, selection.labels

@@ -25,12 +25,12 @@ def write_draft(
     """Writes the card into a folder that [`~EvaluatingTrainer.save_model`] wrote.
 
     Args:
-        folder (`str` or `Path`): The folder.
-        model (`PreTrainedModel`): The published classifier.
-        trainer (`str`): Name of the trainer's class.
-        evaluation (`Mapping[str, float]`): Metrics to list.
-        tags (`Sequence[str]`, *optional*): Further tags.
-        model_name (`str`, *optional*): Title; by default the folder's name.
+        folder: The folder.
+        model: The published classifier.
+        trainer: Name of the trainer's class.
+        evaluation: Metrics to list.
+        tags: Further tags.
+        model_name: Title; by default the folder's name.
         metadata: Further fields of `huggingface_hub.ModelCardData`, such as `license` or `datasets`.
     """
     folder = Path(folder)

@@ -61,14 +61,11 @@ def write_model_card(
     Every number comes from the files that the run left there: `all_results.json`, `config.yaml`, `trainer_state.json`.
 
     Args:
-        output_dir (`str` or `Path`): Folder of the run.
-        method (`Method`): How it was trained.
-        splits (`Mapping[str, ImageSplit]`): The data of the run: `train` and the evaluated splits. They are counted.
-        num_processes (`int`, *optional*, defaults to 1): Processes that trained; the batch size is per process.
-        hub_id (`str`, *optional*): Repository that the model is meant for, for the examples.
-
-    Returns:
-        `Path`: The card.
+        output_dir: Folder of the run.
+        method: How it was trained.
+        splits: `train` and the evaluated splits, which are counted.
+        num_processes: Processes that trained; the batch size is per process.
+        hub_id: Repository that the model is meant for, for the examples.
     """
     folder = Path(output_dir)
     results, config, state = (

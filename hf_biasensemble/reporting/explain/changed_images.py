@@ -14,27 +14,15 @@ def without_color(images: torch.Tensor) -> torch.Tensor:
 
 
 def recolored(images: torch.Tensor, thirds: int) -> torch.Tensor:
-    """Hues turned by so many thirds of the colour circle: red becomes green, green blue, blue red.
-
-    The channels are exchanged, so saturation and brightness (HSV) and every edge stay exactly. Grey pixels stay grey.
-
-    Args:
-        images (`torch.Tensor` of shape (B, 3, H, W)): uint8 RGB images.
-        thirds (`int`): 1 for 120 degrees, 2 for 240.
-    """
+    """Images (B, 3, H, W) with every hue turned by `thirds` times 120 degrees: red becomes green becomes blue.
+    Brightness (the largest channel), saturation and every shape stay; grey stays grey."""
     return images.roll(thirds, dims=-3)
 
 
 def with_shuffled_patches(images: torch.Tensor, patches: int = 4, seed: int = 0) -> torch.Tensor:
-    """Images cut into a grid whose patches all change places: shapes are gone, colour and texture stay.
-
-    Args:
-        images (`torch.Tensor` of shape (B, 3, H, W)): uint8 images, at least `patches` pixels wide and high.
-        patches (`int`, *optional*, defaults to 4): Patches per row and column, at least 2. What is left over where the
-            sides are no multiple of it, at the right and at the bottom, stays where it is.
-        seed (`int`, *optional*, defaults to 0): Of the order, which is the same for all images; no patch keeps its
-            place.
-    """
+    """Images (B, 3, H, W) cut into a grid of `patches` x `patches` that all change places, in the same order for all
+    images: shapes are gone, colour and texture stay. What is left over at the right and at the bottom stays where it
+    is."""
     count, channels, *sides = images.shape
     high, wide = (side // patches for side in sides)
     shuffled = images.clone()
@@ -48,15 +36,8 @@ def with_shuffled_patches(images: torch.Tensor, patches: int = 4, seed: int = 0)
 
 
 def masked(images: torch.Tensor, inside: bool, color: Sequence[float] = (0.0, 0.0, 0.0)) -> torch.Tensor:
-    """Images of which one half, inside or outside a centred ellipse, is painted over, whatever it shows.
-
-    The ellipse has the aspect ratio of the image and half of its area.
-
-    Args:
-        images (`torch.Tensor` of shape (B, 3, H, W)): uint8 images.
-        inside (`bool`): Paint over what is inside the ellipse, else what is outside.
-        color (`Sequence[float]`, *optional*, defaults to black): Of the paint, channels in [0, 1].
-    """
+    """uint8 images (B, 3, H, W) of which one half, inside or outside a centred ellipse, is painted over with `color`,
+    channels in [0, 1]. The ellipse has the aspect ratio of the image and half of its area."""
     height, width = images.shape[-2:]
     down, across = ((torch.arange(side, device=images.device) + 0.5) * 2 / side - 1 for side in (height, width))
     is_inside = across**2 + down[:, None] ** 2 < 2 / math.pi
@@ -65,13 +46,8 @@ def masked(images: torch.Tensor, inside: bool, color: Sequence[float] = (0.0, 0.
 
 
 def counterfactuals(images: torch.Tensor, color: Sequence[float] = (0.0, 0.0, 0.0)) -> dict[str, torch.Tensor]:
-    """Every counterfactual of the images, by the name to show.
-
-    Args:
-        images (`torch.Tensor` of shape (B, 3, H, W)): uint8 RGB images, at least 4 pixels wide and high.
-        color (`Sequence[float]`, *optional*, defaults to black): What masked parts are painted with. The mean that a
-            network's preprocessing subtracts is least remarkable to it.
-    """
+    """Every counterfactual of uint8 RGB images (B, 3, H, W) of at least 4 x 4 pixels, by the name to show. Masked
+    parts have this colour: the mean that a network's preprocessing subtracts is least remarkable to it."""
     return {
         "grey": without_color(images),
         "hue +120°": recolored(images, 1),

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 
 from hf_biasensemble.reporting.figures.canvas import GREY, MODEL_COLORS, PALE, new_figure, plain, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+ORIGINAL = "original"
+
 
 @dataclass(frozen=True)
 class PredictionChange:
-    """What a model says of n images as they are ("original") and of other versions of them, by name.
+    """What a model predicts for n images as they are (`ORIGINAL`) and for other versions of them, by name.
 
     Attributes:
         predictions: int64 (n,), predicted classes.
@@ -38,17 +41,16 @@ def counterfactual_panel(
 ) -> Path:
     """Draws a row for each image with a column for each version of it, and below what each model predicts.
 
-    Args:
-        images (`Mapping[str, np.ndarray]`): Versions of the n images, uint8 (n, C, H, W), by name; first as they are.
-        labels (`np.ndarray` of shape (n,)): True classes.
-        changes (`Mapping[str, PredictionChange]`): What each of at most two models says of them, by the name to show.
-        class_names (`Sequence[str]`): Names of the classes.
-        title (`str`): Title of the picture.
-        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
+    A bar is as long as the probability of the class predicted for the original; a prediction that has changed is bold,
+    with an arrow.
 
-    Returns:
-        `Path`: `file`. A bar is as long as the probability of the class predicted for the image as it is; a prediction
-        that has changed is bold, with an arrow.
+    Args:
+        images: Versions of the n images, uint8 (n, C, H, W), by name; the original first.
+        labels: True classes (n,).
+        changes: What each of at most two models predicts for them, by the name to show.
+        class_names: Names of the classes.
+        title: Title of the picture.
+        file: Image to write (.png, .svg, .pdf), as for all figures.
     """
     colors = MODEL_COLORS[-len(changes) :]
     rows, columns = len(labels), len(images)
@@ -95,7 +97,7 @@ def _draw_prediction(
     color: str,
 ) -> None:
     predicted = change.predictions[version][row]
-    changed = predicted != change.predictions["original"][row]
+    changed = predicted != change.predictions[ORIGINAL][row]
     weight, text_color = ("bold", "black") if changed else ("normal", GREY)
     name = plain(class_names[predicted], 13)
     words = [
@@ -108,32 +110,23 @@ def _draw_prediction(
     cell.barh(line + 0.86, change.kept[version][row], height=0.14, color=color)
 
 
-def reliance_figure(
-    fractions: Mapping[str, Mapping[str, tuple[float, float, float]]], images: int, file: str | Path
-) -> Path:
-    """Draws which fraction of the predictions changes under each counterfactual, with intervals.
-
-    Args:
-        fractions (`Mapping`): By model (at most two) and counterfactual: fraction and both ends of its interval.
-        images (`int`): How many images they were measured on.
-        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
-
-    Returns:
-        `Path`: `file`.
-    """
-    names = list(next(iter(fractions.values())))
+def reliance_figure(table: pd.DataFrame, file: str | Path) -> Path:
+    """Draws what [`measure_reliance`] found of at most two models: which fraction of the predictions changes under
+    each counterfactual, with intervals."""
+    names, models = table["counterfactual"].unique(), table["model"].unique()
     figure = new_figure(6.4, 0.42 * len(names) + 1.5)
     panel = figure.subplots()
-    colors = MODEL_COLORS[-len(fractions) :]
-    for number, ((model, found), color) in enumerate(zip(fractions.items(), colors, strict=True)):
-        middle, low, high = 100 * np.array([found[name] for name in names]).T
-        heights = np.arange(len(names)) + 0.26 * (number - (len(fractions) - 1) / 2)
-        spread = np.maximum([middle - low, high - middle], 0)
-        panel.errorbar(middle, heights, xerr=spread, fmt="os"[number], color=color, capsize=3, label=plain(model))
-    tidy(panel, f"Predictions that change, {images:,} images", grid="x")
+    for number, (model, color) in enumerate(zip(models, MODEL_COLORS[-len(models) :], strict=True)):
+        found = 100 * table.loc[table["model"] == model, ["fraction", "low", "high"]]
+        heights = np.arange(len(names)) + 0.26 * (number - (len(models) - 1) / 2)
+        spread = np.maximum([found["fraction"] - found["low"], found["high"] - found["fraction"]], 0)
+        panel.errorbar(
+            found["fraction"], heights, xerr=spread, fmt="os"[number], color=color, capsize=3, label=plain(model)
+        )
+    tidy(panel, f"Predictions that change, {table['images'].iloc[0]:,} images", grid="x")
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.set_xlim(-1, 101)
     panel.set_xlabel("% of the predictions, with 95% confidence interval", color=GREY)
-    figure.legend(loc="outside lower center", ncols=len(fractions), frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(models), frameon=False)
     return save(figure, file)

@@ -69,18 +69,8 @@ def accuracy_curves(histories: Mapping[str, str | Path], file: str | Path, split
 
 def run_curves(history: str | Path, file: str | Path) -> Path | None:
     """Draws the accuracy of one run over its steps, a panel for each split and a line for each group; where members
-    judged the run, a panel of its own shows what they estimate without bias labels.
-
-    Args:
-        history (`str` or `Path`): The run's `history.csv`.
-        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
-
-    Returns:
-        `Path`: `file`, or `None` if the run was never evaluated; nothing is written then.
-
-    Raises:
-        `BiasEnsembleError`: If the history cannot be read.
-    """
+    judged the run, a panel of its own shows what they estimate without bias labels. `None` if the run was never
+    evaluated."""
     metrics = {"accuracy": "All", **_GROUPS}
     splits = ("validation", "test")
     panels = {split.capitalize(): {f"{split}_{metric}": name for metric, name in metrics.items()} for split in splits}
@@ -89,20 +79,9 @@ def run_curves(history: str | Path, file: str | Path) -> Path | None:
 
 
 def difficulty_curves(history: str | Path, file: str | Path) -> Path | None:
-    """Draws how hard the training images are for the two networks over the steps: the mean relative difficulty, which
-    is what the debiased model's samples are weighted with, and the mean scaled losses that it comes from.
-
-    Args:
-        history (`str` or `Path`): The `history.csv` of a run of LfF or DisEnt.
-        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
-
-    Returns:
-        `Path`: `file`, or `None` if the run logged nothing of the kind; nothing is written then. A line for each of
-        aligned and conflicting images, or one for all where that is unknown.
-
-    Raises:
-        `BiasEnsembleError`: If the history cannot be read.
-    """
+    """Draws how hard the training images are for the two networks of LfF or DisEnt over the steps: the mean relative
+    difficulty, which weights the debiased network's samples, and the mean scaled losses that it comes from, for
+    aligned and conflicting images apart where that is known. `None` if the run logged nothing of the kind."""
     groups = {"": "All", "aligned_": ALIGNED, "conflicting_": CONFLICTING}
     panels = {
         title: {f"train_{group}{metric}": name for group, name in groups.items()}

@@ -20,19 +20,16 @@ def group_heat_map(
     attribute_names: Sequence[str],
     file: str | Path,
 ) -> Path | None:
-    """Draws the accuracy in each group of class (rows) and bias attribute (columns), with the number in the cell.
+    """Draws the accuracy in each group of class (rows) and bias attribute (columns), with the number in the cell; a
+    group without images is grey with a dash. `None` if there are more than `WIDEST` classes or values.
 
     Args:
-        predictions (`np.ndarray` of shape (N,)): Predicted classes.
-        labels (`np.ndarray` of shape (N,)): True classes.
-        attribute (`np.ndarray` of shape (N,)): Bias label of each image, or whether it is bias-conflicting.
-        class_names (`Sequence[str]`): Names of the classes.
-        attribute_names (`Sequence[str]`): Names of the values of the attribute.
-        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
-
-    Returns:
-        `Path`: `file`, or `None` if there are more than 40 classes or values; nothing is written then. A group without
-        images is grey with a dash.
+        predictions: Predicted classes (N,).
+        labels: True classes (N,).
+        attribute: Bias label of each image, or whether it is bias-conflicting (N,).
+        class_names: Names of the classes.
+        attribute_names: Names of the values of the attribute.
+        file: Image to write.
     """
     shape = (len(class_names), len(attribute_names))
     if max(shape) > WIDEST:

@@ -12,15 +12,7 @@ _BINS = 20
 
 def selection_histogram(selection: Selection, file: str | Path) -> Path:
     """Draws how many training images have which mean member probability and how many votes, on a logarithmic scale;
-    bias-aligned and bias-conflicting ones apart where that is known.
-
-    Args:
-        selection (`Selection`): The bias-amplified set.
-        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
-
-    Returns:
-        `Path`: `file`.
-    """
+    bias-aligned and bias-conflicting ones apart where that is known."""
     groups = {"All": np.ones(len(selection.index), dtype=bool)}
     if selection.is_conflicting is not None:
         groups = {ALIGNED: ~selection.is_conflicting, CONFLICTING: selection.is_conflicting}

@@ -16,12 +16,9 @@ def sweep_figure(
     """Draws accuracy by method: a point for the mean over seeds, a bar for the standard deviation, a tick per seed.
 
     Args:
-        values (`Mapping`): Percentages of each metric, one per seed, by (data, method); a panel per data.
-        metrics (`Mapping[str, str]`): The metrics to draw, with the name to show.
-        file (`str` or `Path`): Image to write (.png, .svg, .pdf).
-
-    Returns:
-        `Path`: `file`.
+        values: Percentages of each metric, one per seed, by (data, method); a panel per data.
+        metrics: The metrics to draw, with the name to show.
+        file: Image to write.
     """
     data = list(dict.fromkeys(name for name, _ in values))
     methods = list(dict.fromkeys(method for _, method in values))

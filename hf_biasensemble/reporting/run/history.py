@@ -17,9 +17,6 @@ class HistoryCallback(TrainerCallback):
 
     The rows come from the Trainer's own log, which is in every checkpoint: a resumed run has the rows of the run
     before it and none twice.
-
-    Args:
-        file (`str` or `Path`): The CSV file.
     """
 
     def __init__(self, file: str | Path):

@@ -13,15 +13,10 @@ _COLUMNS = ("conflicting", "aligned", "unbiased")
 def judgement_table(
     models: Mapping[str, HeldOutPredictions], compare_with: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """What can be said of models on the same images.
+    """What can be said of models on the same images, compared with the one named `compare_with`, if any.
 
-    Args:
-        models (`Mapping[str, HeldOutPredictions]`): By name.
-        compare_with (`str`, *optional*): The one of them that the others are compared with; by default none is.
-
-    Returns:
-        The text, and the same as plain values: by model `estimates`, with both ends of the interval and the number of
-        images, and where it is compared `difference` and `verdict`; or `cannot_tell`, the reason, and nothing else.
+    Returns the text, and the same as plain values: by model `estimates`, with both ends of the interval and the number
+    of images, and where it is compared `difference` and `verdict`; or `cannot_tell`, the reason, and nothing else.
     """
     first = next(iter(models.values()))
     reason = reason_not_to_tell(*models.values())

@@ -26,12 +26,8 @@ _ACCURACIES = {  # in this order; the last word of a key after the split, and it
 
 
 class NamedProgressCallback(TrainerCallback):
-    """Losses, learning rate and accuracy: one moving line on a terminal, else a table with a row per evaluation,
-    or of ten rows if nothing is evaluated.
-
-    Args:
-        name (`str`): What is going on, for instance `"BiasEnsemble members"`.
-    """
+    """Losses, learning rate and accuracy of what `name` says is going on: a table with a row per evaluation, or of ten
+    rows if nothing is evaluated; on a terminal with a progress bar below."""
 
     def __init__(self, name: str):
         self.name = name
@@ -43,16 +39,14 @@ class NamedProgressCallback(TrainerCallback):
         self.steps_between_rows = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and args.eval_strategy == "no":
+        if not state.is_world_process_zero:
+            return
+        if args.eval_strategy == "no":
             self.steps_between_rows = state.max_steps / 10
             self.next_row = state.global_step + self.steps_between_rows
-        if state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty():
+        if not args.disable_tqdm and sys.stderr.isatty():
             self.bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc=self.name,
-                dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+                total=state.max_steps, initial=state.global_step, desc=self.name, dynamic_ncols=True, leave=False
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -62,48 +56,30 @@ class NamedProgressCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             self.training = {key: value for key, value in logs.items() if key in _heading_of_training(logs)}
-            self._move_line()
-            if self.bar is None and not self.evaluated and state.global_step >= self.next_row:
+            if not self.evaluated and state.global_step >= self.next_row:
                 self._print_row(state.global_step)
                 self.next_row += self.steps_between_rows
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
-        if not state.is_world_process_zero or not metrics:
-            return
-        self.evaluated = metrics
-        if self.bar is not None:
-            self._move_line()
-        else:
+        if state.is_world_process_zero and metrics:
+            self.evaluated = metrics
             self._print_row(state.global_step)
-
-    def _print_row(self, step: int) -> None:
-        values = self.training | self.evaluated
-        columns = [*_heading_of_training(self.training).items(), *_heading_of_metrics(self.evaluated).items()]
-        if columns != self.columns:
-            if not self.columns:
-                print(self.name, flush=True)
-            self.columns = columns
-            print(_header(columns), flush=True)
-        cells = "".join(_cell(key, values[key]).rjust(_WIDTH) for key, _ in columns)
-        print(f"{step:>8}{cells}", flush=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
             self.bar.close()
-            self.bar = None
 
-    def _move_line(self) -> None:
-        if self.bar is None:
-            return
-        parts = [f"{heading} {_cell(key, self.training[key])}" for key, heading in _short_losses(self.training)]
-        last = None
-        for key, heading in _heading_of_metrics(self.evaluated).items():
-            split = _split_of(key)
-            parts.append(f"{heading if split == last else f'| {split} {heading}'} {self.evaluated[key]:.3f}")
-            last = split
-        self.bar.set_postfix_str(" ".join(parts))
+    def _print_row(self, step: int) -> None:
+        values = self.training | self.evaluated
+        columns = [*_heading_of_training(self.training).items(), *_heading_of_metrics(self.evaluated).items()]
+        cells = "".join(_cell(key, values[key]).rjust(_WIDTH) for key, _ in columns)
+        lines = [] if self.columns else [self.name]
+        lines += [] if columns == self.columns else [_header(columns)]
+        self.columns = columns
+        tqdm.write("\n".join([*lines, f"{step:>8}{cells}"]))  # above the bar, if there is one
+        sys.stdout.flush()
 
 
 def use_own_progress(trainer: Trainer) -> None:
@@ -119,11 +95,6 @@ def _heading_of_training(logs: dict[str, float]) -> dict[str, str]:
     terms = {key: key.removeprefix("loss_")[: _WIDTH - 1] for key in logs if key.startswith("loss_")}
     headings |= terms if len(terms) > 1 else {}
     return {key: heading for key, heading in headings.items() if key in logs}
-
-
-def _short_losses(logs: dict[str, float]) -> list[tuple[str, str]]:
-    headings = _heading_of_training(logs)
-    return [(key, f"loss {heading}" if key.startswith("loss_") else heading) for key, heading in headings.items()]
 
 
 def _heading_of_metrics(metrics: dict[str, float]) -> dict[str, str]:

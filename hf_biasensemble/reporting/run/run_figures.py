@@ -25,17 +25,8 @@ def write_run_figures(
     test: ImageSplit | None = None,
     predictions: np.ndarray | None = None,
 ) -> list[Path]:
-    """Draws what there is to draw, in place of earlier figures of a run in that folder.
-
-    Args:
-        output_dir (`str` or `Path`): Folder of the run, with its `history.csv`.
-        selection (`Selection`, *optional*): The bias-amplified set.
-        test (`ImageSplit`, *optional*): The test split.
-        predictions (`np.ndarray` of shape (N,), *optional*): Classes that the published model predicts for it.
-
-    Returns:
-        `list[Path]`: The figures drawn.
-    """
+    """Draws what there is to draw, in place of earlier figures of a run in that folder: curves of its `history.csv`,
+    its selection, and accuracy by group of the published model's predictions (N,) for the test split."""
     folder = Path(output_dir)
     for name in FIGURE_FILES:
         (folder / name).unlink(missing_ok=True)

@@ -13,11 +13,7 @@ _WITH_CONFIG = ("wandb", "trackio")
 
 
 class SettingsCallback(TrainerCallback):
-    """Adds the settings of data, network and selection to the configuration of a run, which has those of training.
-
-    Args:
-        settings (`Mapping[str, Any]`): All settings of the run; those that the configuration has already are left.
-    """
+    """Adds the settings of data, network and selection to the configuration of a run, which has those of training."""
 
     def __init__(self, settings: Mapping[str, Any]):
         self.settings = settings
@@ -33,10 +29,8 @@ class SettingsCallback(TrainerCallback):
 
 @contextmanager
 def run_of_its_own(args: DebiasingArguments) -> Iterator[None]:
-    """Ends the run at Weights & Biases that began in this block, so that the next training has another one.
-
-    Otherwise both write their losses under the same names and steps. Trackio ends a run with its training.
-    """
+    """Ends the run at Weights & Biases that began in this block, so that the next training has another one: both write
+    their losses under the same names and steps. Trackio ends a run with its training."""
     if "wandb" not in args.report_to or not args.should_save:
         yield
         return

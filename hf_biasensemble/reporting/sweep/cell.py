@@ -19,13 +19,10 @@ class Cell:
 
     Attributes:
         data: Configuration of the dataset, for instance `"1pct"`.
-        method: Name of the method.
-        seed: Seed of the run.
         last_step: Metrics of the last step on the reported split, in percent; `last_five_accuracy` is the accuracy
             averaged over the last five evaluations.
         chosen: Metrics of the published step, where `checkpoint_choice` is not `last`.
-        checkpoint_choice: What decided which step is published.
-        held_out: What the published model says of the validation images, if the run left that.
+        held_out: What the published model predicts for the validation images, if the run left that.
         is_of_test: Whether `last_step` and `chosen` are of the test split, not of the validation split.
     """
 

@@ -20,12 +20,8 @@ _GROUPS = ("aligned", "conflicting", "unbiased")
 
 def judged_section(groups: Mapping[tuple[str, str], list[Cell]], baselines: Mapping[str, str | None]) -> list[str]:
     """Estimated beside measured accuracy of each method, the pick and, where it can be measured, its regret: by how
-    many points the best method exceeds it on the test split.
-
-    Args:
-        groups (`Mapping[tuple[str, str], list[Cell]]`): Runs by data and method.
-        baselines (`Mapping[str, str]`): By method, the one that it is compared with.
-    """
+    many points the best method exceeds it on the test split. `groups` are the runs by data and method, `baselines`
+    what each method is compared with."""
     if not any(cell.held_out and cell.held_out.groups is not None for group in groups.values() for cell in group):
         return []
     header = ["data", "method", *(f"estimated {name}" for name in _GROUPS), "measured unbiased"]
@@ -114,8 +110,8 @@ def _regret(data: str, of_data: Mapping[str, Sequence[Cell]], pick: str | None) 
     return [f"{data}: the pick {pick} is {regret:.1f} points below the best on the test split ({best})."]
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Mean ± sample standard deviation, as far as there are enough values."""
+def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean ± sample standard deviation, as far as there are enough values; with `sign` "+", the mean has a sign."""
     if not values:
         return ""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{mean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
