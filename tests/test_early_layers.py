@@ -107,4 +107,4 @@ def test_early_features_are_refused_where_nothing_is_frozen(digits, tmp_path, ca
     assert train(digits, tmp_path / "out", "lff_be", member_features="early") == 2
     assert "--member_features: expected final without --freeze_backbone, found early" in error_line(capsys)
     assert train(digits, tmp_path / "out", "lff_be", member_features="middle") == 2
-    assert "--member_features: expected early or final, found middle" in error_line(capsys)
+    assert "--member_features: expected one of early, final, found middle" in error_line(capsys)

@@ -328,7 +328,7 @@ def test_two_processes_give_the_run_of_one(digits, frozen, tmp_path):
         ({"backbone": "mlp", "pretrained_weights": None}, "found nothing to freeze: the MLP"),
         ({"backbone": "test_efficientnet"}, "expected the .* weights of test_efficientnet, found .* missing"),
         ({"feature_views": -1}, "--feature_views: expected 0 or more"),
-        ({"head": "deep"}, "--head: expected linear or mlp"),
+        ({"head": "deep"}, "--head: expected one of linear, mlp"),
         ({"train_layers": 1}, "--train_layers: expected nothing with --freeze_backbone"),
         ({"freeze_backbone": "false", "head": "mlp"}, "--head: expected linear without --freeze_backbone"),
     ],

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import Fraction, NonNegativeInt, Options, PositiveInt, one_of, option, require
 from hf_biasensemble.internal.sizes import size_in_bytes
 
 LAYOUTS = ("auto", "folders", "table")
@@ -13,7 +13,7 @@ IN_MEMORY = "in memory"
 
 
 @dataclass
-class DataArguments:
+class DataArguments(Options):
     """Which data, and where in it.
 
     Attributes:
@@ -26,7 +26,7 @@ class DataArguments:
     dataset_name: str | None = option(None, "Hub id, folder (class folders, tables, Parquet, saved) or table.")
     dataset_config_name: str | None = option(None, "Configuration of the dataset, for instance a severity: 1pct.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of a dataset on the Hub.")
-    layout: str = option(
+    layout: Annotated[str, one_of(*LAYOUTS)] = option(
         "auto", "What says the classes of a local folder: folders, table, or auto, which refuses what is ambiguous."
     )
     train_split: str = option("train", "Split to train on; training is also found, as Train and set_train are.")
@@ -50,16 +50,18 @@ class DataArguments:
     reading: list[str] | None = option(None, "How the dataset was read, as config.yaml states it; ignored.")
     train_fingerprint: str | None = option(None, "Refuse other training data than with this fingerprint.")
 
-    validation_share: float = option(0.1, "Share of train that becomes validation, if the data have none; 0: none.")
-    test_share: float = option(0.1, "Share of train that becomes test, if the data have none; 0: none.")
+    validation_share: Fraction = option(0.1, "Share of train that becomes validation, if the data have none; 0: none.")
+    test_share: Fraction = option(0.1, "Share of train that becomes test, if the data have none; 0: none.")
     validation_fold: str | None = option(
         None,
         "K/N, for instance 1/5: leave the K-th of N parts of the training images out of training, in place of the "
         "validation split.",
     )
-    split_seed: int = option(0, "Seed of these cuts; the same for all runs that are to be compared.")
-    max_train_samples: int | None = option(None, "Use at most so many training images, drawn by split_seed.")
-    max_eval_samples: int | None = option(None, "Use at most so many images of validation, and as many of test.")
+    split_seed: NonNegativeInt = option(0, "Seed of these cuts; the same for all runs that are to be compared.")
+    max_train_samples: PositiveInt | None = option(None, "Use at most so many training images, drawn by split_seed.")
+    max_eval_samples: PositiveInt | None = option(
+        None, "Use at most so many images of validation, and as many of test."
+    )
     skip_unreadable_images: bool = option(False, "Leave out images that cannot be read, and list them in output_dir.")
     exclude_rows: str | None = option(
         None, "Marks of an audit, as its page exports them (CSV): do not train on those of the kind label_error."
@@ -69,20 +71,14 @@ class DataArguments:
     verify_pixels: bool = option(False, "Check all of a cached file of decoded images before it is used.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.in_memory: Mapping[str, Any] | None = None
         require(bool(self.dataset_name), "--dataset_name", "a Hub id or a local folder", self.dataset_name)
-        require(self.layout in LAYOUTS, "--layout", f"one of {', '.join(LAYOUTS)}", self.layout)
         told_twice = self.aligned_bias and self.conflicting_column
         require(not told_twice, "--aligned_bias", "it without --conflicting_column", self.conflicting_column)
-        for name in ("validation_share", "test_share"):
-            require(0 <= getattr(self, name) < 1, f"--{name}", "in [0, 1)", getattr(self, name))
         both = self.validation_share + self.test_share
         require(both < 1, "--validation_share and --test_share", "below 1 together", both)
-        require(self.split_seed >= 0, "--split_seed", "0 or more", self.split_seed)
         self.fold()
-        for name in ("max_train_samples", "max_eval_samples"):
-            most = getattr(self, name)
-            require(most is None or most >= 1, f"--{name}", "at least 1", most)
         self.pixel_memory_bytes()
 
     def fold(self) -> tuple[int, int] | None:

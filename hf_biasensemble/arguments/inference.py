@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import Options, PositiveInt, option, require
 
 if TYPE_CHECKING:
     import torch
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class InferenceArguments:
+class InferenceArguments(Options):
     """Device, precision and batch size of a command that trains nothing."""
 
-    batch_size: int = option(512, "Images per batch.")
+    batch_size: PositiveInt = option(512, "Images per batch.")
     use_cpu: bool = option(False, "Stay on the processors, whatever other device Accelerate finds.")
     bf16: bool = option(False, "Run the model in mixed precision, bfloat16.")
     fp16: bool = option(False, "Run the model in mixed precision, float16.")
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "--batch_size", "at least 1", self.batch_size)
+        super().__post_init__()
         require(not (self.bf16 and self.fp16), "--bf16 and --fp16", "one of the two", "both")
 
     @property

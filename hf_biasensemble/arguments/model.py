@@ -3,13 +3,25 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import (
+    Allowed,
+    NonNegativeInt,
+    Options,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    one_of,
+    option,
+    require,
+)
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 RESIZE_MODES = ("crop", "squash")
+THREE = Allowed("three numbers", lambda values: len(values) == 3)
+THREE_POSITIVE = Allowed("three numbers above 0", lambda values: len(values) == 3 and all(one > 0 for one in values))
 DEFAULT_PREPROCESSING: dict[str, Any] = {
     "image_size": 28,
     "image_mean": [0.0, 0.0, 0.0],
@@ -22,7 +34,7 @@ DEFAULT_PREPROCESSING: dict[str, Any] = {
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(Options):
     """Network and preprocessing.
 
     A pretrained backbone brings its preprocessing: options that are left out are `None` here until
@@ -49,67 +61,61 @@ class ModelArguments:
         "Initialize the published network from this classifier: a folder or Hub id. With freeze_backbone, repair it: "
         "its backbone stays, its last layer is trained anew.",
     )
-    init_part: str = option("whole", "Which part to load: whole, encoder (with a new head) or head.")
+    init_part: Annotated[str, one_of("whole", "encoder", "head")] = option(
+        "whole", "Which part to load: whole, encoder (with a new head) or head."
+    )
     pretrained_weights_sha256: str | None = option(None, "Refuse pretrained_weights with another SHA-256.")
     freeze_backbone: bool = option(
         False, "Freeze the pretrained backbone: compute features once and train heads on them."
     )
-    feature_views: int = option(
+    feature_views: NonNegativeInt = option(
         4, "With freeze_backbone and an augmentation: augmented views of each training image, beside the plain one."
     )
-    head: str = option("linear", "With freeze_backbone, what is trained: linear, or mlp with one hidden layer.")
-    head_hidden: int = option(256, "Width of the hidden layer of head mlp.")
-    train_layers: int | None = option(
+    head: Annotated[str, one_of("linear", "mlp")] = option(
+        "linear", "With freeze_backbone, what is trained: linear, or mlp with one hidden layer."
+    )
+    head_hidden: PositiveInt = option(256, "Width of the hidden layer of head mlp.")
+    train_layers: NonNegativeInt | None = option(
         None,
         "Train only the last N layers of the pretrained backbone and the classifier; 0: the classifier "
         "alone. By default all.",
     )
-    image_size: int | None = option(
+    image_size: PositiveInt | None = option(
         None, "Height and width of the network input in pixels; by default the pretrained backbone's, else 28."
     )
-    image_mean: list[float] | None = option(
+    image_mean: Annotated[list[float] | None, THREE] = option(
         None,
         "Mean per channel, of pixels divided by 255 and image_scale; by default the pretrained backbone's, else 0.",
     )
-    image_std: list[float] | None = option(
+    image_std: Annotated[list[float] | None, THREE_POSITIVE] = option(
         None, "Standard deviation per channel, of the same; by default the pretrained backbone's, else 1."
     )
-    interpolation: str | None = option(
+    interpolation: Annotated[str | None, one_of(*INTERPOLATIONS)] = option(
         None,
         f"How images are resized, one of {', '.join(INTERPOLATIONS)}; by default as for the pretrained backbone, else "
         "bilinear.",
     )
-    crop_pct: float | None = option(
+    crop_pct: PositiveFraction | None = option(
         None,
         "Fraction of the resized image's side that the network sees; by default the pretrained backbone's, else 1.",
     )
-    resize_mode: str | None = option(
+    resize_mode: Annotated[str | None, one_of(*RESIZE_MODES)] = option(
         None,
         "squash: both sides are resized, whatever the aspect ratio; crop: the shorter one, and the centre is seen; by "
         "default as for the pretrained backbone, else squash.",
     )
-    image_scale: float = option(1.0, "Divide pixels by this in addition to 255.")
-    crop_padding: int = option(0, "Pad training images by N pixels and crop at random; 0: off.")
+    image_scale: PositiveFloat = option(1.0, "Divide pixels by this in addition to 255.")
+    crop_padding: NonNegativeInt = option(0, "Pad training images by N pixels and crop at random; 0: off.")
     horizontal_flip: bool = option(False, "Mirror training images at random.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.init_from and self.freeze_backbone:
             own = self.backbone in ("mlp", self.init_from)
             require(own, "--backbone", "nothing with --init_from and --freeze_backbone", self.backbone)
             file = self.pretrained_weights
             require(file is None, "--pretrained_weights", "nothing with --init_from and --freeze_backbone", file)
             self.backbone, self.pretrained = self.init_from, True
-        require(self.image_size is None or self.image_size >= 1, "--image_size", "at least 1", self.image_size)
-        require(self.image_scale > 0, "--image_scale", "above 0", self.image_scale)
-        require(self.crop_padding >= 0, "--crop_padding", "0 or more", self.crop_padding)
-        mean, std, share = self.image_mean, self.image_std, self.crop_pct
-        require(mean is None or len(mean) == 3, "--image_mean", "three numbers", mean)
-        valid = std is None or (len(std) == 3 and all(value > 0 for value in std))
-        require(valid, "--image_std", "three numbers above 0", std)
-        require(share is None or 0 < share <= 1, "--crop_pct", "in (0, 1]", share)
-        for name, values in (("interpolation", INTERPOLATIONS), ("resize_mode", RESIZE_MODES)):
-            value = getattr(self, name)
-            require(value is None or value in values, f"--{name}", f"one of {', '.join(values)}", value)
         require(self.backbone != "mlp" or not self.pretrained, "--pretrained", "a backbone with weights", "the MLP")
         if self.pretrained_weights is not None:
             require(self.backbone != "mlp", "--pretrained_weights", "a timm backbone", "the MLP")
@@ -118,12 +124,8 @@ class ModelArguments:
         elif self.pretrained_weights_sha256 is not None:
             require(self.pretrained, "--pretrained_weights_sha256", "a file of --pretrained_weights", "none")
         if self.train_layers is not None:
-            require(self.train_layers >= 0, "--train_layers", "0 or more", self.train_layers)
             expected, scratch = "--pretrained or --pretrained_weights with it", f"{self.backbone} from scratch"
             require(self.starts_pretrained, "--train_layers", expected, scratch)
-        require(self.head in ("linear", "mlp"), "--head", "linear or mlp", self.head)
-        require(self.head_hidden >= 1, "--head_hidden", "at least 1", self.head_hidden)
-        require(self.feature_views >= 0, "--feature_views", "0 or more", self.feature_views)
         if self.freeze_backbone:
             scratch = "nothing to freeze: the MLP" if self.backbone == "mlp" else f"{self.backbone} from scratch"
             expected = "a pretrained backbone (--pretrained true, --pretrained_weights FILE or --init_from CLASSIFIER)"
@@ -131,8 +133,6 @@ class ModelArguments:
             require(self.train_layers is None, "--train_layers", "nothing with --freeze_backbone", self.train_layers)
         else:
             require(self.head == "linear", "--head", "linear without --freeze_backbone", self.head)
-        parts = ("whole", "encoder", "head")
-        require(self.init_part in parts, "--init_part", "whole, encoder or head", self.init_part)
         try:
             self.timm_arguments()
         except ValueError:

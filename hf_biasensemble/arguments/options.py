@@ -1,10 +1,43 @@
-"""How an option is declared, and how one of its values is refused."""
+"""How an option is declared, which values it may have, and how another value is refused."""
 
 import math
-from dataclasses import field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, get_args, get_type_hints
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Values that an option may have, in words and as a test; `Annotated` with it, a field is checked by
+    [`check_options`]. `None` is always allowed."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+AT_LEAST_1 = Allowed("at least 1", lambda value: value >= 1)
+NOT_NEGATIVE = Allowed("0 or more", lambda value: 0 <= value < math.inf)
+PositiveInt = Annotated[int, AT_LEAST_1]
+NonNegativeInt = Annotated[int, NOT_NEGATIVE]
+PositiveFloat = Annotated[float, Allowed("above 0", lambda value: 0 < value < math.inf)]
+NonNegativeFloat = Annotated[float, NOT_NEGATIVE]
+Fraction = Annotated[float, Allowed("in [0, 1)", lambda value: 0 <= value < 1)]
+PositiveFraction = Annotated[float, Allowed("in (0, 1]", lambda value: 0 < value <= 1)]
+Steps = Annotated[
+    float,
+    Allowed(
+        "a whole number of steps, or a fraction of max_steps in [0, 1)",
+        lambda value: 0 <= value < 1 or (math.isfinite(value) and value == int(value) > 0),
+    ),
+]
+
+
+def one_of(*values: str) -> Allowed:
+    """Only these values."""
+    return Allowed(f"one of {', '.join(values)}", lambda value: value in values)
 
 
 def option(default: Any, help: str) -> Any:
@@ -20,7 +53,25 @@ def require(holds: bool, option: str, expected: str, found: Any) -> None:
         raise BiasEnsembleError(f"{option}: expected {expected}, found {found}")
 
 
-def require_steps(option: str, steps: float) -> None:
-    """Raises `BiasEnsembleError` unless this is a number of steps or, below 1, a fraction of `max_steps`."""
-    valid = 0 <= steps < 1 or (math.isfinite(steps) and steps == int(steps) > 0)
-    require(valid, option, "a whole number of steps, or a fraction of max_steps in [0, 1)", steps)
+def check_options(arguments: Any) -> None:
+    """Raises `BiasEnsembleError` if a field of the dataclass has a value that its `Annotated` type does not allow."""
+    for name, allowed in _allowed(arguments.__class__):
+        value = getattr(arguments, name)
+        require(value is None or allowed.holds(value), f"--{name}", allowed.words, value)
+
+
+class Options:
+    """Base of dataclasses of options, whose values are checked when one is made."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@cache
+def _allowed(kind: Any) -> list[tuple[str, Allowed]]:
+    """By name of a field, what its type allows, also as `PositiveInt | None`."""
+    found = []
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        parts = [of for part in (hint, *get_args(hint)) for of in getattr(part, "__metadata__", ())]
+        found += [(name, part) for part in parts if isinstance(part, Allowed)]
+    return found

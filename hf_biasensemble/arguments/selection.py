@@ -1,45 +1,62 @@
 """Options of BiasEnsemble."""
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import (
+    Allowed,
+    Fraction,
+    Options,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    one_of,
+    option,
+    require,
+)
 
 UNEVEN_CLASSES = 4
 """Ratio of class sizes above which members are balanced by default. BAR, with a published recipe, has 3.2."""
 
 
 @dataclass
-class SelectionArguments:
+class SelectionArguments(Options):
     """BiasEnsemble: the biased members and their votes."""
 
     _argument_group_name: ClassVar[str] = "selection: BiasEnsemble"
     sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir", "audit", "members_at_once"})
 
-    num_members: int = option(5, "Number of biased members, M.")
-    member_steps: int = option(1000, "Optimisation steps of each member.")
-    member_threshold: float = option(
+    num_members: PositiveInt = option(5, "Number of biased members, M.")
+    member_steps: PositiveInt = option(1000, "Optimisation steps of each member.")
+    member_threshold: Fraction = option(
         0.99, "A member votes for a sample if it gives its class a higher probability than this."
     )
     member_agreement: int = option(3, "Votes needed to put a sample into the bias-amplified set.")
-    member_keep: float | None = option(
+    member_keep: Annotated[float | None, Allowed("in (0, 1)", lambda value: 0 < value < 1)] = option(
         None,
         "Instead of counting votes, put this fraction of each class into the bias-amplified set: the images to which "
         "members give the highest mean probability of their class. In (0, 1).",
     )
-    generalized_cross_entropy_q: float = option(0.7, "Exponent q of the members' generalized cross entropy.")
-    keep_member: str = option("last", "Which weights of a member vote: last, or best (by validation accuracy).")
-    member_eval_steps: int = option(500, "With keep_member best: evaluate after 1, 1 + this, 1 + 2 * this ... steps.")
+    generalized_cross_entropy_q: PositiveFraction = option(
+        0.7, "Exponent q of the members' generalized cross entropy."
+    )
+    keep_member: Annotated[str, one_of("last", "best")] = option(
+        "last", "Which weights of a member vote: last, or best (by validation accuracy)."
+    )
+    member_eval_steps: PositiveInt = option(
+        500, "With keep_member best: evaluate after 1, 1 + this, 1 + 2 * this ... steps."
+    )
     share_batches: bool = option(
         False, "Give all members the same batches, which saves decoding but makes members less diverse."
     )
-    member_batch_size: int | None = option(
+    member_batch_size: PositiveInt | None = option(
         None, "Batch size of the members per process; by default per_device_train_batch_size."
     )
-    member_learning_rate: float | None = option(None, "Learning rate of the members; by default learning_rate.")
-    member_image_scale: float | None = option(None, "image_scale for the members; by default image_scale.")
-    members_at_once: int | None = option(
+    member_learning_rate: PositiveFloat | None = option(
+        None, "Learning rate of the members; by default learning_rate."
+    )
+    member_image_scale: PositiveFloat | None = option(None, "image_scale for the members; by default image_scale.")
+    members_at_once: PositiveInt | None = option(
         None, "Members whose activations are in memory at a time, for large backbones; by default all."
     )
     selection_dir: str | None = option(
@@ -56,7 +73,7 @@ class SelectionArguments:
         "Show members all classes equally often; by default where the largest class has more than "
         f"{UNEVEN_CLASSES} times the images of the smallest.",
     )
-    member_features: str | None = option(
+    member_features: Annotated[str | None, one_of("early", "final")] = option(
         None,
         "Features of a frozen backbone that members see: early, of its first layers, which show a shortcut more than "
         "the class; or final, as the classifier sees. By default early with freeze_backbone.",
@@ -64,29 +81,12 @@ class SelectionArguments:
     audit: bool = option(False, "At the end, also write a page that shows the flagged images.")
 
     def __post_init__(self) -> None:
-        require(self.num_members >= 1, "--num_members", "at least 1", self.num_members)
-        for name in ("members_at_once", "member_batch_size"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"--{name}", "at least 1", value)
-        require(self.member_steps >= 1, "--member_steps", "at least 1", self.member_steps)
-        require(0 <= self.member_threshold < 1, "--member_threshold", "in [0, 1)", self.member_threshold)
+        super().__post_init__()
         valid = 1 <= self.member_agreement <= self.num_members
         require(valid, "--member_agreement", f"in 1..{self.num_members} (num_members)", self.member_agreement)
-        keep = self.member_keep
-        require(keep is None or 0 < keep < 1, "--member_keep", "in (0, 1)", keep)
-        q = self.generalized_cross_entropy_q
-        require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
-        shared = self.cross_fit and self.share_batches
-        require(not shared, "--share_batches", "false with --cross_fit", self.share_batches)
-        shared = self.balance_members and self.share_batches
-        require(not shared, "--share_batches", "false with --balance_members", self.share_batches)
-        known = (None, "early", "final")
-        require(self.member_features in known, "--member_features", "early or final", self.member_features)
-        require(self.keep_member in ("last", "best"), "--keep_member", "last or best", self.keep_member)
-        for name in ("member_learning_rate", "member_image_scale"):
-            value = getattr(self, name)
-            require(value is None or 0 < value < math.inf, f"--{name}", "above 0", value)
-        require(self.member_eval_steps >= 1, "--member_eval_steps", "at least 1", self.member_eval_steps)
+        for name in ("cross_fit", "balance_members"):
+            shared = getattr(self, name) and self.share_batches
+            require(not shared, "--share_batches", f"false with --{name}", self.share_batches)
 
     def check_evaluations(self) -> None:
         """Refuses `keep_member="best"` where members are evaluated only once, after a single update."""

@@ -1,15 +1,27 @@
 """Options of training that all methods have."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from transformers import TrainingArguments
 
 from hf_biasensemble.arguments.launcher import take_over_launcher
 from hf_biasensemble.arguments.model import ModelArguments
-from hf_biasensemble.arguments.options import option, require, require_steps
+from hf_biasensemble.arguments.options import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    Allowed,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Steps,
+    check_options,
+    one_of,
+    option,
+    require,
+)
 from hf_biasensemble.arguments.selection import SelectionArguments
 from hf_biasensemble.arguments.unsupported import check_reporting, check_supported
 
@@ -25,6 +37,8 @@ CHECKPOINT_CHOICES = {
 }
 """What may decide which step is published, and the metric whose highest value does; `None`: the last step."""
 
+_OF_TRANSFORMERS = {"gradient_accumulation_steps": AT_LEAST_1, "weight_decay": NOT_NEGATIVE, "seed": NOT_NEGATIVE}
+
 
 @dataclass
 class DebiasingArguments(TrainingArguments):
@@ -39,23 +53,23 @@ class DebiasingArguments(TrainingArguments):
 
     method: str = option("lff_be", "Name of the method; `--help --method NAME` shows its options.")
     method_file: str | None = option(None, "Python file that defines a method of your own; see docs/add_a_method.md.")
-    step_decay_steps: float = option(
+    step_decay_steps: Steps = option(
         0, "Multiply the learning rate by step_decay_factor every N steps; below 1: a fraction of max_steps; 0: never."
     )
     step_decay_factor: float = option(0.1, "Factor of step_decay_steps.")
-    step_decay_start: float = option(0, "Step from which step_decay_steps counts; below 1: a fraction of max_steps.")
-    augmentation: str = option(
+    step_decay_start: Steps = option(0, "Step from which step_decay_steps counts; below 1: a fraction of max_steps.")
+    augmentation: Annotated[str, one_of(*AUGMENTATIONS)] = option(
         "none",
         "none; affine: training images are rotated, zoomed and shifted at random, after crop and flip; photographs: "
         "parts of at least 0.4 of their area are resized and mirrored at random. Members see plain images "
         "or, with a frozen backbone, the same stored views.",
     )
-    color_jitter: float = option(
+    color_jitter: Annotated[float, Allowed("in [0, 1]", lambda value: 0 <= value <= 1)] = option(
         0.0,
         "With augmentation photographs: change brightness, contrast and saturation by up to this share, for instance "
         "0.4, so that colour is less of a shortcut, and less of a cue where it tells the classes apart; 0: not.",
     )
-    weight_average: float = option(
+    weight_average: Fraction = option(
         0.0, "Publish a moving average of the weights with this decay, for instance 0.999; 0: the weights themselves."
     )
     checkpoint_choice: str = option(
@@ -79,15 +93,15 @@ class DebiasingArguments(TrainingArguments):
     overwrite_output_dir: bool = option(False, "Remove an earlier run from output_dir first.")
     license: str | None = option(None, "License of the weights in the model card, by its name on the Hub: mit, ...")
 
-    per_device_train_batch_size: int = option(256, "Training batch size per process.")
-    per_device_eval_batch_size: int = option(512, "Evaluation batch size per process.")
-    learning_rate: float = option(1e-3, "Learning rate of Adam.")
-    backbone_learning_rate: float | None = option(
+    per_device_train_batch_size: PositiveInt = option(256, "Training batch size per process.")
+    per_device_eval_batch_size: PositiveInt = option(512, "Evaluation batch size per process.")
+    learning_rate: PositiveFloat = option(1e-3, "Learning rate of Adam.")
+    backbone_learning_rate: PositiveFloat | None = option(
         None, "Learning rate of the backbones, also the members'; by default that of the classifiers."
     )
     max_steps: int = option(-1, f"Optimization steps; -1: those of num_train_epochs, or else {DEFAULT_STEPS:,}.")
-    num_train_epochs: float = option(0, "Epochs to train, instead of max_steps; 0: use max_steps.")
-    schedule_steps: int | None = option(
+    num_train_epochs: NonNegativeFloat = option(0, "Epochs to train, instead of max_steps; 0: use max_steps.")
+    schedule_steps: PositiveInt | None = option(
         None,
         "Steps that shares of max_steps and learning rate schedules count from; by default max_steps, and when a run "
         "is resumed those that it began with.",
@@ -96,45 +110,33 @@ class DebiasingArguments(TrainingArguments):
     lr_scheduler_type: str = option("constant", "Learning rate schedule.")
     dataloader_drop_last: bool = option(True, "Drop an incomplete last batch.")
     dataloader_pin_memory: bool = option(False, "Pin memory of batches that worker processes load.")
-    pixels_on: str = option(
+    pixels_on: Annotated[str, one_of(*PIXELS_ON)] = option(
         "host",
         "Where decoded images are kept: host, from where batches are copied ahead of their steps; device: all of them "
         "on each GPU, for data that fits there.",
     )
     eval_strategy: str = option("steps", "When to evaluate: no, steps or epoch.")
-    eval_steps: float = option(500, "Steps between evaluations.")
-    save_strategy: str = option("steps", "When to save checkpoints: no, steps or epoch.")
-    save_steps: float = option(5000, "Steps between checkpoints.")
+    eval_steps: PositiveFloat = option(500, "Steps between evaluations.")
+    save_strategy: Annotated[str, one_of("no", "steps", "epoch")] = option(
+        "steps", "When to save checkpoints: no, steps or epoch."
+    )
+    save_steps: PositiveFloat = option(5000, "Steps between checkpoints.")
     save_total_limit: int | None = option(2, "Checkpoints to keep.")
-    logging_steps: float = option(100, "Steps between logged losses.")
+    logging_steps: PositiveFloat = option(100, "Steps between logged losses.")
     logging_nan_inf_filter: bool = option(False, "Hide losses that are not finite (here they end the run instead).")
     report_to: list[str] = option(["none"], "Services to report to: none, tensorboard, wandb, trackio, ...")
     remove_unused_columns: bool = option(False, "Must stay false: the dataset yields whole batches.")
 
     def __post_init__(self) -> None:
         require(bool(self.output_dir), "--output_dir", "a folder for the results", self.output_dir)
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            require(getattr(self, name) >= 1, f"--{name}", "at least 1", getattr(self, name))
-        for name in ("eval_steps", "save_steps", "logging_steps"):
-            require((getattr(self, name) or 0) > 0, f"--{name}", "above 0", getattr(self, name))
-        require(0 < self.learning_rate < math.inf, "--learning_rate", "above 0", self.learning_rate)
-        rate = self.backbone_learning_rate
-        require(rate is None or 0 < rate < math.inf, "--backbone_learning_rate", "above 0", rate)
-        require(self.weight_decay >= 0, "--weight_decay", "0 or more", self.weight_decay)
-        require(self.seed >= 0, "--seed", "0 or more", self.seed)
+        check_options(self)
+        for name, allowed in _OF_TRANSFORMERS.items():
+            require(allowed.holds(getattr(self, name)), f"--{name}", allowed.words, getattr(self, name))
         self._check_steps()
-        known = self.augmentation in AUGMENTATIONS
-        require(known, "--augmentation", f"one of {', '.join(AUGMENTATIONS)}", self.augmentation)
-        require(self.pixels_on in PIXELS_ON, "--pixels_on", f"one of {', '.join(PIXELS_ON)}", self.pixels_on)
         gathered_here = self.pixels_on == "host" or not self.dataloader_num_workers
         require(gathered_here, "--pixels_on", "host with --dataloader_num_workers", self.pixels_on)
-        require(0 <= self.color_jitter <= 1, "--color_jitter", "in [0, 1]", self.color_jitter)
         jitters = not self.color_jitter or self.augmentation == "photographs"
         require(jitters, "--color_jitter", "--augmentation photographs with it", self.augmentation)
-        require(0 <= self.weight_average < 1, "--weight_average", "in [0, 1)", self.weight_average)
-        for name in ("step_decay_steps", "step_decay_start"):
-            require_steps(f"--{name}", getattr(self, name))
-        require(self.save_strategy != "best", "--save_strategy", "no, steps or epoch", self.save_strategy)
         choices = ("last", "oracle_test") if self.published_protocol else tuple(CHECKPOINT_CHOICES)
         protocol = " (--published_protocol)" if self.published_protocol else ""
         expected = f"one of {', '.join(choices)}{protocol}"
@@ -150,14 +152,11 @@ class DebiasingArguments(TrainingArguments):
     def _check_steps(self) -> None:
         """Epochs stand in place of steps, which are then -1 until the number of images is known."""
         epochs, steps = self.num_train_epochs, self.max_steps
-        require(0 <= epochs < math.inf, "--num_train_epochs", "0 or more", epochs)
         require(steps == -1 or steps >= 1, "--max_steps", "at least 1", steps)
         if epochs:
             require(steps == -1, "--num_train_epochs", "it or --max_steps", f"both ({epochs:g} and {steps})")
         elif steps == -1:
             self.max_steps = DEFAULT_STEPS
-        count = self.schedule_steps
-        require(count is None or count >= 1, "--schedule_steps", "at least 1", count)
 
     def settled_members(self, selection_args: Any) -> Any:
         """The selector's settings with what the method needs of them; refuses others."""

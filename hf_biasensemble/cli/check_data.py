@@ -10,7 +10,7 @@ from statistics import median_high
 from typing import TYPE_CHECKING, Any
 
 from hf_biasensemble.arguments import DataArguments, option, parse_arguments
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.arguments.options import Options, PositiveInt
 
 if TYPE_CHECKING:
     from hf_biasensemble.data.loading import LabelledSplit
@@ -21,15 +21,11 @@ WIDEST = 12  # columns of a table
 
 
 @dataclass
-class CheckArguments:
+class CheckArguments(Options):
     """How to look at the data."""
 
-    image_size: int = option(64, "Height and width, in pixels, of the images in the contact sheet.")
+    image_size: PositiveInt = option(64, "Height and width, in pixels, of the images in the contact sheet.")
     output_dir: str | None = option(None, "Folder for contact_sheet.png and the list of bad images.")
-
-    def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise BiasEnsembleError(f"--image_size: expected at least 1, found {self.image_size}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,38 +9,39 @@ known. No bias labels are needed.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
-from hf_biasensemble.arguments.options import require
+from hf_biasensemble.arguments.options import Allowed, Options, PositiveInt, one_of
 from hf_biasensemble.folders.output_folder import FIGURES_DIR
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 
-FORMATS = ("png", "svg", "pdf")
-
 
 @dataclass
-class ExplainArguments:
+class ExplainArguments(Options):
     """What to explain."""
 
     model: str | None = option(None, "Folder or Hub id of a saved classifier.")
     compare_with: str | None = option(None, "Folder or Hub id of another, such as ERM, that gets the images wrong.")
     split: str = option("test", "Split of the dataset.")
-    num_images: int = option(8, "Images to show at most.")
-    num_reliance_images: int = option(500, "Images to count changed predictions on; all if the split has not as many.")
+    num_images: Annotated[int, Allowed("1 to 20", lambda value: 1 <= value <= 20)] = option(
+        8, "Images to show at most."
+    )
+    num_reliance_images: PositiveInt = option(
+        500, "Images to count changed predictions on; all if the split has not as many."
+    )
     output_dir: str | None = option(
         None, "Folder for the files; by default figures/, in the model's folder if it is one."
     )
-    format: str = option("png", "Of the pictures: png, svg or pdf.")
+    format: Annotated[str, one_of("png", "svg", "pdf")] = option("png", "Of the pictures: png, svg or pdf.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.model:
             raise BiasEnsembleError("--model: expected the folder or Hub id of a saved classifier, found nothing")
         if self.compare_with == self.model:
             raise BiasEnsembleError(f"--compare_with: expected another model than --model, found {self.model} twice")
-        require(1 <= self.num_images <= 20, "--num_images", "1 to 20", self.num_images)
-        require(self.num_reliance_images >= 1, "--num_reliance_images", "at least 1", self.num_reliance_images)
-        require(self.format in FORMATS, "--format", f"one of {', '.join(FORMATS)}", self.format)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,11 +1,11 @@
 """No method of its own: judges others by folds, without bias labels, and trains the best of them."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from hf_biasensemble.arguments import DebiasingArguments, option
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.arguments.options import require
+from hf_biasensemble.arguments.options import Allowed, require
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
 from hf_biasensemble.trainers.erm import ErmTrainer
@@ -24,8 +24,10 @@ class AutoArguments(DebiasingArguments):
         ],
         "Methods to choose from, the ordinary one first; METHOD:OPTION=VALUE sets an option of a method.",
     )
-    folds: int = option(5, "Number of folds; each candidate is trained once without each fold and judged on it.")
-    accept_loss: float = option(
+    folds: Annotated[int, Allowed("at least 2", lambda value: value >= 2)] = option(
+        5, "Number of folds; each candidate is trained once without each fold and judged on it."
+    )
+    accept_loss: Annotated[float, Allowed("in [0, 100]", lambda value: 0 <= value <= 100)] = option(
         3.0, "Accuracy by folds that a candidate may lose against the first one, in percentage points, 0 to 100."
     )
 
@@ -34,8 +36,6 @@ class AutoArguments(DebiasingArguments):
         require(len(self.candidates) >= 2, "--candidates", "at least two methods", " ".join(self.candidates) or "none")
         repeated = len(set(self.candidates)) < len(self.candidates)
         require(not repeated, "--candidates", "different ones", " ".join(self.candidates))
-        require(self.folds >= 2, "--folds", "at least 2", self.folds)
-        require(0 <= self.accept_loss <= 100, "--accept_loss", "in [0, 100]", self.accept_loss)
         require(not self.published_protocol, "--published_protocol", "false with --method auto", True)
 
     def settled_members(self, selection_args: Any) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import PositiveFloat, option, require
 from hf_biasensemble.internal.collectives import mean_of_processes
 from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import classifier_alone
@@ -21,11 +21,12 @@ class GroupDroArguments(PseudoGroupArguments):
 
     _argument_group_name: ClassVar[str] = "method: GroupDRO"
 
-    group_step_size: float = option(0.01, "Step size of the group weights, above 0; eta in algorithm 1 of GroupDRO.")
+    group_step_size: PositiveFloat = option(
+        0.01, "Step size of the group weights, above 0; eta in algorithm 1 of GroupDRO."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.group_step_size > 0, "--group_step_size", "above 0", self.group_step_size)
         accumulated = self.gradient_accumulation_steps  # the weights need the losses of the whole step first
         require(accumulated == 1, "--gradient_accumulation_steps", "1 with group_dro_be", accumulated)
 

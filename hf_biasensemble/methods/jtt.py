@@ -1,14 +1,14 @@
 """Just Train Twice: images that a first classifier gets wrong come more often when a second one is trained."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import AT_LEAST_1, option
 from hf_biasensemble.data.batches.sampling import WeightedSampler
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.selection import Selection
@@ -22,13 +22,9 @@ class JttArguments(DebiasingArguments):
 
     _argument_group_name: ClassVar[str] = "method: JTT"
 
-    upweight: float = option(
+    upweight: Annotated[float, AT_LEAST_1] = option(
         20.0, "How many times as often an image that the first classifier got wrong is drawn, 1 or more; JTT's lambda."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.upweight >= 1, "--upweight", "1 or more", self.upweight)
 
 
 class JttTrainer(ErmTrainer):

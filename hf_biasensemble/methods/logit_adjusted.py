@@ -1,12 +1,12 @@
 """Logit adjustment: what the members predict is a prior for the class, and the classifier learns the rest."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import one_of, option
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
 from hf_biasensemble.trainers.member_prior import MemberPriorArguments, MemberPriorTrainer
@@ -18,15 +18,11 @@ class LogitAdjustedArguments(MemberPriorArguments):
 
     _argument_group_name: ClassVar[str] = "method: logit adjustment"
 
-    adjustment: str = option(
+    adjustment: Annotated[str, one_of("soft", "hard")] = option(
         "soft",
         "Prior of an image: soft (a mean over all classes, weighted by how probable the members find them) or hard "
         "(that of the class they predict).",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.adjustment in ("soft", "hard"), "--adjustment", "soft or hard", self.adjustment)
 
 
 class LogitAdjustedTrainer(MemberPriorTrainer):

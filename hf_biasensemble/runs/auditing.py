@@ -16,8 +16,7 @@ from hf_biasensemble.arguments import (
     resolved,
     settled_selection,
 )
-from hf_biasensemble.arguments.options import require
-from hf_biasensemble.arguments.unsupported import check_reporting_installed
+from hf_biasensemble.arguments.options import Fraction, Options, PositiveInt
 from hf_biasensemble.data.pixels import write_unreadable
 from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, load_training_splits
 from hf_biasensemble.folders.output_folder import DROPPED_FILE, remove_earlier_run, sole_writer
@@ -36,20 +35,17 @@ from hf_biasensemble.selectors.making import make_selection
 class AuditDataArguments(DataArguments):
     """Which dataset, and where in it. Unlike training, the audit holds out no images by default."""
 
-    validation_share: float = option(
+    validation_share: Fraction = option(
         0.0, "Fraction of train held out when there is no validation split; 0 disables it."
     )
-    test_share: float = option(0.0, "Fraction of train held out when there is no test split; 0 disables it.")
+    test_share: Fraction = option(0.0, "Fraction of train held out when there is no test split; 0 disables it.")
 
 
 @dataclass
-class AuditArguments:
+class AuditArguments(Options):
     """What to show."""
 
-    num_images: int = option(12, "Typical and flagged images to show of each class, at most.")
-
-    def __post_init__(self) -> None:
-        require(self.num_images >= 1, "--num_images", "at least 1", self.num_images)
+    num_images: PositiveInt = option(12, "Typical and flagged images to show of each class.")
 
 
 def audit_images(
@@ -73,7 +69,6 @@ def audit_images(
     if selector is None:
         names = ", ".join(name for name, other in METHODS.items() if other.selector)
         raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
-    check_reporting_installed(args.report_to)
     output_dir = Path(args.output_dir)
     selection_args = settled_selection(selection_args, model_args, args)
     model_args = with_preprocessing(model_args)

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
 from hf_biasensemble.arguments.descriptors import Selector
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import Options, PositiveInt, option
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import training_transform
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -22,22 +22,19 @@ from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
 
 @dataclass
-class ErmErrorsArguments:
+class ErmErrorsArguments(Options):
     """JTT's first stage: an ordinary classifier, trained briefly."""
 
     _argument_group_name: ClassVar[str] = "selection: errors of a first classifier"
     sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir"})
 
-    first_stage_steps: int = option(
+    first_stage_steps: PositiveInt = option(
         300, "Optimisation steps of the first classifier, 1 or more; JTT's number of epochs T, here in steps."
     )
     selection_dir: str | None = option(
         None,
         "Folder for sharing a selection between runs: reused if made from the same data and settings, else saved.",
     )
-
-    def __post_init__(self) -> None:
-        require(self.first_stage_steps >= 1, "--first_stage_steps", "at least 1", self.first_stage_steps)
 
 
 def errors(made: Selection) -> Selection:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from hf_biasensemble.arguments.options import option, require, require_steps
+from hf_biasensemble.arguments.options import NonNegativeFloat, Steps, option
 from hf_biasensemble.internal.collectives import gather_rows
 from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments, RelativeDifficultyTrainer
@@ -21,21 +21,17 @@ class DisentArguments(RelativeDifficultyArguments):
 
     _argument_group_name: ClassVar[str] = "method: DisEnt"
 
-    lambda_dis: float = option(1.0, "Factor of the bias head's loss, 0 or more; the authors' --lambda_dis_align.")
-    lambda_swap: float = option(1.0, "Factor of both losses on swapped features, 0 or more; --lambda_swap.")
-    lambda_swap_bias: float = option(
+    lambda_dis: NonNegativeFloat = option(
+        1.0, "Factor of the bias head's loss, 0 or more; the authors' --lambda_dis_align."
+    )
+    lambda_swap: NonNegativeFloat = option(1.0, "Factor of both losses on swapped features, 0 or more; --lambda_swap.")
+    lambda_swap_bias: NonNegativeFloat = option(
         1.0, "Further factor of the bias head's loss on swapped features, 0 or more; --lambda_swap_align."
     )
-    swap_start_step: float = option(
+    swap_start_step: Steps = option(
         0.2,
         "Bias features are swapped after this many steps; below 1: a fraction of max_steps; the authors' --curr_step.",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("lambda_dis", "lambda_swap", "lambda_swap_bias"):
-            require(getattr(self, name) >= 0, f"--{name}", "0 or more", getattr(self, name))
-        require_steps("--swap_start_step", self.swap_start_step)
 
 
 class DisentTrainer(RelativeDifficultyTrainer):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_biasensemble.arguments import DebiasingArguments
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import NonNegativeFloat, option
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import FeatureTransform
@@ -26,13 +26,9 @@ class MemberPriorArguments(DebiasingArguments):
 
     _argument_group_name: ClassVar[str] = "method: members as a prior"
 
-    adjustment_tau: float = option(
+    adjustment_tau: NonNegativeFloat = option(
         1.0, "How much of the members' log-probability is added to the logits in training, 0 or more; 0 is ERM."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.adjustment_tau >= 0, "--adjustment_tau", "0 or more", self.adjustment_tau)
 
 
 class MemberPriorTrainer(DebiasingTrainer):

@@ -1,7 +1,7 @@
 """What methods on pseudo-groups share: groups of class and members' opinion, and draws that balance them."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments
-from hf_biasensemble.arguments.options import option, require
+from hf_biasensemble.arguments.options import one_of, option
 from hf_biasensemble.data.batches.sampling import WeightedSampler
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
@@ -27,16 +27,11 @@ class PseudoGroupArguments(DebiasingArguments):
 
     _argument_group_name: ClassVar[str] = "method: pseudo-groups"
 
-    pseudo_groups: str = option(
+    pseudo_groups: Annotated[str, one_of(*PSEUDO_GROUPS)] = option(
         "predicted",
         "What makes a group together with the class: predicted (the class that the members predict) or selected "
         "(whether the image is in the bias-amplified set).",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        found = self.pseudo_groups
-        require(found in PSEUDO_GROUPS, "--pseudo_groups", f"one of {', '.join(PSEUDO_GROUPS)}", found)
 
 
 class PseudoGroupTrainer(DebiasingTrainer):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments, option
-from hf_biasensemble.arguments.options import require
+from hf_biasensemble.arguments.options import Fraction, PositiveFraction
 from hf_biasensemble.data.batches.sampling import ConflictingShareSampler
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
@@ -30,24 +30,17 @@ class RelativeDifficultyArguments(DebiasingArguments):
 
     _argument_group_name: ClassVar[str] = "method: relative difficulty"
 
-    loss_average_decay: float = option(
+    loss_average_decay: Fraction = option(
         0.7, "Decay of the per-sample moving averages of the losses, in [0, 1); the authors' --ema_alpha."
     )
-    generalized_cross_entropy_q: float = option(
+    generalized_cross_entropy_q: PositiveFraction = option(
         0.7, "Exponent of the biased model's generalized cross entropy, in (0, 1]; equation 1 of LfF."
     )
-    conflicting_share: float = option(
+    conflicting_share: Fraction = option(
         0.0,
         "Draw this fraction of each batch, in [0, 1), from outside the bias-amplified set, and weight the losses so "
         "that their expected value does not change.",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.loss_average_decay < 1, "--loss_average_decay", "in [0, 1)", self.loss_average_decay)
-        q = self.generalized_cross_entropy_q
-        require(0 < q <= 1, "--generalized_cross_entropy_q", "in (0, 1]", q)
-        require(0 <= self.conflicting_share < 1, "--conflicting_share", "in [0, 1)", self.conflicting_share)
 
 
 class RelativeDifficultyTrainer(DebiasingTrainer):
