@@ -27,6 +27,6 @@ def test_quickstart_prints_what_it_measured_and_keeps_other_files(tmp_path, monk
         row = next(line for line in lines if line.startswith(f"{name} test"))
         groups = ("aligned", "conflicting", "unbiased")
         assert row.split()[-3:] == [f"{100 * results[f'test_{group}_accuracy']:.1f}" for group in groups]
-    for picture in (quickstart.CURVES, f"{quickstart.EXPLAINED}/counterfactuals.png"):
+    for picture in (quickstart.CURVES, quickstart.PANEL):
         assert Image.open(folder / picture).size[0] > 300
     assert (folder / "mine.txt").read_text() == "keep"
