@@ -23,52 +23,60 @@ class DataArguments(Options):
 
     _argument_group_name: ClassVar[str] = "data"
 
-    dataset_name: str | None = option(None, "Hub id, folder (class folders, tables, Parquet, saved) or table.")
-    dataset_config_name: str | None = option(None, "Configuration of the dataset, for instance a severity: 1pct.")
+    dataset_name: str | None = option(
+        None, "Hub id, local folder (class folders, tables, Parquet, or saved by datasets) or table file."
+    )
+    dataset_config_name: str | None = option(None, "Configuration of the dataset, such as a severity: 1pct.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of a dataset on the Hub.")
     layout: Annotated[str, one_of(*LAYOUTS)] = option(
-        "auto", "What says the classes of a local folder: folders, table, or auto, which refuses what is ambiguous."
+        "auto",
+        "Where the classes of a local folder come from: folders, table, or auto, which refuses ambiguous folders.",
     )
-    train_split: str = option("train", "Split to train on; training is also found, as Train and set_train are.")
-    validation_split: str = option("validation", "Split for validation; valid, val and dev are also found.")
-    test_split: str = option("test", "Split for testing; testing, eval and evaluation are also found.")
+    train_split: str = option(
+        "train", "Split to train on; variants such as training, Train and set_train are found too."
+    )
+    validation_split: str = option("validation", "Split for validation; valid, val and dev are found too.")
+    test_split: str = option("test", "Split for testing; testing, eval and evaluation are found too.")
     split_column: str | None = option(
         None,
-        "Column that says the split: names, or 0, 1, 2 for train, validation, test. Default: split, if it is there; "
-        "paths: the folders in the paths say it; none: nothing does.",
+        "Column with the split: names, or 0, 1, 2 for train, validation, test. By default split, if there is one; "
+        "paths: take it from folders in the paths; none: ignore it.",
     )
     image_column: str = option("image", "Column with the images.")
     label_column: str = option("label", "Column with the classes.")
-    bias_label_column: str | None = option(None, "Column with the bias attribute; only measures, never trains.")
-    conflicting_column: str | None = option(None, "Column that says whether a sample is bias-conflicting.")
+    bias_label_column: str | None = option(None, "Column with the bias attribute; used for evaluation only.")
+    conflicting_column: str | None = option(None, "Column that marks bias-conflicting images.")
     aligned_bias: list[str] | None = option(
         None,
-        "Pairs BIAS=CLASS of what is bias-aligned, for instance female=blond male=dark; by default equal names, else "
-        "the most frequent bias of each class in train.",
+        "BIAS=CLASS pairs that are bias-aligned, such as female=blond male=dark; by default equal names, else the "
+        "most frequent bias of each class in train.",
     )
 
-    reading: list[str] | None = option(None, "How the dataset was read, as config.yaml states it; ignored.")
-    train_fingerprint: str | None = option(None, "Refuse other training data than with this fingerprint.")
+    reading: list[str] | None = option(None, "How the dataset was read, as recorded in config.yaml; ignored.")
+    train_fingerprint: str | None = option(None, "Refuse training data with another fingerprint.")
 
-    validation_share: Fraction = option(0.1, "Share of train that becomes validation, if the data have none; 0: none.")
-    test_share: Fraction = option(0.1, "Share of train that becomes test, if the data have none; 0: none.")
+    validation_share: Fraction = option(
+        0.1, "Fraction of train held out when there is no validation split; 0 disables it."
+    )
+    test_share: Fraction = option(0.1, "Fraction of train held out when there is no test split; 0 disables it.")
     validation_fold: str | None = option(
         None,
-        "K/N, for instance 1/5: leave the K-th of N parts of the training images out of training, in place of the "
-        "validation split.",
+        "K/N, such as 1/5: hold out fold K of N of the training images instead of the validation split.",
     )
-    split_seed: NonNegativeInt = option(0, "Seed of these cuts; the same for all runs that are to be compared.")
-    max_train_samples: PositiveInt | None = option(None, "Use at most so many training images, drawn by split_seed.")
-    max_eval_samples: PositiveInt | None = option(
-        None, "Use at most so many images of validation, and as many of test."
-    )
-    skip_unreadable_images: bool = option(False, "Leave out images that cannot be read, and list them in output_dir.")
+    split_seed: NonNegativeInt = option(0, "Seed of these splits; use the same for all runs that you compare.")
+    max_train_samples: PositiveInt | None = option(None, "Use at most N training images, drawn with split_seed.")
+    max_eval_samples: PositiveInt | None = option(None, "Use at most N validation and N test images.")
+    skip_unreadable_images: bool = option(False, "Skip images that cannot be read, and list them in output_dir.")
     exclude_rows: str | None = option(
-        None, "Marks of an audit, as its page exports them (CSV): do not train on those of the kind label_error."
+        None, "Marks exported from an audit page (CSV): drop training images marked label_error."
     )
-    relabel: str | None = option(None, "Marks of an audit (CSV): train on images with a new_label under that label.")
-    pixel_memory_limit: str = option("4GB", "Decoded images of more bytes are kept in a cached file, not in memory.")
-    verify_pixels: bool = option(False, "Check all of a cached file of decoded images before it is used.")
+    relabel: str | None = option(
+        None, "Marks exported from an audit page (CSV): give training images their new_label."
+    )
+    pixel_memory_limit: str = option(
+        "4GB", "Above this size, decoded images are kept in a cached file instead of memory."
+    )
+    verify_pixels: bool = option(False, "Verify cached decoded images and features before using them.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -48,18 +48,17 @@ class ModelArguments(Options):
 
     backbone: str = option(
         "mlp",
-        "mlp, the name of a timm model with pooled features, or the folder or Hub id of an image classifier of "
-        "transformers.",
+        "mlp, the name of a timm model with pooled features, or the folder or Hub id of a transformers image classifier.",
     )
     backbone_args: str | None = option(
-        None, "Further arguments of timm.create_model, or of the configuration of transformers, as JSON."
+        None, "More arguments for timm.create_model or the transformers configuration, as JSON."
     )
     pretrained: bool = option(False, "Start from the pretrained weights of the backbone.")
-    pretrained_weights: str | None = option(None, "Start from this file (safetensors or .pth) of the timm backbone.")
+    pretrained_weights: str | None = option(None, "Start from the timm weights in this file (safetensors or .pth).")
     init_from: str | None = option(
         None,
-        "Initialize the published network from this classifier: a folder or Hub id. With freeze_backbone, repair it: "
-        "its backbone stays, its last layer is trained anew.",
+        "Initialize the published network from this classifier, a folder or Hub id. With freeze_backbone, repair it: "
+        "keep its backbone and train its last layer again.",
     )
     init_part: Annotated[str, one_of("whole", "encoder", "head")] = option(
         "whole", "Which part to load: whole, encoder (with a new head) or head."
@@ -69,44 +68,44 @@ class ModelArguments(Options):
         False, "Freeze the pretrained backbone: compute features once and train heads on them."
     )
     feature_views: NonNegativeInt = option(
-        4, "With freeze_backbone and an augmentation: augmented views of each training image, beside the plain one."
+        4, "With freeze_backbone and an augmentation: augmented views of each training image, besides the plain one."
     )
     head: Annotated[str, one_of("linear", "mlp")] = option(
-        "linear", "With freeze_backbone, what is trained: linear, or mlp with one hidden layer."
+        "linear", "With freeze_backbone: the head to train, linear or mlp (one hidden layer)."
     )
-    head_hidden: PositiveInt = option(256, "Width of the hidden layer of head mlp.")
+    head_hidden: PositiveInt = option(256, "Width of the hidden layer with head mlp.")
     train_layers: NonNegativeInt | None = option(
         None,
-        "Train only the last N layers of the pretrained backbone and the classifier; 0: the classifier "
-        "alone. By default all.",
+        "Train only the last N layers of the pretrained backbone and the classifier; 0: only the classifier. By "
+        "default all.",
     )
     image_size: PositiveInt | None = option(
         None, "Height and width of the network input in pixels; by default the pretrained backbone's, else 28."
     )
     image_mean: Annotated[list[float] | None, THREE] = option(
         None,
-        "Mean per channel, of pixels divided by 255 and image_scale; by default the pretrained backbone's, else 0.",
+        "Mean per channel, after division by 255 and image_scale; by default the pretrained backbone's, else 0.",
     )
     image_std: Annotated[list[float] | None, THREE_POSITIVE] = option(
-        None, "Standard deviation per channel, of the same; by default the pretrained backbone's, else 1."
+        None, "Standard deviation per channel, likewise; by default the pretrained backbone's, else 1."
     )
     interpolation: Annotated[str | None, one_of(*INTERPOLATIONS)] = option(
         None,
-        f"How images are resized, one of {', '.join(INTERPOLATIONS)}; by default as for the pretrained backbone, else "
+        f"Interpolation for resizing, one of {', '.join(INTERPOLATIONS)}; by default the pretrained backbone's, else "
         "bilinear.",
     )
     crop_pct: PositiveFraction | None = option(
         None,
-        "Fraction of the resized image's side that the network sees; by default the pretrained backbone's, else 1.",
+        "Fraction of the resized side that the centre crop keeps; by default the pretrained backbone's, else 1.",
     )
     resize_mode: Annotated[str | None, one_of(*RESIZE_MODES)] = option(
         None,
-        "squash: both sides are resized, whatever the aspect ratio; crop: the shorter one, and the centre is seen; by "
-        "default as for the pretrained backbone, else squash.",
+        "squash: resize both sides, ignoring the aspect ratio; crop: resize the shorter side and crop the centre; by "
+        "default the pretrained backbone's, else squash.",
     )
     image_scale: PositiveFloat = option(1.0, "Divide pixels by this in addition to 255.")
     crop_padding: NonNegativeInt = option(0, "Pad training images by N pixels and crop at random; 0: off.")
-    horizontal_flip: bool = option(False, "Mirror training images at random.")
+    horizontal_flip: bool = option(False, "Flip training images horizontally at random.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,11 +27,11 @@ class SelectionArguments(Options):
     sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir", "audit", "members_at_once"})
 
     num_members: PositiveInt = option(5, "Number of biased members, M.")
-    member_steps: PositiveInt = option(1000, "Optimisation steps of each member.")
+    member_steps: PositiveInt = option(1000, "Training steps of each member.")
     member_threshold: Fraction = option(
-        0.99, "A member votes for a sample if it gives its class a higher probability than this."
+        0.99, "A member votes for an image if it gives the image's class a probability above this."
     )
-    member_agreement: int = option(3, "Votes needed to put a sample into the bias-amplified set.")
+    member_agreement: int = option(3, "Votes that an image needs to enter the bias-amplified set.")
     member_keep: Annotated[float | None, Allowed("in (0, 1)", lambda value: 0 < value < 1)] = option(
         None,
         "Instead of counting votes, put this fraction of each class into the bias-amplified set: the images to which "
@@ -41,13 +41,13 @@ class SelectionArguments(Options):
         0.7, "Exponent q of the members' generalized cross entropy."
     )
     keep_member: Annotated[str, one_of("last", "best")] = option(
-        "last", "Which weights of a member vote: last, or best (by validation accuracy)."
+        "last", "Weights of each member that vote: last, or best (by validation accuracy)."
     )
     member_eval_steps: PositiveInt = option(
-        500, "With keep_member best: evaluate after 1, 1 + this, 1 + 2 * this ... steps."
+        500, "With keep_member best: steps between evaluations, the first after one step."
     )
     share_batches: bool = option(
-        False, "Give all members the same batches, which saves decoding but makes members less diverse."
+        False, "Give all members the same batches: saves decoding, but makes members less diverse."
     )
     member_batch_size: PositiveInt | None = option(
         None, "Batch size of the members per process; by default per_device_train_batch_size."
@@ -57,28 +57,29 @@ class SelectionArguments(Options):
     )
     member_image_scale: PositiveFloat | None = option(None, "image_scale for the members; by default image_scale.")
     members_at_once: PositiveInt | None = option(
-        None, "Members whose activations are in memory at a time, for large backbones; by default all."
+        None, "Members whose activations are held in memory at once, for large backbones; by default all."
     )
     selection_dir: str | None = option(
         None,
-        "Folder for sharing a selection between runs: reused if made from the same data and settings, else saved.",
+        "Folder for sharing selections between runs: one made from the same data and settings is reused, else the new "
+        "one is saved there.",
     )
     cross_fit: bool | None = option(
         None,
-        "Make each member two networks, each trained on half of the images and voting on the other half; by default "
-        "where the backbone is pretrained.",
+        "Train two networks per member, each on half of the images, and let each vote on the other half; by "
+        "default on for pretrained backbones.",
     )
     balance_members: bool | None = option(
         None,
-        "Show members all classes equally often; by default where the largest class has more than "
+        "Show members all classes equally often; by default on if the largest class has more than "
         f"{UNEVEN_CLASSES} times the images of the smallest.",
     )
     member_features: Annotated[str | None, one_of("early", "final")] = option(
         None,
-        "Features of a frozen backbone that members see: early, of its first layers, which show a shortcut more than "
-        "the class; or final, as the classifier sees. By default early with freeze_backbone.",
+        "What members see of a frozen backbone: early, features of its first layers, which show a shortcut more "
+        "than the class; or final, as the classifier. By default early.",
     )
-    audit: bool = option(False, "At the end, also write a page that shows the flagged images.")
+    audit: bool = option(False, "Also write an audit page of the flagged images.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -51,8 +51,8 @@ class DebiasingArguments(TrainingArguments):
 
     _argument_group_name: ClassVar[str] = "training"
 
-    method: str = option("lff_be", "Name of the method; `--help --method NAME` shows its options.")
-    method_file: str | None = option(None, "Python file that defines a method of your own; see docs/add_a_method.md.")
+    method: str = option("lff_be", "The method; `--help --method NAME` shows its options.")
+    method_file: str | None = option(None, "Python file that defines your own method; see docs/add_a_method.md.")
     step_decay_steps: Steps = option(
         0, "Multiply the learning rate by step_decay_factor every N steps; below 1: a fraction of max_steps; 0: never."
     )
@@ -60,51 +60,51 @@ class DebiasingArguments(TrainingArguments):
     step_decay_start: Steps = option(0, "Step from which step_decay_steps counts; below 1: a fraction of max_steps.")
     augmentation: Annotated[str, one_of(*AUGMENTATIONS)] = option(
         "none",
-        "none; affine: training images are rotated, zoomed and shifted at random, after crop and flip; photographs: "
-        "parts of at least 0.4 of their area are resized and mirrored at random. Members see plain images "
-        "or, with a frozen backbone, the same stored views.",
+        "none; affine: rotate, zoom and shift training images at random, after crop and flip; photographs: random "
+        "resized crops of at least 0.4 of the area, flipped at random. Members see plain images or, with a frozen "
+        "backbone, the same stored views.",
     )
     color_jitter: Annotated[float, Allowed("in [0, 1]", lambda value: 0 <= value <= 1)] = option(
         0.0,
-        "With augmentation photographs: change brightness, contrast and saturation by up to this share, for instance "
-        "0.4, so that colour is less of a shortcut, and less of a cue where it tells the classes apart; 0: not.",
+        "With augmentation photographs: vary brightness, contrast and saturation by up to this fraction, such as "
+        "0.4. Makes colour less of a shortcut, but also less of a cue where it defines the class; 0: off.",
     )
     weight_average: Fraction = option(
-        0.0, "Publish a moving average of the weights with this decay, for instance 0.999; 0: the weights themselves."
+        0.0, "Publish an exponential moving average of the weights with this decay, such as 0.999; 0: off."
     )
     checkpoint_choice: str = option(
         "last",
-        f"Which step is published, one of {', '.join(CHECKPOINT_CHOICES)}; validation_ac_score needs bias labels, "
-        "oracle_test looks at the test split, estimated at neither (docs/judging.md).",
+        f"Which step to publish, one of {', '.join(CHECKPOINT_CHOICES)}; validation_ac_score needs bias labels, "
+        "oracle_test looks at the test split, estimated needs neither (docs/judging.md).",
     )
     judge: str | None = option(
         None,
-        "Folder of a run with BiasEnsemble, or of its selection, whose members say which validation images contradict "
-        "the shortcut; by default the run's own members.",
+        "Folder of a run with BiasEnsemble, or of its selection, whose members tell which validation images "
+        "contradict the shortcut; by default the run's own members.",
     )
     published_protocol: bool = option(
         False,
-        "The choices behind published figures: members kept at the better of 1 and 501 updates, checkpoint_choice "
-        "oracle_test. For comparison with such figures only.",
+        "Protocol of the published figures: members kept at the better of 1 and 501 updates, checkpoint_choice "
+        "oracle_test. Use it only to compare with those figures.",
     )
     compare_with: str | None = option(
         None, "Folder of a finished run on the same data, such as ERM, to compare with in the model card."
     )
     overwrite_output_dir: bool = option(False, "Remove an earlier run from output_dir first.")
-    license: str | None = option(None, "License of the weights in the model card, by its name on the Hub: mit, ...")
+    license: str | None = option(None, "License of the weights for the model card, as the Hub names it: mit, ...")
 
     per_device_train_batch_size: PositiveInt = option(256, "Training batch size per process.")
     per_device_eval_batch_size: PositiveInt = option(512, "Evaluation batch size per process.")
     learning_rate: PositiveFloat = option(1e-3, "Learning rate of Adam.")
     backbone_learning_rate: PositiveFloat | None = option(
-        None, "Learning rate of the backbones, also the members'; by default that of the classifiers."
+        None, "Learning rate of the backbones, including the members'; by default learning_rate."
     )
-    max_steps: int = option(-1, f"Optimization steps; -1: those of num_train_epochs, or else {DEFAULT_STEPS:,}.")
+    max_steps: int = option(-1, f"Training steps; -1: as many as num_train_epochs makes, else {DEFAULT_STEPS:,}.")
     num_train_epochs: NonNegativeFloat = option(0, "Epochs to train, instead of max_steps; 0: use max_steps.")
     schedule_steps: PositiveInt | None = option(
         None,
-        "Steps that shares of max_steps and learning rate schedules count from; by default max_steps, and when a run "
-        "is resumed those that it began with.",
+        "Steps that fractions of max_steps and learning rate schedules refer to; by default max_steps, or those of "
+        "the run that is resumed.",
     )
     max_grad_norm: float = option(0.0, "Largest gradient norm; 0: no clipping.")
     lr_scheduler_type: str = option("constant", "Learning rate schedule.")
@@ -112,8 +112,7 @@ class DebiasingArguments(TrainingArguments):
     dataloader_pin_memory: bool = option(False, "Pin memory of batches that worker processes load.")
     pixels_on: Annotated[str, one_of(*PIXELS_ON)] = option(
         "host",
-        "Where decoded images are kept: host, from where batches are copied ahead of their steps; device: all of them "
-        "on each GPU, for data that fits there.",
+        "Where decoded images are kept: host, or device (all of them on each GPU, if they fit).",
     )
     eval_strategy: str = option("steps", "When to evaluate: no, steps or epoch.")
     eval_steps: PositiveFloat = option(500, "Steps between evaluations.")
@@ -123,7 +122,7 @@ class DebiasingArguments(TrainingArguments):
     save_steps: PositiveFloat = option(5000, "Steps between checkpoints.")
     save_total_limit: int | None = option(2, "Checkpoints to keep.")
     logging_steps: PositiveFloat = option(100, "Steps between logged losses.")
-    logging_nan_inf_filter: bool = option(False, "Hide losses that are not finite (here they end the run instead).")
+    logging_nan_inf_filter: bool = option(False, "Has no effect here: losses that are not finite end the run.")
     report_to: list[str] = option(["none"], "Services to report to: none, tensorboard, wandb, trackio, ...")
     remove_unused_columns: bool = option(False, "Must stay false: the dataset yields whole batches.")
 

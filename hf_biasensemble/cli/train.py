@@ -10,11 +10,11 @@ from hf_biasensemble.runs.run_arguments import parse_run
 
 @dataclass
 class CommandArguments:
-    """What the command does with the settings."""
+    """What to do with the settings."""
 
     _argument_group_name: ClassVar[str] = "command"
 
-    dry_run: bool = option(False, "Check settings and data, print what would run, and train nothing.")
+    dry_run: bool = option(False, "Check settings and data, print what would run, and stop.")
 
 
 def main(argv: list[str] | None = None) -> int:
