@@ -19,9 +19,9 @@ OUR_WORDS = {
     "output_dir": "Folder for the results.",
     "bf16": "Train in mixed precision, bfloat16.",
     "push_to_hub": "Upload the finished run to the Hub.",
-    "seed": "Seed of weights, order of the training images and augmentation.",
-    "use_cpu": "Stay on the CPU whatever other devices there are.",
-    "resume_from_checkpoint": "true: continue from the last checkpoint in output_dir; or the folder of a checkpoint.",
+    "seed": "Seed of weights, image order and augmentation.",
+    "use_cpu": "Use the CPU even if there are other devices.",
+    "resume_from_checkpoint": "true: resume from the last checkpoint in output_dir; or the folder of a checkpoint.",
 }
 """Help for options of transformers that says what they do here."""
 

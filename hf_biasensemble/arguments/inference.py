@@ -15,7 +15,7 @@ class InferenceArguments(Options):
     """Device, precision and batch size of a command that trains nothing."""
 
     batch_size: PositiveInt = option(512, "Images per batch.")
-    use_cpu: bool = option(False, "Stay on the processors, whatever other device Accelerate finds.")
+    use_cpu: bool = option(False, "Use the CPU even if Accelerate finds another device.")
     bf16: bool = option(False, "Run the model in mixed precision, bfloat16.")
     fp16: bool = option(False, "Run the model in mixed precision, float16.")
 
@@ -25,7 +25,7 @@ class InferenceArguments(Options):
 
     @property
     def device(self) -> "torch.device":
-        """The device that Accelerate finds, or the processors."""
+        """The device that Accelerate finds, or the CPU."""
         import torch
         from accelerate import PartialState
 

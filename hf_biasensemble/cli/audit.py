@@ -1,8 +1,7 @@
-"""Which training images contradict the shortcut: `hf-biasensemble audit --dataset_name DIR --output_dir OUT`.
+"""Show which training images contradict the shortcut: `hf-biasensemble audit --dataset_name DIR --output_dir OUT`.
 
-Trains only the biased members of BiasEnsemble and writes OUT/audit.html, a page to look at, with the full list in
-OUT/audit.csv and OUT/audit.parquet. Takes the options of training and needs no bias labels. It covers all training
-images, unless validation images are held out.
+Trains only the biased members of BiasEnsemble and writes the page OUT/audit.html, with the full list in OUT/audit.csv
+and OUT/audit.parquet. Takes the options of training, needs no bias labels, and by default holds out no images.
 """
 
 import sys

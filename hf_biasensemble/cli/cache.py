@@ -1,7 +1,6 @@
-"""What the library keeps between runs: `hf-biasensemble cache` lists it, `hf-biasensemble cache --clear` removes it.
+"""List what the library keeps between runs, with `hf-biasensemble cache`, or remove it with `--clear`.
 
-It is kept until then, like other caches of Hugging Face. Clearing costs nothing but the time to make it again. What
-another process is writing is left alone.
+Clearing costs nothing but the time to make it again. Entries that another process is writing are left alone.
 """
 
 import shutil

@@ -1,9 +1,9 @@
-"""What the predictions of a classifier depend on: `hf-biasensemble explain --model OUT --dataset_name DIR`.
+"""Measure what a classifier's predictions depend on: `hf-biasensemble explain --model OUT --dataset_name DIR`.
 
 Changes one thing about each image (its colour, the order of its patches, its border or its centre) and counts the
-predictions that change with it: reliance.csv and reliance.png. counterfactuals.png shows single images: ones that the
-model gets right and, with `--compare_with ERM_OUT`, the other model gets wrong; bias-conflicting ones where that is
-known. No bias labels are needed.
+predictions that change with it: reliance.csv and reliance.png. counterfactuals.png shows single images that the model
+gets right and, with `--compare_with ERM_OUT`, the other model gets wrong; bias-conflicting ones if known. Needs no
+bias labels.
 """
 
 import sys
@@ -23,18 +23,18 @@ class ExplainArguments(Options):
     """What to explain."""
 
     model: str | None = option(None, "Folder or Hub id of a saved classifier.")
-    compare_with: str | None = option(None, "Folder or Hub id of another, such as ERM, that gets the images wrong.")
+    compare_with: str | None = option(
+        None, "Folder or Hub id of a classifier that gets these images wrong, such as ERM."
+    )
     split: str = option("test", "Split of the dataset.")
     num_images: Annotated[int, Allowed("1 to 20", lambda value: 1 <= value <= 20)] = option(
-        8, "Images to show at most."
+        8, "Largest number of images to show."
     )
     num_reliance_images: PositiveInt = option(
-        500, "Images to count changed predictions on; all if the split has not as many."
+        500, "Images to count changed predictions on; all if the split has fewer."
     )
-    output_dir: str | None = option(
-        None, "Folder for the files; by default figures/, in the model's folder if it is one."
-    )
-    format: Annotated[str, one_of("png", "svg", "pdf")] = option("png", "Of the pictures: png, svg or pdf.")
+    output_dir: str | None = option(None, "Folder for the files; by default figures/ in the model's folder.")
+    format: Annotated[str, one_of("png", "svg", "pdf")] = option("png", "Format of the pictures: png, svg or pdf.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -56,5 +56,5 @@ def main(argv: list[str] | None = None) -> int:
             compared = f"largest difference of logits {largest:.2g}"
     print(f"wrote {options.output_file} ({compared})")
     print(f"input: RGB at {size} x {size}, (pixel / 255 - mean) / std, {transform.image_mean}, {transform.image_std}")
-    print(f"resized before by {geometry}")
+    print(f"resize first by {geometry}")
     return 0

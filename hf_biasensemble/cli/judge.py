@@ -1,10 +1,10 @@
-"""How good models are on images that contradict the shortcut, without bias labels:
+"""Compare models on images that contradict the shortcut, without bias labels:
 
 hf-biasensemble judge --model MODEL [MODEL ...] --compare_with MODEL --members RUN --dataset_name DIR
 
-MODEL is a folder or Hub id of any image classifier that transformers or timm opens, with the classes of the data. The
-members of BiasEnsemble in RUN, which must not have learned from the images of --split, say which of these contradict
-the shortcut.
+MODEL is the folder or Hub id of any image classifier that transformers or timm opens, with the classes of the dataset.
+The members of BiasEnsemble in RUN, which must not have been trained on the images of --split, tell which of these
+contradict the shortcut.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Labels and probabilities for images of your own: `hf-biasensemble predict --model OUT FILES_OR_FOLDERS...`.
+"""Label your own images: `hf-biasensemble predict --model OUT FILES_OR_FOLDERS...`.
 
 Exit status: 0 if all images were read, 1 if some were not, 2 if none was, or after a mistake.
 """

@@ -85,7 +85,7 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     if asked.jobs < 1:
         raise BiasEnsembleError(f"--jobs: expected at least 1, found {asked.jobs}")
     if asked.judge_folds < 0 or asked.judge_folds == 1:
-        raise BiasEnsembleError(f"--judge_folds: expected 0, or 2 and more, found {asked.judge_folds}")
+        raise BiasEnsembleError(f"--judge_folds: expected 0 or at least 2, found {asked.judge_folds}")
     for word in overrides:
         name = word.split("=")[0].removeprefix("--")
         if word.startswith("--") and name in _NOT_FOR_SWEEPS:

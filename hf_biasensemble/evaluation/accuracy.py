@@ -96,7 +96,7 @@ def accuracy_intervals(
 ) -> dict[str, tuple[float, float, int]]:
     """How far chance in the choice of the evaluated images may have moved each metric of [`bias_accuracy`].
 
-    Wilson's 95 % score interval of a share of images; for `unbiased_accuracy`, a mean of such shares, the normal one
+    Wilson's 95% score interval of a share of images; for `unbiased_accuracy`, a mean of such shares, the normal one
     from their variances. `ac_score` has none. The worst group was picked for being low, so its interval lies low, too.
 
     Returns:
@@ -121,7 +121,7 @@ def accuracy_intervals(
 
 
 def wilson_interval(share: float, count: float, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share of `count` samples, both ends in [0, 1]; 95 % with the default `z`."""
+    """Wilson's score interval of a share of `count` samples, both ends in [0, 1]; 95% with the default `z`."""
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -27,7 +27,7 @@ _Z = 1.96
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, and the number of images behind it."""
+    """A value with its 95% interval, and the number of images behind it."""
 
     value: float
     low: float
@@ -35,7 +35,7 @@ class Estimate:
     images: int
 
     def __str__(self) -> str:
-        return f"{100 * self.value:.0f} % ({100 * self.low:.0f}-{100 * self.high:.0f})"
+        return f"{100 * self.value:.0f}% ({100 * self.low:.0f}-{100 * self.high:.0f})"
 
 
 def group_weights(groups: PseudoGroups, fewest: int = 1) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ class Judged:
         name: Of the candidate.
         accuracy: On all images, in [0, 1].
         on_hardest: On the images that rank, in [0, 1].
-        interval: 95 % interval of that.
+        interval: 95% interval of that.
         costs: By how much its accuracy on all images is below the baseline's; negative if above.
         is_allowed: Whether it costs no more than is accepted.
     """
@@ -81,7 +81,7 @@ class Choice:
         if self.chosen == self.baseline:
             return (
                 f"Judged by folds without bias labels: {self.chosen}, since no other of {len(self.candidates)} "
-                f"candidates that costs little is better on {where} ({100 * best.on_hardest:.0f} %)."
+                f"candidates that costs little is better on {where} ({100 * best.on_hardest:.0f}%)."
             )
         chance = (
             f"p = {self.p_value:.2g}" if self.is_better else f"cannot tell this from chance, p = {self.p_value:.2g}"
@@ -89,7 +89,7 @@ class Choice:
         cost = f"costs {100 * best.costs:.1f}" if best.costs >= 0 else f"gains {-100 * best.costs:.1f}"
         return (
             f"Judged by folds without bias labels: {self.chosen} of {len(self.candidates)} candidates, right on "
-            f"{100 * best.on_hardest:.0f} % of {where}, {self.baseline} on {100 * plain.on_hardest:.0f} % ({chance}); "
+            f"{100 * best.on_hardest:.0f}% of {where}, {self.baseline} on {100 * plain.on_hardest:.0f}% ({chance}); "
             f"it {cost} points of accuracy on all images."
         )
 
@@ -99,7 +99,7 @@ class Choice:
 
 
 def hardest_images(label_probability: np.ndarray) -> np.ndarray:
-    """The 1 % of images (at least 20) with the lowest probability of their class, as places in the array.
+    """The 1% of images (at least 20) with the lowest probability of their class, as places in the array.
 
     Args:
         label_probability (`np.ndarray` of shape (N,)): That members which never saw an image give its class.

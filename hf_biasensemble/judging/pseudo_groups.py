@@ -92,41 +92,41 @@ class PseudoGroups:
             return reason
         if conflicting < FEWEST_CONFLICTING:
             return (
-                f"only {conflicting} of {images:,} held-out images contradict what the members predict, and at least "
+                f"only {conflicting} of {images:,} held-out images contradict the members, at least "
                 f"{FEWEST_CONFLICTING} are needed; hold out more images (--validation_share), or judge by folds"
             )
         if self.hesitation >= HESITANT:
             return (
-                f"the members hesitate on the {conflicting} held-out images that contradict them: they give the class "
-                f"of these a median probability of {100 * self.hesitation:.0f} %, where a shortcut leaves it less "
-                f"than {100 * HESITANT:.0f} %, so these may be hard images rather than bias-conflicting ones, or the "
-                "members were trained too briefly"
+                f"the members hesitate on the {conflicting} held-out images that contradict them: they give the true "
+                f"class a median probability of {100 * self.hesitation:.0f}%, with a shortcut it is below "
+                f"{100 * HESITANT:.0f}%; the images may be hard rather than bias-conflicting, or the members were "
+                "trained too briefly"
             )
         return None
 
     def no_shortcut(self) -> str | None:
-        """Why the members follow no shortcut that goes with the classes; `None` if they may."""
+        """Why the members follow no shortcut that predicts the class; `None` if they may."""
         if not len(self):
             return "there are no held-out images"
         right, needed = 1 - float(self.is_conflicting.mean()), max(FEWEST_RIGHT, 1.5 / self.num_classes)
         if right < needed:
             return (
-                f"the members classify only {100 * right:.0f} % of the held-out images correctly, so they follow no "
-                "shortcut that goes with the classes; train them longer (--member_steps)"
+                f"the members are right on only {100 * right:.0f}% of the held-out images, so they follow no shortcut "
+                "that predicts the class; train them longer (--member_steps)"
             )
         return self._neglected(FEWEST_RIGHT_OF_CLASS * needed)
 
     def _neglected(self, fewest: float) -> str | None:
-        """What to say of a class of which members get less than this fraction right, and not by chance."""
+        """Names a class of which members get less than this fraction right, and not by chance."""
         counts = np.bincount(self.labels, minlength=self.num_classes)
         right = np.bincount(self.labels[~self.is_conflicting], minlength=self.num_classes)
         for label in np.flatnonzero(right < fewest * counts):
             share = right[label] / counts[label]
             if wilson_interval(share, int(counts[label]))[1] < fewest:
                 return (
-                    f"the members classify only {100 * share:.0f} % of the {counts[label]:,} held-out images of class "
-                    f"{label} correctly, so they may follow how frequent classes are rather than a shortcut; balance "
-                    "them (--balance_members true) or train them longer (--member_steps)"
+                    f"the members are right on only {100 * share:.0f}% of the {counts[label]:,} held-out images of "
+                    f"class {label}, so they may follow class frequencies rather than a shortcut; balance them "
+                    "(--balance_members true) or train them longer (--member_steps)"
                 )
         return None
 

@@ -17,9 +17,9 @@ def says_nothing(intervals: Mapping[str, Estimate]) -> str | None:
     if conflicting.high - conflicting.low <= WIDEST:
         return None
     return (
-        f"the {conflicting.images} pseudo-conflicting images leave accuracy on them open between "
-        f"{100 * conflicting.low:.0f} and {100 * conflicting.high:.0f} %; hold out more images (--validation_share), "
-        "or judge by folds"
+        f"the accuracy on the {conflicting.images} images that contradict the members may be anything from "
+        f"{100 * conflicting.low:.0f} to {100 * conflicting.high:.0f}%; hold out more images (--validation_share), or "
+        "judge by folds"
     )
 
 
@@ -33,21 +33,20 @@ def reason_not_to_tell(*models: HeldOutPredictions) -> str | None:
 
 
 def agreement(model: HeldOutPredictions) -> float:
-    """Fraction of the pseudo-conflicting images that the model takes for the same as the members do."""
+    """Fraction of the pseudo-conflicting images on which the model predicts the same as the members."""
     assert model.groups is not None
     same = model.predictions == model.groups.predicted
     return float(same[model.groups.is_conflicting].mean())
 
 
 def caution(model: HeldOutPredictions) -> str | None:
-    """What speaks against taking the estimates by their word; `None` if nothing does."""
+    """Why the estimates should not be taken at face value; `None` if nothing speaks against it."""
     assert model.groups is not None
     agrees = agreement(model)
     if agrees > MOSTLY:
         return (
-            f"a model takes {100 * agrees:.0f} % of the images that contradict what the members predict for the same "
-            "as the members: it follows the shortcut as well, or the labels of these images are wrong; look at them "
-            "with hf-biasensemble audit"
+            f"a model predicts the same as the members on {100 * agrees:.0f}% of the images that contradict them: it "
+            "follows the shortcut too, or these images are mislabelled; look at them with hf-biasensemble audit"
         )
     return None
 
@@ -59,7 +58,7 @@ def verdict(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredic
         return CANNOT_TELL, reason
     gained = gain(models, others).get("conflicting")
     if gained is None:
-        return CANNOT_TELL, f"no class has {FEWEST_OF_CLASS} held-out images that contradict what the members predict"
+        return CANNOT_TELL, f"no class has {FEWEST_OF_CLASS} held-out images that contradict the members"
     if gained.low <= 0 <= gained.high:
         return CANNOT_TELL, "the difference may be chance"
     return ("better" if gained.value > 0 else "worse"), ""

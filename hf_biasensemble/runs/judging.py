@@ -20,9 +20,9 @@ class JudgeArguments:
     """Who judges, and on which images."""
 
     model: list[str] | None = option(None, "Folders or Hub ids of saved classifiers.")
-    compare_with: str | None = option(None, "Folder or Hub id of another, such as ERM, to compare each of them with.")
+    compare_with: str | None = option(None, "Folder or Hub id of a classifier, such as ERM, to compare each of them with.")
     members: str | None = option(None, "Folder of a run with BiasEnsemble, or of its selection.")
-    split: str = option("validation", "Split whose images neither models nor members have learned from.")
+    split: str = option("validation", "Split that neither models nor members were trained on.")
     output_file: str | None = option(None, "JSON file for the estimates.")
 
     def __post_init__(self) -> None:
@@ -33,7 +33,7 @@ class JudgeArguments:
         if not self.members:
             raise BiasEnsembleError("--members: expected the folder of a run with BiasEnsemble, found nothing")
         if self.split == "train":
-            raise BiasEnsembleError("--split: expected images that the members have not learned from, found train")
+            raise BiasEnsembleError("--split: expected a split that the members were not trained on, found train")
 
 
 def judge_models(
@@ -55,8 +55,8 @@ def judge_models(
     seen = decoded[members.geometry]
     if "train" in seen and seen["train"].fingerprint != members.train_fingerprint:
         print(
-            "note: the members were trained on other images than the training split of this data; the estimates hold "
-            f"only if none of the images of {judge_args.split} was among them",
+            "note: the members were not trained on the training split of this dataset; the estimates hold only if no "
+            f"image of {judge_args.split} was among those they were trained on",
             file=sys.stderr,
         )
     groups = members.groups_of(seen[judge_args.split], inference.batch_size)

@@ -26,8 +26,8 @@ def judgement_table(
     conflicting = int(first.groups.is_conflicting.sum())
     width = max(len(name) for name in models)
     lines = [
-        f"Estimated without bias labels on {len(first.groups):,} images, of which {conflicting:,} contradict what the "
-        "members predict; percent, with 95 % intervals",
+        f"Estimated without bias labels on {len(first.groups):,} images, of which {conflicting:,} contradict the "
+        "members; percent, with 95% confidence intervals",
         "",
         " " * width + "".join(f"{column:>24}" for column in _COLUMNS),
     ]
