@@ -1,6 +1,6 @@
 """Measure accuracy by group of a saved classifier: `test.py --model OUT --dataset_name DIR --split test`.
 
-Also of a checkpoint of the authors' code: `test.py --reference_checkpoint DIR --method lff --reference_dataset cmnist`.
+Or a checkpoint of the authors' code: `test.py --reference_checkpoint DIR --method lff --reference_dataset cmnist`.
 """
 
 import json
