@@ -48,7 +48,8 @@ class ModelArguments(Options):
 
     backbone: str = option(
         "mlp",
-        "mlp, the name of a timm model with pooled features, or the folder or Hub id of a transformers image classifier.",
+        "mlp, the name of a timm model with pooled features, or the folder or Hub id of an image classifier of "
+        "transformers.",
     )
     backbone_args: str | None = option(
         None, "More arguments for timm.create_model or the transformers configuration, as JSON."

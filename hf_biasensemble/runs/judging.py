@@ -20,7 +20,9 @@ class JudgeArguments:
     """Who judges, and on which images."""
 
     model: list[str] | None = option(None, "Folders or Hub ids of saved classifiers.")
-    compare_with: str | None = option(None, "Folder or Hub id of a classifier, such as ERM, to compare each of them with.")
+    compare_with: str | None = option(
+        None, "Folder or Hub id of a classifier, such as ERM, to compare each of them with."
+    )
     members: str | None = option(None, "Folder of a run with BiasEnsemble, or of its selection.")
     split: str = option("validation", "Split that neither models nor members were trained on.")
     output_file: str | None = option(None, "JSON file for the estimates.")
