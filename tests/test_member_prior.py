@@ -9,7 +9,7 @@ import test_pseudo_group_methods as loops
 import torch
 from runs import error_line, train
 from synthetic import CLASS_NAMES
-from test_pseudo_group_methods import EPSILON, RATE, assert_same, recorded_run, selection_of
+from test_pseudo_group_methods import adam_steps, assert_same, recorded_run, selection_of
 
 from hf_biasensemble import selection as selections
 from hf_biasensemble.selection import Selection
@@ -54,20 +54,17 @@ def test_what_members_predict_is_added_to_the_logits(tmp_path, monkeypatch, meth
     monkeypatch.setattr(loops, "selection_of", soft_selection)
     before, trainer, batches, losses, made = recorded_run(method, tmp_path, **options)
     tau = options.get("adjustment_tau", 1.0)
-    adam = torch.optim.Adam(before.parameters(), lr=RATE, eps=EPSILON)
-    naive_losses = []
-    for batch in batches:
+
+    def loss_of(batch):
         terms = []
         for image, label, row in zip(*(batch[name] for name in ("pixel_values", "labels", "index")), strict=True):
             scores = list(before(image[None]).logits[0])
             prior = naive_prior(made, int(row), method, options)
             scores = [score + tau * each for score, each in zip(scores, prior, strict=True)]
             terms.append(torch.log(torch.stack(scores).exp().sum()) - scores[int(label)])
-        loss = torch.stack(terms).mean()
-        naive_losses.append(loss.item())
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+        return torch.stack(terms).mean()
+
+    naive_losses = adam_steps(before.parameters(), batches, loss_of)
     assert_same(trainer.model, before, losses, naive_losses)
 
 

@@ -79,6 +79,23 @@ def naive_loss(network, image: torch.Tensor, label: int) -> torch.Tensor:
     return torch.log(torch.exp(scores).sum()) - scores[label]
 
 
+def mean_loss(network, batch) -> torch.Tensor:
+    terms = [naive_loss(network, x, int(y)) for x, y in zip(batch["pixel_values"], batch["labels"], strict=True)]
+    return torch.stack(terms).mean()
+
+
+def adam_steps(parameters, batches, loss_of) -> list[float]:
+    """The losses of plain steps of Adam, one for each batch."""
+    adam, losses = torch.optim.Adam(parameters, lr=RATE, eps=EPSILON), []
+    for batch in batches:
+        loss = loss_of(batch)
+        losses.append(loss.item())
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return losses
+
+
 def assert_same(ours, theirs, losses, naive_losses):
     assert losses == pytest.approx(naive_losses, abs=1e-5)
     for name, value in theirs.state_dict().items():
@@ -91,9 +108,9 @@ def test_group_dro_is_the_algorithm_of_the_paper(tmp_path):
     for row, pair in enumerate(zip(selection.labels.tolist(), selection.predicted_labels.tolist(), strict=True)):
         groups.setdefault(pair, set()).add(row)
     q = dict.fromkeys(groups, 1 / len(groups))
-    adam = torch.optim.Adam(before.parameters(), lr=RATE, eps=EPSILON)
-    naive_losses = []
-    for batch in batches:
+
+    def loss_of(batch):
+        nonlocal q
         group_loss = {}
         for group, rows in groups.items():
             own = [k for k, row in enumerate(batch["index"].tolist()) if row in rows]
@@ -104,26 +121,16 @@ def test_group_dro_is_the_algorithm_of_the_paper(tmp_path):
             q[group] *= math.exp(0.3 * loss.item())
         total = sum(q.values())
         q = {group: value / total for group, value in q.items()}
-        loss = sum(q[group] * value for group, value in group_loss.items())
-        naive_losses.append(loss.item())
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+        return sum(q[group] * value for group, value in group_loss.items())
+
+    naive_losses = adam_steps(before.parameters(), batches, loss_of)
     assert len(groups) > len(CLASS_NAMES) and len(set(q.values())) > 2
     assert_same(trainer.model, before, losses, naive_losses)
 
 
 def test_jtt_is_ordinary_training_on_draws_that_favour_errors(tmp_path):
     before, trainer, batches, losses, selection = recorded_run("jtt", tmp_path, upweight=9.0)
-    adam = torch.optim.Adam(before.parameters(), lr=RATE, eps=EPSILON)
-    naive_losses = []
-    for batch in batches:
-        terms = [naive_loss(before, x, int(y)) for x, y in zip(batch["pixel_values"], batch["labels"], strict=True)]
-        loss = torch.stack(terms).mean()
-        naive_losses.append(loss.item())
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+    naive_losses = adam_steps(before.parameters(), batches, lambda batch: mean_loss(before, batch))
     assert_same(trainer.model, before, losses, naive_losses)
     wrong = set(np.flatnonzero(~selection.is_selected).tolist())
     drawn = [row in wrong for row in draws_of(trainer, 40)]
@@ -136,15 +143,7 @@ def test_last_layer_alone_is_trained_on_balanced_groups(tmp_path, backbone):
     before, trainer, batches, losses, selection = recorded_run("last_layer_be", tmp_path, backbone)
     started = copy.deepcopy(before)
     before.eval()
-    adam = torch.optim.Adam(before.classifier.parameters(), lr=RATE, eps=EPSILON)
-    naive_losses = []
-    for batch in batches:
-        terms = [naive_loss(before, x, int(y)) for x, y in zip(batch["pixel_values"], batch["labels"], strict=True)]
-        loss = torch.stack(terms).mean()
-        naive_losses.append(loss.item())
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+    naive_losses = adam_steps(before.classifier.parameters(), batches, lambda batch: mean_loss(before, batch))
     assert_same(trainer.model, before, losses, naive_losses)
     for name, value in started.encoder.state_dict().items():  # batch normalisation's statistics included
         assert torch.equal(trainer.model.encoder.state_dict()[name], value), name
