@@ -17,21 +17,21 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_biasensemble.folders.output_folder import CARD_FILE, CONFIG_FILE, REPOSITORY_PLACEHOLDER, without_local_paths
+from hf_biasensemble.folders.output_folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FIGURES_DIR,
+    HISTORY_FILE,
+    REPOSITORY_PLACEHOLDER,
+    RESULTS_FILE,
+    without_local_paths,
+)
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SELECTION_FILES = ["selection/selection.parquet", "selection/members.safetensors"]
 PUBLISHED_FILES = [
-    "config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "preprocessor_config.json",
-    "modeling_*.py",
-    CARD_FILE,
-    "all_results.json",
-    "config.yaml",
-    "history.csv",
-    "figures/*",
+    *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"),
+    *("modeling_*.py", CARD_FILE, RESULTS_FILE, CONFIG_FILE, HISTORY_FILE, f"{FIGURES_DIR}/*"),
 ]
 """Patterns of what a model repository holds, `*` within one folder. Checkpoints, optimiser states and logs are not."""
 
@@ -123,25 +123,20 @@ def push_folder(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Commits files of a folder to a repository, made if missing, all at once.
+    """Commits files of a folder, by default all, to a repository, made if missing, all at once; gives the address of
+    the commit. If that fails, a `BiasEnsembleError` says so, and the folder is unharmed.
 
     Args:
-        folder (`str` or `Path`): The finished folder.
-        repo_id (`str`): Name of the repository.
-        again (`Sequence[str]`): The words of the command that repeats this push, for the error message.
-        commit_message (`str`): Title of the commit.
-        files (`Sequence[str]`, *optional*): Paths in the folder. By default all files.
-        replaced (`Sequence[str]`, *optional*): Patterns of the files that belong to such a push: those in the
-            repository that are not pushed anew are removed, except the card. By default none.
-        repo_type (`str`, *optional*, defaults to `"model"`): `"model"` or `"dataset"`.
-        private (`bool`, *optional*, defaults to `False`): See [`push_model`].
-        token (`str`, *optional*): See [`push_model`].
-
-    Returns:
-        `str`: Address of the commit.
-
-    Raises:
-        `BiasEnsembleError`: If it fails; the folder is unharmed.
+        folder: The finished folder.
+        repo_id: Name of the repository.
+        again: The words of the command that repeats this push, for the error message.
+        commit_message: Title of the commit.
+        files: Paths in the folder.
+        replaced: Patterns of the files that belong to such a push: those in the repository that are not pushed anew
+            are removed, except the card.
+        repo_type: `"model"` or `"dataset"`.
+        private: See [`push_model`].
+        token: See [`push_model`].
     """
     folder = Path(folder)
     files = _files_in(folder) if files is None else files

@@ -41,9 +41,8 @@ Args:
 
 Returns:
     `dict[str, float]` with values in [0, 1]: `accuracy`; with `is_conflicting` also `aligned_accuracy`,
-    `conflicting_accuracy` and their harmonic mean `ac_score`; with either, `unbiased_accuracy` (mean over the
-    non-empty cells of label and bias label, or of label and conflict without bias labels) and `worst_group_accuracy`
-    (the lowest of these cells).
+    `conflicting_accuracy` and their harmonic mean `ac_score`; with either, `unbiased_accuracy` and
+    `worst_group_accuracy`, mean and minimum over the non-empty groups of label and bias (or conflict).
 
 Raises:
     `ValueError`: If there are no samples, the lengths differ, or an optional input is there for some samples only.
