@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import timm
 import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from benchmarks.encoding import measured, stores
 from benchmarks.measuring import ROOT, Options, environment, machine
+from benchmarks.pixels import made_images
 from benchmarks.trainers import Setting, random_split, trainer
 from hf_biasensemble.arguments.training import PIXELS_ON
 from hf_biasensemble.data.batches.device_pixels import with_pixels_on
@@ -85,6 +88,25 @@ def processes_as_one(place: Workplace) -> str:
     runs = [place.train(f"by_{n}", n, per_device_train_batch_size=64 // n, **exact) for n in (1, 2)]
     backend = "NCCL" if place.gpus > 1 else "gloo, on processors"
     return at_most(difference(*runs), 1e-5, f"({backend}) weights after 40 steps differ by")
+
+
+def encoding_is_shared(place: Workplace) -> str:
+    weights = place.folder / "weights.pth"
+    torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    images = place.folder / "images"
+    for name in ("one", "two"):
+        (images / name).mkdir(parents=True)
+        made_images(images / name, 256)
+    words = [str(images), "--backbone", "test_resnet", "--pretrained_weights", str(weights), "--image_size", "160"]
+    found, said = [], []
+    for processes in (1, 2):
+        cache = place.folder / f"cache{processes}"
+        _, seconds, count = measured(processes, words, cache)
+        found.append(stores(cache))
+        said.append(f"{count / seconds:.0f} images per second by {processes}")
+    if found[0] != found[1]:
+        raise AssertionError("expected equal stores, found different ones")
+    return ", ".join(said)
 
 
 def resumed_in_half_precision(place: Workplace) -> str:
@@ -219,6 +241,7 @@ class Line:
 
 LINES = (
     Line("two processes train what one does", 0, processes_as_one),
+    Line("processes share the encoding and store the same bytes", 0, encoding_is_shared),
     Line("test gives the figure of training", 0, tested_as_trained),
     Line("a GPU trains what processors do", 1, as_on_the_processors),
     Line("a resumed run in float16 is the undisturbed one", 1, resumed_in_half_precision),
