@@ -46,7 +46,7 @@ def test_hardest_images_are_one_in_a_hundred_but_at_least_twenty():
         ({"erm": (4, 80), "one": (9, 79), "other": (12, 78)}, "other"),
         ({"erm": (4, 80), "one": (9, 79), "other": (20, 50)}, "one"),  # the best of all costs 14 points
         ({"erm": (4, 80), "one": (4, 80), "other": (3, 80)}, "erm"),  # nothing beats it
-        ({"erm": (4, 80), "one": (9, 78), "other": (9, 80)}, "other"),  # of equal ones, the cheaper
+        ({"erm": (4, 80), "one": (9, 78), "other": (9, 80)}, "one"),  # of equal ones, the first
     ],
 )
 def test_the_rule(right, chosen):

@@ -117,11 +117,12 @@ def choose(
 ) -> Choice:
     """The candidate with the best accuracy on the hardest images, of those that cost little on all of them.
 
-    Of equally good ones, the one with the higher accuracy on all images; the baseline before any other.
+    Of equally good ones, the first; the baseline before any other. So few images rank that several candidates often get
+    the same of them right. Accuracy on all images would then decide for the one that changes least.
 
     Args:
-        correct (`Mapping[str, np.ndarray]`): By candidate, whether each image (N,) is classified correctly by a model
-            that never saw it. The baseline is among them.
+        correct (`Mapping[str, np.ndarray]`): By candidate, in order of preference, whether each image (N,) is
+            classified correctly by a model that never saw it. The baseline is among them.
         label_probability (`np.ndarray` of shape (N,)): That members which never saw an image give its class.
         baseline (`str`): Name of the ordinary classifier.
         accept_loss (`float`): By how much accuracy on all images may be below the baseline's, in [0, 1].
@@ -135,7 +136,7 @@ def choose(
         interval = wilson_interval(score, len(hardest))
         judged[name] = Judged(name, float(values.mean()), score, interval, costs, costs <= accept_loss + 1e-9)
     allowed = [name for name, candidate in judged.items() if candidate.is_allowed]
-    best = max(allowed, key=lambda name: (judged[name].on_hardest, name == baseline, judged[name].accuracy))
+    best = max(allowed, key=lambda name: (judged[name].on_hardest, name == baseline))
     best = baseline if doubt else best
     gained = np.stack([right[name][hardest] - right[baseline][hardest] for name in allowed], axis=1)
     p_value = 1.0 if best == baseline else chance_of_best(gained)
