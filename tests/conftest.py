@@ -141,7 +141,7 @@ def coloured_mnist(mnist_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exact_mnist(mnist_folder, tmp_path_factory):
-    """No colour noise, half of the images bias-conflicting, each digit but the test ones three times; not to be changed."""
+    """No colour noise, half of the images bias-conflicting, digits of training three times; not to be changed."""
     from mnist_files import build
 
     folder = tmp_path_factory.mktemp("exact") / "cmnist"

@@ -99,10 +99,10 @@ def test_what_cannot_be_a_candidate_is_refused(name, said):
 
 
 def test_a_candidate_has_its_own_options():
-    candidate = Candidate.of("logit_adjusted:adjustment_tau=2,adjustment=hard")
+    candidate = Candidate.of("logit_adjusted:adjustment_tau=2,adjustment=soft")
     settings = candidate.settings(METHODS["auto"].arguments(output_dir="out", max_steps=7))
     assert Candidate.of("product_of_experts:adjustment_tau=.5").options == {"adjustment_tau": 0.5}
-    assert (settings.adjustment_tau, settings.adjustment, settings.max_steps) == (2, "hard", 7)
+    assert (settings.adjustment_tau, settings.adjustment, settings.max_steps) == (2, "soft", 7)
     assert (settings.method, type(settings)) == ("logit_adjusted", METHODS["logit_adjusted"].arguments)
 
 

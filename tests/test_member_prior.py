@@ -37,7 +37,7 @@ def naive_prior(made: Selection, row: int, method: str, options: dict) -> list[f
     table, p = counted(made), made.probabilities[row].astype(float).tolist()
     if method == "product_of_experts":
         return [math.log(max(each, 0.001)) for each in p]
-    if options.get("adjustment") == "hard":
+    if options.get("adjustment", "hard") == "hard":
         return [math.log(each) for each in table[made.predicted_labels[row]]]
     return [math.log(sum(p[s] * table[s][y] for s in range(K))) for y in range(K)]
 
@@ -46,7 +46,7 @@ def naive_prior(made: Selection, row: int, method: str, options: dict) -> list[f
     "method, options",
     [
         ("logit_adjusted", {}),
-        ("logit_adjusted", {"adjustment": "hard", "adjustment_tau": 1.5}),
+        ("logit_adjusted", {"adjustment": "soft", "adjustment_tau": 1.5}),
         ("product_of_experts", {"adjustment_tau": 0.5}),
     ],
 )

@@ -117,8 +117,8 @@ def choose(
 ) -> Choice:
     """The candidate with the best accuracy on the hardest images, of those that cost little on all of them.
 
-    Of equally good ones, the first; the baseline before any other. So few images rank that several candidates often get
-    the same of them right. Accuracy on all images would then decide for the one that changes least.
+    Of equally good ones, the first; the baseline before any other. So few images rank that several candidates often
+    get all of them right; accuracy on all images would then decide for the one that changes least.
 
     Args:
         correct (`Mapping[str, np.ndarray]`): By candidate, in order of preference, whether each image (N,) is

@@ -18,9 +18,9 @@ class AutoArguments(DebiasingArguments):
     _argument_group_name: ClassVar[str] = "method: choice by folds"
 
     candidates: list[str] = option(
-        ["erm", "logit_adjusted:adjustment_tau=2", "logit_adjusted:adjustment=hard", "lff_be"],
-        "Methods to choose from, the ordinary one first, then in order of preference, which decides between equally good "
-        "ones; METHOD:OPTION=VALUE sets an option of a method.",
+        ["erm", "logit_adjusted:adjustment=soft,adjustment_tau=2", "logit_adjusted", "lff_be"],
+        "Methods to choose from, the ordinary one first, then in order of preference, which decides between equally "
+        "good ones; METHOD:OPTION=VALUE sets an option of a method.",
     )
     folds: Annotated[int, Allowed("at least 2", lambda value: value >= 2)] = option(
         5, "Number of folds; each candidate is trained once without each fold and judged on it."

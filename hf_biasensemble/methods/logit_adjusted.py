@@ -18,10 +18,10 @@ class LogitAdjustedArguments(MemberPriorArguments):
 
     _argument_group_name: ClassVar[str] = "method: logit adjustment"
 
-    adjustment: Annotated[str, one_of("soft", "hard")] = option(
-        "soft",
-        "Prior of an image: soft (a mean over all classes, weighted by how probable the members find them) or hard "
-        "(that of the class they predict).",
+    adjustment: Annotated[str, one_of("hard", "soft")] = option(
+        "hard",
+        "Prior of an image: hard (that of the class that the members predict) or soft (a mean over all classes, "
+        "weighted by how probable the members find them).",
     )
 
 
