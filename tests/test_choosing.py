@@ -188,7 +188,7 @@ def test_bias_labels_validation_and_test_images_change_no_choice(tmp_path, froze
         ({"cross_fit": "false"}, "--cross_fit: expected true"),
         ({"keep_member": "best"}, "--keep_member: expected last with --method auto"),
         ({"published_protocol": "true"}, "--published_protocol: expected false with --method auto"),
-        ({"candidates": ["erm", "logit_adjusted:adjustment=firm"]}, "--adjustment: expected one of soft, hard"),
+        ({"candidates": ["erm", "logit_adjusted:adjustment=firm"]}, "--adjustment: expected one of hard, soft"),
         ({"candidates": ["erm", "last_layer_be"], "head": "mlp"}, "last_layer_be, which trains nothing but a linear"),
     ],
 )
