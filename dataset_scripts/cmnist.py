@@ -356,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_source_options(parser)
     parser.add_argument("--source_id", default=SOURCE_ID, help=f"dataset on the Hub ({SOURCE_ID})")
     parser.add_config_names(SEVERITIES, SEVERITIES)
-    parser.add_argument("--copies", type=int, default=1, help="times each training and validation digit is coloured (1)")
+    parser.add_argument("--copies", type=int, default=1, help="times each digit is coloured, not for testing (1)")
     parser.add_argument("--color_std", type=float, default=COLOR_STD, help=f"colour noise ({COLOR_STD})")
     parser.add_argument("--seed", type=int, default=0, help="seed of all draws (0)")
     return run_script(parser, build, argv)
