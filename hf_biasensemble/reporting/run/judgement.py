@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd  # type: ignore[import-untyped]
+
 from hf_biasensemble.judging.estimates import Estimate
 from hf_biasensemble.judging.predictions import HeldOutPredictions, gain
 from hf_biasensemble.judging.verdict import CANNOT_TELL, caution, cost, reason_not_to_tell, verdict
@@ -24,18 +26,11 @@ def judgement_table(
         return f"{CANNOT_TELL}: {reason}", {"cannot_tell": reason}
     assert first.groups is not None
     conflicting = int(first.groups.is_conflicting.sum())
-    width = max(len(name) for name in models)
-    lines = [
-        f"Estimated without bias labels on {len(first.groups):,} images, of which {conflicting:,} contradict the "
-        "members; percent, with 95% confidence intervals",
-        "",
-        " " * width + "".join(f"{column:>24}" for column in _COLUMNS),
-    ]
     results: dict[str, Any] = {"images": len(first.groups), "pseudo_conflicting": conflicting, "models": {}}
-    said = []
+    rows, said = {}, []
     for name, model in models.items():
         estimated = model.intervals()
-        lines.append(f"{name:<{width}}" + "".join(f"{_cell(estimated[column]):>24}" for column in _COLUMNS))
+        rows[name] = {column: _cell(estimated[column]) for column in _COLUMNS}
         results["models"][name] = {"estimates": {column: _values(estimated[column]) for column in _COLUMNS}}
         if compare_with and name != compare_with:
             pair = [model], [models[compare_with]]
@@ -47,7 +42,12 @@ def judgement_table(
             said.append(_words(name, compare_with, answer, why, gained))
     cautions = list(dict.fromkeys(found for model in models.values() if (found := caution(model))))
     results |= {"caution": cautions} if cautions else {}
-    return "\n".join([*lines, "", *said, *(f"caution: {text}" for text in cautions)]).rstrip(), results
+    title = (
+        f"Estimated without bias labels on {len(first.groups):,} images, of which {conflicting:,} contradict the "
+        "members; percent, with 95% confidence intervals"
+    )
+    table = pd.DataFrame.from_dict(rows, orient="index").to_string(col_space=24)
+    return "\n".join([title, "", table, "", *said, *(f"caution: {text}" for text in cautions)]).rstrip(), results
 
 
 def _words(name: str, other: str, answer: str, why: str, gained: Mapping[str, Estimate]) -> str:

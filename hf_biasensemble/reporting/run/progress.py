@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd  # type: ignore[import-untyped]
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -137,17 +138,12 @@ def results_table(results: dict[str, dict[str, float]], splits: Sequence[str] = 
     """A text table: one row per name and split, one column per metric that anyone has, in percent."""
     rows = {
         f"{name} {split}".strip(): {
-            metric: values[f"{split}_{metric}"] for metric in METRICS if f"{split}_{metric}" in values
+            metric: 100 * values[f"{split}_{metric}"] for metric in METRICS if f"{split}_{metric}" in values
         }
         for name, values in results.items()
         for split in splits
     }
-    rows = {name: row for name, row in rows.items() if row}
-    columns = [metric for metric in METRICS if any(metric in row for row in rows.values())]
-    width = max([len(name) for name in rows], default=0)
-    headers = [metric.removesuffix("_accuracy").replace("_", " ") for metric in columns]
-    lines = [" " * width + "".join(f"{header:>13}" for header in headers)]
-    for name, row in rows.items():
-        cells = [f"{100 * row[metric]:13.1f}" if metric in row else f"{'-':>13}" for metric in columns]
-        lines.append(f"{name:<{width}}" + "".join(cells))
-    return "\n".join(lines)
+    table = pd.DataFrame.from_dict({name: row for name, row in rows.items() if row}, orient="index")
+    table = table[[metric for metric in METRICS if metric in table]]
+    headers = [metric.removesuffix("_accuracy").replace("_", " ") for metric in table]
+    return str(table.to_string(header=headers, float_format="{:.1f}".format, na_rep="-", col_space=12))
