@@ -319,7 +319,7 @@ def test_model_of_other_classes_is_refused(foreign, judged, data, tmp_path, caps
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"split": "train"}, "expected images that the members have not learned from"),
+        ({"split": "train"}, "expected a split that the members were not trained on"),
         ({"split": "dev"}, "--split dev: expected one of train, validation, test"),
         ({"batch_size": 0}, "--batch_size: expected at least 1"),
         ({"members": ""}, "--members: expected the folder of a run with BiasEnsemble, found nothing"),
@@ -335,7 +335,7 @@ def test_cannot_tell_ends_with_status_0_and_no_number(judged, digits, capsys):
     said = capsys.readouterr()
     told = said.out.splitlines()[-1]  # before it, how the data were read
     assert told.startswith("cannot tell: only") and "to " not in told.split(";")[0]
-    assert "trained on other images" in said.err
+    assert "not trained on the training split of this dataset" in said.err
 
 
 # Folds, processes ----------------------------------------------------------------------------------------------------
