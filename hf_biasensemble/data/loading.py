@@ -122,7 +122,8 @@ def _tell_conflicting(splits: dict[str, LabelledSplit], told: list[str] | None, 
     """Fills in `is_conflicting` where no column says it but bias labels are there; of all splits alike."""
     untold = [split for split in splits.values() if split.bias_labels is not None and split.is_conflicting is None]
     if told and not untold:
-        found = "a column that says which images are conflicting" if _any_conflicting(splits) else "no bias labels"
+        by_column = any(split.is_conflicting is not None for split in splits.values())
+        found = "a column that says which images are conflicting" if by_column else "no bias labels"
         raise BiasEnsembleError(
             f"{name}: expected bias labels that --aligned_bias is about, found {found}; leave the option out, or name "
             "the bias labels with --bias_label_column"
@@ -148,10 +149,6 @@ def _alignment(some: LabelledSplit, train: LabelledSplit | None, told: list[str]
         known = train.bias_labels >= 0
         return aligned_by_majority(train.labels[known], train.bias_labels[known], bias_names, class_names)
     return alignment
-
-
-def _any_conflicting(splits: dict[str, LabelledSplit]) -> bool:
-    return any(split.is_conflicting is not None for split in splits.values())
 
 
 def _present(data: datasets.Dataset, named: str | None, default: str, where: str, option: str) -> str | None:
