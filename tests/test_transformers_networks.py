@@ -11,7 +11,7 @@ import timm
 import torch
 import yaml
 from fresh_python import WITHOUT_LIBRARY, fresh_python
-from runs import ALL_METHODS, error_line, results, slow_but, train, words
+from runs import ALL_METHODS, distance, error_line, largest_log_difference, launch, results, slow_but, train, words
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from synthetic import CLASS_NAMES
@@ -142,6 +142,18 @@ def wrapped(name: str, size: int, folder: Path, class_names: list[str] = CLASS_N
     model.timm_model.load_state_dict(network.state_dict())
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vit", "convnext"])
+def test_two_processes_give_the_run_of_one(kind, digits, tmp_path):
+    backbone = saved_classifier(kind, tmp_path / "came", CLASS_NAMES)
+    given = {"backbone": backbone, "pretrained": "true", "adam_epsilon": 1e-4, "logging_steps": 1}
+    assert train(digits, tmp_path / "one", "lff", **given, per_device_train_batch_size=16) == 0
+    done = launch(2, *words(digits, tmp_path / "two", "lff", **given, per_device_train_batch_size=8))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert distance(tmp_path / "one/model.safetensors", tmp_path / "two/model.safetensors") < 1e-5
+    assert largest_log_difference(tmp_path / "one", tmp_path / "two") < 1e-5
 
 
 def test_processor_is_the_one_that_came_unless_images_are_prepared_otherwise(vit, digits, tmp_path):

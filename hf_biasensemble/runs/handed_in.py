@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -171,7 +172,8 @@ def _network_of(
             f"{type(model).__name__}; {build}(model_args, class_names, seed) builds one"
         )
     config: Any = getattr(getattr(model, "debiased", model), "config", None)
-    return ModelArguments(config.backbone, image_size=config.image_size), model
+    arguments = json.dumps(config.backbone_args or {})
+    return ModelArguments(config.backbone, arguments, image_size=config.image_size), model
 
 
 def _images(train: Any, evaluated: Any, data_args: DataArguments, model_args: ModelArguments) -> dict[str, ImageSplit]:
