@@ -5,7 +5,9 @@ What is stored is a square of the resized size, so that random crops can see wha
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -33,6 +35,11 @@ class Geometry:
     def of(cls, size: "int | Geometry") -> "Geometry":
         """A geometry as it is; a number of pixels as the height and width that images are squashed to."""
         return size if isinstance(size, Geometry) else cls(size)
+
+    @classmethod
+    def of_options(cls, options: Mapping[str, Any]) -> "Geometry":
+        """By settled options of preprocessing."""
+        return cls(*(options[name] for name in ("image_size", "resize_mode", "interpolation", "crop_pct")))
 
     @property
     def stored_size(self) -> int:

@@ -92,13 +92,7 @@ def classes_without_images(split: ImageSplit) -> list[str]:
 
 def image_geometry(model_args: ModelArguments) -> Geometry:
     """What becomes of an image of any size before the network of these arguments sees it."""
-    preprocessing = model_args.preprocessing()
-    return Geometry(
-        preprocessing["image_size"],
-        preprocessing["resize_mode"],
-        preprocessing["interpolation"],
-        preprocessing["crop_pct"],
-    )
+    return Geometry.of_options(model_args.preprocessing())
 
 
 def image_transform(

@@ -30,7 +30,6 @@ from hf_biasensemble.models.modeling_debiased import (
     transformers_classifier,
 )
 from hf_biasensemble.models.preprocessing import (
-    geometry_of,
     preprocessing_of,
     processor_for,
     timm_geometry,
@@ -133,4 +132,4 @@ def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, Geometr
             f"--model {name}: expected square images that are squashed, or whose centre is cropped, found another "
             f"{' and '.join(unknown)}; use transformers or timm for this model"
         )
-    return model.eval(), transform_of(wanted), geometry_of(wanted)
+    return model.eval(), transform_of(wanted), Geometry.of_options(wanted)

@@ -118,19 +118,13 @@ def _misfits(processor: Any, options: dict[str, Any]) -> list[str]:
         return ["image_size"]
     across, down = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
     image = Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
-    pixels = np.array(geometry_of(options).resized(image)).transpose(2, 0, 1)
+    pixels = np.array(Geometry.of_options(options).resized(image)).transpose(2, 0, 1)
     ours = transform_of(options)(torch.from_numpy(pixels), training=False)
     theirs = torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"])[0]
     allowed = 4 / 255 / min(options["image_std"])
     if ours.shape != theirs.shape:
         return ["image_size"]
     return [] if float((ours - theirs).abs().max()) <= allowed else ["image_mean", "image_std"]
-
-
-def geometry_of(options: Mapping[str, Any]) -> Geometry:
-    """What becomes of an image of any size, by settled options of preprocessing."""
-    names = ("image_size", "resize_mode", "interpolation", "crop_pct")
-    return Geometry(*(options[name] for name in names))
 
 
 def transform_of(options: Mapping[str, Any]) -> ImageTransform:
@@ -151,7 +145,7 @@ def processor_for(theirs: dict[str, Any] | None, transform: ImageTransform, geom
     if theirs:
         processor = getattr(transformers, theirs["image_processor_type"])(**theirs)
         options = preprocessing_of(processor)
-        if None not in options.values() and geometry_of(options) == geometry:
+        if None not in options.values() and Geometry.of_options(options) == geometry:
             same = transform_of(options)
             if (same.image_mean, same.image_std) == (transform.image_mean, transform.image_std):
                 return processor
