@@ -6,6 +6,7 @@ from hf_biasensemble.arguments import (
     InferenceArguments,
     ModelArguments,
     SelectionArguments,
+    SelectorArguments,
     option,
 )
 from hf_biasensemble.arguments.descriptors import Method, Selector
@@ -44,8 +45,10 @@ from hf_biasensemble.runs.trainers import (
     ProductOfExpertsTrainer,
 )
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE
-from hf_biasensemble.selectors.erm_errors import ERM_ERRORS
+from hf_biasensemble.selectors import SELECTORS
+from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
+from hf_biasensemble.selectors.bias_ensemble import member_trainer
+from hf_biasensemble.selectors.erm_errors import SELECTOR as ERM_ERRORS
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 from hf_biasensemble.trainers.disent import DisentArguments
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments, RelativeDifficultyTrainer
@@ -54,6 +57,7 @@ __all__ = [
     "BIAS_ENSEMBLE",
     "ERM_ERRORS",
     "METHODS",
+    "SELECTORS",
     "BiasEnsembleError",
     "BiasEnsembleTrainer",
     "DataArguments",
@@ -83,6 +87,7 @@ __all__ = [
     "SampleLosses",
     "Selection",
     "SelectionArguments",
+    "SelectorArguments",
     "Selector",
     "WeightedSampler",
     "accuracy_curves",
@@ -99,6 +104,7 @@ __all__ = [
     "judge",
     "load_classifier",
     "load_image_splits",
+    "member_trainer",
     "option",
     "parse_run",
     "relative_difficulty",

@@ -24,9 +24,10 @@ from hf_biasensemble.folders.checkpoints import newest_readable
 from hf_biasensemble.folders.output_folder import REPOSITORY_PLACEHOLDER
 from hf_biasensemble.internal.collectives import leave
 from hf_biasensemble.methods import METHODS as ALL_METHODS
+from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.preprocessing import with_preprocessing
-from hf_biasensemble.runs.run_arguments import parse_run
+from hf_biasensemble.runs.run_arguments import asked_method, parse_run
 
 ROOT = Path(__file__).parents[1]
 METHODS = [name for name in ALL_METHODS if not ALL_METHODS[name].chooses]  # each must pass the tests of all
@@ -60,7 +61,8 @@ PUSHED = {
 def words(data: Path, output_dir: Path, method: str = "erm", **changes: object) -> list[str]:
     """What is given to the train command; a list is a setting of several values."""
     settings = {"dataset_name": data, "output_dir": output_dir, "method": method}
-    settings |= {**common_settings(*([method] if method in ALL_METHODS else METHODS)), **changes}
+    methods = [method] if method in ALL_METHODS else METHODS
+    settings |= {**common_settings(*methods, selector=changes.get("selector")), **changes}
     given = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
     return [str(word) for name, values in given.items() for word in (f"--{name}", *values)]
 
@@ -71,9 +73,12 @@ def slow_but(names: Iterable[str], *quick: str) -> list:
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
-def common_settings(*methods: str) -> dict[str, object]:
-    """What tests set of the options that one of these methods has."""
-    known = set().union(*(ALL_METHODS[method].option_names() for method in methods if method in ALL_METHODS))
+def common_settings(*methods: str, selector: object = None) -> dict[str, object]:
+    """What tests set of the options that one of these methods has, with its own selector or another one."""
+    asked = [f"--selector={selector}"] if selector else []
+    known = set().union(
+        *(asked_method([f"--method={name}", *asked]).option_names() for name in methods if name in ALL_METHODS)
+    )
     return {name: value for name, value in SETTINGS.items() if name in known}
 
 
@@ -142,7 +147,7 @@ def selection_inputs(data: Path, output_dir: Path, method: str = "lff_be", **cha
     splits = load_image_splits(data_args, image_geometry(model_args))
     features = getattr(selection_args, "member_features", "final")
     inputs = Inputs.of_run(model_args, data_args, args, splits, features)
-    return ALL_METHODS[method].selector, inputs, selection_args, args
+    return method_of(args).selector, inputs, selection_args, args
 
 
 def killed_after(folder: Path, step: int) -> None:

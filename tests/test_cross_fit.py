@@ -10,8 +10,8 @@ from hf_biasensemble.arguments import ModelArguments, SelectionArguments
 from hf_biasensemble.arguments.training import DebiasingArguments, settled_selection
 from hf_biasensemble.data.batches.member_batches import MemberBatches
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.selectors.making import make_selection
 
 
 def noise(count: int = 60, classes: int = 3) -> ImageSplit:

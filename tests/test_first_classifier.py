@@ -9,7 +9,8 @@ from test_disent import random_split
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.methods import METHODS
-from hf_biasensemble.selectors.erm_errors import ERM_ERRORS, ErmErrorsArguments
+from hf_biasensemble.selectors.erm_errors import SELECTOR as ERM_ERRORS
+from hf_biasensemble.selectors.erm_errors import ErmErrorsArguments
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
 STEPS, RATE = 9, 0.003

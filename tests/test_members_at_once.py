@@ -5,7 +5,7 @@ from runs import error_line, selection_inputs, train
 from synthetic import coloured_digits
 
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.selectors.making import make_selection
+from hf_biasensemble.runs.selecting import make_selection
 
 MEMBERS = {"num_members": 3, "member_agreement": 1, "member_threshold": 0.3, "member_steps": 10}
 WAYS = {

@@ -18,7 +18,7 @@ from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.selectors.erm_errors import ERM_ERRORS
+from hf_biasensemble.selectors.erm_errors import SELECTOR as ERM_ERRORS
 from hf_biasensemble.trainers.pseudo_groups import balanced_weights
 
 STEPS, BATCH, RATE = 12, 16, 0.003

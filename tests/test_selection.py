@@ -13,8 +13,8 @@ from synthetic import coloured_digits
 from hf_biasensemble.arguments import SelectionArguments
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.selectors.making import make_selection
 
 NAMES = ["cat", "dog", "fox"]
 

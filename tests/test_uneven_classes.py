@@ -9,8 +9,8 @@ from synthetic import png, write_parquet
 from hf_biasensemble.data.batches.member_batches import MemberBatches
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.selectors.making import make_selection
 
 
 @pytest.fixture(scope="module")

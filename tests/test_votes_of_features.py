@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from hf_biasensemble.judging.judge import pseudo_groups_of
 from hf_biasensemble.judging.members import Members
+from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.selectors.making import make_selection
 
 BACKBONE = "test_resnet"
 

@@ -6,11 +6,12 @@ from hf_biasensemble.arguments.inference import InferenceArguments
 from hf_biasensemble.arguments.model import ModelArguments
 from hf_biasensemble.arguments.options import option
 from hf_biasensemble.arguments.parser import parse_arguments
-from hf_biasensemble.arguments.selection import SelectionArguments
+from hf_biasensemble.arguments.selection import SelectionArguments, SelectorArguments
 from hf_biasensemble.arguments.steps import settle_steps, steps_of_epochs
 from hf_biasensemble.arguments.training import (
     CHECKPOINT_CHOICES,
     DebiasingArguments,
+    member_arguments,
     settled_selection,
 )
 
@@ -21,6 +22,8 @@ __all__ = [
     "InferenceArguments",
     "ModelArguments",
     "SelectionArguments",
+    "SelectorArguments",
+    "member_arguments",
     "option",
     "parse_arguments",
     "resolved",

@@ -1,4 +1,4 @@
-"""Options of BiasEnsemble."""
+"""Options of selectors: those that all have, and those of BiasEnsemble."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -20,11 +20,26 @@ UNEVEN_CLASSES = 4
 
 
 @dataclass
-class SelectionArguments(Options):
+class SelectorArguments(Options):
+    """Options that every selector has."""
+
+    _argument_group_name: ClassVar[str] = "selection"
+    sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir", "audit"})
+
+    selection_dir: str | None = option(
+        None,
+        "Folder for sharing selections between runs: one made from the same data and settings is reused, else the new "
+        "one is saved there.",
+    )
+    audit: bool = option(False, "Also write an audit page of the flagged images.")
+
+
+@dataclass
+class SelectionArguments(SelectorArguments):
     """BiasEnsemble: the biased members and their votes."""
 
     _argument_group_name: ClassVar[str] = "selection: BiasEnsemble"
-    sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir", "audit", "members_at_once"})
+    sways_no_vote: ClassVar[frozenset[str]] = SelectorArguments.sways_no_vote | {"members_at_once"}
 
     num_members: PositiveInt = option(5, "Number of biased members, M.")
     member_steps: PositiveInt = option(1000, "Training steps of each member.")
@@ -59,11 +74,6 @@ class SelectionArguments(Options):
     members_at_once: PositiveInt | None = option(
         None, "Members whose activations are held in memory at once, for large backbones; by default all."
     )
-    selection_dir: str | None = option(
-        None,
-        "Folder for sharing selections between runs: one made from the same data and settings is reused, else the new "
-        "one is saved there.",
-    )
     cross_fit: bool | None = option(
         None,
         "Train two networks per member, each on half of the images, and let each vote on the other half; by "
@@ -79,7 +89,6 @@ class SelectionArguments(Options):
         "What members see of a frozen backbone: early, features of its first layers, which show a shortcut more "
         "than the class; or final, as the classifier. By default early.",
     )
-    audit: bool = option(False, "Also write an audit page of the flagged images.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

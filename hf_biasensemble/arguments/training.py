@@ -1,7 +1,9 @@
 """Options of training that all methods have."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from transformers import TrainingArguments
@@ -53,6 +55,10 @@ class DebiasingArguments(TrainingArguments):
 
     method: str = option("lff_be", "The method; `--help --method NAME` shows its options.")
     method_file: str | None = option(None, "Python file that defines your own method; see docs/add_a_method.md.")
+    selector: str | None = option(
+        None, "What makes the selection; by default the method's own. `--help --selector NAME` shows its options."
+    )
+    selector_file: str | None = option(None, "Python file that defines your own selector; see docs/add_a_method.md.")
     step_decay_steps: Steps = option(
         0, "Multiply the learning rate by step_decay_factor every N steps; below 1: a fraction of max_steps; 0: never."
     )
@@ -184,3 +190,28 @@ def settled_selection(selection_args: Any, model_args: ModelArguments, args: Deb
         selection_args = dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
     selection_args.check_evaluations()
     return selection_args
+
+
+def member_arguments(
+    args: DebiasingArguments, steps: int, learning_rate: float, batch_size: int
+) -> DebiasingArguments:
+    """Settings of a member stage of the run: its own folder, steps, learning rate and batch size per process, nothing
+    that belongs to the method alone, and at least five checkpoints."""
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(DebiasingArguments) if f.init}
+    changes: dict[str, Any] = {
+        "output_dir": str(Path(args.output_dir) / "selection"),
+        **{"max_steps": steps, "num_train_epochs": 0, "schedule_steps": None, "eval_on_start": False},
+        "learning_rate": learning_rate,
+        "per_device_train_batch_size": batch_size,
+        "eval_strategy": "no",
+        "save_total_limit": 1,
+        "checkpoint_choice": "last",
+        "run_name": f"{args.run_name} members" if args.run_name else None,
+        "published_protocol": False,
+        "step_decay_steps": 0,
+        "weight_average": 0.0,
+    }
+    if args.save_strategy != "no":
+        every = args.save_steps if args.save_strategy == "steps" and args.save_steps >= 1 else math.inf
+        changes |= {"save_strategy": "steps", "save_steps": min(every, math.ceil(steps / 5))}
+    return DebiasingArguments(**(given | changes))

@@ -7,7 +7,7 @@ from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelAr
 from hf_biasensemble.data.batches.device_pixels import check_room
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.folders.output_folder import check_output_dir, checkpoint_to_resume
-from hf_biasensemble.methods import METHODS
+from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, build_encoder
@@ -22,7 +22,7 @@ def describe_run(
     Writes nothing into `output_dir`; decoded images above `pixel_memory_limit` go to the cache, as in a run. Raises a
     `BiasEnsembleError` where the run would stop before training.
     """
-    method = METHODS[args.method]
+    method = method_of(args)
     selection_args = settled_selection(selection_args, model_args, args)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(Path(args.output_dir), args, checkpoint)

@@ -21,7 +21,7 @@ from pathlib import Path
 from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.folders.output_folder import CONFIG_FILE, sole_writer
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.methods import METHODS, load_method_file
+from hf_biasensemble.methods import METHODS
 from hf_biasensemble.runs.sweep_plan import Plan, check_earlier_run, check_same_data, make_plan, with_judges
 
 LOG_FILE = "train.log"
@@ -93,7 +93,7 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
             hint = f"use {instead}" if instead else "leave it out"
             raise BiasEnsembleError(f"--{name} cannot be given to a sweep, which sets it for each run; {hint}")
     if asked.method_file:
-        load_method_file(asked.method_file)
+        METHODS.load_file(asked.method_file)
     for method in asked.methods:
         METHODS[method]  # refuses an unknown one
     for name in ("methods", "dataset_config_names", "seeds"):

@@ -7,7 +7,7 @@ from hf_biasensemble.arguments import DebiasingArguments, option
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.options import Allowed, require
 from hf_biasensemble.models.build import classifier_alone
-from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
+from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.trainers.erm import ErmTrainer
 
 
@@ -51,7 +51,9 @@ METHOD = Method(
     trainer=ErmTrainer,
     arguments=AutoArguments,
     network=classifier_alone,
-    selector=MEMBER_PREDICTIONS,
+    selector=BIAS_ENSEMBLE,
+    needs_set=False,
+    unused=frozenset({"selector", "selector_file"}),
     baseline="erm",
     chooses=True,
 )

@@ -3,7 +3,7 @@
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.methods import disent, lff
 from hf_biasensemble.models.build import disentangled
-from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE
+from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.trainers.disent import DisentArguments, DisentTrainer
 
 METHOD = Method(

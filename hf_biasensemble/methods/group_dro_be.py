@@ -11,7 +11,7 @@ from hf_biasensemble.arguments.options import PositiveFloat, option, require
 from hf_biasensemble.internal.collectives import mean_of_processes
 from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import classifier_alone
-from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
+from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoGroupTrainer
 
 
@@ -60,7 +60,8 @@ METHOD = Method(
     trainer=GroupDroTrainer,
     arguments=GroupDroArguments,
     network=classifier_alone,
-    selector=MEMBER_PREDICTIONS,
+    selector=BIAS_ENSEMBLE,
+    needs_set=False,
     baseline="erm",
     about=(
         "GroupDRO ([Sagawa et al., 2020](https://huggingface.co/papers/1911.08731)) without its group labels: class "

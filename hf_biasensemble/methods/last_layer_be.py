@@ -9,7 +9,7 @@ from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
+from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoGroupTrainer
 
 
@@ -33,7 +33,8 @@ METHOD = Method(
     trainer=LastLayerTrainer,
     arguments=PseudoGroupArguments,
     network=classifier_alone,
-    selector=MEMBER_PREDICTIONS,
+    selector=BIAS_ENSEMBLE,
+    needs_set=False,
     baseline="erm",
     starts_from="erm",
     about=(

@@ -3,7 +3,7 @@
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.methods import lff
 from hf_biasensemble.models.build import biased_and_debiased
-from hf_biasensemble.selectors.bias_ensemble import BIAS_ENSEMBLE
+from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.trainers.lff import LffTrainer
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments
 

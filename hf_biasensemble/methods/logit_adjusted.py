@@ -8,7 +8,7 @@ import torch
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.options import one_of, option
 from hf_biasensemble.models.build import classifier_alone
-from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
+from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.trainers.member_prior import MemberPriorArguments, MemberPriorTrainer
 
 
@@ -49,7 +49,8 @@ METHOD = Method(
     trainer=LogitAdjustedTrainer,
     arguments=LogitAdjustedArguments,
     network=classifier_alone,
-    selector=MEMBER_PREDICTIONS,
+    selector=BIAS_ENSEMBLE,
+    needs_set=False,
     baseline="erm",
     about=(
         "Logit adjustment ([Tsirigotis et al., 2023](https://huggingface.co/papers/2310.18562)): in training, "

@@ -4,7 +4,7 @@ import torch
 
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.models.build import classifier_alone
-from hf_biasensemble.selectors.bias_ensemble import MEMBER_PREDICTIONS
+from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.trainers.member_prior import MemberPriorArguments, MemberPriorTrainer
 
 LOWEST_PROBABILITY = 0.001
@@ -24,7 +24,8 @@ METHOD = Method(
     trainer=ProductOfExpertsTrainer,
     arguments=MemberPriorArguments,
     network=classifier_alone,
-    selector=MEMBER_PREDICTIONS,
+    selector=BIAS_ENSEMBLE,
+    needs_set=False,
     baseline="erm",
     about=(
         "Product of experts ([Hinton, 2002](https://doi.org/10.1162/089976602760128018); [Clark et al., "

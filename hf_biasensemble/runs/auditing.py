@@ -21,14 +21,14 @@ from hf_biasensemble.data.pixels import write_unreadable
 from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, load_training_splits
 from hf_biasensemble.folders.output_folder import DROPPED_FILE, remove_earlier_run, sole_writer
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.methods import METHODS
+from hf_biasensemble.methods import METHODS, method_of
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.reporting.audit.audit import write_audit
 from hf_biasensemble.reporting.audit.weak_signals import contradicting
 from hf_biasensemble.reporting.run.services import SettingsCallback
-from hf_biasensemble.selectors.making import make_selection
+from hf_biasensemble.runs.selecting import make_selection
 
 
 @dataclass
@@ -64,7 +64,7 @@ def audit_images(
     """
     if args.push_to_hub:
         raise BiasEnsembleError("--push_to_hub: an audit has no model to push; leave the option out")
-    method = METHODS[args.method]
+    method = method_of(args)
     selector = method.selector
     if selector is None:
         names = ", ".join(name for name, other in METHODS.items() if other.selector)
@@ -75,7 +75,7 @@ def audit_images(
     splits = load_training_splits(data_args, image_geometry(model_args))
     check_backbone(model_args, args.per_device_train_batch_size)
     check_fingerprint(splits["train"], data_args)
-    settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
+    settings = resolved(data_args, model_args, selection_args, args, hidden=method.hidden)
     with sole_writer(output_dir) if args.should_save else nullcontext():
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)

@@ -19,8 +19,8 @@ from hf_biasensemble.judging.folds import Choice, choose
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.inputs import Inputs
+from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.selectors.making import make_selection
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def check_candidates(args: Any, model_args: ModelArguments, selector: Any) -> No
                 f"with --head {model_args.head}; leave it out"
             )
         own = candidate.method.selector
-        if own and own.arguments is not selector.arguments:
+        if own and own.name != selector.name:
             raise BiasEnsembleError(
                 f"--candidates: expected methods without a selector or with {selector.title}, found "
                 f"{candidate.method.name}, which has {own.title}"
@@ -155,7 +155,8 @@ def judged_by_folds(
                         members = selector.trainer(inputs.member_args, selection_args, settings, seen, [])
                         members.train_bare()
                         votes[selector.name] = members.select({})
-                    selector.check(votes[selector.name], train.class_names)
+                    if candidate.method.needs_set:
+                        selector.check(votes[selector.name], train.class_names)
                     extra = {"selection": votes[selector.name]}
                 network = candidate.method.network(inputs.network_args, train.class_names, args.seed)
                 fold = train.select(inside)

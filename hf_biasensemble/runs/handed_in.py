@@ -5,7 +5,7 @@ import copy
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -41,8 +41,9 @@ from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.models.reopening import check_reopens
 from hf_biasensemble.runs.functions import backbone_of
+from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.selectors.making import make_selection
+from hf_biasensemble.selectors import SELECTORS
 
 
 @dataclass
@@ -82,6 +83,8 @@ class HandedIn:
         """See `DebiasingTrainer` for what is handed in to a trainer of this kind."""
         method = method_of(kind, args)
         args = settings_of(kind, method, args)
+        if args.selector:
+            method = replace(method, selector=SELECTORS[args.selector])
         model_args, network = _network_of(kind, method, model, args, processing_class)
         data_args = copy.copy(data_args or DataArguments(IN_MEMORY, validation_share=0, test_share=0))
         images = _images(train, evaluated, data_args, model_args)
@@ -96,7 +99,7 @@ class HandedIn:
         features = getattr(selection_args, "member_features", None) or "final"
         inputs = Inputs.of_run(model_args, data_args, args, images, features)
         network = network or method.network(inputs.network_args, names, args.seed)
-        settings = resolved(data_args, model_args, selection_args if selector else None, args, hidden=method.unused)
+        settings = resolved(data_args, model_args, selection_args if selector else None, args, hidden=method.hidden)
         settings["train_fingerprint"] = check_fingerprint(images["train"], data_args)
         settle_steps(args, len(images["train"]), {})
         selection = None
@@ -148,7 +151,7 @@ def settings_of(kind: type, method: Method, args: Any) -> DebiasingArguments:
         )
     given = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
     for field in fields(args):
-        if field.name in method.unused and given[field.name] != field.default:
+        if field.name in method.hidden and given[field.name] != field.default:
             raise BiasEnsembleError(f"--{field.name}: has no effect with --method {method.name}; leave it out")
     return wanted(**given | {"method": method.name})
 

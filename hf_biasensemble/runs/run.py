@@ -53,7 +53,7 @@ from hf_biasensemble.judging.judge import (
     pseudo_groups_of,
 )
 from hf_biasensemble.judging.predictions import HeldOutPredictions
-from hf_biasensemble.methods import METHODS
+from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.inputs import Inputs
@@ -67,7 +67,7 @@ from hf_biasensemble.reporting.run.progress import ORACLE_MARK, NamedProgressCal
 from hf_biasensemble.reporting.run.run_figures import write_run_figures
 from hf_biasensemble.reporting.run.services import SettingsCallback
 from hf_biasensemble.runs.choosing import check_candidates, chosen_of
-from hf_biasensemble.selectors.making import make_selection
+from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
 
 
@@ -91,7 +91,7 @@ def run(
     Returns:
         `dict`: The content of `all_results.json`.
     """
-    method = METHODS[args.method]
+    method = method_of(args)
     warn_of_missing_processes(args.world_size)
     refuse_data_parallel(args.n_gpu)
     output_dir = Path(args.output_dir)
@@ -138,7 +138,7 @@ def checked(
 
     Sets steps and schedule in `args`; writes nothing into its `output_dir`.
     """
-    method = METHODS[args.method]
+    method = method_of(args)
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
@@ -158,7 +158,7 @@ def checked(
     check_backbone(model_args, args.per_device_train_batch_size)
     if args.should_save:
         check_reopens(method.network, model_args, splits["train"].class_names)
-    settings = resolved(data_args, model_args, selection_args, args, hidden=method.unused)
+    settings = resolved(data_args, model_args, selection_args, args, hidden=method.hidden)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
     settings["reading"] = [line.strip() for line in splits["train"].reading[1:]] or None
     settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
@@ -197,7 +197,7 @@ def train_and_publish(
     selection = None
     extra = {}
     if method.selector:
-        selection, summary = make_selection(method.selector, inputs, selection_args, args, callbacks=callbacks)
+        selection, summary = make_selection(method.selector, inputs, selection_args, args, method.needs_set, callbacks)
         results |= summary
         extra = {"selection": selection}
     trainer = method.trainer(

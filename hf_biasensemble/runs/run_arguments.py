@@ -6,7 +6,8 @@ from typing import Any
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, parse_arguments
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.parser import Foreign, given_option, read_yaml
-from hf_biasensemble.methods import METHODS, load_method_file
+from hf_biasensemble.methods import METHODS
+from hf_biasensemble.selectors import SELECTORS
 
 
 def parse_run(
@@ -38,7 +39,7 @@ def parse_run(
         types,
         argv,
         command,
-        hidden={method.arguments: method.unused},
+        hidden={method.arguments: method.hidden},
         foreign=lambda name: _option_of_others(name, method),
         description=description,
         epilog=f"Options of --method {method.name}; others have their own. Methods: {', '.join(METHODS)}.",
@@ -47,28 +48,36 @@ def parse_run(
     selection_args = values[method.selector.arguments] if method.selector else None
     data_args, model_args, args = parsed[0], parsed[1], values[method.arguments]
     args.method = method.name  # --method_file alone names it as well
+    own = method.selector and method.selector is not METHODS[method.name].selector
+    args.selector = method.selector.name if method.selector and own else None  # --selector_file alone names it too
     return (data_args, model_args, selection_args, args, *parsed[len(parsed) - len(further) :])
 
 
 def asked_method(argv: list[str]) -> Method:
-    """The method that command line or file name, or else the default one."""
+    """The method that command line or file name, or else the default one, with the selector that they name, if any."""
     file = given_option("config", argv)
     in_file = read_yaml(file) if file else {}
-    method_file = given_option("method_file", argv) or in_file.get("method_file")
-    own = load_method_file(str(method_file)) if method_file else None
-    default = own.name if own else DebiasingArguments.method
-    return METHODS[str(given_option("method", argv) or in_file.get("method") or default)]
+
+    def value_of(option: str) -> Any:
+        return given_option(option, argv) or in_file.get(option)
+
+    method = METHODS.asked(value_of) or METHODS[DebiasingArguments.method]
+    selector = None if "selector" in method.hidden else SELECTORS.asked(value_of)
+    return dataclasses.replace(method, selector=selector) if selector else method
 
 
 def _option_of_others(name: str, method: Method) -> Foreign | None:
     """Which other methods have an option of this name."""
     defaults = {}
+    owners: list[tuple[str, type, frozenset[str]]] = []
     for other in METHODS.values():
-        for kind in other.argument_types(DataArguments)[2:]:
-            for field in dataclasses.fields(kind):
-                if field.name == name and not (kind is other.arguments and name in other.unused):
-                    made = field.default_factory
-                    defaults[other.name] = field.default if made is dataclasses.MISSING else made()
+        owners += [(other.name, kind, other.hidden) for kind in other.argument_types(DataArguments)[2:]]
+    owners += [(f"--selector {selector.name}", selector.arguments, frozenset()) for selector in SELECTORS.values()]
+    for owner, kind, hidden in owners:
+        for field in dataclasses.fields(kind):
+            if field.name == name and name not in hidden:
+                made = field.default_factory
+                defaults[owner] = field.default if made is dataclasses.MISSING else made()
     if not defaults:
         return None
     reason = f"has no effect with --method {method.name}; it belongs to {', '.join(defaults)}; leave it out"

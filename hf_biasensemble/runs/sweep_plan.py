@@ -12,8 +12,8 @@ import yaml
 from hf_biasensemble.arguments import resolved, settled_selection
 from hf_biasensemble.folders.output_folder import CONFIG_FILE, MAY_DIFFER_ON_RESUME, RESULTS_FILE
 from hf_biasensemble.internal.errors import BiasEnsembleError, differences
-from hf_biasensemble.methods import METHODS
-from hf_biasensemble.runs.run_arguments import parse_run
+from hf_biasensemble.methods import METHODS, method_of
+from hf_biasensemble.runs.run_arguments import asked_method, parse_run
 from hf_biasensemble.selection import FILE_NAME as SELECTION_FILE
 
 _COUNT = {"max_steps", "num_train_epochs", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start"}
@@ -23,7 +23,7 @@ _MAY_DIFFER = MAY_DIFFER_ON_RESUME - _COUNT | {"train_fingerprint"}
 @dataclass(frozen=True)
 class Plan:
     """One run to make: its place in the comparison, its folder, the words of its command line, its settings, and where
-    it shares a selection."""
+    it shares a selection, and whether its members can judge."""
 
     data: str
     method: str
@@ -32,6 +32,7 @@ class Plan:
     words: list[str]
     settings: dict[str, Any]
     selection_dir: Path | None = None
+    can_judge: bool = False
     command: str = "train"
     fold: str | None = None
 
@@ -68,7 +69,7 @@ def make_plan(
         words += ["--compare_with", str(folder_of(ordinary))]
     words += ["--validation_fold", fold] if fold else []
     words += ["--method_file", asked.method_file] if asked.method_file else []
-    words += _for_method(overrides, method, asked.methods)
+    words += _for_method(overrides, method, asked.methods, words)
     data_args, model_args, selection_args, args = parse_run(words)
     start = METHODS[method].starts_from
     if start in asked.methods and not model_args.freeze_backbone:
@@ -79,17 +80,27 @@ def make_plan(
         from hf_biasensemble.models.preprocessing import with_preprocessing
 
         model_args = with_preprocessing(model_args)
-    selector = METHODS[method].selector
+    selector = method_of(args).selector
     if selector:
-        depends_on = selector.settings(model_args, selection_args, args) | {"selector": selector.name}
+        depends_on = selector.settings(model_args, selection_args, args)
         digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:8]
         shared = Path(
             asked.output_dir, data, "selections", f"seed_{seed}_{digest}" + (f"_{folder.name}" if fold else "")
         )
         words += ["--selection_dir", str(shared)]
-    settings = resolved(data_args, model_args, selection_args, args, hidden=METHODS[method].unused)
+    settings = resolved(data_args, model_args, selection_args, args, hidden=method_of(args).hidden)
     settings = yaml.safe_load(yaml.safe_dump(settings))
-    return Plan(data, method, seed, folder, words, settings, shared if selector else None, fold=fold)
+    return Plan(
+        data,
+        method,
+        seed,
+        folder,
+        words,
+        settings,
+        shared if selector else None,
+        bool(selector and selector.judges),
+        fold=fold,
+    )
 
 
 def with_judges(plans: list[Plan], output_dir: Path) -> tuple[list[Plan], list[Plan]]:
@@ -99,8 +110,7 @@ def with_judges(plans: list[Plan], output_dir: Path) -> tuple[list[Plan], list[P
     """
     judges: dict[tuple[str, int, str | None], Plan] = {}
     for plan in sorted(plans, key=lambda plan: METHODS[plan.method].starts_from is not None):
-        selector = METHODS[plan.method].selector
-        if selector and selector.judges and not plan.settings["judge"]:
+        if plan.can_judge and not plan.settings["judge"]:
             shares = [f"--{name}={plan.settings[name]}" for name in ("validation_share", "test_share")]
             folder = output_dir / plan.data / "members" / plan.folder.relative_to(output_dir / plan.data / plan.method)
             words = [*plan.words, "--output_dir", str(folder), *shares]
@@ -115,14 +125,14 @@ def with_judges(plans: list[Plan], output_dir: Path) -> tuple[list[Plan], list[P
     return list(judges.values()), judged
 
 
-def _for_method(overrides: list[str], method: str, methods: list[str]) -> list[str]:
+def _for_method(overrides: list[str], method: str, methods: list[str], words: list[str]) -> list[str]:
     """The options for the runs without those that only other methods have; the parser refuses what none has."""
     options: list[list[str]] = []
     for word in overrides:
         if word.startswith("--") or not options:
             options.append([])
         options[-1].append(word)
-    known = {name: METHODS[name].option_names() for name in methods}
+    known = {name: asked_method([*words, *overrides, "--method", name]).option_names() for name in methods}
     elsewhere = set().union(*known.values()) - known[method]
     kept = [option for option in options if option[0].split("=")[0].removeprefix("--") not in elsewhere]
     return [word for option in kept for word in option]

@@ -1,78 +1,46 @@
-"""BiasEnsemble as a selector: which settings its votes depend on, and the trainer of its members."""
+"""BiasEnsemble as a selector: what most of the briefly trained biased members are sure of is bias-aligned."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from transformers import TrainerCallback
 
-from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments
+from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments, member_arguments
 from hf_biasensemble.arguments.descriptors import Selector
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import training_transform
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.build import build_members
-from hf_biasensemble.selection import Selection
-from hf_biasensemble.selectors.making import member_arguments
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
-TRAINING_OPTIONS = (
-    *(
-        "seed",
-        "data_seed",
-        "learning_rate",
-        "backbone_learning_rate",
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-        "warmup_steps",
-    ),
-    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "gradient_accumulation_steps"),
-    *("dataloader_drop_last", "bf16", "fp16"),
-)
-"""Of training, what members are trained with."""
 
-
-def votes_depend_on(model_args: ModelArguments, selection_args: Any, args: DebiasingArguments) -> dict[str, Any]:
-    """All settings that votes depend on: batches, training, and each option of model and selector that sways them."""
-    settings: dict[str, Any] = {"batch_size": args.per_device_train_batch_size * args.world_size}
-    settings |= {name: getattr(args, name) for name in TRAINING_OPTIONS}
-    for part in (selection_args, model_args):
-        settings |= {f.name: getattr(part, f.name) for f in fields(part) if f.name not in part.sways_no_vote}
-    return json.loads(json.dumps(settings, default=str))
-
-
-def _of_members(
-    model_args: ModelArguments, selection_args: SelectionArguments, args: DebiasingArguments
-) -> tuple[float, float, int]:
-    """Learning rate, image scale and batch size per process of the members: their own, or else those of the run."""
-    return (
-        selection_args.member_learning_rate or args.learning_rate,
-        selection_args.member_image_scale or model_args.image_scale,
-        selection_args.member_batch_size or args.per_device_train_batch_size,
-    )
-
-
-def _settings(
-    model_args: ModelArguments, selection_args: SelectionArguments, args: DebiasingArguments
-) -> dict[str, Any]:
-    rate, scale, batch_size = _of_members(model_args, selection_args, args)
-    settings = votes_depend_on(model_args, selection_args, args)
-    for name in ("learning_rate", "image_scale", "batch_size"):
-        del settings[f"member_{name}"]
-    return settings | {"learning_rate": rate, "image_scale": scale, "batch_size": batch_size * args.world_size}
-
-
-def _trainer(
+def member_trainer(
     model_args: ModelArguments,
     selection_args: SelectionArguments,
     args: DebiasingArguments,
     splits: dict[str, ImageSplit],
     callbacks: Sequence[TrainerCallback],
+    **rules: Any,
 ) -> BiasEnsembleTrainer:
+    """The trainer of the members of a run.
+
+    Args:
+        model_args (`ModelArguments`): Their network.
+        selection_args (`SelectionArguments`): How many there are, and how they are trained and vote.
+        args (`DebiasingArguments`): Settings of the run.
+        splits (`dict[str, ImageSplit]`): `train`, and `validation` where there is one.
+        callbacks (`Sequence[TrainerCallback]`): Of the member stage.
+        rules (*optional*): `loss` and `rule` of [`BiasEnsembleTrainer`], where they are others.
+
+    Raises:
+        `BiasEnsembleError`: If members are chosen by validation accuracy and there is no validation split.
+    """
     if selection_args.keep_member == "best" and "validation" not in splits:
         raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
-    rate, scale, batch_size = _of_members(model_args, selection_args, args)
+    rate = selection_args.member_learning_rate or args.learning_rate
+    batch_size = selection_args.member_batch_size or args.per_device_train_batch_size
+    scale = selection_args.member_image_scale or model_args.image_scale
     networks = selection_args.num_members * (2 if selection_args.cross_fit else 1)
     return BiasEnsembleTrainer(
         build_members(model_args, splits["train"].class_names, networks, args.seed),
@@ -82,16 +50,15 @@ def _trainer(
         train_dataset=splits["train"],
         eval_dataset={name: split for name, split in splits.items() if name == "validation"},
         callbacks=list(callbacks),
+        **rules,
     )
 
 
-BIAS_ENSEMBLE = Selector(
+SELECTOR = Selector(
     name="bias_ensemble",
     title="BiasEnsemble members",
+    trainer=member_trainer,
     arguments=SelectionArguments,
-    settings=_settings,
-    trainer=_trainer,
-    check=Selection.check,
     judges=True,
     about=(
         "BiasEnsemble ([Lee et al., 2023](https://huggingface.co/papers/2205.14594)): {num_members} biased networks "
@@ -109,6 +76,3 @@ BIAS_ENSEMBLE = Selector(
 }""",
     ),
 )
-
-MEMBER_PREDICTIONS = replace(BIAS_ENSEMBLE, check=lambda selection, class_names: None)
-"""The same members, for methods that need what they predict and no bias-amplified set, which may then be anything."""

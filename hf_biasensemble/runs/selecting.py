@@ -1,10 +1,8 @@
 """The selection of a run: the one that is there and fits, or else a new one."""
 
-import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -124,28 +122,3 @@ def _members_of(trainer: Any, inputs: Inputs) -> Members:
         inputs.backbone,
         inputs.member_features,
     )
-
-
-def member_arguments(
-    args: DebiasingArguments, steps: int, learning_rate: float, batch_size: int
-) -> DebiasingArguments:
-    """Settings of a member stage of the run: its own folder, steps, learning rate and batch size per process, nothing
-    that belongs to the method alone, and at least five checkpoints."""
-    given = {f.name: getattr(args, f.name) for f in fields(DebiasingArguments) if f.init}
-    changes: dict[str, Any] = {
-        "output_dir": str(Path(args.output_dir) / "selection"),
-        **{"max_steps": steps, "num_train_epochs": 0, "schedule_steps": None, "eval_on_start": False},
-        "learning_rate": learning_rate,
-        "per_device_train_batch_size": batch_size,
-        "eval_strategy": "no",
-        "save_total_limit": 1,
-        "checkpoint_choice": "last",
-        "run_name": f"{args.run_name} members" if args.run_name else None,
-        "published_protocol": False,
-        "step_decay_steps": 0,
-        "weight_average": 0.0,
-    }
-    if args.save_strategy != "no":
-        every = args.save_steps if args.save_strategy == "steps" and args.save_steps >= 1 else math.inf
-        changes |= {"save_strategy": "steps", "save_steps": min(every, math.ceil(steps / 5))}
-    return DebiasingArguments(**(given | changes))
