@@ -12,6 +12,7 @@ from hf_biasensemble.arguments.training import (
     CHECKPOINT_CHOICES,
     DebiasingArguments,
     member_arguments,
+    settled_network,
     settled_selection,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "parse_arguments",
     "resolved",
     "settle_steps",
+    "settled_network",
     "settled_selection",
     "steps_of_epochs",
 ]

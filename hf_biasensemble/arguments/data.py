@@ -43,6 +43,9 @@ class DataArguments(Options):
         "paths: take it from folders in the paths; none: ignore it.",
     )
     image_column: str = option("image", "Column with the images.")
+    feature_column: str | None = option(
+        None, "Column of vectors (lists of numbers) to train on in place of images; audits show images and texts."
+    )
     label_column: str = option("label", "Column with the classes.")
     bias_label_column: str | None = option(None, "Column with the bias attribute; used for evaluation only.")
     conflicting_column: str | None = option(None, "Column that marks bias-conflicting images.")
@@ -88,6 +91,9 @@ class DataArguments(Options):
         require(both < 1, "--validation_share and --test_share", "below 1 together", both)
         self.fold()
         self.pixel_memory_bytes()
+        for name in ("skip_unreadable_images", "verify_pixels"):
+            decodes = not self.feature_column or not getattr(self, name)
+            require(decodes, f"--{name}", "false with --feature_column", True)
 
     def fold(self) -> tuple[int, int] | None:
         """`validation_fold` as two numbers, the first from 0 on."""

@@ -18,6 +18,8 @@ from hf_biasensemble.arguments.options import (
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
+FEATURES = "features"
+"""In the place of a backbone: networks read vectors."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 RESIZE_MODES = ("crop", "squash")
 THREE = Allowed("three numbers", lambda values: len(values) == 3)
@@ -72,7 +74,7 @@ class ModelArguments(Options):
         4, "With freeze_backbone and an augmentation: augmented views of each training image, besides the plain one."
     )
     head: Annotated[str, one_of("linear", "mlp")] = option(
-        "linear", "With freeze_backbone: the head to train, linear or mlp (one hidden layer)."
+        "linear", "With freeze_backbone or feature_column: the head to train, linear or mlp (one hidden layer)."
     )
     head_hidden: PositiveInt = option(256, "Width of the hidden layer with head mlp.")
     train_layers: NonNegativeInt | None = option(
@@ -131,8 +133,6 @@ class ModelArguments(Options):
             expected = "a pretrained backbone (--pretrained true, --pretrained_weights FILE or --init_from CLASSIFIER)"
             require(self.starts_pretrained, "--freeze_backbone", expected, scratch)
             require(self.train_layers is None, "--train_layers", "nothing with --freeze_backbone", self.train_layers)
-        else:
-            require(self.head == "linear", "--head", "linear without --freeze_backbone", self.head)
         try:
             self.timm_arguments()
         except ValueError:
@@ -146,6 +146,11 @@ class ModelArguments(Options):
     def starts_pretrained(self) -> bool:
         """Whether the encoders start from pretrained weights, the backbone's own or those of a file."""
         return self.pretrained or self.pretrained_weights is not None
+
+    @property
+    def on_features(self) -> bool:
+        """Whether only heads are trained, on features of a frozen backbone or on vectors of the dataset."""
+        return self.freeze_backbone or self.backbone == FEATURES
 
     def open_preprocessing(self) -> list[str]:
         """The options of preprocessing that nobody has settled yet."""

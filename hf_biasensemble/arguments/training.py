@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar
 
 from transformers import TrainingArguments
 
+from hf_biasensemble.arguments.data import DataArguments
 from hf_biasensemble.arguments.launcher import take_over_launcher
-from hf_biasensemble.arguments.model import ModelArguments
+from hf_biasensemble.arguments.model import FEATURES, ModelArguments
 from hf_biasensemble.arguments.options import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -173,15 +174,34 @@ class DebiasingArguments(TrainingArguments):
         return int(value) if value >= 1 else round(value * (self.schedule_steps or self.max_steps))
 
 
+def settled_network(model_args: ModelArguments, data_args: DataArguments, args: DebiasingArguments) -> ModelArguments:
+    """The options of the network, which is a head where the data are vectors; options of images are then refused."""
+    if not data_args.feature_column:
+        require(model_args.backbone != FEATURES, "--backbone", "--feature_column with it", FEATURES)
+        linear = model_args.freeze_backbone or model_args.head == "linear"
+        require(linear, "--head", "linear without --freeze_backbone or --feature_column", model_args.head)
+        return model_args
+    given = model_args
+    if model_args.backbone == FEATURES:  # settled before, as config.yaml states it
+        given = dataclasses.replace(model_args, backbone="mlp", backbone_args=None)
+    for field in dataclasses.fields(ModelArguments):
+        default, found = getattr(ModelArguments(), field.name), getattr(given, field.name)
+        of_heads = field.name in ("head", "head_hidden")
+        require(of_heads or found == default, f"--{field.name}", "it left out with --feature_column", found)
+    require(args.augmentation == "none", "--augmentation", "none with --feature_column", args.augmentation)
+    return dataclasses.replace(model_args, backbone=FEATURES)
+
+
 def settled_selection(selection_args: Any, model_args: ModelArguments, args: DebiasingArguments) -> Any:
     """The selector's settings with what depends on the others: the method, `published_protocol`, and whether votes are
-    cross-fitted where nobody has said so. They are where the backbone is pretrained, since such networks soon have
-    memorised each image that they are trained on."""
+    cross-fitted where nobody has said so. They are where the backbone is pretrained, and on vectors, since such
+    networks soon have memorised each image that they are trained on."""
     if not isinstance(selection_args, SelectionArguments):
         return selection_args
     selection_args = args.settled_members(selection_args)
     if selection_args.cross_fit is None:
-        crossed = model_args.starts_pretrained and not selection_args.share_batches and not args.published_protocol
+        memorises = model_args.starts_pretrained or model_args.on_features
+        crossed = memorises and not selection_args.share_batches and not args.published_protocol
         selection_args = dataclasses.replace(selection_args, cross_fit=crossed)
     frozen, kind = model_args.freeze_backbone, selection_args.member_features
     require(frozen or kind != "early", "--member_features", "final without --freeze_backbone", kind)

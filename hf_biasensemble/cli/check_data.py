@@ -10,10 +10,9 @@ from statistics import median_high
 from typing import TYPE_CHECKING, Any
 
 from hf_biasensemble.arguments import DataArguments, option, parse_arguments
-from hf_biasensemble.arguments.options import Options, PositiveInt
+from hf_biasensemble.arguments.options import Options, PositiveInt, require
 
 if TYPE_CHECKING:
-    from hf_biasensemble.data.loading import LabelledSplit
     from hf_biasensemble.data.pixels import ImageSplit
 
 LISTED = 25  # bad images on the screen
@@ -38,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.data.prepare import classes_without_images, decode_splits, parts_to_use
     from hf_biasensemble.folders.output_folder import DROPPED_FILE
 
+    sheet_of_vectors = arguments.output_dir and data_args.feature_column
+    require(not sheet_of_vectors, "--output_dir", "it left out with --feature_column", arguments.output_dir)
     labelled = load_splits(data_args)
     decoded = decode_splits(labelled, data_args, arguments.image_size, skip_unreadable=True)
     lost = {name: classes_without_images(split) for name, split in decoded.items()}
@@ -47,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         print(count_table(split))
     print()
     for name, source in labelled.items():
-        print(f"files of {name}: {describe_files(source)}")
+        if source.vectors is not None:
+            print(f"vectors of {name}: {source.vectors.shape[1]:,} numbers each")
+        if source.images is not None:
+            print(f"files of {name}: {describe_files(source.images)}")
     bad = [f"{name} {image}" for name, split in decoded.items() for image in split.unreadable]
     for line in bad[:LISTED]:
         print(f"unreadable: {line}")
@@ -88,14 +92,14 @@ def count_table(split: "ImageSplit") -> str:
     return table.map("{:,}".format).to_string()
 
 
-def describe_files(split: "LabelledSplit") -> str:
+def describe_files(images: Any) -> str:
     """Sizes, formats and modes of the images that can be opened."""
     from hf_biasensemble.data.decoding import open_image
 
     sizes, kinds = [], Counter[str]()
-    for row in range(len(split.images)):
+    for row in range(len(images)):
         try:
-            with open_image(split.images[row]["image"]) as image:
+            with open_image(images[row]["image"]) as image:
                 sizes.append(image.size)
                 kinds[f"{image.format} {image.mode}"] += 1
         except Exception:  # listed as unreadable already

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, settled_selection
+from hf_biasensemble.arguments.model import FEATURES
 from hf_biasensemble.data.batches.device_pixels import check_room
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.folders.output_folder import check_output_dir, checkpoint_to_resume
@@ -63,6 +64,8 @@ def _network(model_args: ModelArguments, train: ImageSplit) -> str:
     count = sum(parameter.numel() for parameter in built.parameters())
     start = "pretrained" if model_args.starts_pretrained else "from scratch"
     frozen = f", frozen, head {model_args.head} trained" if model_args.freeze_backbone else ""
+    if model_args.backbone == FEATURES:
+        return f"{model_args.head} head, {count:,} parameters, on vectors of {train.pixels.shape[-1]:,} numbers"
     return f"{model_args.backbone}, {count:,} parameters, {start}{frozen}, input {model_args.image_size} pixels"
 
 
@@ -72,6 +75,8 @@ def _memory(model_args: ModelArguments, args: DebiasingArguments, splits: dict[s
     for name in sorted(splits, key=lambda name: name != "train"):
         stores.setdefault(id(splits[name].pixels), (splits[name].pixels, name == "train"))
     pixels = sum(store.shape.numel() for store, _ in stores.values())
+    if model_args.backbone == FEATURES:
+        return f"{_bytes(4 * pixels)} of vectors"
     text = f"{_bytes(pixels)} of decoded images"
     if model_args.freeze_backbone:
         config = classifier_config(model_args, splits["train"].class_names)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
-from hf_biasensemble.arguments.options import Allowed, Options, PositiveInt, one_of
+from hf_biasensemble.arguments.options import Allowed, Options, PositiveInt, one_of, require
 from hf_biasensemble.folders.output_folder import FIGURES_DIR
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     data_args, explain_args, inference = parse_arguments(
         [DataArguments, ExplainArguments, InferenceArguments], argv, description=__doc__, command="explain"
     )
+    require(not data_args.feature_column, "--feature_column", "images, which can be changed to explain", "vectors")
     from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.pixels import ImageSplit
     from hf_biasensemble.data.prepare import load_image_splits

@@ -1,5 +1,7 @@
 """Label your own images: `hf-biasensemble predict --model OUT FILES_OR_FOLDERS...`.
 
+With `--feature_column`, for the vectors in tables (Parquet, Arrow) or folders of `save_to_disk`.
+
 Exit status: 0 if all images were read, 1 if some were not, 2 if none was, or after a mistake.
 """
 
@@ -27,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.set_defaults(batch_size=64)
     parser.add_argument("--model", required=True, help="Folder or Hub id of a saved classifier.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="Images, or folders of images.")
+    parser.add_argument("--feature_column", help="Column of vectors; the paths are tables, or folders with them.")
     parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; by default CSV on the screen.")
     parser.add_argument("--top_k", type=int, default=1, help="Number of most probable classes to list.")
     options = parser.parse_args(argv)
@@ -35,10 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     output_file: Path | None = options.output_file
     if output_file and output_file.suffix not in FORMATS:
         raise BiasEnsembleError(f"--output_file: expected a name that ends in .csv or .jsonl, found {output_file}")
-    files = list_images(options.paths)
+    files = options.paths if options.feature_column else list_images(options.paths)
 
     unread: dict[Path, str] = {}
-    rows = predictions(options.model, files, inference, options.top_k, unread)
+    if options.feature_column:
+        rows = predictions_of_vectors(options.model, files, options.feature_column, inference, options.top_k)
+    else:
+        rows = predictions(options.model, files, inference, options.top_k, unread)
     first = next(rows, None)
     if first is None:
         described = "; ".join(f"{file} ({reason})" for file, reason in list(unread.items())[:10])
@@ -59,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     for file in files:
         if file in unread:
             print(f"not read: {file} ({unread[file]})", file=sys.stderr)
-    print(f"{len(files) - len(unread)} of {len(files)} images read", file=sys.stderr)
+    what = "tables" if options.feature_column else "images"
+    print(f"{len(files) - len(unread)} of {len(files)} {what} read", file=sys.stderr)
     return 1 if unread else 0
 
 
@@ -92,8 +99,38 @@ def predictions(
         if isinstance(ranked, str):
             unread[file] = ranked
             continue
-        row: dict[str, str | float] = {"file": str(file)}
-        for rank, (label, probability) in enumerate(ranked, start=1):
-            suffix = f"_{rank}" if rank > 1 else ""
-            row[f"label{suffix}"], row[f"probability{suffix}"] = label, probability
-        yield row
+        yield {"file": str(file), **_columns(ranked)}
+
+
+def predictions_of_vectors(
+    model_name: str, tables: list[Path], column: str, inference: InferenceArguments, top_k: int
+) -> Iterator[dict[str, str | float]]:
+    """One row per vector, in order: `file`, `split`, `row`, then as [`predictions`] has it."""
+    import torch
+
+    from hf_biasensemble.data.pixels import ImageSplit
+    from hf_biasensemble.data.store.features import Features
+    from hf_biasensemble.data.vectors import vectors_in
+    from hf_biasensemble.evaluation.classifier import predict_logits
+    from hf_biasensemble.evaluation.ranking import ranked_in
+    from hf_biasensemble.models.export import load_classifier
+
+    model, transform, _ = load_classifier(model_name, of_vectors=True)
+    inference.placed(model)
+    for table in tables:
+        for split, found in vectors_in(table, column):
+            vectors = torch.from_numpy(found)
+            every = torch.arange(len(vectors))
+            shown = ImageSplit(Features.of_vectors(vectors), labels=every, class_names=[], rows=every)
+            with torch.inference_mode():
+                logits = predict_logits(model, shown, transform, inference.batch_size)
+            for row, ranked in enumerate(ranked_in(logits, model.config.id2label, top_k)):
+                yield {"file": str(table), "split": split, "row": row, **_columns(ranked)}
+
+
+def _columns(ranked: list[tuple[str, float]]) -> dict[str, str | float]:
+    row: dict[str, str | float] = {}
+    for rank, (label, probability) in enumerate(ranked, start=1):
+        suffix = f"_{rank}" if rank > 1 else ""
+        row[f"label{suffix}"], row[f"probability{suffix}"] = label, probability
+    return row

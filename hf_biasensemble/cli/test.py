@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.reporting.run.progress import results_table
 
     if test_args.model:
-        model, transform, geometry = load_classifier(test_args.model)
+        model, transform, geometry = load_classifier(test_args.model, bool(data_args.feature_column))
     else:
         checkpoint = load_reference_checkpoint(
             test_args.reference_checkpoint,

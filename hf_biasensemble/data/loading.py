@@ -10,6 +10,7 @@ from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.alignment import Alignment, aligned_as_told, aligned_by_majority, aligned_by_names
 from hf_biasensemble.data.reading.labels import UNKNOWN, flags_of, numbers_of
 from hf_biasensemble.data.reading.plan import ReadingPlan, plan_reading
+from hf_biasensemble.data.vectors import texts_of, vectors_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import print_once
 
@@ -19,7 +20,8 @@ class LabelledSplit:
     """One split of a dataset, checked; the images are not decoded yet.
 
     Attributes:
-        images: `datasets.Dataset` with the one column `image`, undecoded (`bytes` and `path`).
+        images: `datasets.Dataset` with the one column `image`, undecoded (`bytes` and `path`); `None` where there are
+            only vectors.
         labels: int64 (N,) in 0..K-1.
         class_names: The K names.
         bias_labels: int64 (N,), -1 where one is blank; `None` where all are unknown. They measure; training never
@@ -30,9 +32,11 @@ class LabelledSplit:
         aligned_by: Who says what is bias-aligned: "column", "option" (`--aligned_bias`), "names" or "majority"; `None`
             where that is unknown.
         reading: The reading plan of the dataset, as it is printed.
+        vectors: float32 (N, D), where they are trained on in place of the images.
+        texts: The columns of text, to look at, where there are vectors.
     """
 
-    images: datasets.Dataset
+    images: datasets.Dataset | None
     labels: np.ndarray
     class_names: list[str]
     bias_labels: np.ndarray | None
@@ -41,6 +45,8 @@ class LabelledSplit:
     aligned_bias: list[str] | None = None
     aligned_by: str | None = None
     reading: list[str] = field(default_factory=list)
+    vectors: np.ndarray | None = None
+    texts: datasets.Dataset | None = None
 
 
 def load_splits(args: DataArguments) -> dict[str, LabelledSplit]:
@@ -58,6 +64,7 @@ def load_splits(args: DataArguments) -> dict[str, LabelledSplit]:
     plan = plan_reading(args)
     print_once("\n".join(plan.lines()))
     splits = {use: _check_split(data, args, plan, f"{plan.name}, split {use}") for use, data in plan.data.items()}
+    _check_widths(splits, plan.name)
     if "train" in splits:
         _check_train_covers(splits["train"], plan.name)
     _tell_conflicting(splits, args.aligned_bias, plan.name)
@@ -82,6 +89,35 @@ def splits_in_memory(dataset: Any) -> dict[str, datasets.Dataset]:
 def _check_split(data: datasets.Dataset, args: DataArguments, plan: ReadingPlan, where: str) -> LabelledSplit:
     if len(data) == 0:
         raise BiasEnsembleError(f"{where}: expected images, found none")
+    labels = numbers_of(data, args.label_column, plan.class_names, where)
+    bias_labels = None
+    bias_column = _present(data, args.bias_label_column, "bias_label", where, "--bias_label_column")
+    if bias_column:
+        known = [name for name in plan.bias_names if name != UNKNOWN]
+        bias_labels = numbers_of(data, bias_column, known, where, blank=True)
+    is_conflicting = None
+    conflicting_column = _present(data, args.conflicting_column, "is_conflicting", where, "--conflicting_column")
+    if conflicting_column:
+        is_conflicting = flags_of(data, conflicting_column, where)
+    used = [args.label_column, bias_column, conflicting_column, args.split_column or "split"]
+    return LabelledSplit(
+        _images_of(data, args, where),
+        labels,
+        plan.class_names,
+        bias_labels,
+        is_conflicting,
+        bias_names=None if bias_labels is None else plan.bias_names,
+        aligned_by=conflicting_column and "column",
+        reading=plan.lines(),
+        vectors=vectors_of(data, args.feature_column, where) if args.feature_column else None,
+        texts=texts_of(data, used) if args.feature_column else None,
+    )
+
+
+def _images_of(data: datasets.Dataset, args: DataArguments, where: str) -> datasets.Dataset | None:
+    """The column of images, undecoded, as `image`; where there are vectors, `None` if there is none."""
+    if args.feature_column and not isinstance(data.features.get(args.image_column), datasets.Image):
+        return None
     if args.image_column not in data.column_names:
         raise BiasEnsembleError(
             f"{where}: expected an image column {args.image_column!r}, found columns {', '.join(data.column_names)}; "
@@ -96,26 +132,7 @@ def _check_split(data: datasets.Dataset, args: DataArguments, plan: ReadingPlan,
     column = data.select_columns([args.image_column]).cast_column(args.image_column, datasets.Image(decode=False))
     if args.image_column != "image":
         column = column.rename_column(args.image_column, "image")
-    labels = numbers_of(data, args.label_column, plan.class_names, where)
-    bias_labels = None
-    bias_column = _present(data, args.bias_label_column, "bias_label", where, "--bias_label_column")
-    if bias_column:
-        known = [name for name in plan.bias_names if name != UNKNOWN]
-        bias_labels = numbers_of(data, bias_column, known, where, blank=True)
-    is_conflicting = None
-    conflicting_column = _present(data, args.conflicting_column, "is_conflicting", where, "--conflicting_column")
-    if conflicting_column:
-        is_conflicting = flags_of(data, conflicting_column, where)
-    return LabelledSplit(
-        column,
-        labels,
-        plan.class_names,
-        bias_labels,
-        is_conflicting,
-        bias_names=None if bias_labels is None else plan.bias_names,
-        aligned_by=conflicting_column and "column",
-        reading=plan.lines(),
-    )
+    return column
 
 
 def _tell_conflicting(splits: dict[str, LabelledSplit], told: list[str] | None, name: str) -> None:
@@ -158,6 +175,16 @@ def _present(data: datasets.Dataset, named: str | None, default: str, where: str
             f"{where}: expected the column {named!r} given by {option}, found columns {', '.join(data.column_names)}"
         )
     return named or (default if default in data.column_names else None)
+
+
+def _check_widths(splits: dict[str, LabelledSplit], name: str) -> None:
+    widths = {use: split.vectors.shape[1] for use, split in splits.items() if split.vectors is not None}
+    for use, width in widths.items():
+        first, expected = next(iter(widths.items()))
+        if width != expected:
+            raise BiasEnsembleError(
+                f"{name}, split {use}: expected vectors of {expected} numbers, as in split {first}, found {width}"
+            )
 
 
 def _check_train_covers(train: LabelledSplit, name: str) -> None:

@@ -25,6 +25,16 @@ def image_hash(record: dict | None) -> str | None:
     return None if content is None else f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
 
 
+def sample_hash(split: ImageSplit, row: int) -> str | None:
+    """[`image_hash`] of a row of the split as loaded; where there are vectors and no images, of the vector."""
+    if split.images is not None:
+        return image_hash(split.images[row]["image"])
+    if split.has_vectors:
+        content = split.pixels.index_select(0, torch.tensor([row])).numpy().tobytes()
+        return f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
+    return None
+
+
 def with_marks(train: ImageSplit, exclude_rows: str | None, relabel: str | None, name: str) -> ImageSplit:
     """The training split without the label errors of one file of marks, and with the new labels of another.
 
@@ -105,14 +115,13 @@ def _check(
     train: ImageSplit, marks: dict[int, dict[str, str]], relabelled: dict[int, str], option: str, name: str
 ) -> None:
     """Refuses marks of other images, or of images with other labels."""
-    assert train.images is not None  # the split was loaded, not made of tensors
     for row, mark in marks.items():
         if not 0 <= row < len(train.labels):
             raise BiasEnsembleError(
                 f"{option}: expected rows of {name} (0 to {len(train.labels) - 1}), found row {row}; use the marks of "
                 "an audit of these data"
             )
-        if image_hash(train.images[row]["image"]) != mark["image_hash"]:
+        if sample_hash(train, row) != mark["image_hash"]:
             raise BiasEnsembleError(
                 f"{option}: expected marks of the images of {name}, found another image in row {row}; use the marks "
                 "of an audit of these data"

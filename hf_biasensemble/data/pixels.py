@@ -70,6 +70,7 @@ class ImageSplit(Dataset):
         aligned_by: Who says what is bias-aligned: "column", "option", "names" or "majority"; `None` where unknown.
         unreadable: The images that are not in `rows` because they could not be read.
         images: The undecoded images of all N rows, for the names of their files; `None` where there are none.
+        texts: The columns of text of all N rows, to look at, where the dataset has vectors.
         source_fingerprint: That of the decoded training images, where features of them stand in the place of pixels.
         excluded: Rows that `--exclude_rows` left out.
         relabelled: Rows that have another label by `--relabel`.
@@ -88,6 +89,7 @@ class ImageSplit(Dataset):
     aligned_by: str | None = None
     unreadable: list[UnreadableImage] = field(default_factory=list)
     images: datasets.Dataset | None = None
+    texts: datasets.Dataset | None = None
     source_fingerprint: str | None = None
     excluded: int = 0
     relabelled: int = 0
@@ -96,6 +98,11 @@ class ImageSplit(Dataset):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether there are vectors of the dataset, or features, in place of pixels."""
+        return isinstance(self.pixels, Features)
 
     def __getitems__(self, positions: Sequence[int] | torch.Tensor) -> dict[str, torch.Tensor]:
         index = self._uploaded(self.rows[torch.as_tensor(positions)])
@@ -140,9 +147,10 @@ class ImageSplit(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the decoded images, labels and rows: equal exactly for equal data."""
-        if isinstance(self.pixels, Features):
-            return str(self.source_fingerprint)
-        digest = hashlib.sha256(digest_of(self.pixels).encode())
+        if self.source_fingerprint:
+            return self.source_fingerprint
+        values = self.pixels.values if isinstance(self.pixels, Features) else self.pixels
+        digest = hashlib.sha256(digest_of(values).encode())
         for array in (self.labels, self.rows):
             digest.update(array.contiguous().numpy().data.cast("B"))
         digest.update("\0".join(self.class_names).encode())
@@ -172,6 +180,9 @@ def decode_split(
     Raises:
         `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten).
     """
+    if split.vectors is not None:
+        return _as_image_split(split, Features.of_vectors(torch.from_numpy(split.vectors)), [])
+    assert split.images is not None
     geometry = Geometry.of(geometry)
     count, size = len(split.images), geometry.stored_size
     pixels: torch.Tensor | StoredArray
@@ -195,8 +206,15 @@ def decode_split(
             f"expected readable images, found {len(unreadable)} of {count} that are not: "
             f"{'; '.join(map(str, unreadable[:10]))}; fix or remove them, or use --skip_unreadable_images"
         )
-    rows = np.setdiff1d(np.arange(count), list(reasons))
+    return _as_image_split(split, pixels, unreadable)
+
+
+def _as_image_split(
+    split: LabelledSplit, pixels: torch.Tensor | StoredArray | Features, unreadable: list[UnreadableImage]
+) -> ImageSplit:
+    rows = np.setdiff1d(np.arange(len(split.labels)), [image.row for image in unreadable])
     columns: dict[str, Any] = vars(split) | {"labels": torch.from_numpy(split.labels)}
+    del columns["vectors"]
     return ImageSplit(pixels=pixels, rows=torch.from_numpy(rows), unreadable=unreadable, **columns)
 
 

@@ -1,5 +1,7 @@
 """From the settings to decoded splits: what training, testing and checking see of a dataset."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
@@ -9,7 +11,7 @@ from hf_biasensemble.data.held_out import at_most, hold_out, with_fold
 from hf_biasensemble.data.loading import LabelledSplit, load_splits
 from hf_biasensemble.data.marks import with_marks
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
-from hf_biasensemble.data.store.features import Features, FeatureTransform
+from hf_biasensemble.data.store.features import Features, FeatureTransform, mean_and_std
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import number_started
 
@@ -48,7 +50,20 @@ def parts_to_use(splits: dict[str, ImageSplit], data_args: DataArguments) -> dic
     if "train" in parts and (data_args.exclude_rows or data_args.relabel):
         name = str(data_args.dataset_name)
         parts["train"] = with_marks(parts["train"], data_args.exclude_rows, data_args.relabel, name)
-    return parts
+    return _standardised(parts)
+
+
+def _standardised(splits: dict[str, ImageSplit]) -> dict[str, ImageSplit]:
+    """The splits with mean and standard deviation of the vectors to train on, where there are vectors."""
+    train = splits.get("train")
+    if train is None or not isinstance(train.pixels, Features):
+        return splits
+    mean, std = mean_and_std(train.pixels.values, train.rows)
+    made: dict[int, Features] = {}
+    for split in splits.values():  # those cut from train share its vectors
+        assert isinstance(split.pixels, Features)
+        made.setdefault(id(split.pixels), replace(split.pixels, mean=mean, std=std))
+    return {name: replace(split, pixels=made[id(split.pixels)]) for name, split in splits.items()}
 
 
 def load_training_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:

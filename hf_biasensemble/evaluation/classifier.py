@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from hf_biasensemble.data.batches.prefetching import prefetched
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.store.features import FeatureTransform
+from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.evaluation.accuracy import accuracy_by_group, accuracy_intervals, bias_accuracy
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -74,6 +74,7 @@ def predict_logits(
     Raises:
         `BiasEnsembleError`: If a logit is not finite.
     """
+    check_input(split, transform)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -87,6 +88,18 @@ def predict_logits(
         logits[number * batch_size :][: len(found)] = found
     model.train(was_training)
     return finite(logits)
+
+
+def check_input(split: ImageSplit, transform: ImageTransform | FeatureTransform) -> None:
+    """Raises `BiasEnsembleError` if a model with this transform reads other input than the split holds."""
+
+    def named(numbers: int | None) -> str:
+        return f"vectors of {numbers} numbers (--feature_column)" if numbers else "images"
+
+    wanted = named(transform.mean.numel() if isinstance(transform, FeatureTransform) else None)
+    found = named(split.pixels.shape[-1] if isinstance(split.pixels, Features) else None)
+    if wanted != found:
+        raise BiasEnsembleError(f"expected {wanted}, which the model was trained on, found {found}")
 
 
 def predict_classes(

@@ -16,6 +16,13 @@ from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.evaluation.classifier import finite
 
 
+def ranked_in(logits: torch.Tensor, names: dict[int, str], top_k: int) -> list[list[tuple[str, float]]]:
+    """The `top_k` classes with their probabilities, most probable first, of each row of the logits (B, K)."""
+    found = logits.float().softmax(dim=-1).topk(min(top_k, logits.shape[-1]))
+    pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    return [[(names[n], value) for n, value in zip(*pair, strict=True)] for pair in pairs]
+
+
 @torch.inference_mode()
 def ranked_classes(
     opened: tuple[PreTrainedModel, ImageTransform, Geometry],
@@ -33,7 +40,6 @@ def ranked_classes(
     """
     model, transform, geometry = opened
     inference.placed(model)
-    top_k = min(top_k, model.config.num_labels)
 
     def decode(image: dict | Image.Image) -> np.ndarray | str:
         try:
@@ -49,8 +55,5 @@ def ranked_classes(
             if readable:
                 pixels = torch.from_numpy(np.stack(readable)).to(inference.device)
                 logits = finite(model(pixel_values=transform(pixels, training=False)).logits)
-                found = logits.float().softmax(dim=-1).topk(top_k)
-                names = [[model.config.id2label[number] for number in row] for row in found.indices.tolist()]
-                pairs = zip(names, found.values.tolist(), strict=True)
-                ranked = iter([list(zip(*pair, strict=True)) for pair in pairs])
+                ranked = iter(ranked_in(logits, model.config.id2label, top_k))
             yield from (reason if isinstance(reason, str) else next(ranked) for reason in decoded)

@@ -114,13 +114,13 @@ class Members:
 
     def save(self, folder: str | Path) -> Path:
         """Writes `members.safetensors` into the folder, complete or not at all."""
-        images: Any = self.transform if self.backbone is None else self.backbone.transform
+        images = self.transform if self.backbone is None else self.backbone.transform
         stated = {
             "format_version": FORMAT_VERSION,
             "network_args": _portable(self.network_args),
             "image_args": _portable(self.image_args),
-            "image_mean": images.image_mean,
-            "image_std": images.image_std,
+            "image_mean": getattr(images, "image_mean", None),  # none of vectors
+            "image_std": getattr(images, "image_std", None),
             "class_names": self.class_names,
             "num_networks": len(self.networks.members),
             "train_fingerprint": self.train_fingerprint,
@@ -156,27 +156,28 @@ class Members:
         config = classifier_config(network_args, stated["class_names"])
         networks = MemberEnsemble([DebiasedImageClassifier(config) for _ in range(stated["num_networks"])])
         networks.load_state_dict(_below("networks.", tensors))
-        images = ImageTransform(
-            tuple(stated["image_mean"]), tuple(stated["image_std"]), image_size=image_geometry(image_args).image_size
-        )
-        transform: ImageTransform | FeatureTransform = images
+        transform: ImageTransform | FeatureTransform | None = None
         backbone = None
         if "mean" in tensors:
+            transform = FeatureTransform(tensors["mean"], tensors["std"])
+        if stated["image_mean"] is not None:
+            mean, std = tuple(stated["image_mean"]), tuple(stated["image_std"])
+            images = ImageTransform(mean, std, image_size=image_geometry(image_args).image_size)
+        if transform is not None and stated["image_mean"] is not None:
             network = build_encoder(classifier_config(image_args, stated["class_names"]))
             network.load_state_dict(_below("backbone.", tensors))
             backbone = FrozenBackbone(
                 image_args, images, EarlyAndFinal(network, image_geometry(image_args).image_size)
             )
-            transform = FeatureTransform(tensors["mean"], tensors["std"])
         named = stated["class_names"], stated["train_fingerprint"]
-        return cls(networks.eval(), network_args, transform, *named, backbone, stated["features"])
+        return cls(networks.eval(), network_args, transform or images, *named, backbone, stated["features"])
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
-        if self.backbone is not None and isinstance(self.transform, FeatureTransform):
-            tensors |= {
-                f"backbone.{name}": value for name, value in self.backbone.network.backbone.state_dict().items()
-            }
+        if self.backbone is not None:
+            weights = self.backbone.network.backbone.state_dict()
+            tensors |= {f"backbone.{name}": value for name, value in weights.items()}
+        if isinstance(self.transform, FeatureTransform):
             tensors |= {"mean": self.transform.mean, "std": self.transform.std}
         return tensors
 

@@ -14,6 +14,7 @@ from hf_biasensemble.models.backbones import pretrained_weights, source_of, timm
 from hf_biasensemble.models.fine_tuning import freeze_first_layers
 from hf_biasensemble.models.initial_weights import start_from
 from hf_biasensemble.models.modeling_debiased import (
+    FEATURES,
     TRANSFORMERS,
     DebiasedImageClassifier,
     DebiasedImageClassifierConfig,
@@ -49,6 +50,8 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
         `BiasEnsembleError`: If there is no such backbone, it cannot take images of that size, does not give pooled
             features, has fewer layers than are to be trained, or cannot train on so few samples at once.
     """
+    if model_args.backbone == FEATURES:
+        return
     config = classifier_config(model_args, class_names=[])
     where = f"--backbone {model_args.backbone} at --image_size {config.image_size}"
     with timm_errors_named(model_args):

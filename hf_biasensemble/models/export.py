@@ -20,6 +20,7 @@ from transformers import (
 
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
+from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.tensors import separate
 from hf_biasensemble.models.backbones import without_bar
@@ -60,6 +61,8 @@ def save_classifier(
         weights = saved.timm_model  # keys as timm has them, so that it opens them too
         as_timm_adapts = {key: weights.pretrained_cfg.get(key) for key in ("classifier", "first_conv")}
         saved.config.pretrained_cfg = _pretrained_cfg(transform, geometry) | as_timm_adapts
+    elif config.backbone == FEATURES:
+        pass  # no images, so no preprocessing of them
     elif isinstance(saved, DebiasedImageClassifier):
         saved.config.pretrained_cfg = _pretrained_cfg(transform, geometry)
         saved.config.image_processor_type = TimmWrapperImageProcessor.__name__
@@ -104,11 +107,13 @@ def as_published(model: DebiasedImageClassifier) -> PreTrainedModel | None:
     return published.eval()
 
 
-def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, Geometry]:
+def load_classifier(name: str, of_vectors: bool | None = False) -> tuple[PreTrainedModel, Any, Geometry]:
     """Opens a published classifier.
 
     Args:
         name (`str`): Folder or Hub id of an image classification model.
+        of_vectors (`bool`, *optional*, defaults to `False`): Whether it must be one of vectors, as runs with
+            `--feature_column` publish; its preprocessing then changes nothing. `None`: either will do.
 
     Returns:
         The model in evaluation mode, its preprocessing on the device, and what becomes of an image of any size before.
@@ -120,12 +125,21 @@ def load_classifier(name: str) -> tuple[PreTrainedModel, ImageTransform, Geometr
     try:
         model = AutoModelForImageClassification.from_pretrained(name, dtype="float32")
         cfg = getattr(model.config, "pretrained_cfg", None)
-        wanted = timm_preprocessing(cfg) if cfg else preprocessing_of(AutoImageProcessor.from_pretrained(name))
+        width = model.config.backbone_args["width"] if getattr(model.config, "backbone", None) == FEATURES else 0
+        wanted = timm_preprocessing(cfg) if cfg else {}
+        if not width and not cfg:
+            wanted = preprocessing_of(AutoImageProcessor.from_pretrained(name))
     except (OSError, ValueError, RuntimeError) as error:
         raise BiasEnsembleError(
             f"--model {name}: expected a folder or Hub id with an image classifier, found none that opens "
             f"({' '.join(str(error).split())[:300]})"
         ) from error
+    if of_vectors not in (None, bool(width)):
+        vectors = f"vectors of {width} numbers (--feature_column)" if width else "the vectors of --feature_column"
+        expected, found = ("images", vectors) if width else (vectors, "images")
+        raise BiasEnsembleError(f"--model {name}: expected a classifier of {expected}, found one of {found}")
+    if width:
+        return model.eval(), FeatureTransform.unchanged(width), Geometry(model.config.image_size)
     unknown = [key for key, value in wanted.items() if value is None]
     if unknown:
         raise BiasEnsembleError(

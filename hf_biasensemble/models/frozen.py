@@ -1,8 +1,9 @@
 """A backbone that stays as it is: images become features once, heads are trained on these, and both are published."""
 
+import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from hf_biasensemble.data.decoding import ROWS_AT_ONCE
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
 from hf_biasensemble.data.store.array_store import StoredArray, digest_of, open_or_make
-from hf_biasensemble.data.store.features import Features, FeatureTransform
+from hf_biasensemble.data.store.features import Features, FeatureTransform, mean_and_std
 from hf_biasensemble.internal.processes import number_started
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
 from hf_biasensemble.models.build import build_classifier, classifier_config
@@ -26,7 +27,6 @@ from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClas
 
 FORMAT_VERSION = 3
 VALUES_AT_ONCE = 2**19
-ROWS_OF_MEAN = 1 << 12
 """Input values that go through the backbone together on a processor, three images of 224 pixels. The outputs of its
 layers then stay below 32 MB, beyond which the C library returns memory to the system at once: with 64 images, touching
 fresh pages took more time than the computation."""
@@ -121,7 +121,7 @@ class FrozenBackbone:
         for kind in self.kinds:
             columns = self.network.columns(kind)
             found = {key: of.part(columns, 2 * of.shape.numel() <= limit) for key, of in stored.items()}
-            mean, std = _mean_and_std(found[id(train.pixels)], train.rows)
+            mean, std = mean_and_std(found[id(train.pixels)], train.rows)
             encoded[kind] = {
                 name: replace(
                     split, pixels=Features(found[id(split.pixels)], mean, std), source_fingerprint=fingerprint
@@ -216,12 +216,26 @@ class FrozenBackbone:
             model.classifier.load_state_dict(head.classifier.state_dict())
             hidden: list[Any] = [] if config.head_hidden is None else list(model.encoders())
             first: list[Any] = [encoder.layer.linear for encoder in hidden] or [model.classifier]
-            mean, std = transform.mean.to(torch.float64), transform.std.to(torch.float64)
-            for layer in first:
-                weight = layer.weight.double().cpu() / std
-                layer.bias.copy_(layer.bias.double().cpu() - weight @ mean)
-                layer.weight.copy_(weight)
+            _standardise_in(first, transform)
         return model.eval()
+
+
+@torch.no_grad()
+def head_of_vectors(head: DebiasedImageClassifier, transform: FeatureTransform) -> DebiasedImageClassifier:
+    """The same classifier for vectors as they are, whose first layer also standardises them."""
+    model: Any = copy.deepcopy(head).cpu()
+    hidden = [encoder.linear for encoder in model.encoders() if encoder.linear is not None]
+    _standardise_in(hidden or [model.classifier], transform)
+    return model.eval()
+
+
+def _standardise_in(layers: list[Any], transform: FeatureTransform) -> None:
+    """Lets these layers also standardise the features that they read."""
+    mean, std = (values.double().cpu() for values in (transform.mean, transform.std))
+    for layer in layers:
+        weight = layer.weight.double().cpu() / std
+        layer.bias.copy_(layer.bias.double().cpu() - weight @ mean)
+        layer.weight.copy_(weight)
 
 
 def hash_of_weights(tensors: dict[str, torch.Tensor]) -> str:
@@ -231,16 +245,3 @@ def hash_of_weights(tensors: dict[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
-
-
-def _mean_and_std(features: torch.Tensor | StoredArray, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (D,), float32, of the first view of these rows of the features (N, 1 + V, D), some
-    rows at a time; 1 where a feature never changes."""
-
-    def mean_of(values: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        parts = (features.index_select(0, some)[:, 0].double() for some in rows.split(ROWS_OF_MEAN))
-        return torch.stack([values(part).sum(dim=0) for part in parts]).sum(dim=0) / len(rows)
-
-    mean = mean_of(lambda some: some)
-    std = mean_of(lambda some: (some - mean).square()).sqrt()
-    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()

@@ -1,6 +1,7 @@
-"""What the networks of a run see: its images or, with a frozen backbone, features of them."""
+"""What the networks of a run see: its images, features of them from a frozen backbone, or vectors of the dataset."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments
@@ -10,8 +11,8 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.internal.processes import print_once
-from hf_biasensemble.models.frozen import FrozenBackbone
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.models.frozen import FrozenBackbone, head_of_vectors
+from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Inputs:
 
     Attributes:
         image_args: The run's own arguments: how images are resized and normalised, and which network sees them.
-        images: Decoded images by split, `train` among them.
+        images: Decoded images, or vectors, by split, `train` among them.
         encoded: Splits with `"final"` features, and `"early"` ones if there are any, in place of the images; without a
             frozen backbone, the images as `"final"`.
         member_features: Which of these members see.
@@ -103,6 +104,15 @@ class Inputs:
     def classifier_of_images(self, trained: DebiasedImageClassifier) -> DebiasedImageClassifier:
         """What is published of a classifier that was trained on `splits`."""
         transform = self.transform
-        if self.backbone is None or not isinstance(transform, FeatureTransform):
+        if not isinstance(transform, FeatureTransform):
             return trained
-        return self.backbone.with_head(trained, transform)
+        return self.backbone.with_head(trained, transform) if self.backbone else head_of_vectors(trained, transform)
+
+
+def with_width(model_args: ModelArguments, splits: dict[str, ImageSplit]) -> ModelArguments:
+    """The arguments of networks on the vectors of these splits, if there are vectors in place of images."""
+    if model_args.backbone != FEATURES:
+        return model_args
+    hidden = model_args.head_hidden if model_args.head == "mlp" else None
+    widths = {"width": splits["train"].pixels.shape[-1], "hidden": hidden}
+    return replace(model_args, backbone_args=json.dumps(widths))

@@ -15,7 +15,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.export import load_classifier, save_classifier
-from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
 
 TOLERANCE = 1e-5
 """Of logits, as a fraction of the largest where that is above 1: a head may be a convolution in one of the two."""
@@ -35,7 +35,7 @@ def check_reopens(
         `BiasEnsembleError`: If the classifier cannot be saved or opened, has other tensors or logits then, or has
             logits that are not finite.
     """
-    if model_args.backbone == "mlp":
+    if model_args.backbone in ("mlp", FEATURES):
         return  # linear layers, which have no state besides their weights
     problem = build_with_seed(0, lambda: _problem_of(_untrained(network, model_args, class_names), model_args))
     if problem:

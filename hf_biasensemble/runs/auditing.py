@@ -23,7 +23,7 @@ from hf_biasensemble.folders.output_folder import DROPPED_FILE, remove_earlier_r
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS, method_of
 from hf_biasensemble.models.build import check_backbone
-from hf_biasensemble.models.inputs import Inputs
+from hf_biasensemble.models.inputs import Inputs, with_width
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.reporting.audit.audit import write_audit
 from hf_biasensemble.reporting.audit.weak_signals import contradicting
@@ -73,6 +73,7 @@ def audit_images(
     selection_args = settled_selection(selection_args, model_args, args)
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
+    model_args = with_width(model_args, splits)
     check_backbone(model_args, args.per_device_train_batch_size)
     check_fingerprint(splits["train"], data_args)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.hidden)

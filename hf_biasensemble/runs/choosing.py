@@ -79,10 +79,10 @@ def check_candidates(args: Any, model_args: ModelArguments, selector: Any) -> No
         `BiasEnsembleError`: If the backbone is not frozen, so that each candidate would take as long as a whole run,
             or a candidate is unknown, needs another selector or head, or has options that are refused.
     """
-    if not model_args.freeze_backbone:
+    if not model_args.on_features:
         raise BiasEnsembleError(
-            "--method: expected --freeze_backbone true, where candidates take seconds, found a network that is "
-            "trained as a whole; compare methods with hf-biasensemble sweep"
+            "--method: expected --freeze_backbone true or --feature_column, where candidates take seconds, found a "
+            "network that is trained as a whole; compare methods with hf-biasensemble sweep"
         )
     for candidate in map(Candidate.of, args.candidates):
         candidate.settings(args)

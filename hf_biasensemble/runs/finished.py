@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
 from transformers import PreTrainedModel
@@ -19,8 +20,9 @@ from hf_biasensemble.arguments import DataArguments, InferenceArguments
 from hf_biasensemble.arguments.data import IN_MEMORY
 from hf_biasensemble.data.decoding import upright_image
 from hf_biasensemble.data.loading import load_splits
+from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.accuracy import METRICS
-from hf_biasensemble.evaluation.ranking import ranked_classes
+from hf_biasensemble.evaluation.ranking import ranked_classes, ranked_in
 from hf_biasensemble.folders.hub import push_model
 from hf_biasensemble.folders.output_folder import AUDIT_FILES, CONFIG_FILE, RESULTS_FILE
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -79,7 +81,7 @@ class Run:
     @cached_property
     def _opened(self) -> tuple[Any, Any, Any]:
         with without_bar():
-            return load_classifier(str(self.folder))
+            return load_classifier(str(self.folder), None)
 
     @cached_property
     def results(self) -> dict[str, Any]:
@@ -109,7 +111,8 @@ class Run:
         """The classes of images, with their probabilities, by the published model.
 
         Args:
-            images: One image or a sequence of them: images of PIL, paths, or uint8 arrays (H, W) or (H, W, 3).
+            images: One image or a sequence of them: images of PIL, paths, or uint8 arrays (H, W) or (H, W, 3). Of a
+                classifier of vectors, one vector (D,) or several (N, D).
             top_k (`int`, *optional*, defaults to 1): Classes of each image; with more than one, a list of them.
             batch_size (`int`, *optional*, defaults to 64): Images at a time.
             use_cpu (`bool`, *optional*, defaults to `False`): Stay on the processors.
@@ -121,18 +124,23 @@ class Run:
         Raises:
             `BiasEnsembleError`: If an image cannot be read; names it.
         """
+        inference = InferenceArguments(batch_size, use_cpu)
+        model, transform, _ = self._opened
+        if isinstance(transform, FeatureTransform):
+            vectors = torch.as_tensor(np.asarray(images, dtype=np.float32))
+            with torch.inference_mode():
+                logits = inference.placed(model)(pixel_values=torch.atleast_2d(vectors).to(inference.device)).logits
+            return _scored(ranked_in(logits, model.config.id2label, top_k), top_k, vectors.ndim == 1)
         single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
         given: Sequence[Any] = [images] if single else images
         records = [_record(image, number) for number, image in enumerate(given)]
-        inference = InferenceArguments(batch_size, use_cpu)
         answers: list[Any] = []
         for number, ranked in enumerate(ranked_classes(self._opened, records, inference, top_k)):
             if isinstance(ranked, str):
                 what = given[number] if isinstance(given[number], (str, Path)) else f"number {number}"
                 raise BiasEnsembleError(f"predict: expected an image, found an unreadable one: {what} ({ranked})")
-            scored = [{"label": label, "score": probability} for label, probability in ranked]
-            answers.append(scored[0] if top_k == 1 else scored)
-        return answers[0] if single else answers
+            answers.append(ranked)
+        return _scored(answers, top_k, single)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads model, card, results and figures in one commit; see [`push_model`] for the options.
@@ -159,6 +167,8 @@ class Run:
             return []
         with contextlib.redirect_stdout(io.StringIO()):  # how the data are read has been said before
             train = load_splits(data_args)["train"]
+        if train.images is None:
+            return []
         order = suspicion_order(selection)
         rows = selection.index[order[~selection.is_selected[order]]][:count].tolist()
         return [
@@ -202,6 +212,12 @@ class Run:
         page = self.folder / AUDIT_FILES[0]
         parts.append(f"<p>{html.escape(str(page))}</p>" if page.exists() else "")
         return "".join(parts)
+
+
+def _scored(ranked: list[list[tuple[str, float]]], top_k: int, single: bool) -> Any:
+    scored = [[{"label": label, "score": probability} for label, probability in row] for row in ranked]
+    answers = [row[0] if top_k == 1 else row for row in scored]
+    return answers[0] if single else answers
 
 
 def _record(image: Any, number: int) -> dict | Image.Image:

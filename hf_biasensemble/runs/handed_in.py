@@ -19,6 +19,7 @@ from hf_biasensemble.arguments import (
     ModelArguments,
     resolved,
     settle_steps,
+    settled_network,
     settled_selection,
 )
 from hf_biasensemble.arguments.data import IN_MEMORY
@@ -36,7 +37,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import check_backbone, classifier_alone
 from hf_biasensemble.models.export import save_classifier
-from hf_biasensemble.models.inputs import Inputs
+from hf_biasensemble.models.inputs import Inputs, with_width
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.models.reopening import check_reopens
@@ -89,6 +90,7 @@ class HandedIn:
         data_args = copy.copy(data_args or DataArguments(IN_MEMORY, validation_share=0, test_share=0))
         images = _images(train, evaluated, data_args, model_args)
         names = images["train"].class_names
+        model_args = with_width(settled_network(model_args, data_args, args), images)
         if network is None:
             check_backbone(model_args, args.per_device_train_batch_size)
             if args.should_save:

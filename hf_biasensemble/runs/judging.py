@@ -45,7 +45,7 @@ def judge_models(
     `output_file` takes."""
     members = Members.load(str(judge_args.members)).to(inference.device)
     names = [name for name in (judge_args.compare_with, *(judge_args.model or ())) if name]
-    opened = {name: load_classifier(name) for name in names}
+    opened = {name: load_classifier(name, bool(data_args.feature_column)) for name in names}
     decoded = {}
     for geometry in {members.geometry, *(geometry for _, _, geometry in opened.values())}:
         decoded[geometry] = load_image_splits(data_args, geometry)

@@ -16,6 +16,7 @@ from hf_biasensemble.arguments import (
     ModelArguments,
     resolved,
     settle_steps,
+    settled_network,
     settled_selection,
 )
 from hf_biasensemble.arguments.descriptors import Method
@@ -56,7 +57,7 @@ from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.export import save_classifier
-from hf_biasensemble.models.inputs import Inputs
+from hf_biasensemble.models.inputs import Inputs, with_width
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.models.reopening import check_reopens
 from hf_biasensemble.reporting.audit.audit import write_audit
@@ -95,6 +96,7 @@ def run(
     warn_of_missing_processes(args.world_size)
     refuse_data_parallel(args.n_gpu)
     output_dir = Path(args.output_dir)
+    model_args = settled_network(model_args, data_args, args)
     selection_args = settled_selection(selection_args, model_args, args)
     hub_model_id = args.hub_model_id or output_dir.resolve().name
     if args.push_to_hub:
@@ -141,10 +143,11 @@ def checked(
     method = method_of(args)
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
+    model_args = with_width(model_args, splits)
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
     if args.judge:
         members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
-    if method.starts_from and not (model_args.init_from or model_args.freeze_backbone):
+    if method.starts_from and not (model_args.init_from or model_args.on_features):
         raise BiasEnsembleError(
             f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
             "starts, found nothing; train that first, with the same network and data"

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from hf_biasensemble.arguments import DataArguments, DebiasingArguments, parse_arguments
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, parse_arguments, settled_network
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.parser import Foreign, given_option, read_yaml
 from hf_biasensemble.methods import METHODS
@@ -47,6 +47,7 @@ def parse_run(
     values = dict(zip(types, parsed, strict=True))
     selection_args = values[method.selector.arguments] if method.selector else None
     data_args, model_args, args = parsed[0], parsed[1], values[method.arguments]
+    model_args = settled_network(model_args, data_args, args)
     args.method = method.name  # --method_file alone names it as well
     own = method.selector and method.selector is not METHODS[method.name].selector
     args.selector = method.selector.name if method.selector and own else None  # --selector_file alone names it too

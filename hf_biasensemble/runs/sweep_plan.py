@@ -72,7 +72,7 @@ def make_plan(
     words += _for_method(overrides, method, asked.methods, words)
     data_args, model_args, selection_args, args = parse_run(words)
     start = METHODS[method].starts_from
-    if start in asked.methods and not model_args.freeze_backbone:
+    if start in asked.methods and not model_args.on_features:
         words += ["--init_from", str(folder_of(str(start)))]
         data_args, model_args, selection_args, args = parse_run(words)
     selection_args = settled_selection(selection_args, model_args, args)

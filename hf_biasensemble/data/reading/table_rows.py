@@ -86,6 +86,11 @@ def read_rows(
 ) -> Found:
     """The images that the rows of tables name, and their splits; `together`: one dataset of several tables."""
     image, label, first = args.image_column, args.label_column, next(iter(files.values()))
+    if args.feature_column:
+        raise BiasEnsembleError(
+            f"--feature_column {args.feature_column}: expected vectors in Parquet, Arrow, a folder of save_to_disk or "
+            f"a dataset on the Hub, found {first}; save it with datasets.Dataset.to_parquet"
+        )
     notes: list[str] = []
     parts: dict[str | None, pa.Table] = {}
     splits_from = labels_from = None

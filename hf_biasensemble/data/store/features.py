@@ -1,5 +1,6 @@
-"""Features of a frozen backbone in place of pixels: what trainers, selectors and evaluation see of them."""
+"""Features in place of pixels, of a frozen backbone or of the dataset: what trainers, selectors and evaluation see."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +14,8 @@ class Features:
     """Features of all rows of a split as loaded, in the place of an [`ImageSplit`]'s pixels.
 
     Attributes:
-        values: float16 (N, 1 + V, D): the view that evaluation sees, then V augmented ones; in memory or mapped.
+        values: (N, 1 + V, D): the view that evaluation sees, then V augmented ones; float16, in memory or mapped. Of
+            vectors of the dataset float32, without further views.
         mean: float32 (D,), of the first view over the training images.
         std: float32 (D,), likewise; 1 where a feature never changes.
     """
@@ -21,6 +23,11 @@ class Features:
     values: torch.Tensor | StoredArray
     mean: torch.Tensor
     std: torch.Tensor
+
+    @classmethod
+    def of_vectors(cls, vectors: torch.Tensor) -> "Features":
+        """Vectors (N, D) as they are, until the mean of those to train on is known."""
+        return cls(vectors[:, None], torch.zeros(vectors.shape[1]), torch.ones(vectors.shape[1]))
 
     @property
     def shape(self) -> torch.Size:
@@ -39,9 +46,25 @@ class Features:
         return FeatureTransform(self.mean, self.std)
 
 
+ROWS_OF_MEAN = 1 << 12
+
+
+def mean_and_std(values: torch.Tensor | StoredArray, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (D,), float32, of the first view of these rows of the features (N, 1 + V, D), some
+    rows at a time; 1 where a feature never changes."""
+
+    def mean_of(function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        parts = (values.index_select(0, some)[:, 0].double() for some in rows.split(ROWS_OF_MEAN))
+        return torch.stack([function(part).sum(dim=0) for part in parts]).sum(dim=0) / len(rows)
+
+    mean = mean_of(lambda some: some)
+    std = mean_of(lambda some: (some - mean).square()).sqrt()
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureTransform:
-    """float16 features (B, ..., 1 + V, D) -> float32 (B, ..., D), standardised; in the place of an [`ImageTransform`].
+    """Features (B, ..., 1 + V, D) -> float32 (B, ..., D), standardised; in the place of an [`ImageTransform`].
 
     Attributes:
         mean: float32 (D,).
@@ -51,6 +74,11 @@ class FeatureTransform:
     mean: torch.Tensor
     std: torch.Tensor
     _on: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def unchanged(cls, width: int) -> "FeatureTransform":
+        """One that leaves features as they are."""
+        return cls(torch.zeros(width), torch.ones(width))
 
     def __call__(self, features: torch.Tensor, training: bool) -> torch.Tensor:
         """A random view of each image while training, else the first one."""

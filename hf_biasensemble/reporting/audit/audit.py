@@ -20,7 +20,7 @@ from hf_biasensemble.folders.output_folder import AUDIT_FILES
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import FORMULA_START, written_whole
 from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
-from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, columns_of, confusions, page_data
+from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, columns_of, confusions, page_data, text_of
 from hf_biasensemble.reporting.audit.weak_signals import contradicting, weak_signals
 from hf_biasensemble.selection import Selection, outdated
 
@@ -91,7 +91,8 @@ def write_audit(
         "data": page_data(selection, split, files, order, errors, top_k, page_budget),
         "budget": page_budget,
         "high_probability": HIGH_PROBABILITY,
-        "pixel_size": split.pixels.shape[-1],
+        "is_tiny": not split.has_vectors and split.pixels.shape[-1] <= 64,
+        "image": "row" if split.has_vectors else "image",
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -144,6 +145,7 @@ def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray |
     for name, names in named.items():
         if columns[name] is not None:
             columns[name] = pa.array(names).take(pa.array(columns[name] % len(names)))  # -1, unknown, is the last
+    columns["text"] = None if split.texts is None else [text_of(split, row) for row in selection.index.tolist()]
     table = pa.table({name: values for name, values in columns.items() if values is not None})
     return table.take(pa.array(order)).add_column(0, "rank", pa.array(np.arange(1, len(order) + 1)))
 
@@ -180,6 +182,7 @@ def _numbers(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict
     def by_class(values: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(selection.labels, values, minlength=len(names))
 
+    shown = [key for key in _SETTINGS if not (split.has_vectors and "image" in key)]
     contradicts = contradicting(selection)
     count, kept, contradict = (by_class(of).astype(int) for of in (None, selection.is_selected, contradicts))
     probability = by_class(selection.mean_probability) / np.maximum(count, 1)
@@ -192,8 +195,8 @@ def _numbers(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict
         "num_members": selection.num_members,
         "num_conflicting": None if selection.is_conflicting is None else int(selection.is_conflicting.sum()),
         "right": float(np.mean(selection.predicted_labels == selection.labels)),
-        "warnings": weak_signals(selection, names),
-        "settings": {key: value for key in _SETTINGS if (value := selection.provenance.get(key)) is not None},
+        "warnings": weak_signals(selection, names, "row" if split.has_vectors else "image"),
+        "settings": {key: value for key in shown if (value := selection.provenance.get(key)) is not None},
         "class_rows": [
             (names[n], int(count[n]), int(count[n] - kept[n]), int(contradict[n]), float(probability[n]))
             for n in sorted(listed)

@@ -16,7 +16,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from PIL import Image
 
 from hf_biasensemble.data.decoding import upright_image
-from hf_biasensemble.data.marks import image_hash
+from hf_biasensemble.data.marks import sample_hash
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.reporting.audit.weak_signals import contradicting
 from hf_biasensemble.selection import Selection
@@ -24,6 +24,7 @@ from hf_biasensemble.selection import Selection
 WIDEST_TABLE = 40
 """Classes or bias labels at most, for a table of two of them."""
 
+_LONGEST_TEXT = 1000  # characters of a column
 _LONGEST_SIDE = 384  # pixels: enough to judge a photograph, and some 500 of them fit into the page
 _IMAGES_AT_ONCE = 64
 _MOST_PAIRS = 8
@@ -91,7 +92,7 @@ def page_data(
 
     return {
         **names,
-        "columns": [*columns_of(selection, split), "image_hash", "image"],
+        "columns": [*columns_of(selection, split), "image_hash", "image", "text"],
         "rows": list(rows.values()),
         "views": {name: {"shown": shown(some), "total": len(some)} for name, some in views.items()},
         "typical": [shown(some) for some in typical],
@@ -124,23 +125,37 @@ def _rows(
     """Each position with its values of [`columns_of`], hash and thumbnail; images are read as far as wanted."""
     sources = columns_of(selection, split)
     while some := list(islice(positions, _IMAGES_AT_ONCE)):
-        pixels = split.pixels.index_select(0, torch.from_numpy(selection.index[some]))
         columns = {
             name: [None] * len(some) if values is None else values[some].tolist() for name, values in sources.items()
         }
         if files is not None:
             columns["file"] = files.take(pa.array(some)).to_pylist()
         for number, position in enumerate(some):
-            record = None if split.images is None else split.images[int(selection.index[position])]["image"]
+            row = int(selection.index[position])
             values = [column[number] for column in columns.values()]
             values = [round(value, 6) if isinstance(value, float) else value for value in values]
-            yield position, [*values, image_hash(record), _thumbnail(record, pixels[number])]
+            yield position, [*values, sample_hash(split, row), _thumbnail(split, row), text_of(split, row)]
 
 
-def _thumbnail(record: dict | None, pixels: torch.Tensor) -> str:
+def text_of(split: ImageSplit, row: int) -> str | None:
+    """The texts of a row of the split as loaded, each after the name of its column if there are several; `None` where
+    there are none."""
+    if split.texts is None:
+        return None
+    texts = {name: text for name, text in split.texts[row].items() if text}
+    shown = texts.values() if len(split.texts.column_names) == 1 else (f"{name}: {texts[name]}" for name in texts)
+    return "\n".join(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} …" for text in shown)
+
+
+def _thumbnail(split: ImageSplit, row: int) -> str:
     """An image as a small one: of its file, with the aspect ratio that it has there; where there is none, of the
-    decoded pixels, uint8 (3, S, S)."""
-    return thumbnail(Image.fromarray(pixels.permute(1, 2, 0).numpy()) if record is None else upright_image(record))
+    decoded pixels, uint8 (3, S, S). Nothing where there are neither."""
+    if split.images is not None:
+        return thumbnail(upright_image(split.images[row]["image"]))
+    if split.has_vectors:
+        return ""
+    pixels = split.pixels.index_select(0, torch.tensor([row]))[0]
+    return thumbnail(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
 
 
 def thumbnail(image: Image.Image) -> str:

@@ -19,7 +19,7 @@ def contradicting(selection: Selection) -> np.ndarray:
     return ~selection.is_selected & (selection.predicted_labels != selection.labels)
 
 
-def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
+def weak_signals(selection: Selection, class_names: list[str], image: str = "image") -> list[str]:
     """Reasons not to trust the list, in a sentence or two each; empty if there are none.
 
     - Members all right: fewer than `FEWEST_FLAGGED` of the images are flagged (with `member_keep`, which flags the
@@ -37,12 +37,12 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
     if suspicious < FEWEST_FLAGGED * len(kept):
         what = "contradicts the members" if by_quota else "is flagged"
         found.append(
-            f"Hardly any image {what}: {suspicious:,} of {len(kept):,}. Either nothing contradicts what the members "
+            f"Hardly any {image} {what}: {suspicious:,} of {len(kept):,}. Either nothing contradicts what the members "
             "learned, or they have memorized the exceptions. Try fewer --member_steps or a higher --member_threshold."
         )
     if kept.mean() < FEWEST_KEPT:
         found.append(
-            f"The members are confident about only {_percent(kept.mean())} of the images. Most of the rest is hard "
+            f"The members are confident about only {_percent(kept.mean())} of the {image}s. Most of the rest is hard "
             "rather than contradicting anything. Try more --member_steps, a higher --learning_rate or a lower "
             "--member_threshold; if that does not help, there may be no easy shortcut."
         )
@@ -53,21 +53,21 @@ def weak_signals(selection: Selection, class_names: list[str]) -> list[str]:
         if weak:
             more = f" and {len(weak) - _MOST_CLASSES_NAMED:,} more" if len(weak) > _MOST_CLASSES_NAMED else ""
             found.append(
-                f"The members are confident about less than {_percent(FEWEST_KEPT_OF_CLASS)} of the images of "
+                f"The members are confident about less than {_percent(FEWEST_KEPT_OF_CLASS)} of the {image}s of "
                 f"{', '.join(weak[:_MOST_CLASSES_NAMED])}{more}. There, being flagged says little."
             )
     right, guessing = np.mean(selection.predicted_labels == labels), np.bincount(labels).max() / len(labels)
     if right - guessing < LEAST_BETTER_THAN_GUESSING * (1 - guessing):
         found.append(
-            f"The members are wrong too often: together they are right on {_percent(right)} of the images; always "
+            f"The members are wrong too often: together they are right on {_percent(right)} of the {image}s; always "
             f"predicting the most frequent class would be right on {_percent(guessing)}. They have learned too little "
             "for their votes to mean anything. Raise --member_steps or --learning_rate, or try another --backbone."
         )
     disagreement = np.mean(selection.agreeing_members < selection.num_members)
     if disagreement > MOST_DISAGREEMENT:
         found.append(
-            f"The members disagree: on {_percent(disagreement)} of the images they do not all predict the same class. "
-            "What they learned depends more on their initialization than on one easy rule."
+            f"The members disagree: on {_percent(disagreement)} of the {image}s they do not all predict the same "
+            "class. What they learned depends more on their initialization than on one easy rule."
         )
     return found
 

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_biasensemble.arguments.data import IN_MEMORY
 from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.arguments.model import FEATURES
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.evaluation.accuracy import METRICS
 from hf_biasensemble.folders.output_folder import (
@@ -83,6 +84,8 @@ def write_model_card(
     name = (hub_id or str(folder.resolve())).split("/")[-1]
     is_on_hub = "/" in (hub_id or "")  # a name without its owner is not enough to load from
     is_timm, needs_code = config["model_type"] == "timm_wrapper", "auto_map" in config
+    head = config["backbone_args"] if config.get("backbone") == FEATURES else {}
+    task = "tabular-classification" if head else "image-classification"
     known = [metric for metric in METRICS if any(f"{split}_{metric}" in results for split in splits)]
     choice = results.get("checkpoint_choice", "last")
     descriptions = [method.selector.about if method.selector else "", method.about]
@@ -99,6 +102,10 @@ def write_model_card(
         "backbone": as_code(settings["backbone"]),
         "is_timm": is_timm,
         "needs_code": needs_code,
+        "width": head.get("width"),
+        "hidden": head.get("hidden"),
+        "encoders": ["encoder", "bias_encoder"][: config.get("num_encoders", 1)],
+        "rows": "rows" if head else "images",
         "repository": hub_id if is_on_hub else REPOSITORY_PLACEHOLDER,
         "is_on_hub": is_on_hub,
         "is_oracle": choice == "oracle_test",
@@ -132,8 +139,8 @@ def write_model_card(
     }
     mark = f" ({ORACLE_MARK})" if choice == "oracle_test" else ""
     metadata = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-classification",
+        library_name="pytorch" if head else "transformers",
+        pipeline_tag=task,
         tags=["debiasing", "spurious-correlation", "hf_biasensemble", method.name, *(["timm"] if is_timm else [])],
         datasets=[dataset_name] if dataset_is_on_hub else None,
         base_model=_base_model(local_settings),
@@ -143,7 +150,7 @@ def write_model_card(
         # One per metric and split, so that `{dataset_split}_{metric_type}` is the key in `all_results.json`.
         eval_results=[
             EvalResult(
-                task_type="image-classification",
+                task_type=task,
                 dataset_type=dataset_name,
                 dataset_name=dataset_name.split("/")[-1],
                 dataset_config=settings["dataset_config_name"],
