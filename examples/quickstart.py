@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw_fixed_mistakes()
 
     print(f"\nAccuracy on the test split (%), after {(time.monotonic() - started) / 60:.1f} minutes:\n\n{table}\n")
+    print(f"{results['LfF+BE']['validation_judgement']}\n")
     print(f"dataset               {OUTPUT_DIR}/data")
     print(f"models, results        {', '.join(f'{OUTPUT_DIR}/{run}' for run in RUNS.values())}")
     print(f"accuracy over steps    {OUTPUT_DIR}/{CURVES}")
@@ -71,8 +72,10 @@ def training_options(method: str, options: argparse.Namespace) -> list[str]:
         "disable_tqdm": str(not sys.stderr.isatty()).lower(),
         "seed": options.seed,
     }
-    if options.member_steps and method != "erm":
-        changed["member_steps"] = options.member_steps
+    if method != "erm":
+        changed["compare_with"] = str(OUTPUT_DIR / "erm")
+        if options.member_steps:
+            changed["member_steps"] = options.member_steps
     return [word for name, value in changed.items() for word in (f"--{name}", str(value))]
 
 
