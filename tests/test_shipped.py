@@ -23,7 +23,8 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def parse(config: str):
-    return parse_run(["--config", config, "--dataset_name", "some/data", "--output_dir", "out"])
+    words = ["--config", config, "--dataset_name", "some/data", "--output_dir", "out"]
+    return parse_run(words + ["--init_from", "some/classifier"] * ("repair" in config))
 
 
 # Recipes -------------------------------------------------------------------------------------------------------------
