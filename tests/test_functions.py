@@ -7,9 +7,18 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from runs import common_settings, content, error_line, weights
-from transformers import AutoModelForImageClassification, pipeline
+from synthetic import CLASS_NAMES
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    pipeline,
+)
 
 import hf_biasensemble as be
 from hf_biasensemble.cli.main import run_command
@@ -149,6 +158,33 @@ def test_a_method_of_ones_own_and_a_name_for_the_data(photographs, tmp_path, mon
     assert "https://huggingface.co/datasets/me/digits" in (found.folder / "README.md").read_text()
     again = be.fit(photographs, method=mine, **settings("erm") | {"max_steps": 1})
     assert str(again.folder) == "outputs/mine_2"
+
+
+def tiny_vit() -> ViTForImageClassification:
+    """A network of transformers with weights that no other has."""
+    torch.manual_seed(4)
+    names = dict(enumerate(CLASS_NAMES))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = ViTConfig(**sizes, image_size=28, patch_size=7, id2label=names, label2id={v: k for k, v in names.items()})
+    return ViTForImageClassification(config)
+
+
+def test_a_model_in_memory_is_trained_and_keeps_its_architecture(photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    processor = ViTImageProcessor(size={"height": 28, "width": 28})
+    short = settings("erm") | {"max_steps": 1, "learning_rate": 1e-9}
+    run = be.fit(photographs, model=tiny_vit(), processing_class=processor, method="erm", **short)
+    same = be.fit(photographs, model=tiny_vit, processing_class=processor, method="erm", **short)
+    assert weights(run.folder) == weights(same.folder)
+    given, found = tiny_vit().state_dict(), AutoModelForImageClassification.from_pretrained(run.folder)
+    assert type(found) is ViTForImageClassification
+    encoder = [name for name in given if not name.startswith("classifier")]
+    assert max(float((found.state_dict()[name] - given[name]).abs().max()) for name in encoder) < 1e-6
+    assert AutoImageProcessor.from_pretrained(run.folder).image_mean == processor.image_mean
+    repaired = be.fit(photographs, init_from=run, freeze_backbone=True, method="erm", **short)
+    assert type(repaired.model) is ViTForImageClassification
+    with pytest.raises(be.BiasEnsembleError, match="initial_model: expected to be told how .* want images"):
+        be.fit(photographs, model=tiny_vit(), method="erm", **short)
 
 
 MISTAKES = {

@@ -139,8 +139,7 @@ def judge(
         `BiasEnsembleError`: In one line, where the command would end with one.
     """
     models = [model] if isinstance(model, (str, Path, Run)) else list(model)
-    given = {"model": [os.fspath(one) for one in models], "members": os.fspath(members)}
-    given |= {"compare_with": os.fspath(compare_with)} if compare_with is not None else {}
+    given = {"model": [os.fspath(one) for one in models], "members": members, "compare_with": compare_with}
     words = _words({**_name_of(dataset, options), **given, **options})
     types = [DataArguments, JudgeArguments, InferenceArguments]
     data_args, judge_args, inference = parse_arguments(types, words, command="judge")
@@ -165,7 +164,7 @@ def _words_of_run(
         if method not in METHODS.values():
             METHODS.add(method)
         method = method.name
-    named = {"config": recipe, "method": method, "compare_with": compare_with and os.fspath(compare_with)}
+    named = {"config": recipe, "method": method, "compare_with": compare_with}
     words = _words({**_name_of(dataset, options), **named, **options})
     folder = output_dir or _free_folder(asked_method(words).name, recipe)
     words += _words({"output_dir": folder})
@@ -178,7 +177,11 @@ def _words_of_run(
 
 
 def _words(options: dict[str, Any]) -> list[str]:
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in options.items()
+        if value is not None
+    }
     return [word for name, value in given.items() for word in words_of_option(name, value)]
 
 
