@@ -217,7 +217,8 @@ def _base_model(settings: Mapping[str, Any]) -> str | None:
     if not settings["pretrained"] or Path(backbone).expanduser().exists():
         return None
     if "/" in backbone:
-        return str(backbone) if ":" not in backbone else backbone.removeprefix("hf-hub:") or None
+        scheme, _, name = backbone.rpartition(":")
+        return name if scheme in ("", "hf-hub") else None
     known = timm.models.get_pretrained_cfg(backbone)
     return known.hf_hub_id if known else None
 
