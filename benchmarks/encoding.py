@@ -6,6 +6,7 @@ and process, and whether the stores are, byte for byte, those of one process; th
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ def measured(processes: int, words: list[str], cache: Path) -> tuple[float, floa
     done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
-    rows = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("times ")]
+    rows = re.findall(r"times ([\d.]+) ([\d.]+) ([\d.]+) (\d+)", done.stdout)  # lines of processes may run together
     began, decoded, ended = ([float(row[place]) for row in rows] for place in range(3))
     return max(decoded) - min(began), max(ended) - max(decoded), int(rows[0][3])
 
