@@ -180,7 +180,7 @@ def test_bias_labels_validation_and_test_images_change_no_choice(tmp_path, froze
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"freeze_backbone": "false"}, "--freeze_backbone true, where candidates take seconds"),
+        ({"freeze_backbone": "false"}, "--freeze_backbone true or --feature_column, where candidates take seconds"),
         ({"candidates": ["erm", "jtt"]}, "expected methods without a selector or with BiasEnsemble members"),
         ({"candidates": ["erm"]}, "--candidates: expected at least two methods"),
         ({"folds": 1}, "--folds: expected at least 2"),
