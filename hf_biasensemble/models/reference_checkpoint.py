@@ -29,14 +29,8 @@ CHECKPOINT_CHOICE = "oracle, chosen on the test set"
 
 @dataclass(frozen=True)
 class ReferenceDataset:
-    """Network and test preprocessing that the authors' code uses for one dataset.
-
-    Attributes:
-        class_names: Names of the classes in the order of their numbers.
-        backbone: `"mlp"` or `"resnet18"`.
-        image_size: Height and width in pixels.
-        transform: Normalisation of pixels.
-    """
+    """Network and test preprocessing that the authors' code uses for one dataset: names of the classes by their
+    numbers, `"mlp"` or `"resnet18"`, height and width in pixels, and normalisation."""
 
     class_names: tuple[str, ...]
     backbone: str = "resnet18"
@@ -61,15 +55,8 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """One `.th` file.
-
-    Attributes:
-        path: Where it is.
-        sha256: Of its bytes.
-        step: Training step that it names, counted from 0; `None` if it names none.
-        weights: Tensors by the authors' names, without a `module.` in front, float32 (batch counts: int64).
-        converted_from: Types of the numbers, where they had to be converted to float32.
-    """
+    """One `.th` file: its SHA-256, the training step that it names, counted from 0, if any, its tensors by the
+    authors' names without a `module.` in front, and the types of numbers that had to be converted to float32."""
 
     path: Path
     sha256: str
@@ -91,18 +78,15 @@ class ReferenceCheckpoint:
 def load_reference_checkpoint(
     folder: str | Path, method: str | None, dataset: str | None, which: str = "debiased"
 ) -> ReferenceCheckpoint:
-    """Opens a folder that the authors' code wrote.
+    """Opens a folder that the authors' code wrote, as a classifier in evaluation mode with its preprocessing, whose
+    logits are those of the authors' evaluation.
 
     Args:
-        folder (`str` or `Path`): Folder of `best_model_d.th` and `best_model_b.th`. LfF needs only the one asked for.
-        method (`str`): `"lff"` or `"disent"`, with or without BiasEnsemble.
-        dataset (`str`): `"cmnist"`, `"bffhq"`, `"dogs_and_cats"` or `"bar"`. Class names follow it; that cat is class
-            0 of Dogs & Cats, and dog class 1, is a guess.
-        which (`str`, *optional*, defaults to `"debiased"`): `"debiased"` or `"biased"`. For DisEnt this is the head on
-            both encoders' features.
-
-    Returns:
-        The classifier in evaluation mode with its preprocessing. Its logits are those of the authors' evaluation.
+        folder: Folder of `best_model_d.th` and `best_model_b.th`. LfF needs only the one asked for.
+        method: `"lff"` or `"disent"`, with or without BiasEnsemble.
+        dataset: `"cmnist"`, `"bffhq"`, `"dogs_and_cats"` or `"bar"`. Class names follow it; that cat is class 0 of
+            Dogs & Cats, and dog class 1, is a guess.
+        which: `"debiased"` or `"biased"`. For DisEnt this is the head on both encoders' features.
 
     Raises:
         `BiasEnsembleError`: If a file is missing, damaged, holds anything but numbers, or is of another method,

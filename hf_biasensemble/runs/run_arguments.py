@@ -20,11 +20,11 @@ def parse_run(
     """The settings of a run, strictly: an option that does nothing with the method at hand is refused like a typo.
 
     Args:
-        argv (`list[str]`): The words of the command line.
-        description (`str`, *optional*): For `--help`.
-        data_arguments (`type`, *optional*, defaults to `DataArguments`): Dataclass of the options of the data.
-        further (`tuple[type, ...]`, *optional*): Dataclasses of further options.
-        command (`str`, *optional*, defaults to `"train"`): Whose options they are, for `--help`.
+        argv: The words of the command line.
+        description: For `--help`.
+        data_arguments: Dataclass of the options of the data.
+        further: Dataclasses of further options.
+        command: Whose options they are, for `--help`.
 
     Returns:
         Data, model and training settings with the selector's in third place, `None` for a method without one; then the
