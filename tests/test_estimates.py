@@ -230,7 +230,7 @@ def test_caution_where_a_model_errs_like_the_members():
     groups = drawn(4)
     said = np.where(np.random.default_rng(0).random(len(groups)) < 0.8, groups.predicted, groups.labels)
     follows = HeldOutPredictions(np.arange(len(groups)), groups.labels, said, np.ones(len(groups)), 4, groups)
-    assert "labels of these images are wrong" in str(caution(follows))
+    assert "these images are mislabelled" in str(caution(follows))
     assert caution(predictions_of(groups, 0.9, 0.9)) is None
 
 

@@ -47,6 +47,7 @@ EXPECTED = {
     "Trainer._save_optimizer_and_scheduler": "self, output_dir",
     "Trainer._total_loss_scalar": None,
     "Trainer._tr_loss": None,
+    "Trainer._train_batch_size": None,
 }
 
 
