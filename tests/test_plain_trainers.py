@@ -248,6 +248,16 @@ MISTAKES = {
         lambda data, out: be.ErmTrainer("mlp", settings(out), train_dataset=data["train"], compute_metrics=len),
         "ErmTrainer: expected no compute_metrics, found one; accuracy by group is always measured",
     ),
+    "a choice without its split": (
+        lambda data, out: be.ErmTrainer(
+            "mlp", settings(out, checkpoint_choice="validation_accuracy"), train_dataset=data["train"]
+        ),
+        "--checkpoint_choice validation_accuracy: expected a validation split, found train; use last",
+    ),
+    "nothing to retrain": (
+        lambda data, out: be.LastLayerTrainer("mlp", settings(out), train_dataset=data["train"]),
+        "--init_from: expected the folder of a finished run of erm, from which last_layer_be starts, found nothing",
+    ),
     "unknown backbone": (
         lambda data, out: be.ErmTrainer("resnet_18", settings(out), train_dataset=data["train"]),
         "--backbone resnet_18",

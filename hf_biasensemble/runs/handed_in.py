@@ -42,9 +42,11 @@ from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.models.reopening import check_reopens
 from hf_biasensemble.runs.functions import backbone_of
+from hf_biasensemble.runs.run import check_start
 from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors import SELECTORS
+from hf_biasensemble.trainers.checkpoint_choice import check_checkpoint_choice
 
 
 @dataclass
@@ -90,8 +92,10 @@ class HandedIn:
         data_args = copy.copy(data_args or DataArguments(IN_MEMORY, validation_share=0, test_share=0))
         images = _images(train, evaluated, data_args, model_args)
         names = images["train"].class_names
+        check_checkpoint_choice(args, images, has_members=False)  # nobody judges here
         model_args = with_width(settled_network(model_args, data_args, args), images)
         if network is None:
+            check_start(method, model_args)
             check_backbone(model_args, args.per_device_train_batch_size)
             if args.should_save:
                 check_reopens(method.network, model_args, names)

@@ -147,15 +147,7 @@ def checked(
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
     if args.judge:
         members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
-    if method.starts_from and not (model_args.init_from or model_args.on_features):
-        raise BiasEnsembleError(
-            f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
-            "starts, found nothing; train that first, with the same network and data"
-        )
-    if method.starts_from and model_args.head != "linear":
-        raise BiasEnsembleError(
-            f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
-        )
+    check_start(method, model_args)
     if method.chooses:
         check_candidates(args, model_args, method.selector)
     check_backbone(model_args, args.per_device_train_batch_size)
@@ -171,6 +163,19 @@ def checked(
     settle_steps(args, len(splits["train"]), before)
     settings["schedule_steps"] = args.schedule_steps
     return model_args, splits, settings
+
+
+def check_start(method: Method, model_args: ModelArguments) -> None:
+    """Refuses a method that retrains a classifier if there is none to start from."""
+    if method.starts_from and not (model_args.init_from or model_args.on_features):
+        raise BiasEnsembleError(
+            f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
+            "starts, found nothing; train that first, with the same network and data"
+        )
+    if method.starts_from and model_args.head != "linear":
+        raise BiasEnsembleError(
+            f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
+        )
 
 
 def train_and_publish(
