@@ -310,6 +310,10 @@ def test_no_setting_brings_a_local_path(written_again):
     settings |= {"pretrained": True, "backbone": "local-dir:/home/me/weights/vit"}
     text = written_again("lff_be", settings)
     assert "/home" not in text and "`local-dir:path/to/vit`" in text
+    for gone in ("/home/me/weights/vit", "local-dir:weights/vit"):
+        assert ModelCard(written_again("lff_be", settings | {"backbone": gone})).data.base_model is None
+    on_hub = written_again("lff_be", settings | {"backbone": "google/vit-base-patch16-224"})
+    assert ModelCard(on_hub).data.base_model == "google/vit-base-patch16-224"
 
 
 def test_names_that_would_break_a_table(finished, written_again):

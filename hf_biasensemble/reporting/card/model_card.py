@@ -2,6 +2,7 @@
 machines in its metadata. The words are in `model_card.md.jinja`."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -213,12 +214,11 @@ def _estimate_rows(results: Mapping[str, Any]) -> list[list[str]] | None:
 
 def _base_model(settings: Mapping[str, Any]) -> str | None:
     """Hub id of the model whose weights the backbone starts from, if it has one."""
-    backbone = settings["backbone"]
+    backbone = settings["backbone"].removeprefix("hf-hub:")
     if not settings["pretrained"] or Path(backbone).expanduser().exists():
         return None
     if "/" in backbone:
-        scheme, _, name = backbone.rpartition(":")
-        return name if scheme in ("", "hf-hub") else None
+        return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None  # and no folder that is gone
     known = timm.models.get_pretrained_cfg(backbone)
     return known.hf_hub_id if known else None
 
