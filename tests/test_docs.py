@@ -21,6 +21,7 @@ from test_published_commands import SEVERITIES, write_card
 from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.cli.main import COMMANDS, run_command
 from hf_biasensemble.methods import METHODS
+from hf_biasensemble.selectors import SELECTORS
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
@@ -289,7 +290,8 @@ def test_python_blocks_run_one_after_another(page, place, monkeypatch):
     (place / "outputs").mkdir()
     (place / "outputs" / "small").symlink_to(place / "me" / "mine")
     (place / "data" / "small").symlink_to(place / "data" / "cmnist" / "1pct")
-    monkeypatch.setattr(METHODS, "_found", dict(METHODS._found))  # what a page adds does not stay
+    for registry in (METHODS, SELECTORS):
+        monkeypatch.setattr(registry, "_found", dict(registry._found))  # what a page adds does not stay
     namespace: dict = {}
     for block in PYTHON:
         if block.page == page and not block.reason:
