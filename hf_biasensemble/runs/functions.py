@@ -94,8 +94,12 @@ def audit(
     """Finds the training images that contradict the shortcut, as `hf-biasensemble audit` does.
 
     Args:
-        dataset, model, method, recipe, processing_class: As of [`fit`].
-        output_dir (`str`, *optional*): As of [`fit`], by default `outputs/audit`, `outputs/audit_2`, ...
+        dataset (`Dataset`, `DatasetDict` or `str`): As of [`fit`], like all that follow.
+        model (`str`, `PreTrainedModel` or `Callable`, *optional*): The backbone.
+        method (`str` or `Method`, *optional*): The method whose members vote.
+        recipe (`str`, *optional*): Name of a recipe or a YAML file.
+        processing_class (*optional*): Image processor of a `PreTrainedModel`.
+        output_dir (`str`, *optional*): Folder for the results; by default `outputs/audit`, `outputs/audit_2`, ...
         options: Any option of `hf-biasensemble audit --help-all`.
 
     Returns:

@@ -52,9 +52,8 @@ class DebiasingTrainer(base.DebiasingTrainer):
         eval_dataset (`Dataset`, `dict` or `ImageSplit`, *optional*): One set, or several by name, which their metrics
             begin with. Without any, nothing is evaluated.
         callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
-        selection (`Selection`, *optional*): By default made at once, if the method needs one, in
-            `output_dir/selection`, or taken from there.
-        selection_args (`SelectionArguments`, *optional*): How it is made.
+        selection_args (`SelectionArguments`, *optional*): How the selection is made, if the method needs one and no
+            `selection` is given: at once, in `output_dir/selection`, unless it is there.
         data_args (`DataArguments`, *optional*): Names of columns, and what is held out of the training images.
         processing_class (*optional*): Image processor that belongs to a `PreTrainedModel`.
 
