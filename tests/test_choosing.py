@@ -13,12 +13,13 @@ from synthetic import coloured_digits
 from transformers import TrainerCallback
 
 from hf_biasensemble.cli.main import run_command
-from hf_biasensemble.judging.folds import chance_of_best, choose, hardest_images
+from hf_biasensemble.judging.folds import chance_of_best, choose, doubt_of_members, hardest_images
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.runs.choosing import Candidate
 from hf_biasensemble.runs.run import run
 from hf_biasensemble.runs.run_arguments import parse_run
+from hf_biasensemble.selection import Selection
 
 BACKBONE = "test_resnet"
 
@@ -59,10 +60,25 @@ def test_the_rule(right, chosen):
     assert found.sentence().startswith(f"Judged by folds without bias labels: {chosen}")
 
 
-def test_doubt_about_the_members_keeps_the_ordinary_classifier():
-    found = choose(*judged(erm=(4, 80), one=(20, 80)), "erm", 0.03, doubt="the members follow nothing")
-    assert found.chosen == "erm" and not found.is_better
-    assert "cannot tell; the members follow nothing" in found.sentence()
+@pytest.mark.parametrize(
+    ("alike", "wrong", "said"),
+    [
+        (5, 20, None),
+        (4, 20, None),
+        (3, 20, "the members disagree about the 20 training images that contradict them: on average 60%"),
+        (3, 0, None),  # nothing contradicts members that know every class
+        (5, 60, "the members are right on only 40% of the held-out images"),
+    ],
+)
+def test_members_that_err_apart_or_follow_no_shortcut_cannot_rank(alike, wrong, said):
+    """`alike` of five members agree about the first `wrong` of 100 images, which they get wrong; all about others."""
+    labels, contradicts = np.arange(100) % 2, np.arange(100) < wrong
+    columns = {"predicted_labels": np.where(contradicts, 1 - labels, labels)}
+    columns["agreeing_members"] = np.where(contradicts, alike, 5)
+    probability = np.where(contradicts, 0.1, 0.9).astype(np.float32)[None]
+    made = {"num_members": 5}
+    found = doubt_of_members(Selection.from_votes(probability, np.arange(100), labels, 0.5, 1, made, **columns), 2)
+    assert (found is None) if said is None else found.startswith(said)
 
 
 def test_a_clear_gain_is_told_from_chance_and_a_small_one_is_not():
@@ -166,6 +182,17 @@ def test_the_chosen_one_is_trained_and_the_run_says_why(digits, tmp_path, frozen
     card = (tmp_path / "auto" / "README.md").read_text()
     assert "### How the method was chosen" in card and f"| `{found['chosen']}` |" in card
     assert json.loads((tmp_path / "auto" / "selection" / "candidates.json").read_text()) == found
+
+
+def test_without_members_that_can_rank_the_first_candidate_is_trained_and_no_fold(digits, tmp_path, frozen, capsys):
+    at_chance = {"member_steps": 1, "member_learning_rate": 1e-9}
+    assert train(digits, tmp_path / "out", "auto", **frozen, **CHOICE, **at_chance) == 0
+    found, said = results(tmp_path / "out")["candidates"], capsys.readouterr().out
+    assert found["chosen"] == "erm" and not found["candidates"] and not found["is_better"]
+    assert "cannot tell; the members are right on only" in found["sentence"] and "fold 1" not in said
+    assert found["sentence"] in said and "erm is trained." in (tmp_path / "out" / "README.md").read_text()
+    assert train(digits, tmp_path / "erm", "erm", **frozen) == 0
+    assert weights(tmp_path / "out") == weights(tmp_path / "erm")
 
 
 def test_bias_labels_validation_and_test_images_change_no_choice(tmp_path, frozen):

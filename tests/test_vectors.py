@@ -218,10 +218,15 @@ def test_a_run_from_its_own_config_is_the_same(vectors, finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_auto_chooses_on_vectors(vectors, tmp_path):
-    options = {**OPTIONS, "candidates": ["erm", "logit_adjusted", "last_layer_be"], "folds": 2}
+@pytest.mark.parametrize(
+    ("member_steps", "judged", "said"), [(60, 3, "of the 20 of 160"), (12, 0, "cannot tell; the")]
+)
+def test_auto_chooses_on_vectors_unless_members_cannot_judge(vectors, tmp_path, member_steps, judged, said):
+    options = {**OPTIONS, "candidates": ["erm", "logit_adjusted", "last_layer_be"], "folds": 2, "num_members": 5}
+    options |= {"member_steps": member_steps, "member_learning_rate": 0.01 if judged else 0.001}
     assert train(vectors, tmp_path / "out", "auto", **options) == 0
-    assert len(results(tmp_path / "out")["candidates"]["candidates"]) == 3
+    found = results(tmp_path / "out")["candidates"]
+    assert len(found["candidates"]) == judged and said in found["sentence"]
 
 
 def test_images_and_vectors_are_not_taken_for_each_other(vectors, digits, finished, tmp_path, capsys):

@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from hf_biasensemble.evaluation.accuracy import wilson_interval
+from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+from hf_biasensemble.selection import Selection
 
+ALIKE = 0.72
+"""Mean fraction of the members that predict the same class for images that contradict them, below which these are
+merely hard: members that follow the same shortcut err alike."""
 HARDEST = 0.01
 FEWEST_HARDEST = 20
 SIGNIFICANCE = 0.05
@@ -50,7 +55,7 @@ class Choice:
     Attributes:
         chosen: Name of the candidate.
         baseline: Name of the candidate that all are compared with.
-        candidates: All of them, in order.
+        candidates: All of them, in order; none where nothing can be told.
         hardest: Number of images that rank.
         images: Number of all images.
         p_value: Probability that the best of the candidates exceeds the baseline as much by chance, if they are all
@@ -108,12 +113,25 @@ def hardest_images(label_probability: np.ndarray) -> np.ndarray:
     return np.sort(np.argsort(label_probability, kind="stable")[:count])
 
 
+def doubt_of_members(selection: Selection, num_classes: int) -> str | None:
+    """Why members that never saw these images cannot rank anything by them; `None` if nothing speaks against it."""
+    assert selection.predicted_labels is not None and selection.agreeing_members is not None
+    groups = PseudoGroups(selection.labels, selection.predicted_labels, selection.mean_probability, num_classes)
+    reason, contradicts = groups.no_shortcut(), groups.is_conflicting
+    if reason or not contradicts.any():
+        return reason
+    alike = float(selection.agreeing_members[contradicts].mean()) / selection.num_members
+    if alike >= ALIKE:
+        return None
+    return (
+        f"the members disagree about the {contradicts.sum():,} training images that contradict them: on average "
+        f"{100 * alike:.0f}% predict the same class, with a shortcut at least {100 * ALIKE:.0f}%; these images may be "
+        "hard rather than bias-conflicting"
+    )
+
+
 def choose(
-    correct: Mapping[str, np.ndarray],
-    label_probability: np.ndarray,
-    baseline: str,
-    accept_loss: float,
-    doubt: str | None = None,
+    correct: Mapping[str, np.ndarray], label_probability: np.ndarray, baseline: str, accept_loss: float
 ) -> Choice:
     """The candidate with the best accuracy on the hardest images, of those that cost little on all of them.
 
@@ -126,7 +144,6 @@ def choose(
         label_probability (`np.ndarray` of shape (N,)): That members which never saw an image give its class.
         baseline (`str`): Name of the ordinary classifier.
         accept_loss (`float`): By how much accuracy on all images may be below the baseline's, in [0, 1].
-        doubt (`str`, *optional*): Why the members cannot rank anything; the baseline is chosen then.
     """
     hardest = hardest_images(label_probability)
     right = {name: np.asarray(values, dtype=np.float64) for name, values in correct.items()}
@@ -137,10 +154,9 @@ def choose(
         judged[name] = Judged(name, float(values.mean()), score, interval, costs, costs <= accept_loss + 1e-9)
     allowed = [name for name, candidate in judged.items() if candidate.is_allowed]
     best = max(allowed, key=lambda name: (judged[name].on_hardest, name == baseline))
-    best = baseline if doubt else best
     gained = np.stack([right[name][hardest] - right[baseline][hardest] for name in allowed], axis=1)
     p_value = 1.0 if best == baseline else chance_of_best(gained)
-    return Choice(best, baseline, tuple(judged.values()), len(hardest), len(label_probability), p_value, doubt)
+    return Choice(best, baseline, tuple(judged.values()), len(hardest), len(label_probability), p_value)
 
 
 def chance_of_best(gained: np.ndarray) -> float:

@@ -15,8 +15,7 @@ from hf_biasensemble.data.held_out import folds_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once
-from hf_biasensemble.judging.folds import Choice, choose
-from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+from hf_biasensemble.judging.folds import Choice, choose, doubt_of_members
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.runs.selecting import make_selection
@@ -129,6 +128,8 @@ def judged_by_folds(
 ) -> Choice:
     """Fits each candidate, and members for it, without each of the folds, and compares what they say of these.
 
+    None is fitted where the members cannot rank them: the first is chosen then.
+
     Args:
         candidates (`Sequence[Candidate]`): The first of them is what the others are compared with.
         inputs (`Inputs`): What networks see.
@@ -138,6 +139,9 @@ def judged_by_folds(
             rank, the same for all candidates.
     """
     train, seen_by_members = inputs.splits["train"], inputs.member_splits["train"]
+    baseline = candidates[0].name
+    if doubt := doubt_of_members(selection, len(train.class_names)):
+        return Choice(baseline, baseline, (), 0, len(train), 1.0, doubt)
     part = folds_of(train, args.folds, args.seed, "--folds")
     quiet = {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     quiet |= {"checkpoint_choice": "last", "report_to": ["none"]}
@@ -170,7 +174,4 @@ def judged_by_folds(
             else:
                 correct[candidate.name][held_out] = trainer.held_out_predictions("", train.select(held_out)).correct
         print_once(f"Judging {len(correct)} candidates: fold {number + 1} of {args.folds} done")
-    predicted, baseline = selection.predicted_labels, candidates[0].name
-    assert predicted is not None
-    groups = PseudoGroups(selection.labels, predicted, selection.mean_probability, len(train.class_names))
-    return choose(correct, selection.mean_probability, baseline, args.accept_loss / 100, groups.no_shortcut())
+    return choose(correct, selection.mean_probability, baseline, args.accept_loss / 100)

@@ -273,8 +273,8 @@ def _command(local_dataset: str, num_processes: int, results: Mapping[str, Any])
 
 
 def _candidate_rows(choice: Mapping[str, Any]) -> list[list[str]]:
-    """Table of the candidates that a run chose from; empty where it did not choose."""
-    if not choice:
+    """Table of the candidates that a run chose from; empty where it judged none."""
+    if not choice.get("candidates"):
         return []
     rows = [["candidate", f"right on the {choice['hardest']} images that rank", "right on all", "points lost", ""]]
     for candidate in choice["candidates"]:
