@@ -250,6 +250,16 @@ def test_what_cannot_be_compared_is_said(reason, names, image_size, digits, tmp_
     assert "before" not in results(tmp_path / "out")
 
 
+def test_classifier_to_start_from_is_the_backbone_unless_another_is_named(vit, digits, tmp_path):
+    still = {"learning_rate": 1e-12, "max_steps": 1}
+    assert train(digits, tmp_path / "named", backbone=vit, pretrained="true", init_from=vit, **still) == 0
+    assert train(digits, tmp_path / "out", init_from=vit, **still) == 0
+    assert distance(vit / "model.safetensors", tmp_path / "out" / "model.safetensors") < 1e-6
+    for name in ("config.json", "preprocessor_config.json", "config.yaml"):
+        named, out = ((tmp_path / folder / name).read_text() for folder in ("named", "out"))
+        assert out.replace(str(tmp_path / "out"), str(tmp_path / "named")) == named
+
+
 @pytest.mark.parametrize("method", ["erm", "disent"])
 def test_classifier_with_code_of_this_library_is_repaired(method, digits, tmp_path):
     assert train(digits, tmp_path / "first", method, max_steps=2) == 0
@@ -311,6 +321,9 @@ def test_what_is_a_checkpoint(tmp_path, monkeypatch):
         ({"backbone": "VIT", "image_size": 48}, "--backbone_args '{\"image_size\": 48}'"),
         ({"backbone": "VIT", "pretrained_weights": "VIT/model.safetensors"}, "expected a timm backbone, found one of"),
         ({"backbone": "PART", "pretrained": "true"}, "expected all weights of the network, found 1 missing"),
+        ({"init_from": "PART", "freeze_backbone": "true"}, "expected all weights of the network, found 1 missing"),
+        ({"init_from": "VIT", "backbone": "test_resnet"}, "use the --backbone of that model"),
+        ({"init_from": "nowhere"}, "--init_from nowhere: expected a folder or Hub id"),
         ({"backbone": "FLIPS", "pretrained": "true"}, "expected pretrained weights for square images"),
         ({"init_from": "VIT", "freeze_backbone": "true", "backbone": "resnet18"}, "--backbone: expected nothing with"),
     ],
@@ -339,7 +352,7 @@ def test_mistake_is_one_line_before_training(changes, message, vit, digits, tmp_
         given[name] = value
     assert train(digits, tmp_path / "out", **({"image_size": 32, **given} if name_of(changes) else given)) == 2
     assert message in error_line(capsys)
-    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def name_of(changes: dict[str, object]) -> bool:

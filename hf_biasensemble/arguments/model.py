@@ -2,8 +2,11 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
+
+from transformers import PreTrainedConfig
 
 from hf_biasensemble.arguments.options import (
     Allowed,
@@ -60,8 +63,8 @@ class ModelArguments(Options):
     pretrained_weights: str | None = option(None, "Start from the timm weights in this file (safetensors or .pth).")
     init_from: str | None = option(
         None,
-        "Initialize the published network from this classifier, a folder or Hub id. With freeze_backbone, repair it: "
-        "keep its backbone and train its last layer again.",
+        "Initialize the published network from this classifier, a folder or Hub id; also the backbone if none is "
+        "named. With freeze_backbone, repair it: keep its backbone and train its last layer again.",
     )
     init_part: Annotated[str, one_of("whole", "encoder", "head")] = option(
         "whole", "Which part to load: whole, encoder (with a new head) or head."
@@ -117,6 +120,8 @@ class ModelArguments(Options):
             require(own, "--backbone", "nothing with --init_from and --freeze_backbone", self.backbone)
             file = self.pretrained_weights
             require(file is None, "--pretrained_weights", "nothing with --init_from and --freeze_backbone", file)
+            self.backbone, self.pretrained = self.init_from, True
+        elif self.init_from and self.backbone == "mlp" and _is_a_backbone(self.init_from):
             self.backbone, self.pretrained = self.init_from, True
         require(self.backbone != "mlp" or not self.pretrained, "--pretrained", "a backbone with weights", "the MLP")
         if self.pretrained_weights is not None:
@@ -175,3 +180,19 @@ class ModelArguments(Options):
         if not isinstance(arguments, dict):
             raise ValueError("expected a JSON object")
         return arguments
+
+
+def _is_a_backbone(classifier: str) -> bool:
+    """Whether a published classifier says by itself which network it is; one with a modeling file, such as the MLP, is
+    named by options."""
+    file = Path(classifier).expanduser() / "config.json"
+    kind = _model_type(classifier, file.stat().st_mtime_ns if file.exists() else 0)
+    return kind not in (None, "debiased_image_classifier")
+
+
+@cache
+def _model_type(classifier: str, changed: int) -> str | None:
+    try:
+        return PreTrainedConfig.get_config_dict(classifier)[0].get("model_type")
+    except OSError:  # an error when it is opened
+        return None

@@ -18,6 +18,7 @@ from hf_biasensemble.models.modeling_debiased import (
     TRANSFORMERS,
     DebiasedImageClassifier,
     DebiasedImageClassifierConfig,
+    TransformersEncoder,
     build_encoder,
     feature_width,
 )
@@ -40,23 +41,23 @@ def classifier_config(
 
 
 def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
-    """Tries one encoder on one black image, so that a backbone that does not fit is found before any training.
+    """Tries one encoder, with its weights, on one black image, so that a backbone that does not fit is found before
+    anything is written.
 
     Args:
         model_args (`ModelArguments`): Network and image size.
         batch_size (`int`): Samples in a training batch, at least 1.
 
     Raises:
-        `BiasEnsembleError`: If there is no such backbone, it cannot take images of that size, does not give pooled
-            features, has fewer layers than are to be trained, or cannot train on so few samples at once.
+        `BiasEnsembleError`: If there is no such backbone, its weights cannot be had or do not fit, it cannot take
+            images of that size, does not give pooled features, has fewer layers than are to be trained, or cannot
+            train on so few samples at once.
     """
     if model_args.backbone == FEATURES:
         return
     config = classifier_config(model_args, class_names=[])
     where = f"--backbone {model_args.backbone} at --image_size {config.image_size}"
-    with timm_errors_named(model_args):
-        encoder = build_with_seed(0, lambda: build_encoder(config)).eval()
-    freeze_first_layers(encoder, model_args.train_layers)
+    encoder = backbone_alone(model_args).eval()
     image = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
     with torch.no_grad():
         try:
@@ -87,6 +88,14 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
                 ) from error
 
 
+def backbone_alone(model_args: ModelArguments) -> nn.Module:
+    """The encoder that the arguments name, without a classifier; raises as [`build_classifier`]."""
+    with timm_errors_named(model_args):
+        encoder = build_with_seed(0, lambda: build_encoder(classifier_config(model_args, [])))
+    _load_and_freeze([encoder], model_args)
+    return encoder
+
+
 def build_classifier(
     model_args: ModelArguments, class_names: list[str], seed: int, num_encoders: int = 1
 ) -> DebiasedImageClassifier:
@@ -104,23 +113,27 @@ def build_classifier(
     config = classifier_config(model_args, class_names, num_encoders)
     with timm_errors_named(model_args):
         model = build_with_seed(seed, lambda: DebiasedImageClassifier(config))
-    if model_args.starts_pretrained:
-        file = model_args.pretrained_weights
-        weights = _weights_in_file(file, model) if file else pretrained_weights(model_args)
-        for encoder in model.encoders():
-            encoder.load_state_dict(weights)
-    for encoder in model.encoders():
-        freeze_first_layers(encoder, model_args.train_layers)
+    _load_and_freeze(model.encoders(), model_args)
     return model
 
 
-def _weights_in_file(file: str, model: DebiasedImageClassifier) -> dict[str, torch.Tensor]:
+def _load_and_freeze(encoders: list[nn.Module], model_args: ModelArguments) -> None:
+    """Gives encoders the weights that the arguments name, if any, and freezes their first layers."""
+    if model_args.starts_pretrained:
+        file = model_args.pretrained_weights
+        weights = _weights_in_file(file, encoders[0], model_args) if file else pretrained_weights(model_args)
+        for encoder in encoders:
+            encoder.load_state_dict(weights)
+    for encoder in encoders:
+        freeze_first_layers(encoder, model_args.train_layers)
+
+
+def _weights_in_file(file: str, encoder: Any, model_args: ModelArguments) -> dict[str, torch.Tensor]:
     """The encoder's weights in the file, checked against the encoder: safetensors or what `torch.save` wrote of a
     state dict. Pickled code in it is not run. A classifier in it is left out."""
     where = f"--pretrained_weights {file}"
-    if model.config.backbone == TRANSFORMERS:
+    if isinstance(encoder, TransformersEncoder):
         raise BiasEnsembleError(f"{where}: expected a timm backbone, found one of transformers; use --pretrained true")
-    encoder: Any = next(iter(model.encoders()))
     try:
         found = load_state_dict(str(Path(file).expanduser()), weights_only=True)
     except Exception as error:  # a dozen types, from the archive to the pickle
@@ -149,7 +162,7 @@ def _weights_in_file(file: str, model: DebiasedImageClassifier) -> dict[str, tor
     ]
     if listed:
         raise BiasEnsembleError(
-            f"{where}: expected the {len(wanted)} weights of {model.config.backbone}, found {'; '.join(listed)}; name "
+            f"{where}: expected the {len(wanted)} weights of {model_args.backbone}, found {'; '.join(listed)}; name "
             "the file's own architecture with --backbone"
         )
     return found

@@ -21,7 +21,7 @@ from hf_biasensemble.data.store.array_store import StoredArray, digest_of, open_
 from hf_biasensemble.data.store.features import Features, FeatureTransform, mean_and_std
 from hf_biasensemble.internal.processes import number_started
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
-from hf_biasensemble.models.build import build_classifier, classifier_config
+from hf_biasensemble.models.build import backbone_alone, classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
 
@@ -51,8 +51,8 @@ class FrozenBackbone:
     @classmethod
     def of(cls, model_args: ModelArguments, transform: ImageTransform) -> "FrozenBackbone":
         """The one that the arguments name, with its weights."""
-        network = build_classifier(model_args, [], 0)
-        return cls(model_args, transform, EarlyAndFinal(network.encoder, network.config.image_size))
+        size = image_geometry(model_args).image_size
+        return cls(model_args, transform, EarlyAndFinal(backbone_alone(model_args), size))
 
     @cached_property
     def identity(self) -> dict[str, str]:

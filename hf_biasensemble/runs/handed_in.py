@@ -35,14 +35,13 @@ from hf_biasensemble.data.prepare import (
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
-from hf_biasensemble.models.build import check_backbone, classifier_alone
+from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.inputs import Inputs, with_width
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.models.preprocessing import with_preprocessing
-from hf_biasensemble.models.reopening import check_reopens
 from hf_biasensemble.runs.functions import backbone_of
-from hf_biasensemble.runs.run import check_start
+from hf_biasensemble.runs.run import check_network
 from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors import SELECTORS
@@ -95,10 +94,7 @@ class HandedIn:
         check_checkpoint_choice(args, images, has_members=False)  # nobody judges here
         model_args = with_width(settled_network(model_args, data_args, args), images)
         if network is None:
-            check_start(method, model_args)
-            check_backbone(model_args, args.per_device_train_batch_size)
-            if args.should_save:
-                check_reopens(method.network, model_args, names)
+            check_network(method, model_args, args, names)
         selector = method.selector if makes_selection else None
         if selector:
             selection_args = settled_selection(selection_args or selector.arguments(), model_args, args)

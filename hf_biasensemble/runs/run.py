@@ -46,6 +46,7 @@ from hf_biasensemble.folders.output_folder import (
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once, refuse_data_parallel, warn_of_missing_processes
+from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.judging.judge import (
     judgement,
     members_that_judge,
@@ -147,12 +148,9 @@ def checked(
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
     if args.judge:
         members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
-    check_start(method, model_args)
     if method.chooses:
         check_candidates(args, model_args, method.selector)
-    check_backbone(model_args, args.per_device_train_batch_size)
-    if args.should_save:
-        check_reopens(method.network, model_args, splits["train"].class_names)
+    check_network(method, model_args, args, splits["train"].class_names)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.hidden)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
     settings["reading"] = [line.strip() for line in splits["train"].reading[1:]] or None
@@ -165,8 +163,10 @@ def checked(
     return model_args, splits, settings
 
 
-def check_start(method: Method, model_args: ModelArguments) -> None:
-    """Refuses a method that retrains a classifier if there is none to start from."""
+def check_network(
+    method: Method, model_args: ModelArguments, args: DebiasingArguments, class_names: list[str]
+) -> None:
+    """Refuses a network that cannot be built, started, trained or published as asked."""
     if method.starts_from and not (model_args.init_from or model_args.on_features):
         raise BiasEnsembleError(
             f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
@@ -176,6 +176,11 @@ def check_start(method: Method, model_args: ModelArguments) -> None:
         raise BiasEnsembleError(
             f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
         )
+    check_backbone(model_args, args.per_device_train_batch_size)
+    if model_args.init_from and not model_args.freeze_backbone:
+        build_with_seed(0, lambda: method.network(model_args, class_names, 0))  # what it starts from may not fit
+    if args.should_save:
+        check_reopens(method.network, model_args, class_names)
 
 
 def train_and_publish(
@@ -199,9 +204,7 @@ def train_and_publish(
             for name, found in before.items()
             for key, value in measured(evaluated[name], found.predictions).items()
         }
-    network = method.network(
-        inputs.network_args, splits["train"].class_names, args.seed
-    )  # what it starts from may not fit
+    network = method.network(inputs.network_args, splits["train"].class_names, args.seed)
     selection = None
     extra = {}
     if method.selector:
