@@ -1,7 +1,6 @@
 """Image classifiers of transformers as networks: trained, repaired, and published as what they came as."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from transformers import (
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.judging.judge import judgement
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.models.backbones import is_checkpoint
 from hf_biasensemble.models.build import build_classifier, check_backbone
@@ -160,11 +160,13 @@ def test_processor_is_the_one_that_came_unless_images_are_prepared_otherwise(vit
     came = AutoImageProcessor.from_pretrained(vit)
     assert train(digits, tmp_path / "same", backbone=vit, pretrained="true", max_steps=1) == 0
     assert AutoImageProcessor.from_pretrained(tmp_path / "same").to_dict() == came.to_dict()
-    changed = {"image_mean": ["0.1", "0.2", "0.3"], "crop_pct": 0.8, "resize_mode": "crop"}
-    assert train(digits, tmp_path / "other", backbone=vit, pretrained="true", max_steps=1, **changed) == 0
-    found = preprocessing_of(AutoImageProcessor.from_pretrained(tmp_path / "other"))
-    assert found["image_mean"] == pytest.approx([0.1, 0.2, 0.3]) and found["image_std"] == [*came.image_std]
-    assert (found["resize_mode"], found["image_size"]) == ("crop", 32) and int(32 / found["crop_pct"]) == 40
+    found = {}
+    for way, changed in (("mean", {"image_mean": ["0.1", "0.2", "0.3"]}), ("size", {"crop_pct": 0.8})):
+        assert train(digits, tmp_path / way, backbone=vit, pretrained="true", max_steps=1, **changed) == 0
+        found[way] = preprocessing_of(AutoImageProcessor.from_pretrained(tmp_path / way))
+        assert (found[way]["image_std"], found[way]["image_size"]) == ([*came.image_std], 32)
+    assert found["mean"]["image_mean"] == pytest.approx([0.1, 0.2, 0.3]) and found["mean"]["crop_pct"] == 1
+    assert found["size"]["image_mean"] == [*came.image_mean] and int(32 / found["size"]["crop_pct"]) == 40
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "siglip"])
@@ -201,7 +203,14 @@ def test_disent_of_transformers_is_published_with_its_code(vit, digits, tmp_path
 # Repair --------------------------------------------------------------------------------------------------------------
 
 
-def test_classifier_is_repaired_and_judged_against_what_it_was(vit, digits, tmp_path, capsys):
+def test_classifier_is_repaired_and_judged_against_what_it_was(vit, digits, tmp_path, monkeypatch, capsys):
+    compared = []
+
+    def recording(own, other, name):
+        compared.append((other, name))
+        return judgement(own, other, name)
+
+    monkeypatch.setattr("hf_biasensemble.runs.run.judgement", recording)
     given = {"init_from": vit, "freeze_backbone": "true", "augmentation": "none", "cross_fit": "true"}
     given |= {"member_keep": 0.8, "learning_rate": 0.05}
     assert train(digits, tmp_path / "out", "lff_be", **given) == 0
@@ -221,7 +230,9 @@ def test_classifier_is_repaired_and_judged_against_what_it_was(vit, digits, tmp_
     assert found["test_accuracy"] != found["before"]["test_accuracy"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "before test" in printed and "test, the classifier before repair" in card
-    assert re.search("the classifier as it was|cannot tell", found["validation_judgement"])
+    ((other, name),) = compared
+    before = found["before"]["validation_accuracy"]
+    assert name == "the classifier as it was" and other.correct.mean() == pytest.approx(before)
 
 
 def test_nothing_published_says_where_the_classifier_was(vit, digits, tmp_path):
@@ -238,13 +249,20 @@ def test_nothing_published_says_where_the_classifier_was(vit, digits, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "reason, names, image_size",
-    [("expected a model of the classes", ["cat", "dog"], None), ("it sees images of 32 pixels", CLASS_NAMES, 24)],
+    "reason, names, given",
+    [
+        ("expected a model of the classes", ["cat", "dog"], {}),
+        ("it sees images of 32 pixels", CLASS_NAMES, {"image_size": 24}),
+        ("found none that opens", CLASS_NAMES, {"image_size": 32, "image_mean": [0] * 3, "image_std": [1] * 3}),
+    ],
+    ids=["classes", "size", "no processor"],
 )
-def test_what_cannot_be_compared_is_said(reason, names, image_size, digits, tmp_path, capsys):
+def test_what_cannot_be_compared_is_said(reason, names, given, digits, tmp_path, monkeypatch, capsys):
     resnet = saved_classifier("resnet", tmp_path / "resnet", names)
-    given = {"init_from": resnet, "freeze_backbone": "true", "feature_views": 0, "max_steps": 2}
-    given |= {"image_size": image_size} if image_size else {}
+    if "image_mean" in given:
+        (resnet / "preprocessor_config.json").unlink()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given |= {"init_from": "~/resnet", "freeze_backbone": "true", "feature_views": 0, "max_steps": 2}
     assert train(digits, tmp_path / "out", "erm", **given) == 0
     assert "its accuracy before repair is left out; " in (out := capsys.readouterr().out) and reason in out
     assert "before" not in results(tmp_path / "out")
@@ -318,6 +336,14 @@ def test_what_is_a_checkpoint(tmp_path, monkeypatch):
         ({"backbone": "BERT"}, "expected an architecture that transformers has an image classifier of, found bert"),
         ({"backbone": "TWO"}, "expected an image classifier with one last layer, found SwiftFormer"),
         ({"backbone": "VIT", "backbone_args": '{"depth": 2}'}, "expected options of the configuration of"),
+        (
+            {"backbone": "VIT", "pretrained": "true", "backbone_args": '{"image_size": 48}'},
+            "found 1 missing or of another shape (vit.embeddings.position_embeddings); use another checkpoint",
+        ),
+        (
+            {"backbone": "TIMM", "pretrained": "true", "backbone_args": '{"img_size": 64}', "image_size": 64},
+            "expected weights that fit the network, found others",
+        ),
         ({"backbone": "VIT", "image_size": 48}, "--backbone_args '{\"image_size\": 48}'"),
         ({"backbone": "VIT", "pretrained_weights": "VIT/model.safetensors"}, "expected a timm backbone, found one of"),
         ({"backbone": "PART", "pretrained": "true"}, "expected all weights of the network, found 1 missing"),
@@ -344,7 +370,8 @@ def test_mistake_is_one_line_before_training(changes, message, vit, digits, tmp_
     }
     settings |= {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}
     (flips / "preprocessor_config.json").write_text(json.dumps(settings))
-    places = {"BERT": tmp_path / "bert", "TWO": tmp_path / "two", "VIT": vit, "PART": part, "FLIPS": flips}
+    places = {"TIMM": wrapped("test_vit", 160, tmp_path / "timm")} if "TIMM" in changes.values() else {}
+    places |= {"BERT": tmp_path / "bert", "TWO": tmp_path / "two", "VIT": vit, "PART": part, "FLIPS": flips}
     given = {}
     for name, value in changes.items():
         for word, place in places.items():

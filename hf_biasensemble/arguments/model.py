@@ -1,6 +1,7 @@
 """Options of network and preprocessing."""
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -115,6 +116,10 @@ class ModelArguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.backbone, self.init_from = (
+            os.path.expanduser(self.backbone),
+            os.path.expanduser(self.init_from or "") or None,
+        )
         if self.init_from and self.freeze_backbone:
             own = self.backbone in ("mlp", self.init_from)
             require(own, "--backbone", "nothing with --init_from and --freeze_backbone", self.backbone)
@@ -185,7 +190,7 @@ class ModelArguments(Options):
 def _is_a_backbone(classifier: str) -> bool:
     """Whether a published classifier says by itself which network it is; one with a modeling file, such as the MLP, is
     named by options."""
-    file = Path(classifier).expanduser() / "config.json"
+    file = Path(classifier) / "config.json"
     kind = _model_type(classifier, file.stat().st_mtime_ns if file.exists() else 0)
     return kind not in (None, "debiased_image_classifier")
 

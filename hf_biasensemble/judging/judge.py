@@ -79,12 +79,13 @@ def predictions_of(
         batch_size (`int`): Images at a time.
 
     Returns:
-        Predictions by split, none where it has other classes or sees images of another size, and why.
+        Predictions by split, none where it has other classes, sees images of another size, or does not say how, and
+        why.
     """
-    model, transform, theirs = load_classifier(name)
-    if theirs != geometry:
-        return {}, f"it sees images of {theirs.image_size} pixels, or resized in another way"
     try:
+        model, transform, theirs = load_classifier(name)
+        if theirs != geometry:
+            return {}, f"it sees images of {theirs.image_size} pixels, or resized in another way"
         return {
             split: HeldOutPredictions.of_model(model.to(device), images[split], transform, batch_size, name)
             for split in images

@@ -62,7 +62,7 @@ def source_of(model_args: ModelArguments) -> Source:
         with timm_errors_named(model_args):
             architecture, arguments, cfg = (name, {}, None) if parse_model_name(name)[0] is None else _of_timm(name)
         return Source(architecture, {**arguments, **given}, cfg)
-    file = Path(name).expanduser() / "config.json"
+    file = Path(name) / "config.json"
     changed = file.stat().st_mtime_ns if file.exists() else 0
     return _of_checkpoint(name, model_args.backbone_args, changed)
 
@@ -113,7 +113,7 @@ def _of_checkpoint(name: str, backbone_args: str | None, changed: int) -> Source
     given = json.loads(backbone_args or "{}")
     try:
         config, unused = AutoConfig.from_pretrained(
-            Path(name).expanduser() if Path(name).expanduser().is_dir() else name,
+            name,
             return_unused_kwargs=True,
             trust_remote_code=False,
             **given,
@@ -209,15 +209,17 @@ def pretrained_weights(model_args: ModelArguments) -> dict[str, torch.Tensor]:
             given = {} if timms else model_args.timm_arguments()
             with without_bar(warnings=False):
                 model, info = AutoModelForImageClassification.from_pretrained(
-                    Path(name).expanduser() if Path(name).expanduser().is_dir() else name,
+                    name,
                     dtype=torch.float32,
                     trust_remote_code=False,
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # named below
                     **given,
                 )
             found = weights_of(model, source.arguments)
             head = model.timm_model.pretrained_cfg["classifier"] if timms else source.arguments["head"]
-            missing = [key for key in info["missing_keys"] if not key.startswith((f"{head}.", f"timm_model.{head}."))]
+            misfits = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+            missing = [key for key in misfits if not key.startswith((f"{head}.", f"timm_model.{head}."))]
             weights = {
                 key.removeprefix("encoder."): value for key, value in found.items() if key.startswith("encoder.")
             }
@@ -232,8 +234,9 @@ def pretrained_weights(model_args: ModelArguments) -> dict[str, torch.Tensor]:
         ) from error
     if missing:
         raise BiasEnsembleError(
-            f"--backbone {name}: expected all weights of the network, found {len(missing)} missing "
-            f"({', '.join(sorted(missing)[:3])}); use another checkpoint, or --pretrained false"
+            f"--backbone {name}: expected all weights of the network, found {len(missing)} missing or of another "
+            f"shape ({', '.join(sorted(missing)[:3])}); use another checkpoint, leave out --backbone_args that change "
+            "shapes, or set --pretrained false"
         )
     return weights
 

@@ -122,8 +122,15 @@ def _load_and_freeze(encoders: list[nn.Module], model_args: ModelArguments) -> N
     if model_args.starts_pretrained:
         file = model_args.pretrained_weights
         weights = _weights_in_file(file, encoders[0], model_args) if file else pretrained_weights(model_args)
-        for encoder in encoders:
-            encoder.load_state_dict(weights)
+        try:
+            for encoder in encoders:
+                encoder.load_state_dict(weights)
+        except RuntimeError as error:
+            raise BiasEnsembleError(
+                f"--backbone {model_args.backbone}: expected weights that fit the network, found others "
+                f"({' '.join(str(error).split())[:200]}); use another checkpoint, leave out --backbone_args that "
+                "change shapes, or set --pretrained false"
+            ) from error
     for encoder in encoders:
         freeze_first_layers(encoder, model_args.train_layers)
 
