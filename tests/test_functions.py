@@ -198,6 +198,7 @@ MISTAKES = {
     "backbone": ({"model": "resnet_18"}, "resnet_18"),
     "column": ({"label_column": "kind"}, "expected a label column 'kind'|expected the column|'kind'"),
     "folder": ({"output_dir": "held"}, "--output_dir held holds another run"),
+    "model to compare": ({"compare_with": torch.nn.Linear(1, 1)}, "compare_with: expected text, .*, found Linear"),
 }
 
 
@@ -211,18 +212,61 @@ def test_mistakes_are_those_of_the_command(photographs, digits, tmp_path, monkey
         be.fit(photographs, **{"use_cpu": True, **options})
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["held"]
-    if mistake not in ("model", "column"):
+    if mistake not in ("model", "column", "model to compare"):
         names = {"model": "backbone", "recipe": "config"}
         given = {"output_dir": "out", **{names.get(name, name): value for name, value in options.items()}}
         assert run_command("train", in_words({"dataset_name": digits, "use_cpu": True, **given})) == 2
         assert error_line(capsys) == f"error: {error.value}"
 
 
-@pytest.mark.parametrize("data", [3, [1, 2], {"train": 1}, None])
+@pytest.mark.parametrize("data", [3, [1, 2], {"train": 1}, None, datasets.DatasetDict()])
 def test_what_is_no_dataset_is_refused(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(be.BiasEnsembleError, match=r"dataset: expected a datasets\.Dataset or DatasetDict.*, found"):
         be.fit(data, use_cpu=True)
+
+
+def test_a_mistake_leaves_no_model_behind(photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for data, options in ((photographs, {"lerning_rate": 1}), (3, {})):
+        with pytest.raises(be.BiasEnsembleError):
+            be.fit(data, model=tiny_vit, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_to_judge_are_saved_ones(run, photographs):
+    with pytest.raises(
+        be.BiasEnsembleError, match="model: expected .*, found Debiased.*; save it with save_pretrained"
+    ):
+        be.judge(photographs, run.model, members=run)
+    with pytest.raises(be.BiasEnsembleError, match="members: expected .*, found Selection"):
+        be.judge(photographs, run, members=run.selection)
+
+
+def test_what_nothing_can_be_compared_with_is_named(photographs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    be.fit(photographs, compare_with="outputs/emr", **settings("erm") | {"method": "erm", "max_steps": 1})
+    assert "--compare_with outputs/emr: no estimates will be compared" in capsys.readouterr().out
+
+
+def test_images_of_data_that_have_changed_are_not_shown(digits, photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photographs["train"].to_parquet("train.parquet")
+    be.fit("train.parquet", output_dir="old", **settings("lff_be") | {"max_steps": 1})
+    (tmp_path / "old").rename("moved")
+    found = be.Run("moved")
+    assert len(found.flagged_images(2)) == 2
+    settings_of_run = (found.folder / "config.yaml").read_text().splitlines()
+    (found.folder / "config.yaml").write_text(
+        "\n".join(line for line in settings_of_run if not line.startswith("feature_column"))
+    )
+    assert len(found.flagged_images(2)) == 2  # a run of an earlier version, without this option
+    photographs["train"].select(range(40)).to_parquet("train.parquet")
+    with pytest.raises(
+        be.BiasEnsembleError, match=r"train\.parquet: expected the training images of moved, found only"
+    ):
+        found.flagged_images()
+    assert "<img" not in found._repr_html_()
 
 
 def test_an_image_that_cannot_be_read_is_named(run, tmp_path):
@@ -231,5 +275,7 @@ def test_an_image_that_cannot_be_read_is_named(run, tmp_path):
         run.predict([Image.new("RGB", (9, 9)), tmp_path / "broken.png"])
     with pytest.raises(be.BiasEnsembleError, match="predict: expected images of PIL, .* found dict"):
         run.predict([{}])
+    with pytest.raises(be.BiasEnsembleError, match="predict: expected images of PIL, .* found NoneType"):
+        run.predict(None)
     with pytest.raises(be.BiasEnsembleError, match="Run: expected the output folder of a finished run, found no"):
         be.Run(tmp_path / "nowhere")

@@ -99,6 +99,9 @@ def test_a_trainer_is_a_trainer(data, tmp_path):
     assert both["one_accuracy"] == trainer.predict(data["test"]).metrics["test_accuracy"] != both["other_accuracy"]
     predicted = trainer.predict(data["test"])
     assert isinstance(predicted, PredictionOutput) and predicted.label_ids.tolist() == data["test"]["label"][:]
+    for several in (None, sets):
+        with pytest.raises(be.BiasEnsembleError, match="predict: expected one dataset, found (none|day, night)"):
+            trainer.predict(several)
     trainer.save_model(tmp_path / "saved")
     assert AutoImageProcessor.from_pretrained(tmp_path / "saved")
 

@@ -254,6 +254,35 @@ def test_processes_told_to_end_save_together_and_go_on(odd_digits, tmp_path):
     assert weights(tmp_path / "out") == weights(tmp_path / "undisturbed")
 
 
+CALLED_FROM_PYTHON = """
+import os, sys, time
+import torch
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+import hf_biasensemble as be
+
+def slow_to_build():  # in the process that writes it
+    time.sleep(2 * (os.environ["RANK"] == "0"))
+    torch.manual_seed(4)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return ViTForImageClassification(ViTConfig(**sizes, image_size=28, patch_size=7, num_labels=4))
+
+given = {"method": "erm", "max_steps": 1, "use_cpu": True, "disable_tqdm": True}
+processor = ViTImageProcessor(size={"height": 28, "width": 28})
+erm = be.fit(sys.argv[1], **given)
+run = be.fit(sys.argv[1], model=slow_to_build, processing_class=processor, compare_with=erm, **given)
+print("run", run.folder, "test_accuracy" in erm.results and "test_accuracy" in run.results, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_each_process_has_the_model_handed_in_and_the_finished_run(odd_digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "called.py").write_text(CALLED_FROM_PYTHON)
+    done = launch(2, odd_digits, script=tmp_path / "called.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("run outputs/erm_2 True") == 2, done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["flag", "file"])
 def test_launcher_that_starts_fewer_processes_than_asked(odd_digits, tmp_path, by):

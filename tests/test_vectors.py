@@ -15,7 +15,15 @@ from PIL import Image
 from runs import METHODS, error_line, results, slow_but, train, weights
 from safetensors.torch import load_file
 
-from hf_biasensemble import BiasEnsembleError, DataArguments, fit, load_classifier, load_image_splits
+from hf_biasensemble import (
+    BiasEnsembleError,
+    DataArguments,
+    DebiasingArguments,
+    ErmTrainer,
+    fit,
+    load_classifier,
+    load_image_splits,
+)
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.vectors import vectors_of
 from hf_biasensemble.judging.members import Members
@@ -288,4 +296,19 @@ def test_fit_takes_vectors_in_memory(tmp_path):
     ]
     assert np.mean(right) == pytest.approx(run.results["test_accuracy"])
     assert run.predict(vectors[3])["label"] == run.predict(vectors[:4])[3]["label"]
+    for wrong in (vectors[3][:2], "vector.npy", [vectors[:2]]):
+        with pytest.raises(BiasEnsembleError, match="predict: expected vectors of .* numbers, found"):
+            run.predict(wrong)
     assert "<table>" in run._repr_html_()
+
+
+def test_a_trainer_of_vectors_needs_no_model(tmp_path):
+    data_args = DataArguments("in memory", feature_column=COLUMN["feature_column"], validation_share=0, test_share=0)
+    args = DebiasingArguments(tmp_path / "out", max_steps=2, use_cpu=True, disable_tqdm=True)
+    data = split_of(80, 0.1, 0)
+    trainer = ErmTrainer(args=args, train_dataset=data, eval_dataset=split_of(40, 0.5, 1), data_args=data_args)
+    trainer.train()
+    trainer.save_model(tmp_path / "saved")
+    opened, _, _ = load_classifier(str(tmp_path / "saved"), of_vectors=True)
+    logits = opened(pixel_values=torch.tensor(data["embedding"][:])).logits
+    torch.testing.assert_close(logits, torch.from_numpy(trainer.predict(data).predictions))

@@ -78,6 +78,8 @@ def splits_in_memory(dataset: Any) -> dict[str, datasets.Dataset]:
         `BiasEnsembleError`: If it is neither a `Dataset` nor a `DatasetDict`.
     """
     splits = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
+    if splits == {}:
+        raise BiasEnsembleError("dataset: expected a datasets.Dataset or DatasetDict, found an empty DatasetDict")
     if not isinstance(splits, dict) or not all(isinstance(split, datasets.Dataset) for split in splits.values()):
         raise BiasEnsembleError(
             "dataset: expected a datasets.Dataset or DatasetDict, a folder or a Hub id, found "

@@ -127,11 +127,12 @@ class Run:
         inference = InferenceArguments(batch_size, use_cpu)
         model, transform, _ = self._opened
         if isinstance(transform, FeatureTransform):
-            vectors = torch.as_tensor(np.asarray(images, dtype=np.float32))
+            vectors = _vectors(images, model.config.backbone_args["width"])
             with torch.inference_mode():
                 logits = inference.placed(model)(pixel_values=torch.atleast_2d(vectors).to(inference.device)).logits
             return _scored(ranked_in(logits, model.config.id2label, top_k), top_k, vectors.ndim == 1)
-        single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
+        several = hasattr(images, "__len__") and not isinstance(images, str)
+        single = not several or (isinstance(images, np.ndarray) and images.ndim < 4)
         given: Sequence[Any] = [images] if single else images
         records = [_record(image, number) for number, image in enumerate(given)]
         answers: list[Any] = []
@@ -160,7 +161,10 @@ class Run:
             count (`int`, *optional*, defaults to 12): At most.
 
         Returns:
-            Empty where there is no selection, or the images are no longer at hand.
+            Empty where there is no selection, or the data were in memory and are no longer at hand.
+
+        Raises:
+            `BiasEnsembleError`: If the data cannot be read, or have fewer rows than those that the run was trained on.
         """
         selection = self.selection
         if selection is None or (data_args := self._data_args or self._stated_data()) is None:
@@ -169,6 +173,11 @@ class Run:
             train = load_splits(data_args)["train"]
         if train.images is None:
             return []
+        if selection.index.max() >= len(train.labels):
+            raise BiasEnsembleError(
+                f"{data_args.dataset_name}: expected the training images of {self.folder}, found only "
+                f"{len(train.labels):,}; the data have changed"
+            )
         order = suspicion_order(selection)
         rows = selection.index[order[~selection.is_selected[order]]][:count].tolist()
         return [
@@ -180,7 +189,8 @@ class Run:
         settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
         if settings.get("dataset_name") in (None, IN_MEMORY):
             return None
-        return DataArguments(**{field.name: settings[field.name] for field in fields(DataArguments)})
+        known = [field.name for field in fields(DataArguments) if field.name in settings]  # older runs have fewer
+        return DataArguments(**{name: settings[name] for name in known})
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -218,6 +228,19 @@ def _scored(ranked: list[list[tuple[str, float]]], top_k: int, single: bool) -> 
     scored = [[{"label": label, "score": probability} for label, probability in row] for row in ranked]
     answers = [row[0] if top_k == 1 else row for row in scored]
     return answers[0] if single else answers
+
+
+def _vectors(given: Any, width: int) -> torch.Tensor:
+    """One vector (D,) or several (N, D) of numbers."""
+    try:
+        vectors = np.asarray(given, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise BiasEnsembleError(
+            f"predict: expected vectors of {width} numbers, found {type(given).__name__}"
+        ) from error
+    if vectors.ndim not in (1, 2) or vectors.shape[-1] != width:
+        raise BiasEnsembleError(f"predict: expected vectors of {width} numbers, found the shape {vectors.shape}")
+    return torch.from_numpy(vectors)
 
 
 def _record(image: Any, number: int) -> dict | Image.Image:

@@ -6,20 +6,20 @@ The keywords become the words of a command line, so that the same parser checks 
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
 from transformers import PreTrainedModel
 
-from hf_biasensemble.arguments import DataArguments, InferenceArguments, parse_arguments
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, InferenceArguments, parse_arguments
 from hf_biasensemble.arguments.data import IN_MEMORY
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.parser import read_yaml, words_of_option
 from hf_biasensemble.data.loading import splits_in_memory
 from hf_biasensemble.folders.output_folder import results_in
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.processes import is_first
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.backbones import without_bar
 from hf_biasensemble.runs.auditing import AuditArguments, AuditDataArguments, audit_images
@@ -73,9 +73,11 @@ def fit(
     >>> print(run.estimates)
     ```
     """
-    words = _words_of_run(dataset, model, method, recipe, output_dir, processing_class, compare_with, options)
+    words = _words_of_run(dataset, model, method, recipe, output_dir, compare_with, options)
     data_args, model_args, selection_args, args = parse_run(words)
     _hand_in(data_args, dataset)
+    if model is not None:
+        keep_model(model, processing_class, args)
     with without_bar():
         run(data_args, model_args, selection_args, args)
     return Run(args.output_dir, data_args)
@@ -109,11 +111,13 @@ def audit(
         `BiasEnsembleError`: In one line, where the command would end with one.
     """
     folder = output_dir or _free_folder("audit", recipe)
-    words = _words_of_run(dataset, model, method, recipe, folder, processing_class, None, options)
+    words = _words_of_run(dataset, model, method, recipe, folder, None, options)
     data_args, model_args, selection_args, args, asked = parse_run(
         words, None, AuditDataArguments, (AuditArguments,), "audit"
     )
     _hand_in(data_args, dataset)
+    if model is not None:
+        keep_model(model, processing_class, args)
     with without_bar():
         audit_images(data_args, model_args, selection_args, args, asked.num_images)
     return Run(args.output_dir, data_args)
@@ -142,8 +146,8 @@ def judge(
     Raises:
         `BiasEnsembleError`: In one line, where the command would end with one.
     """
-    models = [model] if isinstance(model, (str, Path, Run)) else list(model)
-    given = {"model": [os.fspath(one) for one in models], "members": members, "compare_with": compare_with}
+    models = model if isinstance(model, (list, tuple)) else [model]
+    given = {"model": models, "members": members, "compare_with": compare_with}
     words = _words({**_name_of(dataset, options), **given, **options})
     types = [DataArguments, JudgeArguments, InferenceArguments]
     data_args, judge_args, inference = parse_arguments(types, words, command="judge")
@@ -159,7 +163,6 @@ def _words_of_run(
     method: str | Method | None,
     recipe: str | Path | None,
     output_dir: str | Path | None,
-    processing_class: Any,
     compare_with: str | Path | Run | None,
     options: dict[str, Any],
 ) -> list[str]:
@@ -173,20 +176,32 @@ def _words_of_run(
     folder = output_dir or _free_folder(asked_method(words).name, recipe)
     words += _words({"output_dir": folder})
     if model is not None:
-        overwrite = bool(options.get("overwrite_output_dir"))
-        words += _words({"backbone": backbone_of(model, Path(folder), processing_class, overwrite)})
+        words += _words({"backbone": backbone_of(model, Path(folder))})
         if not isinstance(model, (str, Path)) and "pretrained" not in options:
             words += _words({"pretrained": True})
     return words
 
 
 def _words(options: dict[str, Any]) -> list[str]:
-    given = {
-        name: os.fspath(value) if isinstance(value, os.PathLike) else value
-        for name, value in options.items()
-        if value is not None
-    }
-    return [word for name, value in given.items() for word in words_of_option(name, value)]
+    words: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, (list, tuple)):
+            words += words_of_option(name, [_plain(name, one) for one in value])
+        elif value is not None:
+            words += words_of_option(name, _plain(name, value))
+    return words
+
+
+def _plain(name: str, value: Any) -> Any:
+    """What a word of a command line can be made of."""
+    if isinstance(value, (str, Number, dict)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    hint = "; save it with save_pretrained and name its folder" if hasattr(value, "save_pretrained") else ""
+    raise BiasEnsembleError(
+        f"{name}: expected text, a number, a path or a run, or a list of these, found {type(value).__name__}{hint}"
+    )
 
 
 def _name_of(dataset: Data, options: dict[str, Any]) -> dict[str, Any]:
@@ -207,29 +222,34 @@ def _free_folder(name: str, recipe: str | Path | None) -> str:
     return next(folder for one in names if not results_in(Path(folder := f"outputs/{one}")))
 
 
-def backbone_of(model: Model, output_dir: Path, processing_class: Any, overwrite: bool) -> str:
-    """The backbone that a model means, as `--backbone` names it.
+def backbone_of(model: Model, output_dir: Path) -> str:
+    """The backbone that a model means, as `--backbone` names it: its name, or where [`keep_model`] keeps it."""
+    return str(model) if isinstance(model, (str, Path)) else str(output_dir / GIVEN_MODEL)
+
+
+def keep_model(model: Model, processing_class: Any, args: DebiasingArguments) -> None:
+    """Writes a model in memory into the output folder, unless that holds a run, and waits until all can read it.
 
     Args:
-        model (`str`, `Path`, `PreTrainedModel` or `Callable`): Its name, or what is kept in the output folder.
-        output_dir (`Path`): That folder. Nothing is written there where it holds a run.
+        model (`str`, `Path`, `PreTrainedModel` or `Callable`): One that has a name is left where it is.
         processing_class: Image processor that belongs to the model, or `None`.
-        overwrite (`bool`): Whether a run that is there is to be replaced.
+        args (`DebiasingArguments`): Names the folder, and says whether a run in it is to be replaced.
 
     Raises:
         `BiasEnsembleError`: If it is none of these.
     """
     if isinstance(model, (str, Path)):
-        return str(model)
+        return
     built = model if isinstance(model, PreTrainedModel) else model() if callable(model) else model
     if not isinstance(built, PreTrainedModel):
         raise BiasEnsembleError(
             "model: expected a name, a folder, a PreTrainedModel or a function that builds one, found "
             f"{type(built).__name__}; name a timm model, or save the network with save_pretrained"
         )
-    folder = output_dir / GIVEN_MODEL
-    if is_first() and (overwrite or not results_in(output_dir)):
-        for part in (built, processing_class):
-            if part is not None:
-                part.save_pretrained(folder)
-    return str(folder)
+    folder = Path(args.output_dir)
+    if args.should_save and (args.overwrite_output_dir or not results_in(folder)):
+        with without_bar():
+            for part in (built, processing_class):
+                if part is not None:
+                    part.save_pretrained(folder / GIVEN_MODEL)
+    args.distributed_state.wait_for_everyone()

@@ -40,7 +40,7 @@ from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.inputs import Inputs, with_width
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.models.preprocessing import with_preprocessing
-from hf_biasensemble.runs.functions import backbone_of
+from hf_biasensemble.runs.functions import backbone_of, keep_model
 from hf_biasensemble.runs.run import check_network
 from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
@@ -87,6 +87,8 @@ class HandedIn:
         args = settings_of(kind, method, args)
         if args.selector:
             method = replace(method, selector=SELECTORS[args.selector])
+        if model is None and data_args is not None and data_args.feature_column:
+            model = ModelArguments()  # heads of vectors
         model_args, network = _network_of(kind, method, model, args, processing_class)
         data_args = copy.copy(data_args or DataArguments(IN_MEMORY, validation_share=0, test_share=0))
         images = _images(train, evaluated, data_args, model_args)
@@ -167,7 +169,8 @@ def _network_of(
     is_name = isinstance(model, (str, Path))
     from_outside = isinstance(model, PreTrainedModel) and not isinstance(model, DebiasedImageClassifier)
     if is_name or from_outside or not isinstance(model, nn.Module):
-        name = backbone_of(model, Path(args.output_dir), processing_class, bool(args.overwrite_output_dir))
+        keep_model(model, processing_class, args)
+        name = backbone_of(model, Path(args.output_dir))
         return with_preprocessing(ModelArguments(name, pretrained=not is_name)), None
     wanted = get_type_hints(method.network).get("return", nn.Module)
     if not isinstance(model, wanted):

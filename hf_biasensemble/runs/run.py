@@ -148,6 +148,12 @@ def checked(
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
     if args.judge:
         members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
+    compares = args.compare_with and "validation" in splits
+    if compares and of_other_run(args.compare_with, splits["train"].fingerprint)[0] is None:
+        print_once(
+            f"--compare_with {args.compare_with}: no estimates will be compared, as it is not the folder of a "
+            "finished run on the same training images with a validation split"
+        )
     if method.chooses:
         check_candidates(args, model_args, method.selector)
     check_network(method, model_args, args, splits["train"].class_names)
@@ -275,6 +281,7 @@ def train_and_publish(
         if "validation_judgement" in results:
             print(results["validation_judgement"])
         print(f"saved to {output_dir}", flush=True)
+    trainer.accelerator.wait_for_everyone()  # until the results are there for all
     return results
 
 

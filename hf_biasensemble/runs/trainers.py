@@ -82,7 +82,8 @@ class DebiasingTrainer(base.DebiasingTrainer):
         of_a_run = transform is not None and isinstance(train_dataset, ImageSplit | None)
         if not of_a_run or not isinstance(model, nn.Module):
             given = (model, args, train_dataset, eval_dataset, selection_args, data_args, processing_class)
-            found = HandedIn.of(type(self), *given, kwargs.get("selection") is None, callbacks)
+            with without_bar():
+                found = HandedIn.of(type(self), *given, kwargs.get("selection") is None, callbacks)
             self.handed_in, model, args = found, found.network, found.args
             evaluated = dict(found.inputs.splits)
             train_dataset, eval_dataset = evaluated.pop("train"), evaluated
@@ -158,7 +159,7 @@ class DebiasingTrainer(base.DebiasingTrainer):
     ) -> PredictionOutput:
         """As of the trainers below, and of a plain dataset as well."""
         if self.handed_in:
-            test_dataset = self.handed_in.splits_of(test_dataset, metric_key_prefix)[metric_key_prefix]
+            test_dataset = self.handed_in.splits_of(test_dataset, metric_key_prefix)
         return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
 

@@ -141,7 +141,12 @@ class EvaluatingTrainer(CheckpointingTrainer):
             `PredictionOutput`: `predictions` are the logits (N, K), `label_ids` the classes (N,), `metrics` those of
             [`bias_accuracy`].
         """
-        split = named_splits(test_dataset, metric_key_prefix)[metric_key_prefix]
+        splits = named_splits(test_dataset, metric_key_prefix)
+        if splits.keys() != {metric_key_prefix}:
+            raise BiasEnsembleError(
+                f"predict: expected one dataset, found {', '.join(splits) or 'none'}; evaluate takes several by name"
+            )
+        split = splits[metric_key_prefix]
         logits = self.predict_logits(split).numpy()
         columns = split.measured_by()
         accuracy = bias_accuracy(logits.argmax(axis=-1), **columns)
