@@ -14,6 +14,7 @@ from hf_biasensemble.arguments.help import ALIASES, COMMON, OUR_WORDS
 from hf_biasensemble.cli import main as cli
 from hf_biasensemble.cli.main import COMMANDS, run_command
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.methods import METHODS
 from hf_biasensemble.reporting.run.progress import NamedProgressCallback
 from hf_biasensemble.runs.run_arguments import parse_run
 
@@ -32,6 +33,22 @@ def test_version(monkeypatch, capsys):
 def test_mistyped_command_gets_the_nearest_one(monkeypatch, capsys, typed, meant):
     assert call(monkeypatch, typed) == 2
     assert capsys.readouterr().err == f"error: unknown command {typed}; did you mean {meant}?\n"
+
+
+@pytest.mark.parametrize("wasted", ["torch.empty(1 << 50)", "numpy.empty(1 << 50)"])
+def test_want_of_memory_is_one_line_and_other_errors_are_not_hidden(digits, tmp_path, monkeypatch, capsys, wasted):
+    monkeypatch.setattr(METHODS, "_found", dict(METHODS._found))
+    text = "import numpy, torch\nfrom hf_biasensemble import ErmTrainer, Method, classifier_alone\n"
+    text += "class Trainer(ErmTrainer):\n    def training_terms(self, model, batch):\n        return {statement}\n"
+    for name, statement in (("wasteful", wasted), ("wrong", "torch.ones(2) @ torch.ones(3)")):
+        own = text.format(statement=statement) + f"METHOD = Method({name!r}, 'Own', Trainer, classifier_alone)\n"
+        (tmp_path / f"{name}.py").write_text(own)
+        METHODS.load_file(str(tmp_path / f"{name}.py"))
+    assert train(digits, tmp_path / "out", "wasteful") == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert said.startswith("error: out of memory (") and "lower --per_device_train_batch_size" in said
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        train(digits, tmp_path / "other", "wrong")
 
 
 def test_unlike_any_command_lists_all(monkeypatch, capsys):

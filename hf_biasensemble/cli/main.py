@@ -31,6 +31,7 @@ GROUPS = {
     "housekeeping": {"cache": "list or clear what is kept between runs"},
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Unable to allocate")  # of CUDA, torch and numpy
 
 
 def run_command(command: str, argv: list[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def run_command(command: str, argv: list[str] | None = None) -> int:
         argv (`list[str]`, *optional*): Its options and their values; by default those of this process.
 
     Returns:
-        `int`: 0; 2 after a mistake of the user, which is printed as one line.
+        `int`: 0; 2 after a mistake of the user or for want of memory, which is printed as one line.
     """
     # Large tensors in large pages (Linux): batches of 224 pixels are normalised several times faster. Before torch.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -53,6 +54,16 @@ def run_command(command: str, argv: list[str] | None = None) -> int:
         return importlib.import_module(f"hf_biasensemble.cli.{command.replace('-', '_')}").main(argv)
     except BiasEnsembleError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        said = " ".join(str(error).split())
+        if not any(words in said for words in _OUT_OF_MEMORY):
+            raise
+        print(
+            f"error: out of memory ({said[:150]}); lower --per_device_train_batch_size and raise "
+            "--gradient_accumulation_steps as much, or --members_at_once 1; elsewhere lower --batch_size",
+            file=sys.stderr,
+        )
         return 2
 
 
