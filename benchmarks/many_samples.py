@@ -35,8 +35,8 @@ from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.frozen import FrozenBackbone
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.runs import run as whole_run
+from hf_biasensemble.runs import selecting
 from hf_biasensemble.runs.run_arguments import parse_run
-from hf_biasensemble.selectors import making
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 from hf_biasensemble.trainers.evaluating import EvaluatingTrainer
 from hf_biasensemble.trainers.lff import LffTrainer
@@ -48,7 +48,7 @@ CONFLICTING = 0.05
 ROWS_AT_ONCE = 1 << 16
 STAGES: list[tuple[Any, str, str]] = [
     (FrozenBackbone, "encode", "opening features, their mean and deviation"),
-    (making, "_trained", "training the members"),
+    (selecting, "_trained", "training the members"),
     (BiasEnsembleTrainer, "select", "votes"),
     (whole_run, "pseudo_groups_of", "pseudo-groups of the validation split"),
     (LffTrainer, "train", "training, with its sample table"),

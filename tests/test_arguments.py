@@ -173,7 +173,7 @@ def test_wrong_type_names_key_value_and_file(error_of, tmp_path, line, expected)
         ("crop_padding", "-1", "0 or more"),
         ("backbone_args", "[1]", "a JSON object"),
         ("backbone_args", "{", "a JSON object"),
-        ("pretrained", "true", "a timm backbone"),
+        ("pretrained", "true", "a backbone with weights"),
     ],
 )
 def test_value_out_of_range_names_option_expectation_and_value(error_of, option, value, expected):

@@ -18,12 +18,12 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.reading.labels import numbers_of
 from hf_biasensemble.data.reading.plan import plan_reading
+from hf_biasensemble.data.store import features as stored_features
 from hf_biasensemble.evaluation import classifier as evaluation
 from hf_biasensemble.evaluation.classifier import evaluate_classifier
 from hf_biasensemble.judging.estimates import estimated_intervals
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
-from hf_biasensemble.models import frozen
 from hf_biasensemble.reporting.audit.audit import file_names
 from hf_biasensemble.reporting.audit.audit_page import confusions, page_data
 from hf_biasensemble.reporting.card.model_card import _counts
@@ -135,9 +135,9 @@ def test_mean_and_deviation_of_features_are_taken_a_few_rows_at_a_time(monkeypat
     features = torch.randn(5_000, 3, 8).half()
     features[:, 0, 5] = 2  # never changes
     rows = torch.randperm(5_000)[:4_321]
-    monkeypatch.setattr(frozen, "ROWS_OF_MEAN", 100)
+    monkeypatch.setattr(stored_features, "ROWS_OF_MEAN", 100)
     with Operators() as operators:
-        mean, std = frozen._mean_and_std(features, rows)
+        mean, std = stored_features.mean_and_std(features, rows)
     assert operators.largest <= 100 * 3 * 8
     plain = features[:, 0][rows].double()
     expected = plain.std(dim=0, correction=0)

@@ -2,18 +2,15 @@
 
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 
 from hf_biasensemble.folders.checkpoints import check_processes, newest_readable, problem_of
-from hf_biasensemble.internal.collectives import largest, num_processes, total
 from hf_biasensemble.internal.errors import BiasEnsembleError, differences
 from hf_biasensemble.internal.files import remove_unfinished
 
@@ -36,8 +33,6 @@ AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
 DROPPED_FILE = "dropped_images.csv"
 REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
 """Stands in the examples of a card for the place of the model, until it is pushed to one."""
-SECONDS_TO_APPEAR = 30
-"""A network disk may show a new file to other machines that late."""
 _RUN_FILES = (
     *(RESULTS_FILE, HISTORY_FILE, CARD_FILE),
     *("trainer_state.json", "config.json", "model.safetensors", "selection", "judging"),
@@ -112,28 +107,6 @@ def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: P
             "--resume_from_checkpoint true, replace it with --overwrite_output_dir, or name another folder"
         )
     return written_in(output_dir)
-
-
-def check_seen_by_all(output_dir: Path, device: torch.device) -> None:
-    """Refuses an output folder that processes on other machines do not see: their part of each checkpoint would be
-    missing. To be called by all processes, once the first one has written `config.yaml`.
-
-    Raises:
-        `BiasEnsembleError`: In all processes, if one of them does not see it.
-    """
-    if num_processes() == 1:
-        return
-    largest(torch.zeros((), device=device))  # the first process is here, so the file is written
-    for _ in range(SECONDS_TO_APPEAR):
-        if (output_dir / CONFIG_FILE).exists():
-            break
-        time.sleep(1)
-    blind = int(total(torch.tensor(int(not (output_dir / CONFIG_FILE).exists()), device=device)))
-    if blind:
-        raise BiasEnsembleError(
-            f"--output_dir {output_dir}: expected a folder that all processes see, found {blind} of {num_processes()} "
-            "that do not; name one on a disk that all machines share, by its full path"
-        )
 
 
 def remove_earlier_run(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None = None) -> None:

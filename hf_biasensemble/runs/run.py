@@ -38,11 +38,11 @@ from hf_biasensemble.folders.output_folder import (
     RESULTS_FILE,
     check_output_dir,
     check_same_run,
-    check_seen_by_all,
     checkpoint_to_resume,
     remove_earlier_run,
     sole_writer,
 )
+from hf_biasensemble.folders.shared_folder import check_seen_by_all
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once, refuse_data_parallel, warn_of_missing_processes

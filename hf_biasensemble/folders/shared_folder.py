@@ -1,0 +1,35 @@
+"""Whether all processes of a run, on whatever machine, see its output folder."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from hf_biasensemble.folders.output_folder import CONFIG_FILE
+from hf_biasensemble.internal.collectives import largest, num_processes, total
+from hf_biasensemble.internal.errors import BiasEnsembleError
+
+SECONDS_TO_APPEAR = 30
+"""A network disk may show a new file to other machines that late."""
+
+
+def check_seen_by_all(output_dir: Path, device: torch.device) -> None:
+    """Refuses an output folder that processes on other machines do not see: their part of each checkpoint would be
+    missing. To be called by all processes, once the first one has written `config.yaml`.
+
+    Raises:
+        `BiasEnsembleError`: In all processes, if one of them does not see it.
+    """
+    if num_processes() == 1:
+        return
+    largest(torch.zeros((), device=device))  # the first process is here, so the file is written
+    for _ in range(SECONDS_TO_APPEAR):
+        if (output_dir / CONFIG_FILE).exists():
+            break
+        time.sleep(1)
+    blind = int(total(torch.tensor(int(not (output_dir / CONFIG_FILE).exists()), device=device)))
+    if blind:
+        raise BiasEnsembleError(
+            f"--output_dir {output_dir}: expected a folder that all processes see, found {blind} of {num_processes()} "
+            "that do not; name one on a disk that all machines share, by its full path"
+        )
