@@ -66,7 +66,8 @@ def test_the_rule(right, chosen):
         (5, 20, None),
         (4, 20, None),
         (3, 20, "the members disagree about the 20 training images that contradict them: on average 60%"),
-        (3, 0, None),  # nothing contradicts members that know every class
+        (5, 9, "only 9 of 100 training images contradict the members, at least 10 are needed"),
+        (5, 10, None),
         (5, 60, "the members are right on only 40% of the held-out images"),
     ],
 )
@@ -211,6 +212,7 @@ def test_bias_labels_validation_and_test_images_change_no_choice(tmp_path, froze
         ({"candidates": ["erm", "jtt"]}, "expected methods without a selector or with BiasEnsemble members"),
         ({"candidates": ["erm"]}, "--candidates: expected at least two methods"),
         ({"folds": 1}, "--folds: expected at least 2"),
+        ({"folds": 99}, "--folds: expected 99 training images or more of each class"),
         ({"accept_loss": -1}, "--accept_loss: expected in [0, 100]"),
         ({"cross_fit": "false"}, "--cross_fit: expected true"),
         ({"keep_member": "best"}, "--keep_member: expected last with --method auto"),

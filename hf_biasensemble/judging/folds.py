@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_biasensemble.evaluation.accuracy import wilson_interval
-from hf_biasensemble.judging.pseudo_groups import PseudoGroups
+from hf_biasensemble.judging.pseudo_groups import FEWEST_CONFLICTING, PseudoGroups
 from hf_biasensemble.selection import Selection
 
 ALIKE = 0.72
@@ -117,9 +117,14 @@ def doubt_of_members(selection: Selection, num_classes: int) -> str | None:
     """Why members that never saw these images cannot rank anything by them; `None` if nothing speaks against it."""
     assert selection.predicted_labels is not None and selection.agreeing_members is not None
     groups = PseudoGroups(selection.labels, selection.predicted_labels, selection.mean_probability, num_classes)
-    reason, contradicts = groups.no_shortcut(), groups.is_conflicting
-    if reason or not contradicts.any():
+    contradicts = groups.is_conflicting
+    if reason := groups.no_shortcut():
         return reason
+    if contradicts.sum() < FEWEST_CONFLICTING:
+        return (
+            f"only {contradicts.sum()} of {len(contradicts):,} training images contradict the members, at least "
+            f"{FEWEST_CONFLICTING} are needed"
+        )
     alike = float(selection.agreeing_members[contradicts].mean()) / selection.num_members
     if alike >= ALIKE:
         return None

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.data.held_out import folds_of
+from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once
@@ -71,18 +72,20 @@ def _converted(text: str, default: Any) -> Any:
     return {"true": True, "false": False}[text] if isinstance(default, bool) else type(default)(text)
 
 
-def check_candidates(args: Any, model_args: ModelArguments, selector: Any) -> None:
+def check_candidates(args: Any, model_args: ModelArguments, selector: Any, train: ImageSplit) -> None:
     """Refuses what cannot be chosen from.
 
     Raises:
         `BiasEnsembleError`: If the backbone is not frozen, so that each candidate would take as long as a whole run,
-            or a candidate is unknown, needs another selector or head, or has options that are refused.
+            a candidate is unknown, needs another selector or head, or has options that are refused, or a class has
+            fewer training images than there are folds.
     """
     if not model_args.on_features:
         raise BiasEnsembleError(
             "--method: expected --freeze_backbone true or --feature_column, where candidates take seconds, found a "
             "network that is trained as a whole; compare methods with hf-biasensemble sweep"
         )
+    folds_of(train, args.folds, args.seed, "--folds")
     for candidate in map(Candidate.of, args.candidates):
         candidate.settings(args)
         if candidate.method.starts_from and model_args.head != "linear":

@@ -155,7 +155,7 @@ def checked(
             "finished run on the same training images with a validation split"
         )
     if method.chooses:
-        check_candidates(args, model_args, method.selector)
+        check_candidates(args, model_args, method.selector, splits["train"])
     check_network(method, model_args, args, splits["train"].class_names)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.hidden)
     settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
