@@ -9,11 +9,14 @@ import pytest
 import torch
 from audits import Page, audit, check_image, listed, made, split_of
 from PIL import Image
-from runs import error_line, train
+from runs import common_settings, error_line, train
 from synthetic import CLASS_NAMES, FEATURES, coloured_digits, coloured_glyphs, png, write_parquet
+from transformers import TrainerCallback
 
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.reporting.audit.audit import possible_label_errors, suspicion_order, write_audit
+from hf_biasensemble.runs.auditing import AuditDataArguments, audit_images
+from hf_biasensemble.runs.run_arguments import parse_run
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.bias_ensemble import _predictions
 
@@ -327,3 +330,26 @@ def test_audit_of_a_method_without_selection_is_refused(digits, tmp_path, capsys
     assert "option --audit in the command line has no effect with --method lff; it belongs to " in said
     assert "disent_be" in said
     assert not (tmp_path / "run").exists()
+
+
+class Killed(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 12:
+            raise KeyboardInterrupt
+
+
+def test_an_audit_is_resumed_as_it_began(digits, tmp_path, capsys):
+    out, options = tmp_path / "out", {"dataset_name": digits, "save_steps": 5, **common_settings("lff_be")}
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    settings = parse_run([*words, "--output_dir", str(out)], None, AuditDataArguments, (), "audit")
+    with pytest.raises(KeyboardInterrupt):
+        audit_images(*settings, 2, [Killed()])
+    assert (out / "selection" / "checkpoint-10").is_dir()
+    assert audit(digits, out, save_steps=5, resume_from_checkpoint="true", member_learning_rate=0.5) == 2
+    assert "member_learning_rate (then: " in error_line(capsys)
+    assert audit(digits, out, save_steps=5, resume_from_checkpoint="true") == 0
+    assert audit(digits, tmp_path / "whole") == 0
+    resumed, whole = (Selection.load(folder / "selection") for folder in (out, tmp_path / "whole"))
+    assert (resumed.mean_probability == whole.mean_probability).all()
+    assert audit(digits, tmp_path / "none", resume_from_checkpoint="true") == 2
+    assert "expected a run in" in error_line(capsys) and not (tmp_path / "none").exists()

@@ -71,14 +71,17 @@ def test_function_writes_what_the_command_writes(digits, tmp_path, monkeypatch, 
 
 def test_audit_writes_what_the_command_writes(digits, photographs, tmp_path, monkeypatch):
     options = settings("lff_be") | {"member_steps": 3, "num_images": 2}
-    assert run_command("audit", in_words({"dataset_name": digits, "output_dir": tmp_path / "command", **options})) == 0
+    (tmp_path / "command").mkdir()
+    monkeypatch.chdir(tmp_path / "command")
+    assert run_command("audit", in_words({"dataset_name": digits, "output_dir": "outputs/audit", **options})) == 0
     monkeypatch.chdir(tmp_path)
     found = be.audit(digits, **options)
     assert found.folder == be.Run("outputs/audit").folder
-    ours, theirs = (without_times(content(folder)) for folder in (found.folder, tmp_path / "command"))
+    ours, theirs = (without_times(content(folder)) for folder in (found.folder, tmp_path / "command" / found.folder))
     assert [name for name in theirs if ours[name] != theirs[name]] == []
     assert (found.selection.index == be.audit(photographs, **options).selection.index).all()
-    assert "data:image/webp" in found._repr_html_() and found.results == {}
+    for shown in (found, be.Run("outputs/audit")):
+        assert "data:image/webp" in shown._repr_html_() and shown.results == {}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import (
@@ -19,8 +20,17 @@ from hf_biasensemble.arguments import (
 from hf_biasensemble.arguments.options import Fraction, Options, PositiveInt
 from hf_biasensemble.data.pixels import write_unreadable
 from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, load_training_splits
-from hf_biasensemble.folders.output_folder import DROPPED_FILE, remove_earlier_run, sole_writer
+from hf_biasensemble.folders.output_folder import (
+    CONFIG_FILE,
+    DROPPED_FILE,
+    check_same_run,
+    checkpoint_to_resume,
+    remove_earlier_run,
+    results_in,
+    sole_writer,
+)
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.methods import METHODS, method_of
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.inputs import Inputs, with_width
@@ -70,16 +80,22 @@ def audit_images(
         names = ", ".join(name for name, other in METHODS.items() if other.selector)
         raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
     output_dir = Path(args.output_dir)
+    checkpoint_to_resume(args)  # members find their own
     selection_args = settled_selection(selection_args, model_args, args)
     model_args = with_preprocessing(model_args)
     splits = load_training_splits(data_args, image_geometry(model_args))
     model_args = with_width(model_args, splits)
     check_backbone(model_args, args.per_device_train_batch_size)
-    check_fingerprint(splits["train"], data_args)
     settings = resolved(data_args, model_args, selection_args, args, hidden=method.hidden)
+    settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    if args.resume_from_checkpoint:
+        check_same_run(output_dir, settings)
     with sole_writer(output_dir) if args.should_save else nullcontext():
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
+        if args.should_save and all(path.name == "selection" for path in results_in(output_dir)):  # no run's folder
+            with written_whole(output_dir / CONFIG_FILE) as file:
+                file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         features = getattr(selection_args, "member_features", "final")
         inputs = Inputs.of_run(model_args, data_args, args, splits, features)
         callbacks = [SettingsCallback(settings), *callbacks]

@@ -108,7 +108,9 @@ class HandedIn:
         settle_steps(args, len(images["train"]), {})
         selection = None
         if selector:
-            selection, _ = make_selection(selector, inputs, selection_args, args, callbacks=callbacks or ())
+            anew = copy.copy(args)
+            anew.resume_from_checkpoint = None  # nothing has told yet that it is the same run
+            selection, _ = make_selection(selector, inputs, selection_args, anew, callbacks=callbacks or ())
         return cls(args, inputs, network, selection, settings, data_args)
 
     def splits_of(self, evaluated: Any, name: str) -> dict[str, ImageSplit]:
