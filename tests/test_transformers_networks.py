@@ -351,6 +351,7 @@ def test_what_is_a_checkpoint(tmp_path, monkeypatch):
         ({"init_from": "VIT", "backbone": "test_resnet"}, "use the --backbone of that model"),
         ({"init_from": "nowhere"}, "--init_from nowhere: expected a folder or Hub id"),
         ({"backbone": "FLIPS", "pretrained": "true"}, "expected pretrained weights for square images"),
+        ({"backbone": "ODD", "pretrained": "true"}, "odd: 'float' object is not iterable"),
         ({"init_from": "VIT", "freeze_backbone": "true", "backbone": "resnet18"}, "--backbone: expected nothing with"),
     ],
 )
@@ -358,7 +359,7 @@ def test_mistake_is_one_line_before_training(changes, message, vit, digits, tmp_
     BertConfig(hidden_size=16, num_hidden_layers=1).save_pretrained(tmp_path / "bert")
     two = SwiftFormerConfig(depths=[1, 1, 1, 1], embed_dims=[8, 8, 8, 8], image_size=32)
     SwiftFormerForImageClassification(two).save_pretrained(tmp_path / "two")
-    part, flips = shutil.copytree(vit, tmp_path / "part"), shutil.copytree(vit, tmp_path / "flips")
+    part, flips, odd = (shutil.copytree(vit, tmp_path / name) for name in ("part", "flips", "odd"))
     found = load_file(part / "model.safetensors")
     save_file(
         {name: found[name] for name in sorted(found) if "layernorm.bias" not in name}, part / "model.safetensors"
@@ -370,8 +371,17 @@ def test_mistake_is_one_line_before_training(changes, message, vit, digits, tmp_
     }
     settings |= {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}
     (flips / "preprocessor_config.json").write_text(json.dumps(settings))
+    settings = {"image_processor_type": "ViTImageProcessor", "image_mean": 0.5, "image_std": 0.5}
+    (odd / "preprocessor_config.json").write_text(json.dumps(settings))
     places = {"TIMM": wrapped("test_vit", 160, tmp_path / "timm")} if "TIMM" in changes.values() else {}
-    places |= {"BERT": tmp_path / "bert", "TWO": tmp_path / "two", "VIT": vit, "PART": part, "FLIPS": flips}
+    places |= {
+        "BERT": tmp_path / "bert",
+        "TWO": tmp_path / "two",
+        "VIT": vit,
+        "PART": part,
+        "FLIPS": flips,
+        "ODD": odd,
+    }
     given = {}
     for name, value in changes.items():
         for word, place in places.items():

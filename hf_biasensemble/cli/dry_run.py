@@ -47,7 +47,7 @@ def describe_run(
         lines["selection"] = f"{method.selector.title if method.selector else ''}{members}"
     lines["device"] = f"{args.device}, {args.world_size} process{'es' if args.world_size > 1 else ''}"
     lines["output"] = f"{args.output_dir}" + (f", resumed from {checkpoint.name}" if checkpoint else "")
-    return "\n".join(f"{name:<12}{text}" for name, text in lines.items()) + "\ndry run: nothing was trained"
+    return "\n".join(f"{name:<14}{text}" for name, text in lines.items()) + "\ndry run: nothing was trained"
 
 
 def _size_of(split: ImageSplit) -> str:

@@ -147,7 +147,7 @@ def _of_checkpoint(name: str, backbone_args: str | None, changed: int) -> Source
     return Source(TRANSFORMERS, {"classifier": classifier, "head": head_of(config, name), "processor": processor}, cfg)
 
 
-def head_of(config: PreTrainedConfig, name: str = "") -> str:
+def head_of(config: PreTrainedConfig, name: str) -> str:
     """Name of the one layer that gives the logits, linear or a convolution of one pixel.
 
     Raises:
@@ -167,7 +167,7 @@ def head_of(config: PreTrainedConfig, name: str = "") -> str:
     ]
     if len(heads) != 1:
         raise BiasEnsembleError(
-            f"--backbone {name or config.model_type}: expected an image classifier with one last layer, found "
+            f"--backbone {name}: expected an image classifier with one last layer, found "
             f"{type(network).__name__} with {', '.join(heads) or 'none'}; use another architecture"
         )
     return heads[0]
@@ -182,7 +182,7 @@ def weights_of(model: PreTrainedModel, backbone_args: dict[str, Any]) -> dict[st
     """
     network: Any = model
     if backbone_args.get("classifier", {}).get("model_type") == model.config.model_type:
-        head, place = head_of(model.config), "encoder.network."
+        head, place = backbone_args["head"], "encoder.network."
     elif isinstance(model, TimmWrapperForImageClassification):
         network, place = model.timm_model, "encoder."
         head = network.pretrained_cfg["classifier"]

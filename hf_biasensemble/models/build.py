@@ -175,20 +175,25 @@ def _weights_in_file(file: str, encoder: Any, model_args: ModelArguments) -> dic
     return found
 
 
-def classifier_alone(model_args: ModelArguments, class_names: list[str], seed: int) -> DebiasedImageClassifier:
-    """The classifier and nothing else."""
-    return _published(model_args, class_names, seed)
+def classifier_alone(
+    model_args: ModelArguments, class_names: list[str], seed: int, num_encoders: int = 1
+) -> DebiasedImageClassifier:
+    """The classifier that a run is for, before training."""
+    model = build_classifier(model_args, class_names, derived_seed(seed, "debiased model"), num_encoders)
+    if model_args.init_from:
+        start_from(model, model_args.init_from, model_args.init_part)
+    return model
 
 
 def biased_and_debiased(model_args: ModelArguments, class_names: list[str], seed: int) -> BiasedDebiasedPair:
     """f_B and f_D of LfF. The debiased model starts from the same weights as the classifier alone."""
     biased = build_classifier(model_args, class_names, derived_seed(seed, "biased model"))
-    return BiasedDebiasedPair(biased, _published(model_args, class_names, seed))
+    return BiasedDebiasedPair(biased, classifier_alone(model_args, class_names, seed))
 
 
 def disentangled(model_args: ModelArguments, class_names: list[str], seed: int) -> DisentangledPair:
     """The two encoders and two heads of DisEnt."""
-    debiased = _published(model_args, class_names, seed, num_encoders=2)
+    debiased = classifier_alone(model_args, class_names, seed, num_encoders=2)
     if not any(True for encoder in debiased.encoders() for _ in encoder.parameters()):
         raise BiasEnsembleError(
             "--head: expected mlp with --freeze_backbone and two encoders to disentangle, found linear, which leaves "
@@ -199,16 +204,6 @@ def disentangled(model_args: ModelArguments, class_names: list[str], seed: int) 
         debiased,
         build_with_seed(derived_seed(seed, "bias head"), lambda: nn.Linear(head.in_features, head.out_features)),
     )
-
-
-def _published(
-    model_args: ModelArguments, class_names: list[str], seed: int, num_encoders: int = 1
-) -> DebiasedImageClassifier:
-    """The classifier that a run is for, before training."""
-    model = build_classifier(model_args, class_names, derived_seed(seed, "debiased model"), num_encoders)
-    if model_args.init_from:
-        start_from(model, model_args.init_from, model_args.init_part)
-    return model
 
 
 def build_members(model_args: ModelArguments, class_names: list[str], num_members: int, seed: int) -> MemberEnsemble:

@@ -129,7 +129,7 @@ def load_classifier(name: str, of_vectors: bool | None = False) -> tuple[PreTrai
         wanted = timm_preprocessing(cfg) if cfg else {}
         if not width and not cfg:
             wanted = preprocessing_of(AutoImageProcessor.from_pretrained(name))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise BiasEnsembleError(
             f"--model {name}: expected a folder or Hub id with an image classifier, found none that opens "
             f"({' '.join(str(error).split())[:300]})"

@@ -8,9 +8,10 @@ from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelAr
 from hf_biasensemble.data.batches.device_pixels import with_pixels_on
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prepare import image_transform
+from hf_biasensemble.data.prepare import image_geometry, image_transform
 from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.internal.processes import print_once
+from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.frozen import FrozenBackbone, head_of_vectors
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
 
@@ -107,6 +108,11 @@ class Inputs:
         if not isinstance(transform, FeatureTransform):
             return trained
         return self.backbone.with_head(trained, transform) if self.backbone else head_of_vectors(trained, transform)
+
+    def publish(self, trained: DebiasedImageClassifier, folder: str) -> None:
+        """Saves a classifier that was trained on `splits` as one of images."""
+        transform, geometry = image_transform(self.image_args), image_geometry(self.image_args)
+        save_classifier(self.classifier_of_images(trained), transform, folder, geometry)
 
 
 def with_width(model_args: ModelArguments, splits: dict[str, ImageSplit]) -> ModelArguments:

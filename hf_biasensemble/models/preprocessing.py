@@ -87,7 +87,7 @@ def preprocessing_of(processor: Any) -> dict[str, Any]:
     Where an odd number of pixels is cut off, theirs may start one pixel before ours. One that resizes tensors can be
     one grey level off.
     """
-    size = dict(processor.size)
+    size = dict(processor.size or {})
     edge = size.get("shortest_edge") or (size.get("height") if size.get("height") == size.get("width") else None)
     crops = getattr(processor, "do_center_crop", None)
     seen = dict(processor.crop_size).get("height") if crops else edge
@@ -183,7 +183,8 @@ def _preprocessing_of(model_args: ModelArguments, wanted: list[str]) -> dict[str
             )
         return DEFAULT_PREPROCESSING
     if processor:
-        theirs = preprocessing_of(getattr(transformers, processor["image_processor_type"])(**processor))
+        with timm_errors_named(model_args):
+            theirs = preprocessing_of(getattr(transformers, processor["image_processor_type"])(**processor))
     else:
         theirs = timm_preprocessing(cfg or {})
     for name in wanted:

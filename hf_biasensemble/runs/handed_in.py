@@ -30,13 +30,11 @@ from hf_biasensemble.data.prepare import (
     check_fingerprint,
     decode_splits,
     image_geometry,
-    image_transform,
     parts_to_use,
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import classifier_alone
-from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.inputs import Inputs, with_width
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.models.preprocessing import with_preprocessing
@@ -121,11 +119,6 @@ class HandedIn:
         every = {"train": self.inputs.images["train"], **images}
         encoded = self.inputs.backbone.encode(every, self.data_args, self.args.device)["final"]
         return {key: encoded[key] for key in images}
-
-    def publish(self, classifier: DebiasedImageClassifier, folder: str) -> None:
-        """Saves a classifier of what the network sees as one of images."""
-        of_images, image_args = self.inputs.classifier_of_images(classifier), self.inputs.image_args
-        save_classifier(of_images, image_transform(image_args), folder, image_geometry(image_args))
 
 
 def method_of(kind: type, args: Any) -> Method:

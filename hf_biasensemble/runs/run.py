@@ -24,7 +24,6 @@ from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
 from hf_biasensemble.data.prepare import (
     check_fingerprint,
     image_geometry,
-    image_transform,
     load_training_splits,
     stated_aligned_bias,
 )
@@ -57,7 +56,6 @@ from hf_biasensemble.judging.judge import (
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.build import check_backbone
-from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.inputs import Inputs, with_width
 from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.models.reopening import check_reopens
@@ -229,11 +227,7 @@ def train_and_publish(
     )
     use_own_progress(trainer)
 
-    def publish(classifier: Any, folder: str) -> None:
-        of_images, image_args = inputs.classifier_of_images(classifier), inputs.image_args
-        save_classifier(of_images, image_transform(image_args), folder, image_geometry(image_args))
-
-    trainer.publisher = publish
+    trainer.publisher = inputs.publish
     has_selection = method.selector or said  # a method that was chosen needs none itself
     members = members_that_judge(args.judge, output_dir / "selection" if has_selection else None, images["train"])
     if members and "validation" in splits:

@@ -99,7 +99,7 @@ class DebiasingTrainer(base.DebiasingTrainer):
             **kwargs,
         )
         if self.handed_in:
-            self.publisher = self.handed_in.publish
+            self.publisher = self.handed_in.inputs.publish
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """As of a `Trainer`. A run is resumed only with the data, settings and seed that it began with; `output_dir`
