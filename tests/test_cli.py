@@ -145,12 +145,12 @@ def test_options_of_the_example_scripts_that_mean_the_same_are_accepted():
 
 def test_dry_run_says_what_would_run_and_writes_nothing(digits, tmp_path, capsys):
     out = tmp_path / "out"
-    assert train(digits, out, "lff_be", dry_run="true") == 0
+    assert train(digits, out, "lff_be", dry_run="true", eval_strategy="no") == 0
     text = capsys.readouterr().out
     assert re.search(r"^method +lff_be ", text, re.MULTILINE)
     assert re.search(r"^  train +96 images, 4 classes, \d+ bias-conflicting$", text, re.MULTILINE)
     assert re.search(r"^  validation \d+ images", text, re.MULTILINE)
-    assert "12 steps of 16 images (2.0 epochs)" in text and "3 members, 30 steps each" in text
+    assert "12 steps of 16 images (2.0 epochs), evaluated at the end" in text and "3 members, 30 steps each" in text
     assert not out.exists()
 
 

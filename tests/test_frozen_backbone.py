@@ -202,6 +202,17 @@ def test_full_disk_is_one_line_and_leaves_nothing_behind(store):
     assert len(encode(store, encoder_of())) == 150
 
 
+@pytest.mark.parametrize("factor", [float("nan"), 1e9])
+def test_features_that_are_not_finite_are_one_line_and_leave_nothing_behind(store, factor):
+    encoder = encoder_of()
+    with torch.no_grad():
+        for parameter in encoder.backbone.parameters():
+            parameter.fill_(factor)
+    with pytest.raises(BiasEnsembleError, match="test_resnet: expected finite features below 65,504"):
+        encode(store, encoder)
+    assert not [file for file in feature_folder().iterdir() if file.suffix != ".lock"]
+
+
 def test_large_images_go_through_a_processor_a_few_at_a_time(store, monkeypatch):
     encoder = encoder_of()
     whole = encode(store, encoder).clone()

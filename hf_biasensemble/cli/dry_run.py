@@ -32,14 +32,15 @@ def describe_run(
         check_room(args.pixels_on, args.device, splits)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs = args.max_steps * batch / max(1, len(splits["train"]))
+    every = {"steps": f"every {args.eval_steps:g} steps", "epoch": "every epoch"}
+    evaluated = every.get(getattr(args.eval_strategy, "value", args.eval_strategy), "at the end")
     lines = {
         "method": f"{method.name} ({method.title})",
         "dataset": f"{data_args.dataset_name} {data_args.dataset_config_name or ''}".strip(),
         **{f"  {name}": _size_of(split) for name, split in splits.items()},
         "network": _network(model_args, splits["train"]),
         "memory": _memory(model_args, args, splits),
-        "training": f"{args.max_steps:,} steps of {batch:,} images ({epochs:,.1f} epochs), evaluated "
-        + (f"every {args.eval_steps:g} steps" if args.eval_strategy == "steps" else f"by {args.eval_strategy}"),
+        "training": f"{args.max_steps:,} steps of {batch:,} images ({epochs:,.1f} epochs), evaluated {evaluated}",
     }
     if selection_args is not None:
         steps, count = (getattr(selection_args, name, None) for name in ("member_steps", "num_members"))

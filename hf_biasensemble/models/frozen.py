@@ -19,6 +19,7 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
 from hf_biasensemble.data.store.array_store import StoredArray, digest_of, open_or_make
 from hf_biasensemble.data.store.features import Features, FeatureTransform, mean_and_std
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import number_started
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
 from hf_biasensemble.models.build import backbone_alone, classifier_config
@@ -152,7 +153,7 @@ class FrozenBackbone:
             verify (`bool`, *optional*): Check all of features that are there, and refuse them if they are damaged.
 
         Raises:
-            `BiasEnsembleError`: If the disk has no room, or features to verify are damaged.
+            `BiasEnsembleError`: If the disk has no room, features are not finite, or those to verify are damaged.
         """
         views = self.views_of_training_images(seed) if training else {"views": 0}
         name = self.name_of_features(pixels, views)
@@ -191,7 +192,13 @@ class FrozenBackbone:
             for view in range(1, 1 + views):
                 block = derived_seed(seed, "feature views", start * (1 + views) + view)
                 encoded.append(encode(build_with_seed(block, partial(self.transform, images, training=True))))
-            yield torch.stack(encoded, dim=1).to(torch.float16).cpu().numpy()
+            features = torch.stack(encoded, dim=1).to(torch.float16)
+            if not features.isfinite().all():
+                raise BiasEnsembleError(
+                    f"{self.model_args.backbone}: expected finite features below 65,504, found others; its weights "
+                    "may be damaged, or --image_mean and --image_std are not those of its training"
+                )
+            yield features.cpu().numpy()
 
     def with_head(self, head: DebiasedImageClassifier, transform: FeatureTransform) -> DebiasedImageClassifier:
         """The classifier of images: the backbone and what was trained on its features, whose first layer also
