@@ -149,7 +149,7 @@ def test_dry_run_says_what_would_run_and_writes_nothing(digits, tmp_path, capsys
     text = capsys.readouterr().out
     assert re.search(r"^method +lff_be ", text, re.MULTILINE)
     assert re.search(r"^  train +96 images, 4 classes, \d+ bias-conflicting$", text, re.MULTILINE)
-    assert re.search(r"^  validation \d+ images", text, re.MULTILINE)
+    assert re.search(r"^  validation +\d+ images", text, re.MULTILINE)
     assert "12 steps of 16 images (2.0 epochs), evaluated at the end" in text and "3 members, 30 steps each" in text
     assert not out.exists()
 
