@@ -138,6 +138,11 @@ def test_predictions_are_those_of_the_pipeline(run, photographs, tmp_path):
         assert [one["label"] for one in ours] == [one["label"] for one in theirs]
         assert [one["score"] for one in ours] == pytest.approx([one["score"] for one in theirs], abs=1e-5)
     assert run.predict(images[0])["label"] == expected[0][0]["label"]
+    assert run.predict(torch.from_numpy(np.array(images[0]))) == run.predict(images[0])
+    with pytest.raises(
+        be.BiasEnsembleError, match=r"predict: expected .* arrays \(H, W, 3\), found ndarray uint8 \(3, "
+    ):
+        run.predict(torch.from_numpy(np.array(images[0])).permute(2, 0, 1))
     assert run.predict(images[0].convert("L"), top_k=2) == run.predict([images[0].convert("L")], top_k=2)[0]
 
 

@@ -131,6 +131,7 @@ class Run:
             with torch.inference_mode():
                 logits = inference.placed(model)(pixel_values=torch.atleast_2d(vectors).to(inference.device)).logits
             return _scored(ranked_in(logits, model.config.id2label, top_k), top_k, vectors.ndim == 1)
+        images = images.numpy() if isinstance(images, torch.Tensor) else images
         several = hasattr(images, "__len__") and not isinstance(images, str)
         single = not several or (isinstance(images, np.ndarray) and images.ndim < 4)
         given: Sequence[Any] = [images] if single else images

@@ -45,6 +45,7 @@ class DebiasingTrainer(base.DebiasingTrainer):
         model (`str`, `ModelArguments`, `PreTrainedModel`, `Callable` or `nn.Module`): A backbone as `--backbone` names
             it; `ModelArguments` say more of it (`pretrained`, `freeze_backbone`, ...). A model of transformers to
             start from, or a function that builds one, is kept in `output_dir/initial_model`. Or the finished network.
+            Not needed for the vectors of `data_args.feature_column`.
         args (`DebiasingArguments`): Settings. Those that all methods have do for each method.
         transform (`ImageTransform`, *optional*): By default the preprocessing of the backbone.
         train_dataset (`Dataset`, `DatasetDict` or `ImageSplit`): Images with labels. Of a `DatasetDict`, `train` is
