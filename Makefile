@@ -29,7 +29,7 @@ test: $(INSTALLED)  ## run the tests, in two processes or WORKERS=
 	@$(PYTEST) $(PARALLEL)
 
 test-slow: $(INSTALLED)  ## run the tests that take minutes
-	@$(PYTEST) -m slow --ignore tests/test_wheel.py --ignore tests/test_audit_page.py  # which have goals of their own
+	@$(PYTEST) $(PARALLEL) -m slow --ignore tests/test_wheel.py --ignore tests/test_audit_page.py  # which have goals of their own
 
 test-wheel: $(INSTALLED)  ## build the wheel and use it in an empty folder
 	@$(PYTEST) -m 'slow or not slow' tests/test_wheel.py
