@@ -87,7 +87,7 @@ def train(data: Path, output_dir: Path, method: str = "erm", **changes: object) 
     before = ALL_METHODS[method].starts_from
     if before and "resume_from_checkpoint" in changes:
         changes["init_from"] = yaml.safe_load((output_dir / "config.yaml").read_text())["init_from"]
-    elif before and not {"init_from", "freeze_backbone"} & changes.keys():
+    elif before and not {"init_from", "freeze_backbone", "feature_column"} & changes.keys():
         start = output_dir.parent / f"{output_dir.name}_start"
         network = {name: changes[name] for name in ("backbone", "image_size") if name in changes}
         if not start.exists():

@@ -111,7 +111,7 @@ def predictions_of_vectors(
     from hf_biasensemble.data.pixels import ImageSplit
     from hf_biasensemble.data.store.features import Features
     from hf_biasensemble.data.vectors import vectors_in
-    from hf_biasensemble.evaluation.classifier import predict_logits
+    from hf_biasensemble.evaluation.classifier import check_input, predict_logits
     from hf_biasensemble.evaluation.ranking import ranked_in
     from hf_biasensemble.models.export import load_classifier
 
@@ -122,6 +122,7 @@ def predictions_of_vectors(
             vectors = torch.from_numpy(found)
             every = torch.arange(len(vectors))
             shown = ImageSplit(Features.of_vectors(vectors), labels=every, class_names=[], rows=every)
+            check_input(shown, transform)
             with torch.inference_mode():
                 logits = predict_logits(model, shown, transform, inference.batch_size)
             for row, ranked in enumerate(ranked_in(logits, model.config.id2label, top_k)):

@@ -74,7 +74,6 @@ def predict_logits(
     Raises:
         `BiasEnsembleError`: If a logit is not finite.
     """
-    check_input(split, transform)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -106,6 +105,7 @@ def predict_classes(
     model: PreTrainedModel, split: ImageSplit, transform: ImageTransform | FeatureTransform, batch_size: int
 ) -> np.ndarray:
     """Predicted classes (R,) of the split's samples, by the highest of the logits of [`predict_logits`]."""
+    check_input(split, transform)
     found = (
         {"classes": predict_logits(model, part, transform, batch_size).argmax(dim=-1).cpu().numpy()}
         for part in in_blocks(split, model.config.num_labels, batch_size)

@@ -23,7 +23,6 @@ def ranked_in(logits: torch.Tensor, names: dict[int, str], top_k: int) -> list[l
     return [[(names[n], value) for n, value in zip(*pair, strict=True)] for pair in pairs]
 
 
-@torch.inference_mode()
 def ranked_classes(
     opened: tuple[PreTrainedModel, ImageTransform, Geometry],
     images: Sequence[dict | Image.Image],
@@ -54,6 +53,7 @@ def ranked_classes(
             ranked: Iterator[list[tuple[str, float]]] = iter(())
             if readable:
                 pixels = torch.from_numpy(np.stack(readable)).to(inference.device)
-                logits = finite(model(pixel_values=transform(pixels, training=False)).logits)
+                with torch.inference_mode():
+                    logits = finite(model(pixel_values=transform(pixels, training=False)).logits)
                 ranked = iter(ranked_in(logits, model.config.id2label, top_k))
             yield from (reason if isinstance(reason, str) else next(ranked) for reason in decoded)

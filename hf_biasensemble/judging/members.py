@@ -22,7 +22,7 @@ from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
 from hf_biasensemble.data.store.features import Features, FeatureTransform
-from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits
+from hf_biasensemble.evaluation.classifier import check_input, in_blocks, predict_logits
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.seeding import build_with_seed
@@ -108,6 +108,7 @@ class Members:
         if self.backbone is not None and isinstance(transform, FeatureTransform):
             if not isinstance(split.pixels, Features):
                 network, transform = _OnImages(self, transform), self.backbone.transform
+        check_input(split, transform)
         for part in in_blocks(split, len(self.networks.members) * len(self.class_names), batch_size):
             logits = predict_logits(network, part, transform, batch_size)
             yield part, logits.softmax(dim=-1).mean(dim=1).cpu().numpy()

@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.evaluation.classifier import in_blocks, joined, predict_logits, to_classes_of
+from hf_biasensemble.evaluation.classifier import check_input, in_blocks, joined, predict_logits, to_classes_of
 from hf_biasensemble.internal.tables import load_table, save_table
 from hf_biasensemble.judging.estimates import (
     FEWEST_OF_CLASS,
@@ -77,8 +77,9 @@ class HeldOutPredictions:
         """Of any image classifier, whose classes go by name.
 
         Raises:
-            `BiasEnsembleError`: If the model, which is called `name`, has other classes than the data.
+            `BiasEnsembleError`: If the model, which is called `name`, has other classes or input than the data.
         """
+        check_input(split, transform)
         parts = in_blocks(split, model.config.num_labels, batch_size)
         logits = ((part, predict_logits(model, part, transform, batch_size)) for part in parts)
         blocks = (to_classes_of(part, model, found, name).cpu().numpy() for part, found in logits)

@@ -14,7 +14,7 @@ from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.accuracy import METRICS, bias_accuracy
-from hf_biasensemble.evaluation.classifier import in_blocks, predict_logits
+from hf_biasensemble.evaluation.classifier import check_input, in_blocks, predict_logits
 from hf_biasensemble.evaluation.difficulty import DIFFICULTIES
 from hf_biasensemble.folders.hub import push_model
 from hf_biasensemble.internal.collectives import share_buffers
@@ -147,6 +147,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
                 f"predict: expected one dataset, found {', '.join(splits) or 'none'}; evaluate takes several by name"
             )
         split = splits[metric_key_prefix]
+        check_input(split, self.transform)
         logits = self.predict_logits(split).numpy()
         columns = split.measured_by()
         accuracy = bias_accuracy(logits.argmax(axis=-1), **columns)
