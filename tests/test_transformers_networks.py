@@ -95,21 +95,29 @@ def check_published(folders: dict[Path, list[str]]) -> None:
         assert np.abs(found - logits).max() < 1e-5 * max(1, np.abs(logits).max()), folder
 
 
+def frozen_and_tuned(backbone: Path, digits: Path, folder: Path) -> dict[Path, list[str]]:
+    """Trains both ways from this classifier; gives the folders of the runs, with what each was given."""
+    folders = {}
+    for way, given in {
+        "frozen": {"init_from": backbone, "freeze_backbone": "true", "feature_views": 0},
+        "tuned": {"backbone": backbone, "pretrained": "true"},
+    }.items():
+        assert train(digits, folder / way, "lff", **given) == 0
+        folders[folder / way] = words(digits, folder / way, "lff", **given)
+    return folders
+
+
 # What is published ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", slow_but(TINY, "vit"))
 def test_network_of_transformers_is_published_as_what_it_came_as(kind, digits, tmp_path):
     backbone = saved_classifier(kind, tmp_path / "came", CLASS_NAMES)
-    folders = {}
-    for way in ("frozen", "tuned"):
-        given = {"init_from": backbone, "freeze_backbone": "true", "feature_views": 0}
-        given = given if way == "frozen" else {"backbone": backbone, "pretrained": "true"}
-        assert train(digits, tmp_path / way, "lff", **given) == 0
-        folders[tmp_path / way] = words(digits, tmp_path / way, "lff", **given)
-        published = json.loads((tmp_path / way / "config.json").read_text())
+    folders = frozen_and_tuned(backbone, digits, tmp_path)
+    for folder in folders:
+        published = json.loads((folder / "config.json").read_text())
         assert published["architectures"] == json.loads((backbone / "config.json").read_text())["architectures"]
-        assert "auto_map" not in published and not (tmp_path / way / "modeling_debiased.py").exists()
+        assert "auto_map" not in published and not (folder / "modeling_debiased.py").exists()
     check_published(folders)
 
 
@@ -119,15 +127,11 @@ def test_timm_wrapper_stays_one(name, digits, tmp_path):
     size = SIZES.get(name, 32)
     torch.manual_seed(0)
     backbone = wrapped(name, size, tmp_path / "came")
-    folders = {}
-    for way in ("frozen", "tuned"):
-        given = {"init_from": backbone, "freeze_backbone": "true", "feature_views": 0}
-        given = given if way == "frozen" else {"backbone": backbone, "pretrained": "true"}
-        assert train(digits, tmp_path / way, "lff", **given) == 0
-        folders[tmp_path / way] = words(digits, tmp_path / way, "lff", **given)
-        published = json.loads((tmp_path / way / "config.json").read_text())
+    folders = frozen_and_tuned(backbone, digits, tmp_path)
+    for folder in folders:
+        published = json.loads((folder / "config.json").read_text())
         assert (published["model_type"], published["architecture"]) == ("timm_wrapper", name)
-        assert timm.create_model(f"local-dir:{tmp_path / way}", pretrained=True).num_classes == 4
+        assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == 4
     check_published(folders)
 
 
