@@ -29,5 +29,5 @@ def counted_hash(record):
 if __name__ == "__main__":
     decoding.decode_image, content._hash_of_image = counted_decode, counted_hash
     status = run_command("train")
-    print(f"counts: {json.dumps(counts)}", flush=True)
+    print(f"counts: {json.dumps(counts)}\n", end="")  # one write, since two processes share the pipe
     sys.exit(status)

@@ -11,5 +11,6 @@ def threads_of_the_process_group() -> int:
 
 
 if __name__ == "__main__":
-    atexit.register(lambda: print("threads of the process group:", threads_of_the_process_group(), flush=True))
+    # One write, since two processes share the pipe.
+    atexit.register(lambda: print(f"threads of the process group: {threads_of_the_process_group()}\n", end=""))
     runpy.run_path(str(Path(__file__).parents[1] / "train.py"), run_name="__main__")

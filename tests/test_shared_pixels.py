@@ -1,6 +1,7 @@
 """Several processes and one store of decoded images, or of features: made once, by all of them together."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -127,8 +128,7 @@ def test_processes_of_a_run_decode_each_image_once_and_wait_without_a_time_out(c
     given = words(folder, tmp_path / "out", "erm", **settings)
     done = launch(2, *given, script=ROOT / "tests" / "counting_process.py")
     assert done.returncode == 0, done.stderr[-3000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("counts: ")]
-    counts = [json.loads(line.removeprefix("counts: ")) for line in lines]
+    counts = [json.loads(found) for found in re.findall(r"counts: ({[^}]*})", done.stdout)]  # lines of two processes
     assert len(counts) == 2
     for what in ("read", "decoded"):
         assert sorted(each[what] for each in counts) == [0, count], done.stdout
