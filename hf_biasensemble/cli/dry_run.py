@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, settled_selection
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments
 from hf_biasensemble.arguments.model import FEATURES
 from hf_biasensemble.data.batches.device_pixels import check_room
 from hf_biasensemble.data.pixels import ImageSplit
@@ -24,10 +24,10 @@ def describe_run(
     `BiasEnsembleError` where the run would stop before training.
     """
     method = method_of(args)
-    selection_args = settled_selection(selection_args, model_args, args)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(Path(args.output_dir), args, checkpoint)
-    model_args, splits, _ = checked(data_args, model_args, selection_args, args, checkpoint)
+    prepared = checked(data_args, model_args, selection_args, args, checkpoint)
+    model_args, selection_args, splits = prepared.model_args, prepared.selection_args, prepared.splits
     if not model_args.freeze_backbone:  # else features are, whose size a run knows once it has them
         check_room(args.pixels_on, args.device, splits)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

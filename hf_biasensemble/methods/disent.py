@@ -5,7 +5,7 @@ from hf_biasensemble.methods import lff
 from hf_biasensemble.models.build import disentangled
 from hf_biasensemble.trainers.disent import DisentArguments, DisentTrainer
 
-CITATION = """\
+_CITATION = """\
 @inproceedings{lee2021learning,
   title     = {Learning Debiased Representation via Disentangled Feature Augmentation},
   author    = {Lee, Jungsoo and Kim, Eungyeup and Lee, Juyoung and Lee, Jihyeon and Choo, Jaegul},
@@ -34,5 +34,5 @@ METHOD = Method(
     unused=frozenset({"conflicting_share"}),
     baseline="erm",
     about=about(lff.EASY_IMAGES),
-    citations=(lff.CITATION, CITATION),  # DisEnt weighs images as LfF does
+    citations=(*lff.METHOD.citations, _CITATION),  # DisEnt weighs images as LfF does
 )

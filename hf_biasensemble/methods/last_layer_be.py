@@ -2,18 +2,15 @@
 
 from typing import Any
 
-import torch
-from torch import nn
-
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
+from hf_biasensemble.trainers.erm import ErmTrainer
 from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoGroupTrainer
 
 
-class LastLayerTrainer(PseudoGroupTrainer):
+class LastLayerTrainer(PseudoGroupTrainer, ErmTrainer):
     """Last layer retraining (https://arxiv.org/abs/2204.02937) on balanced pseudo-groups. The
     encoder stays as it is, batch normalisation included. Logs `loss_classification`."""
 
@@ -21,10 +18,6 @@ class LastLayerTrainer(PseudoGroupTrainer):
         for encoder in model.encoders():
             encoder.requires_grad_(False)
         super().__init__(model, *args, **kwargs)
-
-    def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        logits = model(pixel_values=batch["pixel_values"])["logits"]
-        return {"classification": self.part.mean(cross_entropy(logits, batch["labels"]))}
 
 
 METHOD = Method(

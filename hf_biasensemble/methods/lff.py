@@ -5,7 +5,7 @@ from hf_biasensemble.models.build import biased_and_debiased
 from hf_biasensemble.trainers.lff import LffTrainer
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments
 
-CITATION = """\
+_CITATION = """\
 @inproceedings{nam2020learning,
   title     = {Learning from Failure: De-biasing Classifier from Biased Classifier},
   author    = {Nam, Junhyun and Cha, Hyuntak and Ahn, Sungsoo and Lee, Jaeho and Shin, Jinwoo},
@@ -34,5 +34,5 @@ METHOD = Method(
     unused=frozenset({"conflicting_share"}),
     baseline="erm",
     about=about(EASY_IMAGES),
-    citations=(CITATION,),
+    citations=(_CITATION,),
 )

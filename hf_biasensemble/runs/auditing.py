@@ -6,22 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import TrainerCallback
 
-from hf_biasensemble.arguments import (
-    DataArguments,
-    DebiasingArguments,
-    ModelArguments,
-    option,
-    resolved,
-    settled_selection,
-)
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, option
 from hf_biasensemble.arguments.options import Fraction, Options, PositiveInt
 from hf_biasensemble.data.pixels import write_unreadable
-from hf_biasensemble.data.prepare import check_fingerprint, image_geometry, load_training_splits
 from hf_biasensemble.folders.output_folder import (
-    CONFIG_FILE,
     DROPPED_FILE,
     check_same_run,
     checkpoint_to_resume,
@@ -30,14 +20,12 @@ from hf_biasensemble.folders.output_folder import (
     sole_writer,
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.methods import METHODS, method_of
 from hf_biasensemble.models.build import check_backbone
-from hf_biasensemble.models.inputs import Inputs, with_width
-from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.reporting.audit.audit import write_audit
 from hf_biasensemble.reporting.audit.weak_signals import contradicting
 from hf_biasensemble.reporting.run.services import SettingsCallback
+from hf_biasensemble.runs.prepared import Prepared
 from hf_biasensemble.runs.selecting import make_selection
 
 
@@ -81,25 +69,24 @@ def audit_images(
         raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
     output_dir = Path(args.output_dir)
     checkpoint_to_resume(args)  # members find their own
-    selection_args = settled_selection(selection_args, model_args, args)
-    model_args = with_preprocessing(model_args)
-    splits = load_training_splits(data_args, image_geometry(model_args))
-    model_args = with_width(model_args, splits)
-    check_backbone(model_args, args.per_device_train_batch_size)
-    settings = resolved(data_args, model_args, selection_args, args, hidden=method.hidden)
-    settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+    prepared = Prepared.of(method, data_args, model_args, selection_args, args)
+    splits = prepared.splits
+    check_backbone(prepared.model_args, args.per_device_train_batch_size)
     if args.resume_from_checkpoint:
-        check_same_run(output_dir, settings)
+        check_same_run(output_dir, prepared.settings)
     with sole_writer(output_dir) if args.should_save else nullcontext():
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
         if args.should_save and all(path.name == "selection" for path in results_in(output_dir)):  # no run's folder
-            with written_whole(output_dir / CONFIG_FILE) as file:
-                file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        features = getattr(selection_args, "member_features", "final")
-        inputs = Inputs.of_run(model_args, data_args, args, splits, features)
-        callbacks = [SettingsCallback(settings), *callbacks]
-        selection, _ = make_selection(selector, inputs, selection_args, args, must_serve=False, callbacks=callbacks)
+            prepared.write_settings()
+        selection, _ = make_selection(
+            selector,
+            prepared.inputs(),
+            prepared.selection_args,
+            args,
+            must_serve=False,
+            callbacks=[SettingsCallback(prepared.settings), *callbacks],
+        )
         if args.should_save:
             write_unreadable(splits, output_dir / DROPPED_FILE)
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name

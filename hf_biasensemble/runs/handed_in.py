@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,32 +14,19 @@ import datasets
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_biasensemble.arguments import (
-    DataArguments,
-    DebiasingArguments,
-    ModelArguments,
-    resolved,
-    settle_steps,
-    settled_network,
-    settled_selection,
-)
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments, settle_steps
 from hf_biasensemble.arguments.data import IN_MEMORY
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.data.loading import load_splits, splits_in_memory
 from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.prepare import (
-    check_fingerprint,
-    decode_splits,
-    image_geometry,
-    parts_to_use,
-)
+from hf_biasensemble.data.prepare import decode_splits, image_geometry, parts_to_use
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import classifier_alone
-from hf_biasensemble.models.inputs import Inputs, with_width
+from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.runs.functions import backbone_of, keep_model
+from hf_biasensemble.runs.prepared import Prepared
 from hf_biasensemble.runs.run import check_network
 from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.selection import Selection
@@ -51,20 +39,16 @@ class HandedIn:
     """What a trainer works with, made of what people hand in.
 
     Attributes:
-        args: The method's own arguments.
+        prepared: Data and settings.
         inputs: Splits that networks see; `train` is trained on, the others are evaluated.
         network: What is trained.
         selection: Votes on the training images; `None` where the method needs none, or another was given.
-        settings: As of `config.yaml`.
-        data_args: Where the training data are.
     """
 
-    args: DebiasingArguments
+    prepared: Prepared
     inputs: Inputs
     network: nn.Module
     selection: Selection | None
-    settings: dict[str, Any]
-    data_args: DataArguments
 
     @classmethod
     def of(
@@ -89,35 +73,32 @@ class HandedIn:
             model = ModelArguments()  # heads of vectors
         model_args, network = _network_of(kind, method, model, args, processing_class)
         data_args = copy.copy(data_args or DataArguments(IN_MEMORY, validation_share=0, test_share=0))
-        images = _images(train, evaluated, data_args, model_args)
-        names = images["train"].class_names
-        check_checkpoint_choice(args, images, has_members=False)  # nobody judges here
-        model_args = with_width(settled_network(model_args, data_args, args), images)
-        if network is None:
-            check_network(method, model_args, args, names)
         selector = method.selector if makes_selection else None
-        if selector:
-            selection_args = settled_selection(selection_args or selector.arguments(), model_args, args)
-        features = getattr(selection_args, "member_features", None) or "final"
-        inputs = Inputs.of_run(model_args, data_args, args, images, features)
+        selection_args = (selection_args or selector.arguments()) if selector else None
+        load = partial(_images, train, evaluated, data_args)
+        prepared = Prepared.of(method, data_args, model_args, selection_args, args, load)
+        names = prepared.splits["train"].class_names
+        check_checkpoint_choice(args, prepared.splits, has_members=False)  # nobody judges here
+        if network is None:
+            check_network(method, prepared.model_args, args, names)
+        inputs = prepared.inputs()
         network = network or method.network(inputs.network_args, names, args.seed)
-        settings = resolved(data_args, model_args, selection_args if selector else None, args, hidden=method.hidden)
-        settings["train_fingerprint"] = check_fingerprint(images["train"], data_args)
-        settle_steps(args, len(images["train"]), {})
+        settle_steps(args, len(prepared.splits["train"]), {})
         selection = None
         if selector:
             anew = copy.copy(args)
             anew.resume_from_checkpoint = None  # nothing has told yet that it is the same run
-            selection, _ = make_selection(selector, inputs, selection_args, anew, callbacks=callbacks or ())
-        return cls(args, inputs, network, selection, settings, data_args)
+            selection, _ = make_selection(selector, inputs, prepared.selection_args, anew, callbacks=callbacks or ())
+        return cls(prepared, inputs, network, selection)
 
     def splits_of(self, evaluated: Any, name: str) -> dict[str, ImageSplit]:
         """Further datasets by name as the network sees them; a single one has this name."""
-        images = _evaluated(evaluated, name, self.data_args, self.inputs.image_args)
+        data_args, device = self.prepared.data_args, self.prepared.args.device
+        images = _evaluated(evaluated, name, data_args, self.inputs.image_args)
         if self.inputs.backbone is None:
             return images
         every = {"train": self.inputs.images["train"], **images}
-        encoded = self.inputs.backbone.encode(every, self.data_args, self.args.device)["final"]
+        encoded = self.inputs.backbone.encode(every, data_args, device)["final"]
         return {key: encoded[key] for key in images}
 
 
@@ -160,13 +141,13 @@ def _network_of(
 ) -> tuple[ModelArguments, nn.Module | None]:
     """How images are preprocessed and which network is built; and the network itself where it is finished."""
     if isinstance(model, ModelArguments):
-        return with_preprocessing(model), None
+        return model, None
     is_name = isinstance(model, (str, Path))
     from_outside = isinstance(model, PreTrainedModel) and not isinstance(model, DebiasedImageClassifier)
     if is_name or from_outside or not isinstance(model, nn.Module):
         keep_model(model, processing_class, args)
         name = backbone_of(model, Path(args.output_dir))
-        return with_preprocessing(ModelArguments(name, pretrained=not is_name)), None
+        return ModelArguments(name, pretrained=not is_name), None
     wanted = get_type_hints(method.network).get("return", nn.Module)
     if not isinstance(model, wanted):
         build = getattr(method.network, "__name__", "method.network")

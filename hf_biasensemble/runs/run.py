@@ -7,36 +7,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import TrainerCallback
 
-from hf_biasensemble.arguments import (
-    DataArguments,
-    DebiasingArguments,
-    ModelArguments,
-    resolved,
-    settle_steps,
-    settled_network,
-    settled_selection,
-)
+from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
-from hf_biasensemble.data.prepare import (
-    check_fingerprint,
-    image_geometry,
-    load_training_splits,
-    stated_aligned_bias,
-)
+from hf_biasensemble.data.prepare import image_geometry
 from hf_biasensemble.evaluation.classifier import details_of, measured
 from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written
 from hf_biasensemble.folders.hub import check_can_push, push_model
 from hf_biasensemble.folders.output_folder import (
-    CONFIG_FILE,
     DROPPED_FILE,
     HISTORY_FILE,
     RESULTS_FILE,
     check_output_dir,
-    check_same_run,
     checkpoint_to_resume,
     remove_earlier_run,
     sole_writer,
@@ -56,8 +40,7 @@ from hf_biasensemble.judging.judge import (
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.build import check_backbone
-from hf_biasensemble.models.inputs import Inputs, with_width
-from hf_biasensemble.models.preprocessing import with_preprocessing
+from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.reopening import check_reopens
 from hf_biasensemble.reporting.audit.audit import write_audit
 from hf_biasensemble.reporting.card.environment import environment_of
@@ -67,6 +50,7 @@ from hf_biasensemble.reporting.run.progress import ORACLE_MARK, NamedProgressCal
 from hf_biasensemble.reporting.run.run_figures import write_run_figures
 from hf_biasensemble.reporting.run.services import SettingsCallback
 from hf_biasensemble.runs.choosing import check_candidates, chosen_of
+from hf_biasensemble.runs.prepared import Prepared
 from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
 
@@ -95,26 +79,22 @@ def run(
     warn_of_missing_processes(args.world_size)
     refuse_data_parallel(args.n_gpu)
     output_dir = Path(args.output_dir)
-    model_args = settled_network(model_args, data_args, args)
-    selection_args = settled_selection(selection_args, model_args, args)
     hub_model_id = args.hub_model_id or output_dir.resolve().name
     if args.push_to_hub:
         check_can_push(hub_model_id, args.hub_token)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(output_dir, args, checkpoint)
-    model_args, splits, settings = checked(data_args, model_args, selection_args, args, checkpoint)
+    prepared = checked(data_args, model_args, selection_args, args, checkpoint)
     owner = sole_writer(output_dir) if args.should_save else nullcontext()
     with owner, one_line_if_not_written(f"the results in {output_dir}"):
         if args.should_save:
             remove_earlier_run(output_dir, args, checkpoint)
             shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
-            with written_whole(output_dir / CONFIG_FILE) as file:
-                file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-            write_unreadable(splits, output_dir / DROPPED_FILE)
+            prepared.write_settings()
+            write_unreadable(prepared.splits, output_dir / DROPPED_FILE)
         check_seen_by_all(output_dir, args.device)
-        features = getattr(selection_args, "member_features", "final")
-        inputs = Inputs.of_run(model_args, data_args, args, splits, features)
-        callbacks = [SettingsCallback(settings), *callbacks]
+        inputs, selection_args = prepared.inputs(), prepared.selection_args
+        callbacks = [SettingsCallback(prepared.settings), *callbacks]
         said: dict[str, Any] = {}
         if method.chooses:
             candidate, said = chosen_of(inputs, selection_args, args, method.selector, callbacks)
@@ -122,7 +102,7 @@ def run(
         results = train_and_publish(method, inputs, selection_args, args, checkpoint, callbacks, said)
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
-            print(f"audit: {write_audit(output_dir, splits['train'], name, config_name)}", flush=True)
+            print(f"audit: {write_audit(output_dir, prepared.splits['train'], name, config_name)}", flush=True)
         if args.push_to_hub and args.should_save:
             print(f"pushed: {push_model(output_dir, hub_model_id, bool(args.hub_private_repo), token=args.hub_token)}")
     return results
@@ -134,15 +114,14 @@ def checked(
     selection_args: Any,
     args: DebiasingArguments,
     checkpoint: Path | None,
-) -> tuple[ModelArguments, dict[str, ImageSplit], dict[str, Any]]:
-    """Model arguments with their preprocessing, decoded splits and the settings for `config.yaml`, once all fits.
+) -> Prepared:
+    """The run that these settings mean, once all fits.
 
     Sets steps and schedule in `args`; writes nothing into its `output_dir`.
     """
     method = method_of(args)
-    model_args = with_preprocessing(model_args)
-    splits = load_training_splits(data_args, image_geometry(model_args))
-    model_args = with_width(model_args, splits)
+    prepared = Prepared.of(method, data_args, model_args, selection_args, args)
+    splits, model_args = prepared.splits, prepared.model_args
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
     if args.judge:
         members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
@@ -155,16 +134,8 @@ def checked(
     if method.chooses:
         check_candidates(args, model_args, method.selector, splits["train"])
     check_network(method, model_args, args, splits["train"].class_names)
-    settings = resolved(data_args, model_args, selection_args, args, hidden=method.hidden)
-    settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
-    settings["reading"] = [line.strip() for line in splits["train"].reading[1:]] or None
-    settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
-    before: dict[str, Any] = {}
-    if args.resume_from_checkpoint:
-        before = check_same_run(checkpoint.parent if checkpoint else Path(args.output_dir), settings)
-    settle_steps(args, len(splits["train"]), before)
-    settings["schedule_steps"] = args.schedule_steps
-    return model_args, splits, settings
+    prepared.settle_steps(checkpoint)
+    return prepared
 
 
 def check_network(

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
@@ -15,15 +14,8 @@ from hf_biasensemble.arguments import DataArguments, settle_steps
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import FeatureTransform
-from hf_biasensemble.folders.output_folder import (
-    CONFIG_FILE,
-    check_same_run,
-    checkpoint_to_resume,
-    results_in,
-    written_in,
-)
+from hf_biasensemble.folders.output_folder import check_same_run, checkpoint_to_resume, results_in, written_in
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.methods import group_dro_be, jtt, last_layer_be, logit_adjusted, product_of_experts
 from hf_biasensemble.models.backbones import without_bar
 from hf_biasensemble.runs.handed_in import HandedIn
@@ -85,7 +77,7 @@ class DebiasingTrainer(base.DebiasingTrainer):
             given = (model, args, train_dataset, eval_dataset, selection_args, data_args, processing_class)
             with without_bar():
                 found = HandedIn.of(type(self), *given, kwargs.get("selection") is None, callbacks)
-            self.handed_in, model, args = found, found.network, found.args
+            self.handed_in, model, args = found, found.network, found.prepared.args
             evaluated = dict(found.inputs.splits)
             train_dataset, eval_dataset = evaluated.pop("train"), evaluated
             transform = transform or found.inputs.transform
@@ -129,7 +121,7 @@ class DebiasingTrainer(base.DebiasingTrainer):
         """Refuses a folder with another run, and writes into it what this one is."""
         folder = Path(self.args.output_dir)
         if self.args.resume_from_checkpoint:
-            before = check_same_run(checkpoint.parent if checkpoint else folder, found.settings)
+            before = check_same_run(checkpoint.parent if checkpoint else folder, found.prepared.settings)
             settle_steps(self.args, len(self.train_dataset), before)
         elif self.state.global_step == 0:
             held = [path for path in results_in(folder) if path.name != "selection"]
@@ -143,9 +135,8 @@ class DebiasingTrainer(base.DebiasingTrainer):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
-            settings = found.settings | {"schedule_steps": self.args.schedule_steps}
-            with written_whole(folder / CONFIG_FILE) as file:
-                file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            found.prepared.settings["schedule_steps"] = self.args.schedule_steps
+            found.prepared.write_settings()
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

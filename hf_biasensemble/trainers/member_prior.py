@@ -9,9 +9,6 @@ from torch import nn
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.arguments.options import NonNegativeFloat, option
-from hf_biasensemble.data.batches.transforms import ImageTransform
-from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.internal.processes import print_once
 from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.selection import Selection, outdated
@@ -41,18 +38,10 @@ class MemberPriorTrainer(DebiasingTrainer):
         selection (`Selection`): The members' predictions for it.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        args: MemberPriorArguments,
-        transform: ImageTransform | FeatureTransform,
-        train_dataset: ImageSplit,
-        selection: Selection,
-        **kwargs: Any,
-    ):
-        super().__init__(model, args, transform, train_dataset, **kwargs)
+    def __init__(self, *args: Any, selection: Selection, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         if selection.probabilities is None:
-            raise outdated(f"--method {args.method}", "how probable the members find each class")
+            raise outdated(f"--method {self.args.method}", "how probable the members find each class")
         if selection.provenance.get("cross_fit") is False:
             print_once(
                 "note: the members were trained on the images whose classes they predict, so they may have learned "
@@ -65,7 +54,7 @@ class MemberPriorTrainer(DebiasingTrainer):
                 "correctly: what they know leaves the classifier hardly anything to learn, and there is no sign of a "
                 "shortcut; --method erm trains without them"
             )
-        self.num_classes = len(train_dataset.class_names)
+        self.num_classes = len(self.train_dataset.class_names)
         self.probabilities = self.on_device(selection, selection.probabilities)
         self.probability_classes: torch.Tensor | None = None
         if selection.probability_classes is not None:

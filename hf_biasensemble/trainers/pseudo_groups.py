@@ -5,15 +5,11 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.arguments.options import one_of, option
 from hf_biasensemble.data.batches.sampling import WeightedSampler
-from hf_biasensemble.data.batches.transforms import ImageTransform
-from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.selection import PSEUDO_GROUPS, Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
@@ -47,22 +43,14 @@ class PseudoGroupTrainer(DebiasingTrainer):
         groups: int64 (N,), the pseudo-group of each row of the training split, in [0, num_groups).
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        args: PseudoGroupArguments,
-        transform: ImageTransform | FeatureTransform,
-        train_dataset: ImageSplit,
-        selection: Selection,
-        **kwargs: Any,
-    ):
-        super().__init__(model, args, transform, train_dataset, **kwargs)
-        found, num_groups = selection.pseudo_groups(args.pseudo_groups, len(train_dataset.labels))
+    def __init__(self, *args: Any, selection: Selection, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        labels, rows = self.train_dataset.labels, self.train_dataset.rows.numpy()
+        found, num_groups = selection.pseudo_groups(self.args.pseudo_groups, len(labels))
         self.groups = torch.from_numpy(found).to(self.args.device)
         self.group_samples(self.groups, num_groups)
-        rows = train_dataset.rows.numpy()
-        weights = balanced_weights(found[rows], train_dataset.labels.numpy()[rows])
-        self.sampler = WeightedSampler(torch.from_numpy(weights), args.seed)
+        weights = balanced_weights(found[rows], labels.numpy()[rows])
+        self.sampler = WeightedSampler(torch.from_numpy(weights), self.args.seed)
 
     def train_sampler(self) -> Sampler | None:
         return self.sampler

@@ -5,15 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from torch.utils.data import Sampler
 
 from hf_biasensemble.arguments import DebiasingArguments, option
 from hf_biasensemble.arguments.options import Fraction, PositiveFraction
 from hf_biasensemble.data.batches.sampling import ConflictingShareSampler
-from hf_biasensemble.data.batches.transforms import ImageTransform
-from hf_biasensemble.data.pixels import ImageSplit
-from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.difficulty import mean_difficulty
 from hf_biasensemble.losses.objectives import biased_objective, importance_weights, relative_difficulty
 from hf_biasensemble.losses.sample_losses import SampleLosses
@@ -55,30 +51,19 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
             trained on the whole batch with the generalized cross entropy.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        args: RelativeDifficultyArguments,
-        transform: ImageTransform | FeatureTransform,
-        train_dataset: ImageSplit,
-        selection: Selection | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(model, args, transform, train_dataset, **kwargs)
-        labels, device = train_dataset.labels, self.args.device
-        self.sample_losses = SampleLosses(
-            labels, len(train_dataset.class_names), decay=self.args.loss_average_decay, device=device
-        )
+    def __init__(self, *args: Any, selection: Selection | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        split, decay, device = self.train_dataset, self.args.loss_average_decay, self.args.device
+        self.sample_losses = SampleLosses(split.labels, len(split.class_names), decay=decay, device=device)
         self.amplified_set: torch.Tensor | None = None
         self.share_sampler: ConflictingShareSampler | None = None
         if selection is not None:
-            mask = torch.from_numpy(selection.mask(len(labels)))
+            mask = torch.from_numpy(selection.mask(len(split.labels)))
             self.amplified_set = mask.to(device)
             self.group_samples(mask, num_groups=2)
-            if args.conflicting_share:
-                drawn_from = mask[train_dataset.rows]
-                self.share_sampler = ConflictingShareSampler(drawn_from, args.conflicting_share, args.seed)
-                if args.augmentation == "none" and self.args.should_save:
+            if share := self.args.conflicting_share:
+                self.share_sampler = ConflictingShareSampler(mask[split.rows], share, self.args.seed)
+                if self.args.augmentation == "none" and self.args.should_save:
                     logger.warning(
                         "warning: --conflicting_share without --augmentation: the few samples outside the "
                         "bias-amplified set are drawn often and memorised; choose one that fits the images"

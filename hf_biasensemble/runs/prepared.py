@@ -1,0 +1,94 @@
+"""A run before it begins: settings that fit the data and each other, of which nothing has been written yet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_biasensemble.arguments import (
+    DataArguments,
+    DebiasingArguments,
+    ModelArguments,
+    resolved,
+    settle_steps,
+    settled_network,
+    settled_selection,
+)
+from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import (
+    check_fingerprint,
+    image_geometry,
+    load_training_splits,
+    stated_aligned_bias,
+)
+from hf_biasensemble.folders.output_folder import CONFIG_FILE, check_same_run
+from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.models.inputs import Inputs, with_width
+from hf_biasensemble.models.preprocessing import with_preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a command, a function or a trainer works with.
+
+    Attributes:
+        method: What is trained.
+        data_args: Where the data are.
+        model_args: The network, with its preprocessing settled.
+        selection_args: The selector's options, settled; `None` without one.
+        args: Settings of training.
+        splits: Decoded images, or vectors, by split, `train` among them.
+        settings: As of `config.yaml`.
+    """
+
+    method: Method
+    data_args: DataArguments
+    model_args: ModelArguments
+    selection_args: Any
+    args: DebiasingArguments
+    splits: dict[str, ImageSplit]
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        data_args: DataArguments,
+        model_args: ModelArguments,
+        selection_args: Any,
+        args: DebiasingArguments,
+        load: Callable[[ModelArguments], dict[str, ImageSplit]] | None = None,
+    ) -> "Prepared":
+        """Settles what depends on the backbone and on the data. `load` decodes images as the settled network sees
+        them; by default those that `data_args` name."""
+        model_args = with_preprocessing(settled_network(model_args, data_args, args))
+        selection_args = settled_selection(selection_args, model_args, args)
+        splits = load(model_args) if load else load_training_splits(data_args, image_geometry(model_args))
+        model_args = with_width(model_args, splits)
+        settings = resolved(data_args, model_args, selection_args, args, hidden=method.hidden)
+        settings["train_fingerprint"] = check_fingerprint(splits["train"], data_args)
+        settings["reading"] = [line.strip() for line in splits["train"].reading[1:]] or None
+        settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
+        return cls(method, data_args, model_args, selection_args, args, splits, settings)
+
+    def settle_steps(self, checkpoint: Path | None = None) -> None:
+        """Sets steps and schedule in `args`. Refuses to resume a run, from this checkpoint or from the beginning,
+        that was another."""
+        before: dict[str, Any] = {}
+        if self.args.resume_from_checkpoint:
+            before = check_same_run(checkpoint.parent if checkpoint else Path(self.args.output_dir), self.settings)
+        settle_steps(self.args, len(self.splits["train"]), before)
+        self.settings["schedule_steps"] = self.args.schedule_steps
+
+    def write_settings(self) -> None:
+        """Writes `config.yaml` into the output folder, complete or not at all."""
+        with written_whole(Path(self.args.output_dir) / CONFIG_FILE) as file:
+            file.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+
+    def inputs(self) -> Inputs:
+        """What networks see of the images, which a frozen backbone encodes first."""
+        features = getattr(self.selection_args, "member_features", "final")
+        return Inputs.of_run(self.model_args, self.data_args, self.args, self.splits, features)
