@@ -61,13 +61,13 @@ def load_splits(args: DataArguments) -> dict[str, LabelledSplit]:
     Raises:
         `BiasEnsembleError`: If the data or a column is missing or ambiguous, or labels are unusable.
     """
-    plan = plan_reading(args)
-    print_once("\n".join(plan.lines()))
-    splits = {use: _check_split(data, args, plan, f"{plan.name}, split {use}") for use, data in plan.data.items()}
-    _check_widths(splits, plan.name)
+    name, plan = str(args.dataset_name), plan_reading(args)
+    print_once("\n".join(plan.lines))
+    splits = {use: _check_split(data, args, plan, f"{name}, split {use}") for use, data in plan.data.items()}
+    _check_widths(splits, name)
     if "train" in splits:
-        _check_train_covers(splits["train"], plan.name)
-    _tell_conflicting(splits, args.aligned_bias, plan.name)
+        _check_train_covers(splits["train"], name)
+    _tell_conflicting(splits, args.aligned_bias, name)
     return splits
 
 
@@ -110,7 +110,7 @@ def _check_split(data: datasets.Dataset, args: DataArguments, plan: ReadingPlan,
         is_conflicting,
         bias_names=None if bias_labels is None else plan.bias_names,
         aligned_by=conflicting_column and "column",
-        reading=plan.lines(),
+        reading=plan.lines,
         vectors=vectors_of(data, args.feature_column, where) if args.feature_column else None,
         texts=texts_of(data, used) if args.feature_column else None,
     )

@@ -1,20 +1,35 @@
 """What was found under a name: the rows of each split as a dataset whose images are not opened."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
+
+TEXT = ("string", "large_string")
+"""Types of columns of text."""
 
 
 @dataclass
 class Found:
-    """What was found under a name: rows by split, as far as the data themselves name splits."""
+    """What was found under a name: rows by split, as far as the data themselves name splits.
+
+    Attributes:
+        layout: How it is laid out, in words.
+        data: The rows of each split; `train` where nothing names splits.
+        splits_from: What names the splits, in words; `None` where nothing does.
+        labels_from: What says which class an image is of, where that is not the column of labels.
+        notes: What is not read and why, and what looks odd.
+        table: The table that names the images, if one does.
+    """
 
     layout: str
     data: dict[str, datasets.Dataset]
     splits_from: str | None = None
     labels_from: str | None = None
     notes: list[str] = field(default_factory=list)
+    table: Path | None = None
 
     def __post_init__(self) -> None:
         if self.splits_from is None and len(self.data) > 1:
@@ -31,6 +46,32 @@ def as_dataset(rows: pa.Table, column: str = "image") -> datasets.Dataset:
     rows = rows.set_column(rows.column_names.index(column), column, images)
     features = {name: datasets.Image() if name == column else datasets.Value("string") for name in rows.column_names}
     return datasets.Dataset(rows, info=datasets.DatasetInfo(features=datasets.Features(features)))
+
+
+def paths_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
+    """The paths of a column of images; null where an image is in the table itself."""
+    if not isinstance(rows.features.get(column), datasets.Image):
+        return pa.chunked_array([pa.nulls(len(rows), pa.string())])
+    images = values_of(rows, column)
+    return pc.if_else(pc.struct_field(images, "bytes").is_null(), pc.struct_field(images, "path"), None)
+
+
+def texts_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
+    """A column as text; of a `ClassLabel`, the names."""
+    values, feature = values_of(rows, column), rows.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return pc.take(pa.chunked_array([feature.names], pa.string()), values)
+    return values.cast(pa.string())
+
+
+def values_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
+    """A column in Arrow."""
+    return rows.select_columns([column]).with_format("arrow")[:][column]
+
+
+def is_text(rows: datasets.Dataset, column: str) -> bool:
+    """Whether there is such a column, of text."""
+    return getattr(rows.features.get(column), "dtype", None) in TEXT
 
 
 def with_image_feature(data: datasets.Dataset, column: str) -> datasets.Dataset:

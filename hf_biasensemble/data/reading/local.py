@@ -1,19 +1,20 @@
 """A local folder: what it holds decides how it is read; what can be meant in two ways is refused."""
 
 import re
-from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.data.reading.files import ARCHIVES, PHOTOGRAPH_SUFFIXES, Tree, images, listed, look_into
+from hf_biasensemble.data.reading.files import ARCHIVES, PHOTOGRAPH_SUFFIXES, Parts, Tree, images, listed, look_into
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
-from hf_biasensemble.data.reading.found import Found, as_dataset
+from hf_biasensemble.data.reading.found import Found, as_dataset, paths_of
 from hf_biasensemble.data.reading.rows import naming_column
 from hf_biasensemble.data.reading.splits import meant_by, split_column, split_names, use_of
-from hf_biasensemble.data.reading.table_rows import read_rows, read_tables
+from hf_biasensemble.data.reading.table_rows import read_tables
 from hf_biasensemble.data.reading.tables import is_binary_table, is_text_table, read_text_table
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -24,22 +25,22 @@ _LABEL_WORDS = {"label", "labels", "class", "category", "target", "y", "dx", "di
 def read_folder(path: Path, args: DataArguments) -> Found:
     """A folder with images, tables or both."""
     tree, layout = look_into(path), args.layout
+    if layout == "folders" or not tree.tables:
+        if tree.images:
+            return _of_folders(tree, args)
+        raise ValueError(f"expected images{'' if layout == 'folders' else ' or tables'} in it, found {_content(tree)}")
     metadata = [
         table
         for table in tree.tables
         if Path(table).stem.lower() == "metadata" and (layout == "table" or _names_images(tree, table, args))
     ]
-    if layout == "folders" or not tree.tables:
-        if layout == "folders" or tree.images:
-            return _of_folders(tree, args)
-        raise ValueError(f"expected images or tables in it, found {_content(tree)}")
     if metadata:
-        return _of_metadata(tree, metadata, args)
+        return _of_tables(tree, metadata, args, beside_images=True)
     if not tree.images or layout == "table":
         return _of_tables(tree, tree.tables, args)
     refused = None
     try:
-        folders = class_folders(tree, split_names(args).values())
+        folders = class_folders(tree, split_names(args))
     except BiasEnsembleError as error:
         refused = error
     if refused is None and len(folders.classes()) > 1:
@@ -48,16 +49,15 @@ def read_folder(path: Path, args: DataArguments) -> Found:
     about = [table for table in tree.tables if _names_images(tree, table, args)]
     if refused and not about:
         raise BiasEnsembleError(f"{refused}; no column of {', '.join(tree.tables[:_NAMED])} names the images")
-    if about and all(is_text_table(table) and _split_in(table.rpartition("/")[0], args) for table in about):
-        return _of_metadata(tree, about, args)
-    return _of_tables(tree, about or tree.tables, args)
+    in_splits = about and all(is_text_table(table) and _split_of_folder(table, args) for table in about)
+    return _of_tables(tree, about or tree.tables, args, beside_images=bool(in_splits))
 
 
 # Class folders -------------------------------------------------------------------------------------------------------
 
 
 def _of_folders(tree: Tree, args: DataArguments) -> Found:
-    folders = class_folders(tree, split_names(args).values(), args.layout == "folders")
+    folders = class_folders(tree, split_names(args), args.layout == "folders")
     data = {split or "train": as_dataset(rows) for split, rows in folders.tables(tree).items()}
     splits_from = folders.splits_from and f"the {folders.splits_from}"
     return Found("class folders", data, splits_from, "the names of folders", [*folders.notes, *_not_read(tree)])
@@ -104,7 +104,7 @@ def _all_numbers(values: set[str]) -> bool:
     return all(value.replace(".", "", 1).lstrip("-").isdigit() for value in values)
 
 
-def _not_read(tree: Tree, used: tuple[str, ...] = ()) -> list[str]:
+def _not_read(tree: Tree, used: Collection[str] = ()) -> list[str]:
     """Lines on tables and other files that are not read."""
     tables = [table for table in tree.tables if table not in used]
     notes = []
@@ -138,51 +138,57 @@ def _names_images(tree: Tree, table: str, args: DataArguments) -> bool:
     return bool({args.image_column, "file_name"} & {*rows.column_names}) or naming_column(rows, tree) is not None
 
 
-def _of_metadata(tree: Tree, metadata: list[str], args: DataArguments) -> Found:
-    """One table for all, or one in each split folder; a split folder without one may hold class folders."""
-    places: dict[str, str] = {}
-    for table in metadata:
-        place = table.rpartition("/")[0]
-        if place in places:
-            raise _one_of(tree, "one table of each folder", places[place], table)
-        places[place] = table
-    outermost = {place: table for place, table in places.items() if not any(_is_above(o, place) for o in places)}
-    used = tuple(outermost.values())
-    files: dict[str | None, Path] = {table: tree.root / table for table in used}
-    named = {place: _split_in(place, args) for place in outermost}
-    if len(outermost) == 1 and not any(named.values()):
-        found = read_rows(f"table {used[0]}", {None: files[used[0]]}, args, tree=tree)
-    elif not all(named.values()):
-        found = read_rows(f"tables {', '.join(used)}", files, args, together=True)
-    else:
-        counts = Counter(named.values())
-        twice = [table for place, table in outermost.items() if counts[named[place]] > 1]
-        if twice:
-            raise BiasEnsembleError(
-                f"{tree.root}: expected one table for each split, found {' and '.join(twice[:2])}; name one folder "
-                "with --dataset_name"
-            )
-        by_split = {named[place]: files[table] for place, table in outermost.items()}
-        found = read_rows(f"tables {', '.join(used)}", by_split, args)
-        found.splits_from = "the names of folders"
-        _add_class_folders(found, _without(tree, outermost), args)
+def _of_tables(tree: Tree, tables: list[str], args: DataArguments, beside_images: bool = False) -> Found:
+    """One table, or several for the splits, which their names say or, `beside_images`, the folders that they lie in.
+
+    A split folder without such a table may hold class folders. Tables in folders that say no splits are one table.
+    """
+    if beside_images:
+        tables = [table for table in tables if not any(_is_above(other, table) for other in tables)]
+    say_split = _split_of_folder if beside_images else _split_of_file
+    by_split = _grouped(tables, lambda table: say_split(table, args))
+    unnamed, named = by_split.get(None, []), [table for table in tables if say_split(table, args)]
+    one_each = by_split
+    if beside_images and unnamed:
+        by_split, one_each = {None: tables}, _grouped(tables, _folder_of)
+    elif not beside_images:
+        text, binary = ([table for table in tables if kind(table)] for kind in (is_text_table, is_binary_table))
+        if text and binary:
+            raise _one_of(tree, "tables of one kind", text[0], binary[0])
+        if unnamed and (named or len({_stem(table) for table in unnamed}) > 1):
+            raise _one_of(tree, "one table, or tables called like splits", unnamed[0], (named or unnamed[1:])[0])
+        one_each = by_split if text else {}  # others come in parts
+    for alike in one_each.values():
+        if len(alike) > 1:
+            raise _one_of(tree, "one table for each split or folder", *alike[:2])
+    layout = f"table {tables[0]}" if len(tables) == 1 else f"tables {', '.join(tables[:_NAMED])}"
+    files = {split: [tree.root / table for table in some] for split, some in by_split.items()}
+    found = read_tables(layout, files, args, tree)
+    if None not in by_split:
+        found.splits_from = f"the names of {'folders' if beside_images else 'files'}"
+        if beside_images:
+            _add_class_folders(found, _outside(tree, tables), args)
     some = next(iter(found.data.values())).column_names
-    if args.label_column not in some and "/" in used[0]:
+    if beside_images and args.label_column not in some and _folder_of(tables[0]):
         raise BiasEnsembleError(
-            f"{tree.root}: expected a label column {args.label_column!r} in {used[0]}, found columns "
+            f"{tree.root}: expected a label column {args.label_column!r} in {tables[0]}, found columns "
             f"{', '.join(some)}; name it with --label_column, or take the folders as classes with --layout folders"
         )
-    found.notes += _not_read(tree, used)
+    found.notes += [*_in_no_row(tree, found, args.image_column), *_not_read(tree, tables)]
     return found
+
+
+def _grouped(tables: list[str], key: Callable[[str], str | None]) -> dict[str | None, list[str]]:
+    groups: dict[str | None, list[str]] = {}
+    for table in tables:
+        groups.setdefault(key(table), []).append(table)
+    return groups
 
 
 def _add_class_folders(found: Found, others: Tree, args: DataArguments) -> None:
     """Adds the splits that are class folders to those that are tables."""
-    if not others.images:
-        return
-    folders = class_folders(others, split_names(args).values())
+    folders = class_folders(others, split_names(args))
     if not folders.splits_from:
-        found.notes.append(f"not read: {images(sum(others.image_folders().values()))} in no folder with a table")
         return
     for split, rows in folders.tables(others).items():
         rows = rows.rename_columns([args.image_column, args.label_column])
@@ -200,47 +206,34 @@ def _one_of(tree: Tree, expected: str, one: str, other: str) -> BiasEnsembleErro
     )
 
 
-def _is_above(place: str, other: str) -> bool:
-    return place != other and (place == "" or other.startswith(f"{place}/"))
+def _folder_of(table: str) -> str:
+    return table.rpartition("/")[0]
 
 
-def _split_in(place: str, args: DataArguments) -> str | None:
-    """The folder in a path that means a split, if one does."""
-    return next((part for part in place.split("/") if use_of(part) or part in split_names(args).values()), None)
+def _is_above(table: str, other: str) -> bool:
+    """Whether a table lies in a folder above that of another."""
+    folder, inner = _folder_of(table), _folder_of(other)
+    return folder != inner and (not folder or inner.startswith(f"{folder}/"))
 
 
-def _without(tree: Tree, places: dict[str, str]) -> Tree:
-    """The tree without what lies in these folders."""
-    inside = [tuple(place.split("/")) for place in places]
+def _outside(tree: Tree, tables: list[str]) -> Tree:
+    """The tree without what lies in the folders of these tables."""
+    inside = [tuple(_folder_of(table).split("/")) for table in tables]
 
-    def is_outside(parts: tuple[str, ...]) -> bool:
-        return not any(parts[: len(place)] == place for place in inside)
+    def is_outside(parts: Parts) -> bool:
+        return not any(parts[: len(folder)] == folder for folder in inside)
 
     kept = [(parts, run) for parts, run in tree.images if is_outside(parts)]
     return replace(tree, images=kept, tables=[], others={}, folders=[*filter(is_outside, tree.folders)], notes=[])
 
 
-def _of_tables(tree: Tree, tables: list[str], args: DataArguments) -> Found:
-    """Tables of any name: one, or several whose names say the splits."""
-    text, binary = ([table for table in tables if kind(table)] for kind in (is_text_table, is_binary_table))
-    if text and binary:
-        raise _one_of(tree, "tables of one kind", text[0], binary[0])
-    groups: dict[str, list[str]] = {}
-    for table in tables:
-        groups.setdefault(_split_of_file(table, args) or "", []).append(table)
-    unnamed, named = groups.get("", []), [table for split, group in groups.items() if split for table in group]
-    if unnamed and (named or len({_stem(table) for table in unnamed}) > 1):
-        raise _one_of(tree, "one table, or tables called like splits", unnamed[0], (named or unnamed[1:])[0])
-    several = [group for group in groups.values() if len(group) > 1]
-    if text and several:
-        raise _one_of(tree, "one table for each split", *several[0][:2])
-    layout = f"table {tables[0]}" if len(tables) == 1 else f"tables {', '.join(tables[:_NAMED])}"
-    files = {split or None: [tree.root / table for table in group] for split, group in groups.items()}
-    found = read_tables(layout, files, args, tree=tree)
-    if named:
-        found.splits_from = "the names of files"
-    found.notes += _not_read(tree, tuple(tables))
-    return found
+def _in_no_row(tree: Tree, found: Found, column: str) -> list[str]:
+    """A line on images in the folder that are in no row."""
+    named = [chunk for rows in found.data.values() for chunk in paths_of(rows, column).chunks]
+    files, start = tree.paths(), "" if str(tree.root) == "." else f"{tree.root}/"
+    is_named = pc.is_in(pc.binary_join_element_wise(start, files, ""), value_set=pa.chunked_array(named, pa.string()))
+    absent = files.filter(pc.invert(is_named))
+    return [f"not read: {images(len(absent))} that no row names, such as {absent[0]}"] if len(absent) else []
 
 
 def _stem(table: str) -> str:
@@ -250,7 +243,10 @@ def _stem(table: str) -> str:
 
 def _split_of_file(table: str, args: DataArguments) -> str | None:
     """The split that a file's name means or, if it means none, a folder above it."""
-    stem, names = _stem(table), split_names(args).values()
-    if stem in names:
-        return stem
-    return next((part for part in (stem, *reversed(Path(table).parts[:-1])) if meant_by(part) or part in names), None)
+    parts, names = (_stem(table), *reversed(Path(table).parts[:-1])), split_names(args)
+    return next((part for part in parts if meant_by(part) or part in names), None)
+
+
+def _split_of_folder(table: str, args: DataArguments) -> str | None:
+    """The first folder in the path that is called like a split."""
+    return next((part for part in Path(table).parts[:-1] if use_of(part) or part in split_names(args)), None)

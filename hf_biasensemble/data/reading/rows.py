@@ -4,11 +4,13 @@ import os
 import re
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_biasensemble.data.reading.files import IMAGE_SUFFIXES, Tree, look_into, suffix_of
+from hf_biasensemble.data.reading.found import paths_of, values_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 _TRIED = 50
@@ -148,27 +150,28 @@ def naming_column(table: pa.Table, tree: Tree) -> str | None:
     return by_stem
 
 
-def repeated(parts: dict[str, pa.ChunkedArray], labels: dict[str, pa.ChunkedArray | None], where: str) -> list[str]:
+def repeated(data: dict[str, datasets.Dataset], image: str, label: str, where: str) -> list[str]:
     """What to say of files that several rows name.
 
     Raises:
         `BiasEnsembleError`: If they have different labels.
     """
+    parts = {split: paths_of(rows, image) for split, rows in data.items()}
     every = pa.chunked_array([chunk for paths in parts.values() for chunk in paths.chunks], pa.string())
     counts = pc.value_counts(every.combine_chunks().drop_null())
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if not len(twice):
         return []
-    seen: dict[str, tuple[str, int, str | None]] = {}
+    seen: dict[str, tuple[str, int, object]] = {}
     across = 0
     for split, paths in parts.items():
-        of_split = labels[split]
+        labels = values_of(data[split], label) if label in data[split].column_names else None
         for row in np.flatnonzero(pc.is_in(paths, value_set=twice).to_numpy(zero_copy_only=False)).tolist():
-            path, label = paths[row].as_py(), None if of_split is None else of_split[row].as_py()
-            before = seen.setdefault(path, (split, row, label))
-            if before[2] != label:
+            path, of_row = paths[row].as_py(), None if labels is None else labels[row].as_py()
+            before = seen.setdefault(path, (split, row, of_row))
+            if before[2] != of_row:
                 raise BiasEnsembleError(
-                    f"{where}, split {split}, row {row}: expected one label for {path}, found {label!r}, and "
+                    f"{where}, split {split}, row {row}: expected one label for {path}, found {of_row!r}, and "
                     f"{before[2]!r} in split {before[0]}, row {before[1]}; remove one of the rows"
                 )
             across += before[0] != split

@@ -1,13 +1,8 @@
-"""Names that mean a split (`train`, `Training`, `val`, `seg_train`), and the split of each row of a table."""
+"""Names that mean a split (`train`, `Training`, `val`, `seg_train`), and which of those there are is for what."""
 
-import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.reading.files import images
@@ -67,9 +62,9 @@ def is_mark(column: str) -> bool:
     return use_of(re.sub(r"^(is|in)_", "", column.lower())) is not None
 
 
-def split_names(args: DataArguments) -> dict[str, str]:
-    """The name of each split in this dataset."""
-    return {use: getattr(args, f"{use}_split") for use in USES}
+def split_names(args: DataArguments) -> list[str]:
+    """The names that the splits for training, validation and testing have in this dataset."""
+    return [getattr(args, f"{use}_split") for use in USES]
 
 
 def split_column(names: list[str], asked: str | None) -> str:
@@ -87,7 +82,7 @@ def chosen_splits(raw: Mapping[str, Any], args: DataArguments) -> tuple[dict[str
         `BiasEnsembleError`: If a split that was named is missing or named twice, no split is left, or two have names
             of the same meaning.
     """
-    asked, where = split_names(args), args.dataset_name
+    asked, where = dict(zip(USES, split_names(args), strict=True)), args.dataset_name
     named = {use: name for use, name in asked.items() if name != use}
     for use, name in named.items():
         if name not in raw:
@@ -121,62 +116,3 @@ def chosen_splits(raw: Mapping[str, Any], args: DataArguments) -> tuple[dict[str
         for split in raw
         if split not in chosen.values()
     ]
-
-
-def splits_of_column(values: pa.ChunkedArray, column: str, where: str) -> np.ndarray:
-    """The split of each row, by a column of names or of 0, 1, 2; a name that means none is the split's own name."""
-    text = values.cast(pa.string())
-    if text.null_count:
-        row = int(text.is_null().to_numpy().argmax())
-        raise BiasEnsembleError(
-            f"{where}: column {column!r}, row {row}: expected a split, found nothing; fill it in, or leave the column "
-            f"alone with --split_column {NO_SPLITS}"
-        )
-    encoded = text.combine_chunks().dictionary_encode()
-    names, indices = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
-    if is_mark(column) and {"0", "1"} & set(names):  # 1 would be validation
-        raise BiasEnsembleError(
-            f"{where}: column {column!r}: expected names of splits, found {', '.join(names[:5])}; write train and "
-            f"test into it, or leave it alone with --split_column {NO_SPLITS}"
-        )
-    for place, name in enumerate(names):
-        if re.fullmatch(r"-?\d+(\.0)?", name) and use_of_value(name) is None:
-            raise BiasEnsembleError(
-                f"{where}: column {column!r}, row {int((indices == place).argmax())}: expected 0, 1, 2 (train, "
-                f"validation, test) or names of splits, found {name}; leave the column alone with --split_column "
-                f"{NO_SPLITS}"
-            )
-    return np.array([use_of_value(name) or name for name in names], dtype=object)[indices]
-
-
-def splits_of_paths(
-    paths: pa.ChunkedArray, labels: pa.ChunkedArray | None, names: Collection[str], where: str
-) -> np.ndarray | None:
-    """The split of each row, by the first folder in its path that means one; `None` if no path has such a folder.
-
-    A folder is none if it is the label of an image: then it is a class that is called so.
-
-    Raises:
-        `BiasEnsembleError`: If some paths have one and others do not; names the first of these.
-    """
-    folders = pc.replace_substring_regex(pc.fill_null(paths, ""), "/?[^/]*$", "").combine_chunks().dictionary_encode()
-    places = folders.dictionary.to_pylist()
-    if all(place.startswith(("/", "..")) for place in places):  # where all of it lies says nothing
-        common = os.path.commonpath(places)
-        places = [os.path.relpath(place, common) for place in places]
-    indices = folders.indices.to_numpy()
-    classes = set() if labels is None else set(pc.unique(labels.cast(pa.string())).to_pylist())
-    meant = []
-    for folder in places:
-        parts = [part for part in folder.split("/") if part not in classes]
-        meant.append(next((use_of(part) or part for part in parts if use_of(part) or part in names), None))
-    if not any(meant):
-        return None
-    if None in meant:
-        row = int(np.array([name is None for name in meant])[indices].argmax())
-        of = ", ".join(sorted({name for name in meant if name}))
-        raise BiasEnsembleError(
-            f"{where}, row {row}: expected a split in each path, as others have ({of}), found none in "
-            f"{paths[row].as_py()}; remove the row, or take all rows together with --split_column {NO_SPLITS}"
-        )
-    return np.array(meant, dtype=object)[indices]

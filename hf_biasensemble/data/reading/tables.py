@@ -5,17 +5,16 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Iterator
 from functools import reduce
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.parquet.parquet import Parquet
@@ -25,7 +24,6 @@ from hf_biasensemble.data.store.cache import tables_folder
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 _LINES_AT_ONCE = 10_000
-_LARGEST_BLOCK = 2**31 - 1
 
 
 def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
@@ -40,8 +38,13 @@ def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
         `BiasEnsembleError`: If it is empty, is not UTF-8, has a column twice or rows of another length.
     """
     _check_regular([file])
-    _check_encoding(file)
-    read = _read_json(file) if suffix_of(file.name) in (".json", ".jsonl") else _read_csv(file)
+    text, suffix = _text_in(file), suffix_of(file.name)
+    if suffix in (".json", ".jsonl"):
+        chunks = [_columns_of(records) for records in _records(text, suffix, file)]
+        read = pa.concat_tables(chunks, promote_options="default") if chunks else pa.table({})
+        read = read.rename_columns(_column_names(read.column_names, file))
+    else:
+        read = _read_csv(text, file)
     table = pa.table({name: _blank_is_null(read[name]) for name in read.column_names})
     unnamed = [name for name in table.column_names if name.startswith("\0")]
     named = [name for name in table.column_names if name not in unnamed]
@@ -63,87 +66,65 @@ def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
     return table, notes
 
 
-def _check_encoding(file: Path) -> None:
+def _text_in(file: Path) -> str:
     content = file.read_bytes()
     if not content:
         raise BiasEnsembleError(f"{file}: expected a table, found an empty file; remove it or fill it in")
-    found = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
-    if found is None and b"\0" in content:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        found = "UTF-16"
+    elif b"\0" in content:
         found = "a zero byte, as in UTF-16"
+    else:
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            found = f"the byte 0x{content[error.start]:02X} in line {line}, as in Latin-1"
+    raise BiasEnsembleError(f"{file}: expected UTF-8, found {found}; save the table as CSV UTF-8")
+
+
+def _read_csv(text: str, file: Path) -> pa.Table:
+    """Values between commas, or what else stands most often in the header; Excel may say it in a line `sep=;`."""
+    head = re.match(r"(?:sep=(.)\s*?\r?\n)?(?:\s*[\r\n])?", text)  # blank lines may stand above the header
+    assert head is not None
+    body = text[head.end() :]
+    header = re.sub(r'"[^"]*"', "", body.splitlines()[0] if body else "")
+    usual = "\t" if suffix_of(file.name) == ".tsv" else max(",;\t|", key=header.count)
+    # Strict, or all rows after a quote that is never closed would be one value.
+    reader = csv.reader(io.StringIO(body, newline=""), delimiter=head[1] or usual, strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    names = _column_names(next(reader, []), file)
+    rows = _rows(reader, len(names), head[0].count("\n"), file)
+    chunks = []
+    while some := list(islice(rows, _LINES_AT_ONCE)):
+        chunks.append(pa.table([pa.array(values, pa.string()) for values in zip(*some, strict=True)], names))
+    return pa.concat_tables(chunks) if chunks else pa.table({name: pa.array([], pa.string()) for name in names})
+
+
+def _rows(reader: Any, columns: int, skipped: int, file: Path) -> Iterator[list[str]]:
+    """The rows below the header; these lines above it were skipped."""
+    number = 0
     try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        found = found or f"the byte 0x{content[error.start]:02X} in line {line}, as in Latin-1"
-    if found:
-        raise BiasEnsembleError(f"{file}: expected UTF-8, found {found}; save the table as CSV UTF-8")
-
-
-def _read_csv(file: Path) -> pa.Table:
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        start = stream.readline()
-        told = re.fullmatch(r"sep=(.)\s*", start)  # as Excel writes it
-        skipped = 1 if told else 0
-        text = stream.readline() if told else start
-        while text and not text.strip():  # the names of columns may stand below blank lines
-            skipped, text = skipped + 1, stream.readline()
-        text += "".join(islice(stream, 20))
-    delimiter = told[1] if told else _delimiter(text, file)
-    header = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), [])
-    names = _column_names(header, file)
-    size = file.stat().st_size
-    try:
-        table = pyarrow.csv.read_csv(
-            file,
-            pyarrow.csv.ReadOptions(
-                use_threads=False,
-                block_size=min(max(size + 1, 1 << 20), _LARGEST_BLOCK),  # a quoted line break may be anywhere
-                column_names=names,
-                skip_rows=skipped,
-                skip_rows_after_names=1,
-            ),
-            pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
-        )
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise BiasEnsembleError(f"{file}: {_reason(error, len(names))}") from error
-    _check_last_quote(table, file)
-    return table
-
-
-def _check_last_quote(table: pa.Table, file: Path) -> None:
-    """Refuses a quote that is never closed: all rows after it would be one value."""
-    last = table.slice(max(len(table) - 1, 0)).to_pylist()
-    for value in (value.encode() for row in last for value in row.values() if "\n" in value):
-        with open(file, "rb") as stream:
-            stream.seek(-len(value), os.SEEK_END)
-            if stream.read() == value:
+        for row in reader:
+            if len(row) not in (0, columns):
+                advice = "put quotes around values with a comma in them"
+                if len(row) < columns:
+                    advice = "fill the row up with commas"
+                if columns == 1:
+                    advice = "the header must be the first line"
+                found = f"{len(row)} in line {skipped + reader.line_num} ({' '.join(','.join(row).split())[:80]})"
                 raise BiasEnsembleError(
-                    f"{file}, row {len(table) - 1}: expected a second quote, found the end of the table; close the "
-                    "quote or remove it"
+                    f"{file}: expected {columns} value{'s' if columns > 1 else ''} in each row, as the header has, "
+                    f"found {found}; {advice}"
                 )
-
-
-def _reason(error: Exception, columns: int) -> str:
-    found = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", str(error), re.DOTALL)
-    if found is None:
-        return " ".join(str(error).split())
-    more = int(found[3]) > columns
-    advice = "put quotes around values with a comma in them" if more else "fill the row up with commas"
-    if columns == 1:
-        advice = "the header must be the first line"
-    return (
-        f"expected {columns} value{'s' if columns > 1 else ''} in each row, as the header has, found {found[3]} in "
-        f"line {found[1]} ({' '.join(found[4].split())[:80]}); {advice}"
-    )
-
-
-def _delimiter(text: str, file: Path) -> str:
-    """What stands most often in the header, outside quotes."""
-    if suffix_of(file.name) == ".tsv":
-        return "\t"
-    header = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").splitlines()[0] if text.strip() else "")
-    return max(",;\t|", key=header.count) if any(sign in header for sign in ",;\t|") else ","
+            if row:
+                yield row
+                number += 1
+    except csv.Error as error:
+        raise BiasEnsembleError(
+            f"{file}, row {number}: expected a second quote at the end of the value, found none ({error}); close the "
+            "quote or remove it, and double quotes inside a value"
+        ) from error
 
 
 def _column_names(header: list[str], file: Path) -> list[str]:
@@ -162,40 +143,29 @@ def _blank_is_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(stripped, ""), pa.scalar(None, stripped.type), stripped)
 
 
-def _read_json(file: Path) -> pa.Table:
-    """Lines of JSON, or one list of them; every value as text."""
-    chunks = [_columns_of(records) for records in _records(file)]
-    table = pa.concat_tables(chunks, promote_options="default") if chunks else pa.table({})
-    names = _column_names(table.column_names, file)
-    return table.rename_columns(names)
-
-
-def _records(file: Path) -> Iterator[list[dict]]:
-    with open(file, encoding="utf-8-sig") as stream:
-        if suffix_of(file.name) == ".json":
+def _records(text: str, suffix: str, file: Path) -> Iterator[list[dict]]:
+    """Lines of JSON, or one list of them."""
+    if suffix == ".json":
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise BiasEnsembleError(f"{file}: expected a list of records in JSON, found {error}") from error
+        if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
+            raise BiasEnsembleError(f"{file}: expected a list of records in JSON, found another content")
+        yield content
+        return
+    lines = enumerate(io.StringIO(text), 1)
+    while some := list(islice(lines, _LINES_AT_ONCE)):
+        records = []
+        for number, line in some:
             try:
-                content = json.load(stream)
+                record = json.loads(line) if line.strip() else {}
             except ValueError as error:
-                raise BiasEnsembleError(f"{file}: expected a list of records in JSON, found {error}") from error
-            if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
-                raise BiasEnsembleError(f"{file}: expected a list of records in JSON, found another content")
-            yield content
-            return
-        number = 0
-        while lines := list(islice(stream, _LINES_AT_ONCE)):
-            records = []
-            for line in lines:
-                number += 1
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise BiasEnsembleError(f"{file}, line {number}: expected JSON, found {error}") from error
-                if not isinstance(record, dict):
-                    raise BiasEnsembleError(f"{file}, line {number}: expected a record, found {line.strip()[:40]}")
-                records.append(record)
-            yield records
+                raise BiasEnsembleError(f"{file}, line {number}: expected JSON, found {error}") from error
+            if not isinstance(record, dict):
+                raise BiasEnsembleError(f"{file}, line {number}: expected a record, found {line.strip()[:40]}")
+            records += [record] if record else []
+        yield records
 
 
 def _columns_of(records: list[dict]) -> pa.Table:
@@ -207,6 +177,15 @@ def _text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value)
+
+
+def open_tables(files: list[Path], source: str) -> tuple[datasets.Dataset, list[str]]:
+    """The rows of one table of text, or of Parquet or Arrow files one after another, and what to say of them."""
+    if is_binary_table(files[0].name):
+        return open_binary_tables(files, source), []
+    (file,) = files
+    table, notes = read_text_table(file)
+    return datasets.Dataset(table), notes
 
 
 def open_binary_tables(files: list[Path], source: str) -> datasets.Dataset:
@@ -224,18 +203,6 @@ def _check_regular(files: list[Path]) -> None:
     special = next((file for file in files if not file.is_file()), None)
     if special:
         raise BiasEnsembleError(f"{special}: expected a table, found a link to nothing or a special file; remove it")
-
-
-def typed_as_text(file: Path) -> pa.Table:
-    """The columns of a Parquet or Arrow file that can be text, as text: metadata of images, not images."""
-    data = open_binary_tables([file], str(file.resolve()))
-    content, columns = data.with_format("arrow")[:], {}
-    for name, feature in data.features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            columns[name] = pc.take(pa.array(feature.names, pa.string()), content[name])
-        elif isinstance(feature, datasets.Value) and feature.dtype not in ("binary", "large_binary"):
-            columns[name] = _blank_is_null(content[name].cast(pa.string()))
-    return pa.table(columns)
 
 
 def cache_of(files: list[Path], source: str) -> Path:
