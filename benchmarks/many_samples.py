@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.store.array_store import open_or_make
+from hf_biasensemble.methods.lff import LffTrainer
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.frozen import FrozenBackbone
 from hf_biasensemble.models.preprocessing import with_preprocessing
@@ -39,7 +40,6 @@ from hf_biasensemble.runs import selecting
 from hf_biasensemble.runs.run_arguments import parse_run
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 from hf_biasensemble.trainers.evaluating import EvaluatingTrainer
-from hf_biasensemble.trainers.lff import LffTrainer
 
 BACKBONE, SIDE = "test_resnet", 8
 _ENCODER = EarlyAndFinal(timm.create_model(BACKBONE, num_classes=0), SIDE)

@@ -14,12 +14,12 @@ from hf_biasensemble.arguments import DataArguments, ModelArguments, SelectionAr
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform, load_image_splits
 from hf_biasensemble.methods import METHODS
+from hf_biasensemble.methods.disent import DisentArguments
 from hf_biasensemble.models.build import build_members
 from hf_biasensemble.reporting.run.progress import use_own_progress
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
-from hf_biasensemble.trainers.disent import DisentArguments
 
 CLASS_NAMES = [str(number) for number in range(10)]
 

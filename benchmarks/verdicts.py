@@ -43,7 +43,7 @@ def groups_of(images: int, spread: str) -> PseudoGroups:
     counts[0] += images - counts.sum()
     labels = np.concatenate([np.arange(ALIGNED) % CLASSES, np.repeat(np.arange(CLASSES), counts)])
     predicted = np.where(np.arange(len(labels)) < ALIGNED, labels, (labels + 1) % CLASSES)
-    return PseudoGroups(labels, predicted, np.zeros(len(labels), np.float32), CLASSES)
+    return PseudoGroups(labels, predicted, np.zeros(len(labels), np.float32), CLASSES, "simulated")
 
 
 def wrong(groups: PseudoGroups, seeds: int, repeats: int) -> dict[str, float]:
@@ -68,7 +68,7 @@ def drawn_seeds(groups: PseudoGroups, seeds: int, random: np.random.Generator) -
     for _ in range(seeds):
         right = np.where(random.random(len(labels)) < OWN, of_method, random.random(len(labels)) < ACCURACY)
         said = np.where(right, labels, (labels + 1) % CLASSES)
-        tables.append(HeldOutPredictions(np.arange(len(labels)), labels, said, right * 1.0, CLASSES, groups))
+        tables.append(HeldOutPredictions(np.arange(len(labels)), said, right * 1.0, groups))
     return tables
 
 

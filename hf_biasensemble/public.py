@@ -24,6 +24,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.losses.objectives import cross_entropy, generalized_cross_entropy, relative_difficulty
 from hf_biasensemble.losses.sample_losses import SampleLosses
 from hf_biasensemble.methods import METHODS
+from hf_biasensemble.methods.disent import DisentArguments
 from hf_biasensemble.models.build import biased_and_debiased, classifier_alone, disentangled
 from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
@@ -50,7 +51,6 @@ from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.selectors.bias_ensemble import member_trainer
 from hf_biasensemble.selectors.erm_errors import SELECTOR as ERM_ERRORS
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
-from hf_biasensemble.trainers.disent import DisentArguments
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArguments, RelativeDifficultyTrainer
 
 __all__ = [

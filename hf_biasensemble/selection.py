@@ -1,4 +1,4 @@
-"""What the biased members say of the training data, as a table that outlives the run."""
+"""What the biased members predict for the training data, as a table that outlives the run."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,7 +32,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Selection:
-    """What the biased members say of each training sample.
+    """What the biased members predict for each training sample.
 
     Attributes:
         index: int64 (N,), row of each sample in the training split as loaded.

@@ -5,7 +5,7 @@ import sys
 
 from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.methods import METHODS
-from hf_biasensemble.trainers.lff import LffTrainer
+from hf_biasensemble.methods.lff import LffTrainer
 
 
 class FailingLffTrainer(LffTrainer):

@@ -11,9 +11,9 @@ import torch
 from hf_biasensemble.arguments import SelectionArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.methods.disent import DisentArguments
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
 from hf_biasensemble.models.pair import DisentangledPair
-from hf_biasensemble.trainers.disent import DisentArguments
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TRANSFORM = ImageTransform(image_mean=(0.0,) * 3, image_std=(255.0,) * 3)  # divided by 255 twice

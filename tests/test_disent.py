@@ -14,10 +14,10 @@ from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.methods import METHODS
+from hf_biasensemble.methods.disent import DisentArguments, DisentTrainer
+from hf_biasensemble.methods.lff import LffTrainer
 from hf_biasensemble.models.pair import DisentangledPair
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.trainers.disent import DisentArguments, DisentTrainer
-from hf_biasensemble.trainers.lff import LffTrainer
 
 BACKBONES = ["mlp", "test_resnet"]
 CLASS_NAMES = ["first", "second", "third"]

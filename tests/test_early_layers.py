@@ -84,9 +84,9 @@ def test_members_read_early_features_and_the_classifier_final_ones(digits, froze
     made = Selection.load(tmp_path / "out" / "selection")
     assert made.provenance["member_features"] == made.provenance["features_of_members"] == "early"
     inputs = selection_inputs(digits, tmp_path / "other", "group_dro_be", **frozen)[1]
-    of_features = members.probabilities(inputs.encoded["early"]["validation"])
-    from_images = members.probabilities(inputs.images["validation"])
-    np.testing.assert_allclose(from_images, of_features, atol=2e-3)
+    of_features = members.groups_of(inputs.encoded["early"]["validation"])
+    from_images = members.groups_of(inputs.images["validation"])
+    np.testing.assert_allclose(from_images.label_probability, of_features.label_probability, atol=2e-3)
     assert inputs.network_args.backbone_args != inputs.member_args.backbone_args
     assert inputs.encoded["early"]["train"].fingerprint == inputs.images["train"].fingerprint
 

@@ -30,7 +30,7 @@ def predictions_of(groups: PseudoGroups, aligned: float, conflicting: float, see
     right = random.random(len(groups)) < np.where(groups.is_conflicting, conflicting, aligned)
     said = np.where(right, groups.labels, (groups.labels + 1) % groups.num_classes)
     probability = np.where(right, 0.8, 0.1).astype(np.float32)
-    return HeldOutPredictions(np.arange(len(groups)), groups.labels, said, probability, groups.num_classes, groups)
+    return HeldOutPredictions(np.arange(len(groups)), said, probability, groups)
 
 
 def test_means_by_hand():
@@ -97,7 +97,7 @@ def test_difference_is_paired():
     some = np.flatnonzero(groups.is_conflicting & (better.correct == 1))[:12]
     said = better.predictions.copy()
     said[some] = groups.predicted[some]
-    worse = HeldOutPredictions(better.index, better.labels, said, better.probabilities, 4, groups)
+    worse = HeldOutPredictions(better.index, said, better.probabilities, groups)
     gained = gain([better], [worse])
     assert gained["conflicting"].low > 0
     assert gained["aligned"].value == gained["aligned"].low == gained["aligned"].high == 0
@@ -132,7 +132,7 @@ def one_group(counts) -> PseudoGroups:
 
 def right_at(groups: PseudoGroups, right) -> HeldOutPredictions:
     said = np.where(right, groups.labels, (groups.labels + 1) % groups.num_classes)
-    return HeldOutPredictions(np.arange(len(groups)), groups.labels, said, right * 1.0, groups.num_classes, groups)
+    return HeldOutPredictions(np.arange(len(groups)), said, right * 1.0, groups)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_the_sentence():
     assert "cannot tell which is better there: the difference may be chance" in sentence(
         erm, predictions_of(groups, 0.99, 0.4, seed=9), "lff"
     )
-    others = HeldOutPredictions(erm.index + 1, erm.labels, erm.predictions, erm.probabilities, 4)
+    others = HeldOutPredictions(erm.index + 1, erm.predictions, erm.probabilities, erm.groups)
     assert "ERM" not in sentence(debiased, others)  # about other images
 
 
@@ -229,7 +229,7 @@ def test_caution_where_a_model_errs_like_the_members():
     """As on mislabelled images, which every good model takes for what they are."""
     groups = drawn(4)
     said = np.where(np.random.default_rng(0).random(len(groups)) < 0.8, groups.predicted, groups.labels)
-    follows = HeldOutPredictions(np.arange(len(groups)), groups.labels, said, np.ones(len(groups)), 4, groups)
+    follows = HeldOutPredictions(np.arange(len(groups)), said, np.ones(len(groups)), groups)
     assert "these images are mislabelled" in str(caution(follows))
     assert caution(predictions_of(groups, 0.9, 0.9)) is None
 
@@ -251,8 +251,8 @@ def test_folds_are_one_table():
         part = PseudoGroups(
             groups.labels[rows], groups.predicted[rows], groups.label_probability[rows], 4, f"{len(rows)}"
         )
-        taken = (array[rows] for array in (whole.index, whole.labels, whole.predictions, whole.probabilities))
-        parts.append(HeldOutPredictions(*taken, 4, part))
+        taken = (array[rows] for array in (whole.index, whole.predictions, whole.probabilities))
+        parts.append(HeldOutPredictions(*taken, part))
     assert pooled(parts).estimates() == whole.estimates() and pooled(parts).is_about(whole)
 
 

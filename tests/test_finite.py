@@ -11,10 +11,10 @@ from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import image_transform, load_image_splits
 from hf_biasensemble.evaluation.classifier import evaluate_classifier
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.methods.erm import ErmTrainer
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.runs.run_arguments import parse_run
-from hf_biasensemble.trainers.erm import ErmTrainer
 
 
 @pytest.fixture(params=[float("nan"), float("inf")], ids=["nan", "inf"])

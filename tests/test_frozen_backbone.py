@@ -272,7 +272,7 @@ def test_head_and_backbone_agree_with_the_head_on_features(digits, frozen, tmp_p
     """The standardisation inside the published head is exact, up to float32."""
     from hf_biasensemble.data.prepare import image_geometry, image_transform, load_image_splits
     from hf_biasensemble.data.store.features import Features
-    from hf_biasensemble.models.build import build_classifier
+    from hf_biasensemble.models.build import build_classifiers
     from hf_biasensemble.models.inputs import Inputs
     from hf_biasensemble.models.preprocessing import with_preprocessing
     from hf_biasensemble.runs.run_arguments import parse_run
@@ -289,7 +289,7 @@ def test_head_and_backbone_agree_with_the_head_on_features(digits, frozen, tmp_p
         assert isinstance(features, Features) and features.shape[1] == 1 and encoded["train"].pixels.shape[1] == 3
         on_features = ALL_METHODS["erm"].network(heads, splits["train"].class_names, 5).eval()
         whole = inputs.classifier_of_images(on_features)
-        plain = build_classifier(model_args, splits["train"].class_names, 0).eval()
+        plain = build_classifiers(model_args, splits["train"].class_names, [0])[0].eval()
         with torch.inference_mode():
             images = transform(splits["test"].pixels, training=False)
             in_float32 = features.transform().normalise(plain.encoder(images))

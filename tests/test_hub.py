@@ -16,10 +16,10 @@ from hf_biasensemble.folders import hub as hub_module
 from hf_biasensemble.folders.hub import PUBLISHED_FILES
 from hf_biasensemble.folders.output_folder import REPOSITORY_PLACEHOLDER
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.methods.erm import ErmTrainer
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.runs.run_arguments import parse_run
-from hf_biasensemble.trainers.erm import ErmTrainer
 
 NUM_IMAGES = 12
 

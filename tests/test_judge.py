@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,10 +63,9 @@ def test_saved_members_say_what_the_trained_ones_said(judged, data):
     members = Members.load(judged / "lff_be")
     splits = selection_inputs(data, judged / "none")[1].images
     train_split, made = splits["train"], Selection.load(judged / "lff_be" / "selection")
-    said = members.probabilities(train_split)
-    assert np.array_equal(said.argmax(axis=1), made.predicted_labels)
-    of_labels = np.take_along_axis(said, made.labels[:, None], axis=1)[:, 0]
-    assert of_labels == pytest.approx(made.mean_probability, abs=1e-6)
+    said = members.groups_of(train_split)
+    assert np.array_equal(said.predicted, made.predicted_labels)
+    assert said.label_probability == pytest.approx(made.mean_probability, abs=1e-6)
     assert members.train_fingerprint == train_split.fingerprint
 
 
@@ -106,7 +106,7 @@ def test_estimates_stand_in_history_results_and_card(judged):
     for name in ("lff_be", "erm"):
         found, rows = results(judged / name), history(judged / name)
         table = HeldOutPredictions.load(judged / name, "validation")
-        assert table.groups is not None
+        assert table.groups.members
         for key, value in table.estimates().items():
             assert found[f"validation_{key}"] == pytest.approx(value)
             assert float(rows[-1][f"validation_{key}"]) == pytest.approx(value)
@@ -143,7 +143,7 @@ def test_run_without_members_has_no_estimates(judged):
 def test_the_run_ends_with_the_sentence_beside_the_other_run(judged):
     said = results(judged / "lff_be")["validation_judgement"]
     ours = HeldOutPredictions.load(judged / "lff_be", "validation")
-    erm = HeldOutPredictions.load(judged / "erm_alone", "validation").judged_by(ours.groups)
+    erm = replace(HeldOutPredictions.load(judged / "erm_alone", "validation"), groups=ours.groups)
     assert f"{ours.intervals()['conflicting']} on images that contradict the shortcut" in said
     assert f", erm {erm.intervals()['conflicting']}" in said
 

@@ -6,11 +6,11 @@ import torch
 from recorded import TRANSFORM, RecordedRun
 
 from hf_biasensemble.data.batches.member_batches import MemberBatches
+from hf_biasensemble.methods.disent import DisentTrainer
+from hf_biasensemble.methods.lff import LffTrainer
 from hf_biasensemble.models.pair import BiasedDebiasedPair, MemberEnsemble
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
-from hf_biasensemble.trainers.disent import DisentTrainer
-from hf_biasensemble.trainers.lff import LffTrainer
 
 TOLERANCE = 1e-5
 

@@ -19,9 +19,9 @@ from hf_biasensemble.losses.objectives import (
     true_class_probability,
 )
 from hf_biasensemble.losses.sample_losses import SampleLosses
+from hf_biasensemble.methods.disent import DisentTrainer
+from hf_biasensemble.methods.lff import LffTrainer
 from hf_biasensemble.selection import Selection
-from hf_biasensemble.trainers.disent import DisentTrainer
-from hf_biasensemble.trainers.lff import LffTrainer
 from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyTrainer
 
 CHANGES = {"bf16": "true", "max_steps": 8, "save_steps": 4}

@@ -133,14 +133,14 @@ def network_file(folder: Path, network: torch.nn.Module) -> Path:
 
 def test_other_widths_are_named(tmp_path, capsys):
     folder = network_file(tmp_path / "hidden", Mlp("lff", 10, hidden=64))
-    refused(capsys, tmp_path, folder, "feature.0.weight (expected (100, 2352), found (64, 2352))")
+    refused(capsys, tmp_path, folder, "feature.0.weight (64, 2352) instead of (100, 2352)")
     network = ResNet("lff", 6)
     network.conv1 = torch.nn.Conv2d(3, 64, 3, bias=False)
     folder = network_file(tmp_path / "stem", network)
-    different = "conv1.weight (expected (64, 3, 7, 7), found (64, 3, 3, 3))"
+    different = "conv1.weight (64, 3, 3, 3) instead of (64, 3, 7, 7)"
     refused(capsys, tmp_path, folder, different, dataset="bar")
     folder = network_file(tmp_path / "classes", Mlp("lff", 7))
-    different = "classifier.weight (expected (10, 16), found (7, 16))"
+    different = "classifier.weight (7, 16) instead of (10, 16)"
     refused(capsys, tmp_path, folder, different, "only the authors' networks")
 
 
@@ -150,8 +150,7 @@ def test_missing_and_unknown_weights_are_named(reference_checkpoint, tmp_path, c
         return state | {f"extra.{number}": torch.ones(1) for number in range(7)}
 
     folder = rewritten(reference_checkpoint("lff", "cmnist"), tmp_path / "in", with_weights(change))
-    missing, unknown = "classifier.bias (expected (10,), found none)", "extra.0 (expected none, found (1,))"
-    refused(capsys, tmp_path, folder, missing, unknown, "and 5 more")
+    refused(capsys, tmp_path, folder, "2 missing (feature.2.bias, classifier.bias)", "7 unknown (extra.0, extra.1, ")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -13,8 +13,8 @@ import torch
 from runs import METHODS, history, killed_after, results, step_of, train, weights
 
 from hf_biasensemble.folders.checkpoints import checkpoints_in, newest_readable, problem_of, remove_older
+from hf_biasensemble.methods.disent import DisentTrainer
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
-from hf_biasensemble.trainers.disent import DisentTrainer
 
 # 96 images in batches of 16: six steps an epoch, so 50 steps end inside one.
 CHANGES = {"max_steps": 50, "member_steps": 100, "save_steps": 20, "keep_member": "best", "member_eval_steps": 9}

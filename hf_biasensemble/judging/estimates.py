@@ -14,9 +14,7 @@ from hf_biasensemble.evaluation.accuracy import wilson_interval
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 
 GROUPS = ("aligned", "conflicting", "unbiased")
-ESTIMATED_ACCURACIES = tuple(f"estimated_{group}_accuracy" for group in GROUPS)
-ESTIMATED_PROBABILITIES = tuple(f"estimated_{group}_probability" for group in GROUPS)
-ESTIMATES = (*ESTIMATED_ACCURACIES, *ESTIMATED_PROBABILITIES)
+ESTIMATES = tuple(f"estimated_{group}_{kind}" for kind in ("accuracy", "probability") for group in GROUPS)
 FEWEST_OF_CLASS = 3
 """Images of a class in a group below which nothing is said of differences between models in it."""
 SIGNIFICANCE = 0.05

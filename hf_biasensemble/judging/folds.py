@@ -114,7 +114,7 @@ def hardest_images(label_probability: np.ndarray) -> np.ndarray:
 
 
 def doubt_of_members(selection: Selection, num_classes: int) -> str | None:
-    """Why members that never saw these images cannot rank anything by them; `None` if nothing speaks against it."""
+    """Why members that never saw these images cannot rank candidates by them; `None` if they can."""
     assert selection.predicted_labels is not None and selection.agreeing_members is not None
     groups = PseudoGroups(selection.labels, selection.predicted_labels, selection.mean_probability, num_classes)
     contradicts = groups.is_conflicting

@@ -1,16 +1,17 @@
-"""Who judges the models of a run, and what comes of it."""
+"""Judging the models of a run without bias labels, and comparing them with others."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import image_geometry
 from hf_biasensemble.folders.output_folder import CONFIG_FILE
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import print_once
 from hf_biasensemble.judging.members import FILE_NAME, Members
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
@@ -46,9 +47,9 @@ def pseudo_groups_of(members: Members, inputs: Inputs, name: str, batch_size: in
 def judgement(model: HeldOutPredictions, other: HeldOutPredictions | None, other_name: str) -> dict[str, Any]:
     """What the results of a run say of the published model on held-out images, beside the estimates themselves.
     Another model is compared if it is about the same images."""
-    if model.groups is None:
+    if not model.groups.members:
         return {}
-    other = other.judged_by(model.groups) if other is not None and model.is_about(other) else None
+    other = model.comparable(other)
     found: dict[str, Any] = {"judgement": sentence(model, other, other_name)}
     found["judged_by"] = {
         "members": model.groups.members,
@@ -66,32 +67,29 @@ def judgement(model: HeldOutPredictions, other: HeldOutPredictions | None, other
     return found
 
 
-def predictions_of(
-    name: str, images: Mapping[str, ImageSplit], geometry: Geometry, device: torch.device, batch_size: int
-) -> tuple[dict[str, HeldOutPredictions], str]:
-    """What any classifier says of the images of a run.
+def before_repair(
+    inputs: Inputs, names: Sequence[str], device: torch.device, batch_size: int
+) -> dict[str, HeldOutPredictions]:
+    """What a classifier that is repaired says of these splits of its run, as it was.
 
-    Args:
-        name (`str`): Its folder or Hub id.
-        images (`Mapping[str, ImageSplit]`): Decoded splits by name.
-        geometry (`Geometry`): How they were decoded.
-        device (`torch.device`): Where to compute.
-        batch_size (`int`): Images at a time.
-
-    Returns:
-        Predictions by split, none where it has other classes, sees images of another size, or does not say how, and
-        why.
+    Empty for other runs, and where the classifier has other classes, sees images of another size, or does not say how;
+    why is then printed.
     """
+    name, geometry = inputs.image_args.init_from, image_geometry(inputs.image_args)
+    if not (name and inputs.image_args.freeze_backbone and names):
+        return {}
     try:
         model, transform, theirs = load_classifier(name)
         if theirs != geometry:
-            return {}, f"it sees images of {theirs.image_size} pixels, or resized in another way"
+            raise BiasEnsembleError(f"it sees images of {theirs.image_size} pixels, or resized in another way")
+        model.to(device)
         return {
-            split: HeldOutPredictions.of_model(model.to(device), images[split], transform, batch_size, name)
-            for split in images
-        }, ""
+            split: HeldOutPredictions.of_model(model, inputs.images[split], transform, batch_size, name)
+            for split in names
+        }
     except BiasEnsembleError as error:
-        return {}, str(error)
+        print_once(f"{name}: its accuracy before repair is left out; {error}")
+        return {}
 
 
 def of_other_run(folder: str | None, train_fingerprint: str) -> tuple[HeldOutPredictions | None, str]:

@@ -1,14 +1,11 @@
-"""The trained members of BiasEnsemble as a file: what they take any image for, later and anywhere."""
+"""The trained members of BiasEnsemble as a file, to be shown images of any dataset later."""
 
-import dataclasses
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -27,7 +24,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
-from hf_biasensemble.models.backbones import source_of
+from hf_biasensemble.models.backbones import from_scratch, source_of
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.frozen import FrozenBackbone, hash_of_weights
@@ -41,7 +38,7 @@ _METADATA_KEY = "hf_biasensemble"
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """Trained members, with all that it takes to show them images.
+    """Trained members, with everything needed to show them images.
 
     Attributes:
         networks: The members; with cross-fitting, both networks of each.
@@ -68,7 +65,7 @@ class Members:
 
     @property
     def geometry(self) -> Geometry:
-        """What becomes of an image of any size before they see it."""
+        """How an image of any size is resized and cropped for them."""
         return image_geometry(self.image_args)
 
     @cached_property
@@ -84,34 +81,25 @@ class Members:
         return self
 
     def groups_of(self, split: ImageSplit, batch_size: int = 512) -> PseudoGroups:
-        """Pseudo-groups of images that no member has learned from, in the order of the split: images decoded in the
-        members' `geometry`, or features of their frozen backbone. Refuses other classes than those of the members."""
+        """Pseudo-groups of images that no member was trained on, in the order of the split: images decoded in the
+        members' `geometry`, or features of their frozen backbone. Refuses classes other than the members'."""
         if split.class_names != self.class_names:
             raise BiasEnsembleError(
                 f"expected images of the members' classes {', '.join(self.class_names)}, found "
                 f"{', '.join(split.class_names)}"
             )
-        parts = [
-            PseudoGroups.from_probabilities(probabilities, part.labels[part.rows].numpy(), self.digest)
-            for part, probabilities in self._in_blocks(split, batch_size)
-        ]
-        return PseudoGroups.joined(parts, self.digest)
-
-    def probabilities(self, split: ImageSplit, batch_size: int = 512) -> np.ndarray:
-        """Mean probability (R, K) over the members, float32 throughout."""
-        return np.concatenate([probabilities for _, probabilities in self._in_blocks(split, batch_size)])
-
-    def _in_blocks(self, split: ImageSplit, batch_size: int) -> Iterator[tuple[ImageSplit, np.ndarray]]:
-        """Parts of the split, in order, with the mean probabilities (n, K) of their images."""
         network: nn.Module = self.networks
         transform = self.transform
         if self.backbone is not None and isinstance(transform, FeatureTransform):
             if not isinstance(split.pixels, Features):
                 network, transform = _OnImages(self, transform), self.backbone.transform
         check_input(split, transform)
+        groups = []
         for part in in_blocks(split, len(self.networks.members) * len(self.class_names), batch_size):
-            logits = predict_logits(network, part, transform, batch_size)
-            yield part, logits.softmax(dim=-1).mean(dim=1).cpu().numpy()
+            probabilities = predict_logits(network, part, transform, batch_size).softmax(dim=-1).mean(dim=1)
+            labels = part.labels[part.rows].numpy()
+            groups.append(PseudoGroups.from_probabilities(probabilities.cpu().numpy(), labels, self.digest))
+        return PseudoGroups.joined(groups, self.digest)
 
     def save(self, folder: str | Path) -> Path:
         """Writes `members.safetensors` into the folder, complete or not at all."""
@@ -162,14 +150,12 @@ class Members:
         if "mean" in tensors:
             transform = FeatureTransform(tensors["mean"], tensors["std"])
         if stated["image_mean"] is not None:
-            mean, std = tuple(stated["image_mean"]), tuple(stated["image_std"])
-            images = ImageTransform(mean, std, image_size=image_geometry(image_args).image_size)
-        if transform is not None and stated["image_mean"] is not None:
-            network = build_encoder(classifier_config(image_args, stated["class_names"]))
-            network.load_state_dict(_below("backbone.", tensors))
-            backbone = FrozenBackbone(
-                image_args, images, EarlyAndFinal(network, image_geometry(image_args).image_size)
-            )
+            mean, std, size = stated["image_mean"], stated["image_std"], image_geometry(image_args).image_size
+            images = ImageTransform(tuple(mean), tuple(std), image_size=size)
+            if transform is not None:
+                network = build_encoder(classifier_config(image_args, stated["class_names"]))
+                network.load_state_dict(_below("backbone.", tensors))
+                backbone = FrozenBackbone(image_args, images, EarlyAndFinal(network, size))
         named = stated["class_names"], stated["train_fingerprint"]
         return cls(networks.eval(), network_args, transform or images, *named, backbone, stated["features"])
 
@@ -184,7 +170,7 @@ class Members:
 
 
 class _OnImages(nn.Module):
-    """Members on the features of images, in the precision in which features are kept."""
+    """Members on the features of images, in the precision in which features are stored."""
 
     def __init__(self, members: Members, standardise: FeatureTransform):
         super().__init__()
@@ -216,12 +202,10 @@ def _file_in(place: str) -> Path:
 
 
 def _portable(model_args: ModelArguments) -> dict[str, Any]:
-    """The arguments without where weights came from, which stand beside them in the file."""
+    """The arguments without the origin of the weights, since the file holds the weights themselves."""
     source = source_of(model_args)
-    settled: dict[str, Any] = {"backbone": source.architecture, "backbone_args": json.dumps(source.arguments)}
-    settled |= {"pretrained": False, "pretrained_weights": None, "pretrained_weights_sha256": None}
-    settled |= {"freeze_backbone": False, "head": "linear", "train_layers": None, "init_from": None}
-    return dataclasses.asdict(dataclasses.replace(model_args, **settled))
+    arguments = json.dumps(source.arguments)
+    return asdict(from_scratch(model_args, backbone=source.architecture, backbone_args=arguments))
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
-"""What a model says of held-out images, with their pseudo-groups, as a table: all that judging it takes."""
+"""A model's predictions on held-out images, with their pseudo-groups: all that is needed to judge it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +26,27 @@ FOLDER = "judging"
 
 @dataclass(frozen=True)
 class HeldOutPredictions:
-    """Predictions of a model for images that neither it nor the members learned from.
+    """Predictions of a model for images that neither it nor the members were trained on.
 
     Attributes:
         index: int64 (R,), row of each image in its split as loaded.
-        labels: int64 (R,), classes.
         predictions: int64 (R,), predicted classes.
         probabilities: float32 (R,), that the model gives the true class.
-        num_classes: How many classes there are.
-        groups: Pseudo-groups of the images, or `None` where no members judged.
+        groups: Classes and pseudo-groups of the images.
     """
 
     index: np.ndarray
-    labels: np.ndarray
     predictions: np.ndarray
     probabilities: np.ndarray
-    num_classes: int
-    groups: PseudoGroups | None = None
+    groups: PseudoGroups
 
     @classmethod
     def from_logits(
-        cls,
-        blocks: Iterable[np.ndarray],
-        index: np.ndarray,
-        labels: np.ndarray,
-        num_classes: int,
-        groups: PseudoGroups | None = None,
+        cls, blocks: Iterable[np.ndarray], split: ImageSplit, groups: PseudoGroups | None = None
     ) -> "HeldOutPredictions":
-        """From logits (n, K) of consecutive blocks of the R images, which are needed one at a time."""
+        """From the logits (n, K) of consecutive blocks of the split's images, of which one is in memory at a time, and
+        the pseudo-groups of these images, if members judge."""
+        labels = split.labels[split.rows].numpy()
 
         def in_parts() -> Iterator[dict[str, np.ndarray]]:
             done = 0
@@ -62,7 +55,9 @@ class HeldOutPredictions:
                 yield {"predictions": logits.argmax(axis=1), "probabilities": probabilities}
                 done += len(logits)
 
-        return cls(index, labels, **joined(in_parts(), len(labels)), num_classes=num_classes, groups=groups)
+        if groups is None:
+            groups = PseudoGroups.unjudged(labels, len(split.class_names))
+        return cls(split.rows.numpy(), **joined(in_parts(), len(labels)), groups=groups)
 
     @classmethod
     def of_model(
@@ -74,7 +69,7 @@ class HeldOutPredictions:
         name: str,
         groups: PseudoGroups | None = None,
     ) -> "HeldOutPredictions":
-        """Of any image classifier, whose classes go by name.
+        """Of any image classifier; classes are matched by name.
 
         Raises:
             `BiasEnsembleError`: If the model, which is called `name`, has other classes or input than the data.
@@ -83,49 +78,42 @@ class HeldOutPredictions:
         parts = in_blocks(split, model.config.num_labels, batch_size)
         logits = ((part, predict_logits(model, part, transform, batch_size)) for part in parts)
         blocks = (to_classes_of(part, model, found, name).cpu().numpy() for part, found in logits)
-        labels, classes = split.labels[split.rows].numpy(), len(split.class_names)
-        return cls.from_logits(blocks, split.rows.numpy(), labels, classes, groups)
-
-    def judged_by(self, groups: PseudoGroups | None) -> "HeldOutPredictions":
-        """The same predictions with these groups of the same images."""
-        return HeldOutPredictions(
-            self.index, self.labels, self.predictions, self.probabilities, self.num_classes, groups
-        )
+        return cls.from_logits(blocks, split, groups)
 
     def is_about(self, others: "HeldOutPredictions") -> bool:
         """Whether both are about the same images, in the same order."""
-        return np.array_equal(self.index, others.index) and np.array_equal(self.labels, others.labels)
+        labels = self.groups.labels, others.groups.labels
+        return np.array_equal(self.index, others.index) and np.array_equal(*labels)
+
+    def comparable(self, other: "HeldOutPredictions | None") -> "HeldOutPredictions | None":
+        """Another model judged by the same groups, if it is about the same images."""
+        return replace(other, groups=self.groups) if other is not None and self.is_about(other) else None
 
     @property
     def correct(self) -> np.ndarray:
         """float64 (R,): 1 where the prediction is right."""
-        return (self.predictions == self.labels).astype(np.float64)
-
-    def doubt(self) -> str | None:
-        """Why nothing can be said of the model on bias-conflicting images; `None` if something can."""
-        return "no members of BiasEnsemble are named" if self.groups is None else self.groups.doubt()
+        return (self.predictions == self.groups.labels).astype(np.float64)
 
     def estimates(self) -> dict[str, float]:
-        """[`estimates`] of the model; nothing where there are doubts."""
-        if self.groups is None or self.doubt():
-            return {}
-        return estimates(self.probabilities, self.predictions, self.groups)
+        """[`estimates`] of the model; empty if there is a doubt."""
+        return {} if self.groups.doubt() else estimates(self.probabilities, self.predictions, self.groups)
 
     def intervals(self) -> dict[str, Estimate]:
-        """Estimated accuracy by group, with intervals; nothing where there are doubts."""
-        return {} if self.groups is None or self.doubt() else estimated_intervals(self.correct, self.groups)
+        """Estimated accuracy by group, with intervals; empty if there is a doubt."""
+        return {} if self.groups.doubt() else estimated_intervals(self.correct, self.groups)
 
     def save(self, folder: str | Path, split: str) -> Path:
         """Writes `judging/{split}.parquet` into the folder of a run, complete or not at all."""
         columns = {
             "index": self.index,
-            "label": self.labels,
+            "label": self.groups.labels,
             "prediction": self.predictions,
             "true_class_probability": self.probabilities,
         }
-        stated: dict[str, Any] = {"num_classes": self.num_classes}
-        if self.groups is not None:
-            columns |= self.groups.columns()
+        stated: dict[str, Any] = {"num_classes": self.groups.num_classes}
+        if self.groups.members:
+            columns["member_prediction"] = self.groups.predicted
+            columns["member_label_probability"] = self.groups.label_probability
             stated["members"] = self.groups.members
         return save_table(Path(folder) / FOLDER / f"{split}.parquet", columns, stated)
 
@@ -138,34 +126,32 @@ class HeldOutPredictions:
         """
 
         def build(columns: dict[str, np.ndarray], stated: dict[str, Any]) -> "HeldOutPredictions":
-            labels, num_classes = columns["label"], int(stated["num_classes"])
-            groups = None
+            groups = PseudoGroups.unjudged(columns["label"], int(stated["num_classes"]))
             if "members" in stated:
                 predicted, probability = columns["member_prediction"], columns["member_label_probability"]
-                groups = PseudoGroups(labels, predicted, probability, num_classes, stated["members"])
-            predictions, probabilities = columns["prediction"], columns["true_class_probability"]
-            return cls(columns["index"], labels, predictions, probabilities, num_classes, groups)
+                groups = replace(groups, predicted=predicted, label_probability=probability, members=stated["members"])
+            return cls(columns["index"], columns["prediction"], columns["true_class_probability"], groups)
 
         path = Path(folder) / FOLDER / f"{split}.parquet"
         return load_table(path, "predictions", "run the training again", build)
 
 
 def gain(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictions]) -> dict[str, Estimate]:
-    """By how much the accuracy of models exceeds that of others, by group, in [-1, 1]; nothing where there are doubts.
+    """By how much the accuracy of models exceeds that of others, by group, in [-1, 1]; empty if there is a doubt.
 
-    Chance is in the choice of the images: several seeds are averaged for each image first, since what seeds do on the
-    same image is no independent evidence.
+    The images are the sample: several seeds are averaged for each image first, since their predictions for the same
+    image are not independent evidence.
 
     Args:
         models: One table per seed, with groups, by which both are judged.
         others: Tables of the other model, seed by seed on the same images.
     """
-    if any(model.doubt() for model in models):
+    if any(model.groups.doubt() for model in models):
         return {}
     images, rows = np.unique(np.concatenate([model.index for model in models]), return_inverse=True)
     better = np.concatenate([model.correct - other.correct for model, other in zip(models, others, strict=True)])
     found = {}
-    by_seed = [group_weights(model.groups, FEWEST_OF_CLASS) for model in models if model.groups is not None]
+    by_seed = [group_weights(model.groups, FEWEST_OF_CLASS) for model in models]
     for name in by_seed[0]:
         if all(name in weights for weights in by_seed):
             weights = np.concatenate([weights[name] for weights in by_seed]) / len(models)
@@ -178,15 +164,12 @@ def gain(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictio
 
 def pooled(parts: Sequence[HeldOutPredictions]) -> HeldOutPredictions:
     """Predictions of several parts of the images, such as folds, as one."""
-    groups, num_classes = None, parts[0].num_classes
-    of_parts = [part.groups for part in parts if part.groups is not None]
-    if len(of_parts) == len(parts):
-        groups = PseudoGroups.joined(of_parts, " ".join(part.members for part in of_parts))
-    index, labels, predictions, probabilities = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("index", "labels", "predictions", "probabilities")
+    judges = [part.groups.members for part in parts]
+    groups = PseudoGroups.joined([part.groups for part in parts], " ".join(judges) if all(judges) else "")
+    index, predictions, probabilities = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("index", "predictions", "probabilities")
     )
-    return HeldOutPredictions(index, labels, predictions, probabilities, num_classes, groups)
+    return HeldOutPredictions(index, predictions, probabilities, groups)
 
 
 def true_class_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -3,25 +3,24 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from hf_biasensemble.evaluation.accuracy import wilson_interval
 
 FEWEST_CONFLICTING = 10
-"""Pseudo-conflicting images below which nothing is said: intervals would span half of what is possible."""
+"""With fewer pseudo-conflicting images, nothing is said: intervals would span half of the possible range."""
 FEWEST_RIGHT = 0.5
 """Fraction of images that members must predict correctly: the shortcut of a dataset is right for most images."""
 FEWEST_RIGHT_OF_CLASS = 0.5
-"""The same for each class, as a fraction of what is needed overall: no class is rare enough to be given up."""
+"""The same for each class, as a fraction of what is required overall: even a rare class must not be given up."""
 HESITANT = 0.02
-"""Median probability that members give the class of pseudo-conflicting images, from which on these are merely hard."""
+"""From this median probability that members give the class of pseudo-conflicting images, they are merely hard."""
 
 
 @dataclass(frozen=True)
 class PseudoGroups:
-    """What biased members, which never learned from these images, predict for them.
+    """What biased members predict for images that they were not trained on.
 
     Members follow the shortcut, so the class that they predict stands for the bias attribute: an image is
     pseudo-aligned where that is its class, and pseudo-conflicting where it is not.
@@ -31,7 +30,7 @@ class PseudoGroups:
         predicted: int64 (R,), class with the highest mean probability over the members.
         label_probability: float32 (R,), mean probability that the members give the image's own class.
         num_classes: How many classes there are.
-        members: Digest of the members' weights.
+        members: Digest of the members' weights; empty if there are none.
     """
 
     labels: np.ndarray
@@ -51,6 +50,11 @@ class PseudoGroups:
             probabilities.shape[1],
             members,
         )
+
+    @classmethod
+    def unjudged(cls, labels: np.ndarray, num_classes: int) -> "PseudoGroups":
+        """Of images of these classes for which no members predict anything."""
+        return cls(labels, labels, np.ones(len(labels), dtype=np.float32), num_classes)
 
     @classmethod
     def joined(cls, parts: "Sequence[PseudoGroups]", members: str) -> "PseudoGroups":
@@ -86,7 +90,9 @@ class PseudoGroups:
         return float(np.median(self.label_probability[conflicting])) if conflicting.any() else 0.0
 
     def doubt(self) -> str | None:
-        """Why these groups cannot tell models apart; `None` if nothing speaks against it."""
+        """Why these groups cannot tell models apart; `None` if they can."""
+        if not self.members:
+            return "no members of BiasEnsemble are named"
         conflicting, images = int(self.is_conflicting.sum()), len(self)
         if reason := self.no_shortcut():
             return reason
@@ -129,7 +135,3 @@ class PseudoGroups:
                     "(--balance_members true) or train them longer (--member_steps)"
                 )
         return None
-
-    def columns(self) -> dict[str, Any]:
-        """As columns of a table."""
-        return {"member_prediction": self.predicted, "member_label_probability": self.label_probability}

@@ -24,31 +24,24 @@ def says_nothing(intervals: Mapping[str, Estimate]) -> str | None:
 
 
 def reason_not_to_tell(*models: HeldOutPredictions) -> str | None:
-    """Why nothing is said of the accuracy of these models on bias-conflicting images; `None` if something is. All are
-    about the same images, judged by the same groups."""
+    """Why nothing can be said about the accuracy of these models on bias-conflicting images; `None` if something can.
+    All are about the same images, judged by the same groups."""
     for model in models:
-        if reason := model.doubt() or says_nothing(model.intervals()):
+        if reason := model.groups.doubt() or says_nothing(model.intervals()):
             return reason
     return None
 
 
-def agreement(model: HeldOutPredictions) -> float:
-    """Fraction of the pseudo-conflicting images on which the model predicts the same as the members."""
-    assert model.groups is not None
-    same = model.predictions == model.groups.predicted
-    return float(same[model.groups.is_conflicting].mean())
-
-
 def caution(model: HeldOutPredictions) -> str | None:
-    """Why the estimates should not be taken at face value; `None` if nothing speaks against it."""
-    assert model.groups is not None
-    agrees = agreement(model)
-    if agrees > MOSTLY:
-        return (
-            f"a model predicts the same as the members on {100 * agrees:.0f}% of the images that contradict them: it "
-            "follows the shortcut too, or these images are mislabelled; look at them with hf-biasensemble audit"
-        )
-    return None
+    """Why the estimates should not be taken at face value; `None` if there is no such reason."""
+    same = model.predictions == model.groups.predicted
+    agrees = float(same[model.groups.is_conflicting].mean())
+    if agrees <= MOSTLY:
+        return None
+    return (
+        f"a model predicts the same as the members on {100 * agrees:.0f}% of the images that contradict them: it "
+        "follows the shortcut too, or these images are mislabelled; look at them with hf-biasensemble audit"
+    )
 
 
 def verdict(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictions]) -> tuple[str, str]:
@@ -67,7 +60,7 @@ def verdict(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredic
 def sentence(model: HeldOutPredictions, other: HeldOutPredictions | None = None, other_name: str = "ERM") -> str:
     """One sentence on a model: its estimated accuracy on images that contradict the shortcut, that of another model on
     the same images, and what it costs on the others."""
-    compared = other.judged_by(model.groups) if other is not None and model.is_about(other) else None
+    compared = model.comparable(other)
     reason = reason_not_to_tell(model, *([compared] if compared else []))
     if reason:
         return f"Estimated without bias labels: {CANNOT_TELL}; {reason}."

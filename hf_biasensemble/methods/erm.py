@@ -1,8 +1,21 @@
 """Empirical risk minimisation: the ordinary classifier that debiasing is measured against."""
 
+import torch
+from torch import nn
+
 from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import classifier_alone
-from hf_biasensemble.trainers.erm import ErmTrainer
+from hf_biasensemble.trainers.base import DebiasingTrainer
+
+
+class ErmTrainer(DebiasingTrainer):
+    """Mean cross entropy over the batch. Logs `loss_classification`."""
+
+    def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        logits = model(pixel_values=batch["pixel_values"])["logits"]
+        return {"classification": self.part.mean(cross_entropy(logits, batch["labels"]))}
+
 
 METHOD = Method(
     name="erm",

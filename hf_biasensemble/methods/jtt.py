@@ -10,10 +10,10 @@ from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.arguments.options import AT_LEAST_1, option
 from hf_biasensemble.data.batches.sampling import WeightedSampler
+from hf_biasensemble.methods.erm import ErmTrainer
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.selection import Selection
 from hf_biasensemble.selectors.erm_errors import SELECTOR as ERM_ERRORS
-from hf_biasensemble.trainers.erm import ErmTrainer
 
 
 @dataclass

@@ -3,10 +3,10 @@
 from typing import Any
 
 from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.methods.erm import ErmTrainer
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
-from hf_biasensemble.trainers.erm import ErmTrainer
 from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoGroupTrainer
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,16 +19,24 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     PreTrainedConfig,
-    PreTrainedModel,
-    TimmWrapperForImageClassification,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 from transformers.utils import logging
 
-import hf_biasensemble.models.registration  # noqa: F401
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.models.modeling_debiased import FEATURES, TRANSFORMERS, DebiasedImageClassifierConfig
+from hf_biasensemble.models.modeling_debiased import (
+    FEATURES,
+    TRANSFORMERS,
+    DebiasedImageClassifier,
+    DebiasedImageClassifierConfig,
+)
+
+# A saved model brings its modeling file along, for those who do not have this package; those who do are asked nothing.
+DebiasedImageClassifierConfig.register_for_auto_class()
+DebiasedImageClassifier.register_for_auto_class("AutoModelForImageClassification")
+AutoConfig.register(DebiasedImageClassifierConfig.model_type, DebiasedImageClassifierConfig, exist_ok=True)
+AutoModelForImageClassification.register(DebiasedImageClassifierConfig, DebiasedImageClassifier, exist_ok=True)
 
 _LABELS = 4099  # as wide as no other layer
 _OF_THIS_FILE = (
@@ -52,7 +61,7 @@ class Source(NamedTuple):
 
 
 def source_of(model_args: ModelArguments) -> Source:
-    """What the backbone of these arguments is; nothing in it depends on a folder.
+    """What the backbone of these arguments is; nothing in the result depends on a folder.
 
     Raises:
         `BiasEnsembleError`: If nothing of that name can be opened, or it is no image classifier with one last layer.
@@ -65,6 +74,13 @@ def source_of(model_args: ModelArguments) -> Source:
     file = Path(name) / "config.json"
     changed = file.stat().st_mtime_ns if file.exists() else 0
     return _of_checkpoint(name, model_args.backbone_args, changed)
+
+
+def from_scratch(model_args: ModelArguments, **changes: Any) -> ModelArguments:
+    """The same network with initial weights and a linear head, all of it trained, and with these changes."""
+    own: dict[str, Any] = {"pretrained": False, "pretrained_weights": None, "pretrained_weights_sha256": None}
+    own |= {"init_from": None, "freeze_backbone": False, "train_layers": None, "head": "linear"}
+    return replace(model_args, **own | changes)
 
 
 def is_checkpoint(backbone: str) -> bool:
@@ -173,78 +189,10 @@ def head_of(config: PreTrainedConfig, name: str) -> str:
     return heads[0]
 
 
-def weights_of(model: PreTrainedModel, backbone_args: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights of a classifier by the names of a [`DebiasedImageClassifier`].
-
-    Args:
-        model (`PreTrainedModel`): Any image classifier.
-        backbone_args (`dict`): Of the other's configuration.
-    """
-    network: Any = model
-    if backbone_args.get("classifier", {}).get("model_type") == model.config.model_type:
-        head, place = backbone_args["head"], "encoder.network."
-    elif isinstance(model, TimmWrapperForImageClassification):
-        network, place = model.timm_model, "encoder."
-        head = network.pretrained_cfg["classifier"]
-    else:
-        return model.state_dict()
-    return {
-        name.replace(head, "classifier", 1) if name.startswith(f"{head}.") else place + name: (
-            value.flatten(1) if name == f"{head}.weight" else value  # some heads are convolutions of one pixel
-        )
-        for name, value in network.state_dict().items()
-    }
-
-
-def pretrained_weights(model_args: ModelArguments) -> dict[str, torch.Tensor]:
-    """The weights of the encoder that the arguments name, downloaded where they are not cached.
-
-    Raises:
-        `BiasEnsembleError`: If they cannot be had, or some are missing.
-    """
-    name, source, missing = model_args.backbone, source_of(model_args), []
-    try:
-        if is_checkpoint(name):
-            timms = source.architecture != TRANSFORMERS
-            given = {} if timms else model_args.timm_arguments()
-            with without_bar(warnings=False):
-                model, info = AutoModelForImageClassification.from_pretrained(
-                    name,
-                    dtype=torch.float32,
-                    trust_remote_code=False,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # named below
-                    **given,
-                )
-            found = weights_of(model, source.arguments)
-            head = model.timm_model.pretrained_cfg["classifier"] if timms else source.arguments["head"]
-            misfits = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-            missing = [key for key in misfits if not key.startswith((f"{head}.", f"timm_model.{head}."))]
-            weights = {
-                key.removeprefix("encoder."): value for key, value in found.items() if key.startswith("encoder.")
-            }
-        else:
-            arguments = {"in_chans": 3, **model_args.timm_arguments()}
-            weights = timm.create_model(name, pretrained=True, num_classes=0, **arguments).state_dict()
-    except Exception as error:  # whatever a download raises is passed on
-        raise BiasEnsembleError(
-            f"pretrained weights of {name} could not be loaded ({' '.join(str(error).split())[:200]}); "
-            "train once where the Hub can be reached, name a local file of them with --pretrained_weights FILE, or "
-            "set --pretrained false"
-        ) from error
-    if missing:
-        raise BiasEnsembleError(
-            f"--backbone {name}: expected all weights of the network, found {len(missing)} missing or of another "
-            f"shape ({', '.join(sorted(missing)[:3])}); use another checkpoint, leave out --backbone_args that change "
-            "shapes, or set --pretrained false"
-        )
-    return weights
-
-
 @contextmanager
 def without_bar(warnings: bool = True) -> Iterator[None]:
-    """No bar of transformers for weights that are read or written in a moment, beside the progress of training; and,
-    without `warnings`, none of a head that is replaced."""
+    """No progress bar of transformers for weights that are read or written in a moment, beside that of training, and
+    without `warnings` none of these."""
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity(level if warnings else logging.ERROR)

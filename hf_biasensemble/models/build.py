@@ -1,28 +1,25 @@
 """Untrained networks from the settings, each from a seed of its own."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from timm.models import load_state_dict
 from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
-from hf_biasensemble.models.backbones import pretrained_weights, source_of, timm_errors_named
+from hf_biasensemble.models.backbones import source_of, timm_errors_named
 from hf_biasensemble.models.fine_tuning import freeze_first_layers
-from hf_biasensemble.models.initial_weights import start_from
 from hf_biasensemble.models.modeling_debiased import (
     FEATURES,
     TRANSFORMERS,
     DebiasedImageClassifier,
     DebiasedImageClassifierConfig,
-    TransformersEncoder,
     build_encoder,
     feature_width,
 )
 from hf_biasensemble.models.pair import BiasedDebiasedPair, DisentangledPair, MemberEnsemble
+from hf_biasensemble.models.weights import load_pretrained, start_from
 
 
 def classifier_config(
@@ -41,7 +38,7 @@ def classifier_config(
 
 
 def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
-    """Tries one encoder, with its weights, on one black image, so that a backbone that does not fit is found before
+    """Tries one encoder, with its weights, on one black image, so that a backbone that does not fit is refused before
     anything is written.
 
     Args:
@@ -49,7 +46,7 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
         batch_size (`int`): Samples in a training batch, at least 1.
 
     Raises:
-        `BiasEnsembleError`: If there is no such backbone, its weights cannot be had or do not fit, it cannot take
+        `BiasEnsembleError`: If there is no such backbone, its weights cannot be loaded or do not fit, it cannot take
             images of that size, does not give pooled features, has fewer layers than are to be trained, or cannot
             train on so few samples at once.
     """
@@ -89,97 +86,56 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
 
 
 def backbone_alone(model_args: ModelArguments) -> nn.Module:
-    """The encoder that the arguments name, without a classifier; raises as [`build_classifier`]."""
+    """The encoder that the arguments name, without a classifier; raises as [`build_classifiers`]."""
     with timm_errors_named(model_args):
         encoder = build_with_seed(0, lambda: build_encoder(classifier_config(model_args, [])))
     _load_and_freeze([encoder], model_args)
     return encoder
 
 
-def build_classifier(
-    model_args: ModelArguments, class_names: list[str], seed: int, num_encoders: int = 1
-) -> DebiasedImageClassifier:
-    """One classifier, initialised from the seed or, its encoders, from the weights that the arguments name.
+def build_classifiers(
+    model_args: ModelArguments, class_names: list[str], seeds: Sequence[int], num_encoders: int = 1
+) -> list[DebiasedImageClassifier]:
+    """A classifier for each seed. Its encoders start from the weights that the arguments name, which are read once for
+    all; everything else, from the seed.
 
     Args:
         model_args (`ModelArguments`): Architecture, weights, and how many layers are trained.
         class_names (`list[str]`): Names of the classes.
-        seed (`int`): Of everything that is not pretrained.
+        seeds (`Sequence[int]`): Of everything that is not pretrained.
         num_encoders (`int`, *optional*, defaults to 1): 1, or 2 for DisEnt.
 
     Raises:
-        `BiasEnsembleError`: If there is no such backbone, or its weights cannot be had or do not fit.
+        `BiasEnsembleError`: If there is no such backbone, or its weights cannot be loaded or do not fit.
     """
-    config = classifier_config(model_args, class_names, num_encoders)
+
+    def build() -> DebiasedImageClassifier:
+        return DebiasedImageClassifier(classifier_config(model_args, class_names, num_encoders))
+
     with timm_errors_named(model_args):
-        model = build_with_seed(seed, lambda: DebiasedImageClassifier(config))
-    _load_and_freeze(model.encoders(), model_args)
-    return model
+        models = [build_with_seed(seed, build) for seed in seeds]
+    _load_and_freeze([encoder for model in models for encoder in model.encoders()], model_args)
+    return models
 
 
 def _load_and_freeze(encoders: list[nn.Module], model_args: ModelArguments) -> None:
     """Gives encoders the weights that the arguments name, if any, and freezes their first layers."""
     if model_args.starts_pretrained:
-        file = model_args.pretrained_weights
-        weights = _weights_in_file(file, encoders[0], model_args) if file else pretrained_weights(model_args)
-        try:
-            for encoder in encoders:
-                encoder.load_state_dict(weights)
-        except RuntimeError as error:
-            raise BiasEnsembleError(
-                f"--backbone {model_args.backbone}: expected weights that fit the network, found others "
-                f"({' '.join(str(error).split())[:200]}); use another checkpoint, leave out --backbone_args that "
-                "change shapes, or set --pretrained false"
-            ) from error
+        load_pretrained(encoders, model_args)
     for encoder in encoders:
         freeze_first_layers(encoder, model_args.train_layers)
-
-
-def _weights_in_file(file: str, encoder: Any, model_args: ModelArguments) -> dict[str, torch.Tensor]:
-    """The encoder's weights in the file, checked against the encoder: safetensors or what `torch.save` wrote of a
-    state dict. Pickled code in it is not run. A classifier in it is left out."""
-    where = f"--pretrained_weights {file}"
-    if isinstance(encoder, TransformersEncoder):
-        raise BiasEnsembleError(f"{where}: expected a timm backbone, found one of transformers; use --pretrained true")
-    try:
-        found = load_state_dict(str(Path(file).expanduser()), weights_only=True)
-    except Exception as error:  # a dozen types, from the archive to the pickle
-        raise BiasEnsembleError(
-            f"{where}: expected safetensors or a state dict of torch.save, found neither "
-            f"({' '.join(str(error).split())[:200]})"
-        ) from error
-    found = {name.removeprefix("timm_model."): tensor for name, tensor in found.items()}  # as transformers saves them
-    heads = encoder.pretrained_cfg.get("classifier") or ()
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    found = {name: tensor for name, tensor in found.items() if name.rpartition(".")[0] not in heads}
-    wanted = encoder.state_dict()
-    misfits = {
-        "missing": [name for name in wanted if name not in found],
-        "unknown": [name for name in found if name not in wanted],
-        "of another shape": [
-            f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
-            for name, tensor in wanted.items()
-            if name in found and found[name].shape != tensor.shape
-        ],
-    }
-    listed = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in misfits.items()
-        if names
-    ]
-    if listed:
-        raise BiasEnsembleError(
-            f"{where}: expected the {len(wanted)} weights of {model_args.backbone}, found {'; '.join(listed)}; name "
-            "the file's own architecture with --backbone"
-        )
-    return found
 
 
 def classifier_alone(
     model_args: ModelArguments, class_names: list[str], seed: int, num_encoders: int = 1
 ) -> DebiasedImageClassifier:
-    """The classifier that a run is for, before training."""
-    model = build_classifier(model_args, class_names, derived_seed(seed, "debiased model"), num_encoders)
+    """The classifier that a run publishes, before training."""
+    seeds = [derived_seed(seed, "debiased model")]
+    return _started(build_classifiers(model_args, class_names, seeds, num_encoders)[0], model_args)
+
+
+def _started(model: DebiasedImageClassifier, model_args: ModelArguments) -> DebiasedImageClassifier:
+    """The classifier with the weights of the one named by `init_from`, if any."""
     if model_args.init_from:
         start_from(model, model_args.init_from, model_args.init_part)
     return model
@@ -187,8 +143,9 @@ def classifier_alone(
 
 def biased_and_debiased(model_args: ModelArguments, class_names: list[str], seed: int) -> BiasedDebiasedPair:
     """f_B and f_D of LfF. The debiased model starts from the same weights as the classifier alone."""
-    biased = build_classifier(model_args, class_names, derived_seed(seed, "biased model"))
-    return BiasedDebiasedPair(biased, classifier_alone(model_args, class_names, seed))
+    seeds = [derived_seed(seed, name) for name in ("biased model", "debiased model")]
+    biased, debiased = build_classifiers(model_args, class_names, seeds)
+    return BiasedDebiasedPair(biased, _started(debiased, model_args))
 
 
 def disentangled(model_args: ModelArguments, class_names: list[str], seed: int) -> DisentangledPair:
@@ -209,4 +166,4 @@ def disentangled(model_args: ModelArguments, class_names: list[str], seed: int) 
 def build_members(model_args: ModelArguments, class_names: list[str], num_members: int, seed: int) -> MemberEnsemble:
     """The biased members of BiasEnsemble, each with its own initialisation."""
     seeds = [derived_seed(seed, "member", number) for number in range(num_members)]
-    return MemberEnsemble([build_classifier(model_args, class_names, member_seed) for member_seed in seeds])
+    return MemberEnsemble(build_classifiers(model_args, class_names, seeds))

@@ -1,7 +1,7 @@
-"""Features of early layers beside the last ones, from one pass through a backbone.
+"""Features of early layers as well as the final ones, from one pass through a backbone.
 
-A shortcut such as colour or texture shows in early layers, the class less so: members that read these follow the
-shortcut where members on the last layer already see the class.
+Early layers show a shortcut such as colour or texture more clearly than the class: members that read them follow the
+shortcut where members on the last layer already recognise the class.
 """
 
 from typing import Any

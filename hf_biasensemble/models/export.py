@@ -1,6 +1,6 @@
-"""The classifier alone, saved so that `from_pretrained` opens it, and opened again with its preprocessing.
+"""Saving a classifier so that `from_pretrained` opens it, and opening it with its preprocessing.
 
-A single-encoder classifier becomes what its backbone came as, which plain transformers load without code of ours: a
+A single-encoder classifier becomes what its backbone came as, which transformers load without our code: a
 model of transformers with an image processor, or `timm_wrapper`, which timm opens too. Anything else is saved with its
 modeling file beside it, and names the image processor of `timm_wrapper` in `config.json`: as in training, that resizes
 and crops with PIL and computes `(pixel / 255 - mean) / std` in that order.
@@ -32,8 +32,8 @@ from hf_biasensemble.models.modeling_debiased import (
 )
 from hf_biasensemble.models.preprocessing import (
     preprocessing_of,
+    pretrained_cfg_of,
     processor_for,
-    timm_geometry,
     timm_preprocessing,
     transform_of,
 )
@@ -48,8 +48,8 @@ def save_classifier(
         model (`DebiasedImageClassifier`): The trained classifier.
         transform (`ImageTransform`): The preprocessing it was trained with; its augmentation is not saved.
         folder (`str` or `Path`): Where to; made if missing.
-        geometry (`Geometry`, *optional*): How its images were resized and cropped; by default they were squashed to
-            the configuration's `image_size`.
+        geometry (`Geometry`, *optional*): How its images were resized and cropped; by default, squashed to the
+            configuration's `image_size`.
 
     Returns:
         `PreTrainedModel`: What was written: the same as a model of transformers or timm, or the classifier itself.
@@ -60,22 +60,17 @@ def save_classifier(
     if isinstance(saved, TimmWrapperForImageClassification):
         weights = saved.timm_model  # keys as timm has them, so that it opens them too
         as_timm_adapts = {key: weights.pretrained_cfg.get(key) for key in ("classifier", "first_conv")}
-        saved.config.pretrained_cfg = _pretrained_cfg(transform, geometry) | as_timm_adapts
+        saved.config.pretrained_cfg = pretrained_cfg_of(transform, geometry) | as_timm_adapts
     elif config.backbone == FEATURES:
         pass  # no images, so no preprocessing of them
     elif isinstance(saved, DebiasedImageClassifier):
-        saved.config.pretrained_cfg = _pretrained_cfg(transform, geometry)
+        saved.config.pretrained_cfg = pretrained_cfg_of(transform, geometry)
         saved.config.image_processor_type = TimmWrapperImageProcessor.__name__
     else:
         processor_for(config.backbone_args["processor"], transform, geometry).save_pretrained(folder)
     with without_bar():
         saved.save_pretrained(folder, state_dict=separate(weights.state_dict()))
     return saved
-
-
-def _pretrained_cfg(transform: ImageTransform, geometry: Geometry) -> dict[str, Any]:
-    """Geometry and normalisation in timm's terms."""
-    return {**timm_geometry(geometry), "mean": list(transform.image_mean), "std": list(transform.image_std)}
 
 
 def as_published(model: DebiasedImageClassifier) -> PreTrainedModel | None:
@@ -116,11 +111,11 @@ def load_classifier(name: str, of_vectors: bool | None = False) -> tuple[PreTrai
             `--feature_column` publish; its preprocessing then changes nothing. `None`: either will do.
 
     Returns:
-        The model in evaluation mode, its preprocessing on the device, and what becomes of an image of any size before.
+        The model in evaluation mode, its preprocessing on the device, and how images are resized and cropped before.
 
     Raises:
-        `BiasEnsembleError`: If there is no image classifier of that name, or it wants images in a way that the library
-            does not know.
+        `BiasEnsembleError`: If there is no image classifier of that name, or it needs preprocessing that the library
+            does not support.
     """
     try:
         model = AutoModelForImageClassification.from_pretrained(name, dtype="float32")

@@ -1,4 +1,4 @@
-"""A backbone that stays as it is: images become features once, heads are trained on these, and both are published."""
+"""A frozen backbone: images become features once, heads are trained on these, and both are published together."""
 
 import copy
 import hashlib
@@ -22,6 +22,7 @@ from hf_biasensemble.data.store.features import Features, FeatureTransform, mean
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import number_started
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
+from hf_biasensemble.models.backbones import from_scratch
 from hf_biasensemble.models.build import backbone_alone, classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
@@ -37,7 +38,7 @@ LIBRARIES = ("timm", "torch", "transformers")
 
 @dataclass(frozen=True, eq=False)
 class FrozenBackbone:
-    """A pretrained backbone, with all that its features depend on.
+    """A pretrained backbone, with everything that its features depend on.
 
     Attributes:
         model_args: Its architecture, and how images are resized.
@@ -51,13 +52,13 @@ class FrozenBackbone:
 
     @classmethod
     def of(cls, model_args: ModelArguments, transform: ImageTransform) -> "FrozenBackbone":
-        """The one that the arguments name, with its weights."""
+        """The backbone that the arguments name, with its weights."""
         size = image_geometry(model_args).image_size
         return cls(model_args, transform, EarlyAndFinal(backbone_alone(model_args), size))
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """What the features of an image that is not augmented depend on, in words."""
+        """What the features of an image without augmentation depend on, as text."""
         config = classifier_config(self.model_args, [])
         seen = {name: getattr(self.transform, name) for name in ("image_mean", "image_std", "image_size")}
         return {
@@ -68,7 +69,7 @@ class FrozenBackbone:
         }
 
     def views_of_training_images(self, seed: int) -> dict[str, Any]:
-        """What the further views of training images depend on."""
+        """What the augmented views of training images depend on."""
         count = self.model_args.feature_views if self.transform.augments else 0
         names = ("augmentation", "color_jitter", "crop_padding", "horizontal_flip")
         return {"views": count, **{name: getattr(self.transform, name) for name in names if count}} | (
@@ -77,26 +78,16 @@ class FrozenBackbone:
 
     @property
     def kinds(self) -> list[str]:
-        """Which features it gives: `"final"`, and `"early"` if the outputs of its layers can be had."""
+        """Which features it gives: `"final"`, and `"early"` if the outputs of its layers are available."""
         return ["final", "early"] if self.network.early_width else ["final"]
 
     def heads(self, kind: str = "final") -> ModelArguments:
         """The arguments of networks on the features of a kind; those on early ones are linear."""
         columns = self.network.columns(kind)
         hidden = self.model_args.head_hidden if self.model_args.head == "mlp" and kind == "final" else None
-        return replace(
-            self.model_args,
-            backbone=FEATURES,
-            backbone_args=json.dumps({"width": columns.stop - columns.start, "hidden": hidden}),
-            pretrained=False,
-            pretrained_weights=None,
-            pretrained_weights_sha256=None,
-            init_from=None,
-            freeze_backbone=False,
-            head="linear",
-            crop_padding=0,
-            horizontal_flip=False,
-        )
+        widths = json.dumps({"width": columns.stop - columns.start, "hidden": hidden})
+        own = {"backbone": FEATURES, "backbone_args": widths, "crop_padding": 0, "horizontal_flip": False}
+        return from_scratch(self.model_args, **own)
 
     def encode(
         self, splits: dict[str, ImageSplit], data_args: DataArguments, device: torch.device
@@ -142,7 +133,7 @@ class FrozenBackbone:
     ) -> StoredArray:
         """Features (N, 1 + V, D), float16, of decoded images, from the cache if they are there.
 
-        Several processes share the encoding. What a killed one encoded is kept.
+        Several processes share the encoding. What a killed process encoded is kept.
 
         Args:
             pixels (uint8 (N, 3, S, S)): All images of a split as loaded.
@@ -150,7 +141,7 @@ class FrozenBackbone:
             seed (`int`): Of these.
             device (`torch.device`): Where to encode.
             title (`str`, *optional*): What the images are, for messages.
-            verify (`bool`, *optional*): Check all of features that are there, and refuse them if they are damaged.
+            verify (`bool`, *optional*): Check stored features in full, and refuse damaged ones.
 
         Raises:
             `BiasEnsembleError`: If the disk has no room, features are not finite, or those to verify are damaged.
@@ -162,7 +153,7 @@ class FrozenBackbone:
         return open_or_make("features", name, shape, np.float16, blocks, title, verify)[0]
 
     def name_of_features(self, pixels: torch.Tensor | StoredArray, views: dict[str, Any]) -> str:
-        """Hash of all that features of these images depend on."""
+        """Hash of everything that features of these images depend on."""
         depends_on = [FORMAT_VERSION, digest_of(pixels), self.identity, views]
         return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:40]
 
@@ -213,17 +204,16 @@ class FrozenBackbone:
         if self.model_args.head == "mlp":
             config.head_hidden = self.model_args.head_hidden
         model = build_with_seed(0, lambda: DebiasedImageClassifier(config))
-        with torch.no_grad():
-            for ours, theirs in zip(model.encoders(), head.encoders(), strict=True):
-                backbone: Any = ours if config.head_hidden is None else ours.backbone
-                backbone.load_state_dict(self.network.backbone.state_dict())
-                if config.head_hidden is not None:
-                    layer: Any = ours.layer
-                    layer.load_state_dict(theirs.state_dict())
-            model.classifier.load_state_dict(head.classifier.state_dict())
-            hidden: list[Any] = [] if config.head_hidden is None else list(model.encoders())
-            first: list[Any] = [encoder.layer.linear for encoder in hidden] or [model.classifier]
-            _standardise_in(first, transform)
+        head = head_of_vectors(head, transform)
+        model.classifier.load_state_dict(head.classifier.state_dict())
+        weights = self.network.backbone.state_dict()
+        whole: Any
+        for whole, layer in zip(model.encoders(), head.encoders(), strict=True):
+            if config.head_hidden is None:
+                whole.load_state_dict(weights)
+            else:
+                whole.backbone.load_state_dict(weights)
+                whole.layer.load_state_dict(layer.state_dict())
         return model.eval()
 
 
@@ -232,17 +222,12 @@ def head_of_vectors(head: DebiasedImageClassifier, transform: FeatureTransform) 
     """The same classifier for vectors as they are, whose first layer also standardises them."""
     model: Any = copy.deepcopy(head).cpu()
     hidden = [encoder.linear for encoder in model.encoders() if encoder.linear is not None]
-    _standardise_in(hidden or [model.classifier], transform)
-    return model.eval()
-
-
-def _standardise_in(layers: list[Any], transform: FeatureTransform) -> None:
-    """Lets these layers also standardise the features that they read."""
     mean, std = (values.double().cpu() for values in (transform.mean, transform.std))
-    for layer in layers:
+    for layer in hidden or [model.classifier]:
         weight = layer.weight.double().cpu() / std
         layer.bias.copy_(layer.bias.double().cpu() - weight @ mean)
         layer.weight.copy_(weight)
+    return model.eval()
 
 
 def hash_of_weights(tensors: dict[str, torch.Tensor]) -> str:

@@ -18,18 +18,17 @@ from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClas
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What the networks of a run see, and how that becomes a classifier of images.
+    """What the networks of a run see, and how what is trained on it becomes a classifier of images.
 
     Attributes:
         image_args: The run's own arguments: how images are resized and normalised, and which network sees them.
         images: Decoded images, or vectors, by split, `train` among them.
         encoded: Splits with `"final"` features, and `"early"` ones if there are any, in place of the images; without a
             frozen backbone, the images as `"final"`.
-        member_features: Which of these members see.
+        member_features: Which of these the members see.
         backbone: The frozen backbone that made the features, or `None`.
         identity: What features of training images depend on; empty without them.
-        augmentation: How images are augmented, where they are not features.
-        color_jitter: With `augmentation`, see [`ImageTransform`].
+        image_transform: What becomes of batches of images, augmentation included.
     """
 
     image_args: ModelArguments
@@ -38,8 +37,7 @@ class Inputs:
     member_features: str
     backbone: FrozenBackbone | None
     identity: dict[str, Any]
-    augmentation: str
-    color_jitter: float
+    image_transform: ImageTransform
 
     @classmethod
     def of_run(
@@ -61,8 +59,8 @@ class Inputs:
                 `"early"` or `"final"`.
         """
         backbone, identity, encoded = None, {}, {"final": images}
+        transform = image_transform(model_args, args.augmentation, args.color_jitter)
         if model_args.freeze_backbone:
-            transform = image_transform(model_args, args.augmentation, args.color_jitter)
             backbone = FrozenBackbone.of(model_args, transform)
             if member_features not in backbone.kinds:
                 print_once(f"{model_args.backbone} gives no outputs of early layers, so members see final features")
@@ -71,8 +69,7 @@ class Inputs:
             identity = backbone.identity | backbone.views_of_training_images(data_args.split_seed)
             identity["of_members"] = member_features
         encoded = {kind: with_pixels_on(args.pixels_on, args.device, splits) for kind, splits in encoded.items()}
-        how = args.augmentation, args.color_jitter
-        return cls(model_args, images, encoded, member_features, backbone, identity, *how)
+        return cls(model_args, images, encoded, member_features, backbone, identity, transform)
 
     @property
     def splits(self) -> dict[str, ImageSplit]:
@@ -98,9 +95,7 @@ class Inputs:
     def transform(self) -> ImageTransform | FeatureTransform:
         """What becomes of batches of `splits` while training."""
         pixels = self.splits["train"].pixels
-        if isinstance(pixels, Features):
-            return pixels.transform()
-        return image_transform(self.image_args, self.augmentation, self.color_jitter)
+        return pixels.transform() if isinstance(pixels, Features) else self.image_transform
 
     def classifier_of_images(self, trained: DebiasedImageClassifier) -> DebiasedImageClassifier:
         """What is published of a classifier that was trained on `splits`."""
@@ -111,8 +106,8 @@ class Inputs:
 
     def publish(self, trained: DebiasedImageClassifier, folder: str) -> None:
         """Saves a classifier that was trained on `splits` as one of images."""
-        transform, geometry = image_transform(self.image_args), image_geometry(self.image_args)
-        save_classifier(self.classifier_of_images(trained), transform, folder, geometry)
+        geometry = image_geometry(self.image_args)
+        save_classifier(self.classifier_of_images(trained), self.image_transform, folder, geometry)
 
 
 def with_width(model_args: ModelArguments, splits: dict[str, ImageSplit]) -> ModelArguments:

@@ -1,4 +1,4 @@
-"""The preprocessing that a pretrained backbone brings along, and which file its weights are from."""
+"""The preprocessing that belongs to a pretrained backbone, and the hash of its file of weights."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,7 +20,6 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.backbones import source_of, timm_errors_named
 from hf_biasensemble.models.modeling_debiased import TRANSFORMERS
 
-_BLOCK = 1 << 22  # bytes hashed at once
 _RESIZE_MODES = {"center": "crop", "squash": "squash"}  # timm's words: ours
 _IN_TIMM = {"image_size": "input_size", "resize_mode": "crop_mode"}
 _CROP_MODES = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
@@ -29,15 +28,15 @@ _CROP_MODES = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
 def with_preprocessing(model_args: ModelArguments) -> ModelArguments:
     """The arguments with all options of preprocessing settled, and with the hash of the file of weights.
 
-    What is given wins. Else a pretrained backbone has what its weights were trained with, as timm or its image
-    processor knows it.
+    Options that are given win. Otherwise a pretrained backbone gets the preprocessing that its weights were trained
+    with, according to timm or its image processor.
 
     Args:
         model_args (`ModelArguments`): As given. Settled ones come back as they are.
 
     Raises:
-        `BiasEnsembleError`: If timm does not know the backbone or how its weights want images, or if the file is not
-            the one whose hash is given.
+        `BiasEnsembleError`: If timm does not know the backbone or its preprocessing, or the file does not have the
+            given hash.
     """
     folder = Path(model_args.backbone.removeprefix("local-dir:")).expanduser()
     if model_args.pretrained_weights is not None:
@@ -57,7 +56,7 @@ def with_preprocessing(model_args: ModelArguments) -> ModelArguments:
 
 
 def timm_preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of preprocessing from timm's `pretrained_cfg`; `None` for what the library cannot do."""
+    """Options of preprocessing from timm's `pretrained_cfg`; `None` for those that the library does not support."""
     resolved = timm.data.resolve_data_config(dict(cfg), verbose=False)
     height, width = resolved["input_size"][-2:]
     return {
@@ -70,9 +69,11 @@ def timm_preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def timm_geometry(geometry: Geometry) -> dict[str, Any]:
-    """The geometry in timm's terms, for a `pretrained_cfg`."""
+def pretrained_cfg_of(transform: ImageTransform, geometry: Geometry) -> dict[str, Any]:
+    """Normalisation and geometry in timm's terms: a `pretrained_cfg`."""
     return {
+        "mean": list(transform.image_mean),
+        "std": list(transform.image_std),
         "input_size": [3, geometry.image_size, geometry.image_size],
         "fixed_input_size": False,
         "interpolation": geometry.interpolation,
@@ -113,7 +114,7 @@ def preprocessing_of(processor: Any) -> dict[str, Any]:
 
 
 def _misfits(processor: Any, options: dict[str, Any]) -> list[str]:
-    """The options by which an image does not become what the processor makes of it, but for a few grey levels."""
+    """The options with which an image differs from the processor's output by more than a few grey levels."""
     if options["image_size"] is None:
         return ["image_size"]
     across, down = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
@@ -128,17 +129,17 @@ def _misfits(processor: Any, options: dict[str, Any]) -> list[str]:
 
 
 def transform_of(options: Mapping[str, Any]) -> ImageTransform:
-    """What becomes of a batch, by settled options of preprocessing."""
+    """The transform of a batch, from settled options of preprocessing."""
     mean, std = tuple(options["image_mean"]), tuple(options["image_std"])
     return ImageTransform(mean, std, image_size=options["image_size"])
 
 
 def processor_for(theirs: dict[str, Any] | None, transform: ImageTransform, geometry: Geometry) -> Any:
-    """An image processor of transformers for a classifier that was trained so: the one that its backbone came with,
-    where that does the same, or else one of ViT's.
+    """An image processor of transformers that does the same as the preprocessing of training: the backbone's own if it
+    does, otherwise a ViT processor.
 
     Args:
-        theirs (`dict`, *optional*): The one that its backbone came with.
+        theirs (`dict`, *optional*): The one that the backbone came with.
         transform (`ImageTransform`): Normalisation.
         geometry (`Geometry`): How images were resized and cropped.
     """
@@ -162,7 +163,7 @@ def processor_for(theirs: dict[str, Any] | None, transform: ImageTransform, geom
 
 
 def _preprocessing_of(model_args: ModelArguments, wanted: list[str]) -> dict[str, Any]:
-    """What timm or its image processor says of the backbone; of the options wanted none is missing."""
+    """What timm or the backbone's image processor says; none of the options wanted is missing."""
     backbone, timm_arguments = model_args.backbone, model_args.timm_arguments()
     with timm_errors_named(model_args):
         name, arguments, cfg = source_of(model_args)
@@ -198,12 +199,11 @@ def _preprocessing_of(model_args: ModelArguments, wanted: list[str]) -> dict[str
 
 
 def _with_hash(model_args: ModelArguments, files: list[Path]) -> ModelArguments:
-    """With the files' SHA-256, which must be the one asked for, if any."""
+    """The arguments with the files' SHA-256, which must be the one asked for, if any."""
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
+            hashlib.file_digest(stream, lambda: digest)
     found = digest.hexdigest()
     if model_args.pretrained_weights_sha256 not in (None, found):
         raise BiasEnsembleError(

@@ -20,6 +20,7 @@ from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
+from hf_biasensemble.models.weights import misfits
 
 ENCODERS = {"lff": 1, "disent": 2}
 FILES = {"debiased": "best_model_d.th", "biased": "best_model_b.th"}
@@ -182,36 +183,31 @@ def _paths(folder: Path, method: str, sources: tuple[str, ...]) -> dict[str, Pat
 
 def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str, dataset: str) -> None:
     """Whether the file's network is the one that the authors' code builds for this method and dataset."""
-    found = {name: tuple(value.shape) for name, value in file.weights.items() if not name.startswith("proj.")}
-    wanted = _wanted(model, file)
-    if wanted == found:
+    found = {name: value for name, value in file.weights.items() if not name.startswith("proj.")}
+    listed = misfits(found, _wanted(model, file))
+    if not listed:
         return
     fitting = [
         f"--method {other} --reference_dataset {name}"
         for other in ENCODERS
         for name in DATASETS
-        if _wanted(_network(other, name), file) == found
+        if not misfits(found, _wanted(_network(other, name), file))
     ]
     asked = f"--method {method} --reference_dataset {dataset}"
     if fitting:
         raise BiasEnsembleError(
             f"{file.path}: expected the network of {asked}, found that of {' or '.join(fitting)}; use these options"
         )
-    different = [
-        f"{name} (expected {wanted.get(name, 'none')}, found {found.get(name, 'none')})"
-        for name in sorted(wanted.keys() | found.keys())
-        if wanted.get(name) != found.get(name)
-    ]
     raise BiasEnsembleError(
-        f"{file.path}: expected the network of {asked}, found another: {_listed(different)}; only the authors' "
-        "networks and image sizes can be imported"
+        f"{file.path}: expected the network of {asked}, found another: {listed}; only the authors' networks and image "
+        "sizes can be imported"
     )
 
 
-def _wanted(model: DebiasedImageClassifier, file: CheckpointFile) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights of one file, by the authors' names."""
+def _wanted(model: DebiasedImageClassifier, file: CheckpointFile) -> dict[str, torch.Tensor]:
+    """The model's weights that one file has, by the authors' names."""
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("bias_encoder.")}
-    return {_reference_name(name, file): tuple(value.shape) for name, value in weights.items()}
+    return {_reference_name(name, file): value for name, value in weights.items()}
 
 
 def _reference_name(name: str, file: CheckpointFile) -> str:

@@ -1,8 +1,7 @@
-"""Whether the classifier of a run can be published, found out before any training."""
+"""Checks before any training that the classifier of a run can be published."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -13,6 +12,7 @@ from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.data.prepare import image_geometry, image_transform
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.seeding import build_with_seed
+from hf_biasensemble.models.backbones import from_scratch
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.export import load_classifier, save_classifier
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
@@ -49,17 +49,7 @@ def _untrained(
     network: Callable[[ModelArguments, list[str], int], nn.Module], model_args: ModelArguments, class_names: list[str]
 ) -> DebiasedImageClassifier:
     """The classifier that the run will publish, with random weights."""
-    from_scratch = replace(
-        model_args,
-        pretrained=False,
-        pretrained_weights=None,
-        pretrained_weights_sha256=None,
-        init_from=None,
-        train_layers=None,
-        freeze_backbone=False,
-        head="linear",
-    )
-    whole: Any = network(from_scratch, class_names, 0)
+    whole: Any = network(from_scratch(model_args), class_names, 0)
     classifier: DebiasedImageClassifier = getattr(whole, "debiased", whole)
     if model_args.head == "mlp":
         config = classifier_config(model_args, class_names, classifier.config.num_encoders)
@@ -70,7 +60,7 @@ def _untrained(
 
 @contextmanager
 def _uninitialised_as_nan() -> Iterator[None]:
-    """What is not initialised holds NaN, not what memory held before, which may be the right values by chance."""
+    """Uninitialised tensors hold NaN rather than whatever was in memory, which may be the right values by chance."""
     before = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,4 +1,4 @@
-"""A run that is over, as an object: its model, results, selection and estimates."""
+"""A finished run as an object: its model, results, selection and estimates."""
 
 import contextlib
 import html
@@ -37,7 +37,7 @@ _NO_ESTIMATES = "no estimates: nothing judges this run; name a run with members 
 
 
 class Estimates(dict[str, Any]):
-    """What can be said of a model without bias labels. `print` shows it in words.
+    """What can be said about a model without bias labels. `print` shows it in words.
 
     A dict: by group (`"conflicting"`, `"aligned"`, `"unbiased"`) the accuracy, both ends of its 95 % interval, and the
     number of images, for a run; what [`judgement_table`] gives, for [`judge`]. Empty where nothing can be told.

@@ -1,4 +1,4 @@
-"""What people hand to a trainer -> what it works with: decoded splits, settings, a network and a selection."""
+"""From a trainer's arguments to what it works with: decoded splits, settings, a network and a selection."""
 
 import contextlib
 import copy
@@ -36,7 +36,7 @@ from hf_biasensemble.trainers.checkpoint_choice import check_checkpoint_choice
 
 @dataclass
 class HandedIn:
-    """What a trainer works with, made of what people hand in.
+    """What a trainer works with, made from its arguments.
 
     Attributes:
         prepared: Data and settings.
@@ -64,7 +64,7 @@ class HandedIn:
         makes_selection: bool,
         callbacks: list | None,
     ) -> "HandedIn":
-        """See `DebiasingTrainer` for what is handed in to a trainer of this kind."""
+        """From the arguments of a `DebiasingTrainer` of this kind."""
         method = method_of(kind, args)
         args = settings_of(kind, method, args)
         if args.selector:
@@ -103,9 +103,9 @@ class HandedIn:
 
 
 def method_of(kind: type, args: Any) -> Method:
-    """The method of a trainer: the one that its settings name, if several have this trainer.
+    """The method of a trainer: the one that its settings name, if several use this trainer.
 
-    A trainer that no method has is one of the user, which trains a classifier alone.
+    A trainer that no method uses is the user's own, which trains a classifier alone.
     """
     own: list[Method] = []
     for base in kind.__mro__:
@@ -121,7 +121,7 @@ def method_of(kind: type, args: Any) -> Method:
 
 
 def settings_of(kind: type, method: Method, args: Any) -> DebiasingArguments:
-    """The method's own arguments, made of those that all methods have where these were given."""
+    """The method's own arguments; made from the common ones if only these were given."""
     wanted = method.arguments
     args = wanted("trainer_output") if args is None else args
     if not isinstance(args, DebiasingArguments) or not issubclass(wanted, type(args)):
@@ -139,7 +139,7 @@ def settings_of(kind: type, method: Method, args: Any) -> DebiasingArguments:
 def _network_of(
     kind: type, method: Method, model: Any, args: DebiasingArguments, processing_class: Any
 ) -> tuple[ModelArguments, nn.Module | None]:
-    """How images are preprocessed and which network is built; and the network itself where it is finished."""
+    """How images are preprocessed and which network is built, and the network itself if it was given."""
     if isinstance(model, ModelArguments):
         return model, None
     is_name = isinstance(model, (str, Path))

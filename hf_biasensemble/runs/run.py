@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.data.pixels import ImageSplit, write_unreadable
-from hf_biasensemble.data.prepare import image_geometry
 from hf_biasensemble.evaluation.classifier import details_of, measured
 from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written
 from hf_biasensemble.folders.hub import check_can_push, push_model
@@ -31,13 +30,12 @@ from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once, refuse_data_parallel, warn_of_missing_processes
 from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.judging.judge import (
+    before_repair,
     judgement,
     members_that_judge,
     of_other_run,
-    predictions_of,
     pseudo_groups_of,
 )
-from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.inputs import Inputs
@@ -172,7 +170,7 @@ def train_and_publish(
     output_dir, splits, images, transform = Path(args.output_dir), inputs.splits, inputs.images, inputs.transform
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
-    before = _before_repair(inputs, args, {name: images[name] for name in evaluated})
+    before = before_repair(inputs, list(evaluated), args.device, args.eval_batch_size)
     if before:
         results["before"] = {
             f"{name}_{key}": value
@@ -248,17 +246,3 @@ def train_and_publish(
         print(f"saved to {output_dir}", flush=True)
     trainer.accelerator.wait_for_everyone()  # until the results are there for all
     return results
-
-
-def _before_repair(
-    inputs: Inputs, args: DebiasingArguments, images: Mapping[str, ImageSplit]
-) -> dict[str, HeldOutPredictions]:
-    """What a classifier that is repaired says of the held-out images as it was; nothing without one."""
-    model_args = inputs.image_args
-    if not (model_args.init_from and model_args.freeze_backbone and images):
-        return {}
-    name, geometry = model_args.init_from, image_geometry(model_args)
-    found, reason = predictions_of(name, images, geometry, args.device, args.eval_batch_size)
-    if reason:
-        print_once(f"{name}: its accuracy before repair is left out; {reason}")
-    return found

@@ -1,4 +1,4 @@
-"""From the command line to the settings of a run: first its method, which then says what options there are."""
+"""From the command line to the settings of a run: first its method, which determines the options."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ def parse_run(
     further: tuple[type, ...] = (),
     command: str = "train",
 ) -> tuple[Any, ...]:
-    """The settings of a run, strictly: an option that does nothing with the method at hand is refused like a typo.
+    """The settings of a run, strictly: an option that has no effect with its method is refused like a typo.
 
     Args:
         argv: The words of the command line.

@@ -1,4 +1,4 @@
-"""The selection of a run: the one that is there and fits, or else a new one."""
+"""The selection of a run: an existing one that fits, or a new one."""
 
 import shutil
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def make_selection(
 ) -> tuple[Selection, dict[str, Any]]:
     """The selection in `output_dir/selection` or in `selection_dir`, or else a new one.
 
-    One that is there but was made from something else is refused by name. So is one that cannot serve training, new or
+    An existing one with other settings is refused, and these are named. So is one that cannot be trained with, new or
     not, unless `must_serve` is false: it can still be looked at. Members that can judge models are kept beside it.
 
     Returns:
@@ -111,7 +111,7 @@ def _trained(
 
 
 def _members_of(trainer: Any, inputs: Inputs) -> Members:
-    """The trained members with all that it takes to show them images."""
+    """The trained members with everything needed to show them images."""
     train = inputs.images["train"]
     return Members(
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval(),

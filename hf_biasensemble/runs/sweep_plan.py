@@ -1,4 +1,4 @@
-"""The runs of a sweep: what each is called with, who judges it, and what it may not differ in."""
+"""The runs of a sweep: the command line of each, who judges it, and what must be the same in all."""
 
 import argparse
 import hashlib

@@ -1,6 +1,6 @@
-"""The trainers as people know a `Trainer`: they take a plain `datasets.Dataset`, and a network or its name.
+"""The trainers with the interface of a `Trainer`: they take a plain `datasets.Dataset`, and a network or its name.
 
-`handed_in.py` makes of these what the trainers below work with; a run hands finished things to those.
+`handed_in.py` turns these into what the trainers below work with; a run passes that to them directly.
 """
 
 import shutil
@@ -16,10 +16,19 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.folders.output_folder import check_same_run, checkpoint_to_resume, results_in, written_in
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.methods import group_dro_be, jtt, last_layer_be, logit_adjusted, product_of_experts
+from hf_biasensemble.methods import (
+    disent,
+    erm,
+    group_dro_be,
+    jtt,
+    last_layer_be,
+    lff,
+    logit_adjusted,
+    product_of_experts,
+)
 from hf_biasensemble.models.backbones import without_bar
 from hf_biasensemble.runs.handed_in import HandedIn
-from hf_biasensemble.trainers import base, disent, erm, lff
+from hf_biasensemble.trainers import base
 
 _NOT_TAKEN = {
     "compute_metrics": "accuracy by group is always measured",
@@ -31,7 +40,7 @@ _NOT_TAKEN = {
 
 
 class DebiasingTrainer(base.DebiasingTrainer):
-    """A `Trainer` of plain datasets: [`trainers.base.DebiasingTrainer`] with what people have as arguments.
+    """[`trainers.base.DebiasingTrainer`] for plain datasets and networks.
 
     Args:
         model (`str`, `ModelArguments`, `PreTrainedModel`, `Callable` or `nn.Module`): A backbone as `--backbone` names
@@ -156,15 +165,15 @@ class DebiasingTrainer(base.DebiasingTrainer):
 
 
 class ErmTrainer(DebiasingTrainer, erm.ErmTrainer):
-    """[`trainers.erm.ErmTrainer`], the ordinary classifier, of plain datasets."""
+    """[`methods.erm.ErmTrainer`], the ordinary classifier, of plain datasets."""
 
 
 class LffTrainer(DebiasingTrainer, lff.LffTrainer):
-    """[`trainers.lff.LffTrainer`] of plain datasets: LfF + BiasEnsemble, or with `method="lff"` alone."""
+    """[`methods.lff.LffTrainer`] of plain datasets: LfF + BiasEnsemble, or with `method="lff"` alone."""
 
 
 class DisentTrainer(DebiasingTrainer, disent.DisentTrainer):
-    """[`trainers.disent.DisentTrainer`] of plain datasets: DisEnt + BiasEnsemble, or with `method="disent"` alone."""
+    """[`methods.disent.DisentTrainer`] of plain datasets: DisEnt + BiasEnsemble, or with `method="disent"` alone."""
 
 
 class JttTrainer(DebiasingTrainer, jtt.JttTrainer):

@@ -1,4 +1,4 @@
-"""What all trainers of the library share: Adam, device-side transforms, terms of the loss, whole-step means."""
+"""What all trainers of the library share: Adam, transforms on the device, terms of the loss, means of whole steps."""
 
 import itertools
 import logging
@@ -21,13 +21,12 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.internal.collectives import mean_of_processes, total
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.processes import refuse_data_parallel
+from hf_biasensemble.internal.processes import is_first, refuse_data_parallel
 from hf_biasensemble.losses.objectives import group_sums
 from hf_biasensemble.models.fine_tuning import parameter_groups
 from hf_biasensemble.trainers.batch_part import BatchPart, WholeBatch
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
 from hf_biasensemble.trainers.evaluating import EvaluatingTrainer
-from hf_biasensemble.trainers.last_batch import settle_last_batch
 from hf_biasensemble.trainers.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         refuse_data_parallel(args.n_gpu)
         if train_dataset is not None:
             filled_up = self.splits_batches and args.world_size > 1
-            settle_last_batch(model, args, len(train_dataset), filled_up)  # type: ignore[arg-type]
+            _settle_last_batch(model, args, len(train_dataset), filled_up)  # type: ignore[arg-type]
         # The Trainer would push the pair while it trains, and write the token into `training_args.bin`.
         settled: dict[str, Any] = {"push_to_hub": False, "hub_token": None}
         settled["run_name"] = args.run_name or f"{args.method} in {args.output_dir}"
@@ -297,6 +296,26 @@ class DebiasingTrainer(EvaluatingTrainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
+
+
+def _settle_last_batch(model: nn.Module, args: DebiasingArguments, num_samples: int, filled_up: bool) -> None:
+    """Keeps an incomplete batch that is the only one; drops one of a single sample that batch normalisation fails on.
+
+    Processes that split batches fill the last one up with samples from the start, so there it has no single sample.
+    """
+    batch_size = args.train_batch_size * args.world_size
+    if num_samples < batch_size:
+        args.dataloader_drop_last = False
+    elif not args.dataloader_drop_last and not filled_up and num_samples % batch_size == 1:
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+            args.dataloader_drop_last = True
+            if is_first():
+                logger.warning(
+                    "warning: each epoch leaves out its last batch, which would be one sample (%d samples in batches "
+                    "of %d), because batch normalisation needs two or more; another one each epoch",
+                    num_samples,
+                    batch_size,
+                )
 
 
 class _Unread(Dataset):

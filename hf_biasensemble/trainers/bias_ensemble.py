@@ -79,7 +79,9 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         callbacks = list(callbacks or [])
         if selection_args.keep_member == "best":
             callbacks.append(_EvaluateAfter(lambda step: (step - 1) % selection_args.member_eval_steps == 0))
-        super().__init__(model, args, transform, batches or train_dataset, eval_dataset, callbacks)
+        super().__init__(
+            model, args, transform, batches or train_dataset, eval_dataset=eval_dataset, callbacks=callbacks
+        )
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         own = len(self.own_members)
@@ -135,7 +137,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self.best_state = {name: value for name, value in state.items() if name != _BEST_ACCURACY}
 
     def member_votes(self) -> dict[str, np.ndarray]:
-        """What the trained members say of each training sample, without augmentation.
+        """What the trained members predict for each training sample, without augmentation.
 
         In float32 also where training was in another precision; the trainer is done with training after this.
 
@@ -163,8 +165,8 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
     def select(self, provenance: dict | None = None) -> Selection:
         """The bias-amplified set by the votes of the trained members.
 
-        With `keep_member="best"`, each member votes with its weights of the best validation accuracy. Whether the set
-        is of use is for [`Selection.check`] to say.
+        With `keep_member="best"`, each member votes with its weights of the best validation accuracy.
+        [`Selection.check`] says whether the set can be used.
         """
         if self.best_state:
             self.model.load_state_dict(self.best_state)

@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "published.safetensors"
 _SMOOTHED = {"estimated"}
-"""Choices whose score is a mean over neighbouring evaluations, since few images stand behind each of them."""
+"""Choices whose score is a mean over neighbouring evaluations, since each is measured on few images."""
 _OWN_WEIGHT = 2
-"""Of an evaluation among its neighbours: with equal weights, a bad step between two good ones would look good."""
+"""Weight of an evaluation among its neighbours: with equal weights, a bad step between two good ones looks good."""
 
 
 class CheckpointChoice:

@@ -1,13 +1,18 @@
-"""Evaluation of a trained classifier by group, and which of its states is published."""
+"""Evaluation of a trained classifier by group, which of its states is published, and checkpoints.
 
+A checkpoint is complete or not there, whatever kills the process, and holds all that a method must remember.
+"""
+
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel, TrainerControl
+from transformers import PreTrainedModel, Trainer, TrainerControl
 from transformers.trainer_utils import PredictionOutput
 
 from hf_biasensemble.data.batches.transforms import ImageTransform
@@ -16,19 +21,22 @@ from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.accuracy import METRICS, bias_accuracy
 from hf_biasensemble.evaluation.classifier import check_input, in_blocks, predict_logits
 from hf_biasensemble.evaluation.difficulty import DIFFICULTIES
+from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written, publish, remove_older
 from hf_biasensemble.folders.hub import push_model
 from hf_biasensemble.internal.collectives import share_buffers
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.tensors import separate
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.reporting.card.draft import write_draft
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
-from hf_biasensemble.trainers.checkpointing import CheckpointingTrainer, SavedPart
 from hf_biasensemble.trainers.weight_average import WeightAverage
 
+METHOD_STATE_FILE = "sample_losses.safetensors"
 
-class EvaluatingTrainer(CheckpointingTrainer):
+
+class EvaluatingTrainer(Trainer):
     """Evaluates [`ImageSplit`]s by group, and publishes the classifier of the step that is chosen."""
 
     transform: ImageTransform | FeatureTransform
@@ -37,12 +45,13 @@ class EvaluatingTrainer(CheckpointingTrainer):
     control: TrainerControl
     judged: dict[str, PseudoGroups] | None = None
     """By name, pseudo-groups of the trainer's own splits, on which accuracy is estimated without bias labels."""
+    _checkpoints_go_to: str | None = None
     publisher: Callable[[PreTrainedModel, str], object] | None = None
     """Saves the published classifier into a folder. By default it is saved with the trainer's `transform`, for images
     that are squashed to its size."""
 
     def training_measures(self) -> dict[str, float]:
-        """What an evaluation says of the training samples, by key; part of its log like the accuracy of the splits."""
+        """What an evaluation says about the training samples, by key; logged like the accuracy of the splits."""
         return {}
 
     def classifier(self) -> PreTrainedModel:
@@ -52,9 +61,6 @@ class EvaluatingTrainer(CheckpointingTrainer):
     def published_model(self) -> PreTrainedModel:
         """The classifier that is evaluated and published: the one that is trained, or its average over the steps."""
         return self.weight_average.averaged.module if self.weight_average else self.classifier()
-
-    def further_state(self) -> list[SavedPart]:
-        return [part for part in (self.checkpoint_choice, self.weight_average) if part]
 
     def predict_logits(
         self, split: ImageSplit, model: nn.Module | None = None, full_precision: bool = False
@@ -121,16 +127,15 @@ class EvaluatingTrainer(CheckpointingTrainer):
         return metrics
 
     def held_out_predictions(self, name: str, split: ImageSplit, model: nn.Module | None = None) -> HeldOutPredictions:
-        """What the published model, or another, says of a split, with the pseudo-groups of the split of that name."""
-        classes = len(split.class_names)
-        blocks = (self.predict_logits(part, model).numpy() for part in self.in_blocks(split, classes))
-        labels, groups = split.labels[split.rows].numpy(), (self.judged or {}).get(name)
-        return HeldOutPredictions.from_logits(blocks, split.rows.numpy(), labels, classes, groups)
+        """Predictions of the published model, or another, for a split, with the pseudo-groups of that name."""
+        parts = self.in_blocks(split, len(split.class_names))
+        blocks = (self.predict_logits(part, model).numpy() for part in parts)
+        return HeldOutPredictions.from_logits(blocks, split, (self.judged or {}).get(name))
 
     def predict(
         self, test_dataset: ImageSplit, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """What the published model says of a split, in the split's order.
+        """Predictions of the published model for a split, in the split's order.
 
         Args:
             test_dataset (`ImageSplit`): The images; not augmented.
@@ -248,6 +253,69 @@ class EvaluatingTrainer(CheckpointingTrainer):
         private = bool(self.args.hub_private_repo if private is None else private)
         repo_id = self.args.hub_model_id or folder.resolve().name
         return push_model(folder, repo_id, private=private, commit_message=commit_message, token=token)
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------
+
+    def method_state(self) -> dict[str, torch.Tensor]:
+        """Tensors that a checkpoint must hold beside model, optimiser and random state."""
+        return {}
+
+    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores what [`~EvaluatingTrainer.method_state`] gave."""
+
+    def check_finite(self) -> None:
+        """Raises `BiasEnsembleError` if a loss since the last log is not finite; nothing is saved then."""
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.check_finite()
+        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        aside = final.parent / UNFINISHED
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._checkpoints_go_to = str(aside)
+        try:
+            with one_line_if_not_written(f"checkpoint {final}"):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        finally:
+            self._checkpoints_go_to = None
+        self.accelerator.wait_for_everyone()  # each process writes its random state
+        if self.args.should_save:
+            publish(aside / final.name, final)
+            remove_older(final, self.args.save_total_limit)
+            shutil.rmtree(aside)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._checkpoints_go_to or super()._get_output_dir(trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, separate(self.model.state_dict() if state_dict is None else state_dict))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = self.method_state()
+        if not self.args.should_save:
+            return
+        if state:
+            save_file(state, Path(output_dir) / METHOD_STATE_FILE)
+        for part in self._saved_parts():
+            part.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        if self.method_state():
+            self.load_method_state(load_file(Path(checkpoint) / METHOD_STATE_FILE))
+        for part in self._saved_parts():
+            part.load(checkpoint)
+
+    def _saved_parts(self) -> list[CheckpointChoice | WeightAverage]:
+        """What writes itself into a checkpoint, and reads itself from there."""
+        return [part for part in (self.checkpoint_choice, self.weight_average) if part]
 
 
 def named_splits(splits: Any, name: str) -> dict[str, ImageSplit]:

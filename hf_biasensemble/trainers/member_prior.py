@@ -33,9 +33,7 @@ class MemberPriorTrainer(DebiasingTrainer):
     its own logits. Logs `loss_classification`.
 
     Args:
-        args (`MemberPriorArguments`): Settings.
-        train_dataset (`ImageSplit`): The training split.
-        selection (`Selection`): The members' predictions for it.
+        selection (`Selection`): The members' predictions for the training split.
     """
 
     def __init__(self, *args: Any, selection: Selection, **kwargs: Any):

@@ -23,22 +23,17 @@ from hf_biasensemble.trainers.base import DebiasingTrainer
 class MemberSharingTrainer(DebiasingTrainer):
     """Process r of n trains members r, r + n, r + 2n, ... of the M members, each on the whole batch of all processes.
 
-    Members have nothing to tell each other, so no gradient is averaged and no sum is formed in another order: each
-    member gets the weights that one process would give it, batch normalisation included. What all processes need of
-    all members, for votes and checkpoints, comes from the process that trains them.
+    Members do not depend on each other, so no gradient is averaged and no sum is formed in another order: each member
+    gets the weights that one process would give it, batch normalisation included. For votes and checkpoints, each
+    process receives the members from those that train them.
 
-    Processes beyond the M-th train a member that another one trains as well, and nobody takes notice.
+    Processes beyond the M-th train a member that another one trains as well, to no effect.
 
     Args:
-        model (`MemberEnsemble`): The members.
-        args (`DebiasingArguments`): Settings.
-        transform (`ImageTransform`): From uint8 batches to network input.
         train_dataset (`MemberBatches` or `ImageSplit`): A batch for each member, or one batch for all of them.
-        eval_dataset (`dict[str, ImageSplit]`, *optional*): Splits to evaluate, by the prefix of their metrics.
-        callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
 
     Attributes:
-        own_members: The numbers of the members that this process trains, rising.
+        own_members: The numbers of the members that this process trains, in rising order.
     """
 
     splits_batches = False
@@ -50,8 +45,7 @@ class MemberSharingTrainer(DebiasingTrainer):
         args: DebiasingArguments,
         transform: ImageTransform | FeatureTransform,
         train_dataset: MemberBatches | ImageSplit,
-        eval_dataset: dict[str, ImageSplit] | None = None,
-        callbacks: list | None = None,
+        **kwargs: Any,
     ):
         num_members = len(model.members)
         self.own_members = tuple(range(args.process_index % num_members, num_members, args.world_size))
@@ -59,7 +53,7 @@ class MemberSharingTrainer(DebiasingTrainer):
             train_dataset = train_dataset.only(self.own_members)
             own = slice(self.own_members[0], None, args.world_size)
             transform = _MemberTransform(transform, num_members, own)  # type: ignore[assignment]
-        super().__init__(model, args, transform, train_dataset, eval_dataset, callbacks)
+        super().__init__(model, args, transform, train_dataset, **kwargs)
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()

@@ -35,9 +35,7 @@ class PseudoGroupTrainer(DebiasingTrainer):
     within a class, up to `MOST_DRAWS`.
 
     Args:
-        args (`PseudoGroupArguments`): Settings.
-        train_dataset (`ImageSplit`): The training split.
-        selection (`Selection`): Votes on it.
+        selection (`Selection`): The members' votes on the training split.
 
     Attributes:
         groups: int64 (N,), the pseudo-group of each row of the training split, in [0, num_groups).

@@ -45,8 +45,6 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
     Base of LfF and DisEnt, which differ in their networks and terms only.
 
     Args:
-        args (`RelativeDifficultyArguments`): Settings.
-        train_dataset (`ImageSplit`): The training split.
         selection (`Selection`, *optional*): Bias-amplified set of BiasEnsemble. Without it, the biased model is
             trained on the whole batch with the generalized cross entropy.
     """

@@ -24,7 +24,6 @@ def judgement_table(
     reason = reason_not_to_tell(*models.values())
     if reason:
         return f"{CANNOT_TELL}: {reason}", {"cannot_tell": reason}
-    assert first.groups is not None
     conflicting = int(first.groups.is_conflicting.sum())
     results: dict[str, Any] = {"images": len(first.groups), "pseudo_conflicting": conflicting, "models": {}}
     rows, said = {}, []

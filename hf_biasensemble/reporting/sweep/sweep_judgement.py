@@ -22,7 +22,7 @@ def judged_section(groups: Mapping[tuple[str, str], list[Cell]], baselines: Mapp
     """Estimated beside measured accuracy of each method, the pick and, where it can be measured, its regret: by how
     many points the best method exceeds it on the test split. `groups` are the runs by data and method, `baselines`
     what each method is compared with."""
-    if not any(cell.held_out and cell.held_out.groups is not None for group in groups.values() for cell in group):
+    if not any(cell.held_out and cell.held_out.groups.members for group in groups.values() for cell in group):
         return []
     header = ["data", "method", *(f"estimated {name}" for name in _GROUPS), "measured unbiased"]
     rows, notes = [[*header, "against its baseline", ""]], []
@@ -79,7 +79,7 @@ def _reason(of_data: Mapping[str, Sequence[Cell]]) -> str | None:
     by_seed: dict[int, list[HeldOutPredictions]] = {}
     for cells in of_data.values():
         for cell in cells:
-            if cell.held_out and cell.held_out.groups is not None:
+            if cell.held_out and cell.held_out.groups.members:
                 by_seed.setdefault(cell.seed, []).append(cell.held_out)
     reasons = (reason_not_to_tell(*models) for models in by_seed.values())
     return next((reason for reason in reasons if reason), None)
