@@ -102,11 +102,11 @@ _CITATION = """\
 def about(biased_set: str) -> str:
     """The card's words, with what the bias encoder learns from."""
     return (
-        "DisEnt ([Lee et al., 2021](https://huggingface.co/papers/2107.01372)): one encoder is to see what makes the "
-        f"class, the other what merely goes with it. The second learns from {biased_set}; the first learns most from "
-        "the images that are hard for the second. Later the second encoder's features are exchanged between images, "
-        "so that the classifier meets classes together with attributes that they rarely come with. Both encoders are "
-        "part of the published model."
+        "DisEnt ([Lee et al., 2021](https://huggingface.co/papers/2107.01372)): one encoder is meant to capture what "
+        f"defines the class, the other what merely correlates with it. The second learns from {biased_set}; the first "
+        "learns most from the images that are hard for the second. Later the second encoder's features are exchanged "
+        "between images, so that the classifier sees classes with attributes that they rarely occur with. Both "
+        "encoders are part of the published model."
     )
 
 

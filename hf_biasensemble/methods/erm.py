@@ -24,7 +24,7 @@ METHOD = Method(
     network=classifier_alone,
     purpose="the ordinary way, as the baseline that debiasing methods are compared with",
     about=(
-        "Empirical risk minimisation: one network, cross entropy, every image counts the same. Nothing keeps it from "
-        "a shortcut."
+        "Empirical risk minimisation: one network, cross entropy, all images weighted equally. Nothing keeps it from "
+        "using a shortcut."
     ),
 )

@@ -1,4 +1,4 @@
-"""GroupDRO on pseudo-groups: the groups that are worst off count most, and nobody needs to know the true ones."""
+"""GroupDRO on pseudo-groups: groups with the highest loss count most, and nobody needs to know the true groups."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -64,8 +64,9 @@ METHOD = Method(
     needs_set=False,
     baseline="erm",
     about=(
-        "GroupDRO ([Sagawa et al., 2020](https://huggingface.co/papers/1911.08731)) without its group labels: class "
-        "and votes (`pseudo_groups: {pseudo_groups}`) make the groups; those with the highest loss count most."
+        "GroupDRO ([Sagawa et al., 2020](https://huggingface.co/papers/1911.08731)) without its group labels: the "
+        "groups are made of class and votes (`pseudo_groups: {pseudo_groups}`), and those with the highest loss count "
+        "most."
     ),
     citations=(
         """\

@@ -1,4 +1,4 @@
-"""Just Train Twice: images that a first classifier gets wrong come more often when a second one is trained."""
+"""Just Train Twice: images that a first classifier gets wrong are drawn more often when a second one is trained."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -50,7 +50,7 @@ METHOD = Method(
     baseline="erm",
     about=(
         "JTT ([Liu et al., 2021](https://huggingface.co/papers/2107.09044)): the classifier published here is trained "
-        "with cross entropy on batches in which each of these images comes {upweight} times as often as another."
+        "with cross entropy on batches in which each of these images comes {upweight} times as often as any other."
     ),
     citations=(
         """\

@@ -37,7 +37,7 @@ _CITATION = """\
   year      = {2020}
 }"""
 
-EASY_IMAGES = "all images with a loss (generalized cross entropy) that favours what it finds easy"
+EASY_IMAGES = "all images with a loss (generalized cross entropy) that favours those it finds easy"
 
 
 def about(biased_set: str) -> str:

@@ -1,4 +1,4 @@
-"""BiasEnsemble as a selector: what most of the briefly trained biased members are sure of is bias-aligned."""
+"""BiasEnsemble as a selector: images that most of the briefly trained biased members are sure of are bias-aligned."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,9 +62,9 @@ SELECTOR = Selector(
     judges=True,
     about=(
         "BiasEnsemble ([Lee et al., 2023](https://huggingface.co/papers/2205.14594)): {num_members} biased networks "
-        "are trained for {member_steps} steps each. An image of whose true class at least {member_agreement} of them "
-        "are more than {member_threshold} sure goes into the bias-amplified set, since a network that has seen so "
-        "little tends to be sure for the shortcut's sake."
+        "are trained for {member_steps} steps each. An image that at least {member_agreement} of them assign to its "
+        "class with probability above {member_threshold} goes into the bias-amplified set: so early in training, "
+        "such confidence usually comes from the shortcut."
     ),
     citations=(
         """\

@@ -1,4 +1,4 @@
-"""The first stage of JTT: what a briefly trained ordinary classifier gets wrong is taken to be bias-conflicting."""
+"""The first stage of JTT: images that a briefly trained ordinary classifier gets wrong count as bias-conflicting."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -55,6 +55,6 @@ SELECTOR = Selector(
     check=_check,
     about=(
         "An ordinary classifier is trained for {first_stage_steps} steps. The training images that it then gets wrong "
-        "are taken to be those that a shortcut misleads."
+        "are assumed to be those that contradict the shortcut."
     ),
 )
