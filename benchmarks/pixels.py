@@ -25,7 +25,6 @@ from torchvision import transforms
 
 from benchmarks.measuring import Figure, Options, seconds
 from hf_biasensemble.data.batches.transforms import ImageTransform
-from hf_biasensemble.data.loading import LabelledSplit
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 
 SIZE, PADDING, BATCH, WORKERS, COUNT = 224, 16, 64, 2, 768
@@ -85,11 +84,14 @@ def made_images(folder: Path, count: int) -> list[Path]:
     return files
 
 
-def labelled(files: list[Path]) -> LabelledSplit:
+def labelled(files: list[Path]) -> ImageSplit:
     """The files as a split, of one class."""
     features = datasets.Features({"image": datasets.Image(decode=False)})
     images = datasets.Dataset.from_dict({"image": [str(file) for file in files]}, features=features)
-    return LabelledSplit(images, np.zeros(len(files), dtype=np.int64), ["all"], None, None)
+    count = len(files)
+    return ImageSplit(
+        torch.empty(0), torch.zeros(count, dtype=torch.int64), ["all"], torch.arange(count), images=images
+    )
 
 
 def throughput(files: list[Path], cache: Path) -> Figure:

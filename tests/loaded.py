@@ -2,8 +2,8 @@
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data import loading
-from hf_biasensemble.data.loading import LabelledSplit
+from hf_biasensemble.data.pixels import ImageSplit
 
 
-def load_splits(name: str, dataset_config_name: str | None = None, **options) -> dict[str, LabelledSplit]:
+def load_splits(name: str, dataset_config_name: str | None = None, **options) -> dict[str, ImageSplit]:
     return loading.load_splits(DataArguments(dataset_name=name, dataset_config_name=dataset_config_name, **options))

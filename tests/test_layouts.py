@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from loaded import LabelledSplit, load_splits
+from loaded import load_splits
 
+from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ def make(case: dict, folder: Path) -> str:
     return str(folder / case.get("dataset", ""))
 
 
-def load(name: str, options: dict[str, str]) -> dict[str, LabelledSplit]:
+def load(name: str, options: dict[str, str]) -> dict[str, ImageSplit]:
     """As the commands do with these options."""
     return load_splits(name, **options)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Features, Value
 from loaded import load_splits
 from PIL import Image
@@ -41,7 +42,7 @@ def test_text_labels_become_classes_in_alphabetical_order_in_every_split(tmp_pat
     assert splits["train"].class_names == splits["test"].class_names == ["ant", "cat", "owl"]
     assert splits["train"].labels.tolist() == [2, 1, 2, 0]
     assert splits["test"].labels.tolist() == [2, 0]
-    assert splits["train"].labels.dtype == np.int64
+    assert splits["train"].labels.dtype == torch.int64
 
 
 def test_class_label_keeps_its_names_and_order(tmp_path):

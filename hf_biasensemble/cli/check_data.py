@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         print(count_table(split))
     print()
     for name, source in labelled.items():
-        if source.vectors is not None:
-            print(f"vectors of {name}: {source.vectors.shape[1]:,} numbers each")
+        if source.has_vectors:
+            print(f"vectors of {name}: {source.pixels.shape[-1]:,} numbers each")
         if source.images is not None:
             print(f"files of {name}: {describe_files(source.images)}")
     bad = [f"{name} {image}" for name, split in decoded.items() for image in split.unreadable]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_biasensemble.data.reading.files import some_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import print_once
 
-_LISTED = 10  # classes in a line
 _ANSWERS = {"no", "yes", "n", "y", "false", "true", "f", "t", "off", "on"}
 
 
@@ -56,16 +56,16 @@ def aligned_as_told(pairs: Sequence[str], bias_names: Sequence[str], class_names
         if len(known) != 1:
             found = f"{pair}, which fits in {len(known)} ways" if known else _unknown(pair, halves, bias_names)
             raise BiasEnsembleError(
-                f"--aligned_bias: expected pairs BIAS=CLASS with a bias out of {_listed(bias_names)} and a class "
-                f"out of {_listed(class_names)}, found {found}; correct the pair"
+                f"--aligned_bias: expected pairs BIAS=CLASS with a bias out of {some_of(bias_names)} and a class "
+                f"out of {some_of(class_names)}, found {found}; correct the pair"
             )
         bias, name = known[0]
         goes_with[list(bias_names).index(bias), list(class_names).index(name)] = True
     absent = [class_names[number] for number in np.flatnonzero(~goes_with.any(axis=0)).tolist()]
     if absent:
         raise BiasEnsembleError(
-            f"--aligned_bias: expected a bias for every class, found none for {_listed(absent)}; add BIAS={absent[0]} "
-            f"with a bias out of {_listed(bias_names)}"
+            f"--aligned_bias: expected a bias for every class, found none for {some_of(absent)}; add BIAS={absent[0]} "
+            f"with a bias out of {some_of(bias_names)}"
         )
     return Alignment(goes_with, bias_names, class_names, "option")
 
@@ -97,12 +97,12 @@ def aligned_by_majority(
         biases = [bias_names[bias] for bias in np.flatnonzero(goes_with[:, undecided[0]]).tolist()]
         print_once(
             f"not known which images are bias-aligned: in train, class {class_names[undecided[0]]} has as many images "
-            f"of {_listed(biases)}; say what goes together with --aligned_bias BIAS=CLASS ..."
+            f"of {some_of(biases)}; say what goes together with --aligned_bias BIAS=CLASS ..."
         )
         return None
     majority = [f"{name}: {bias_names[bias]}" for name, bias in zip(class_names, count.argmax(axis=0), strict=True)]
     print_once(
-        f"bias-aligned, by the majority of each class in train: {_listed(majority)}; say it with --aligned_bias"
+        f"bias-aligned, by the majority of each class in train: {some_of(majority)}; say it with --aligned_bias"
     )
     return Alignment(goes_with, bias_names, class_names, "majority")
 
@@ -113,8 +113,3 @@ def _unknown(pair: str, halves: list[tuple[str, str]], bias_names: Sequence[str]
         return f"{pair} without ="
     bias, name = next((half for half in halves if half[0] in bias_names), halves[0])
     return f"the class {name} in {pair}" if bias in bias_names else f"the bias {bias} in {pair}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

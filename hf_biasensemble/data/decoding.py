@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, pairwise
 from pathlib import Path
 
 import datasets
@@ -60,14 +61,11 @@ def decode_rows(
         return chunk, [pool.submit(decode, chunk, records, start, first) for first in firsts]
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        chunk, tasks = begin(rows.start)
-        for start in range(rows.start + ROWS_AT_ONCE, rows.stop + ROWS_AT_ONCE, ROWS_AT_ONCE):
-            following = begin(start) if start < rows.stop else None
+        starts = range(rows.start, rows.stop, ROWS_AT_ONCE)
+        for (chunk, tasks), _ in pairwise(chain(map(begin, starts), [None])):  # type: ignore[misc]
             for task in tasks:
                 task.result()
             yield chunk
-            if following:
-                chunk, tasks = following
 
 
 def image_progress(doing: str, source: str, total: int, done: int = 0) -> tqdm:

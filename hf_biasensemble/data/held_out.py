@@ -90,18 +90,13 @@ def at_most(
             order = np.random.default_rng(derived_seed(seed, f"at most of {name}")).permutation(len(split))
             kept[name] = split.select(np.sort(order[:most]))
             print_once(f"{name}: {most:,} of {len(split):,} images are used (--max_{option}_samples)")
-    lost = _classes_lost(splits["train"], kept["train"]) if "train" in splits else []
+    lost = splits["train"].classes_lost(kept["train"]) if "train" in splits else []
     if lost:
         raise BiasEnsembleError(
             f"--max_train_samples {max_train_samples}: expected images of every class, found none of "
             f"{', '.join(lost[:10])}; raise it"
         )
     return kept
-
-
-def _classes_lost(before: ImageSplit, after: ImageSplit) -> list[str]:
-    lost = np.setdiff1d(before.labels[before.rows].numpy(), after.labels[after.rows].numpy())
-    return [before.class_names[number] for number in lost]
 
 
 def _by_class(positions: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:

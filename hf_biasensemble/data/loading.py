@@ -1,62 +1,32 @@
 """Any image dataset -> checked splits with the columns image, label, [bias_label], [is_conflicting]."""
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
 
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.alignment import Alignment, aligned_as_told, aligned_by_majority, aligned_by_names
+from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.reading.files import some_of
 from hf_biasensemble.data.reading.labels import UNKNOWN, flags_of, numbers_of
 from hf_biasensemble.data.reading.plan import ReadingPlan, plan_reading
+from hf_biasensemble.data.store.features import Features
 from hf_biasensemble.data.vectors import texts_of, vectors_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import print_once
 
 
-@dataclass
-class LabelledSplit:
-    """One split of a dataset, checked; the images are not decoded yet.
-
-    Attributes:
-        images: `datasets.Dataset` with the one column `image`, undecoded (`bytes` and `path`); `None` where there are
-            only vectors.
-        labels: int64 (N,) in 0..K-1.
-        class_names: The K names.
-        bias_labels: int64 (N,), -1 where one is blank; `None` where all are unknown. They measure; training never
-            reads them.
-        is_conflicting: bool (N,), or `None` where unknown.
-        bias_names: Names of the bias labels, or `None` where unknown.
-        aligned_bias: What is bias-aligned, as pairs `bias=class`; `None` where unknown or where a column says it.
-        aligned_by: Who says what is bias-aligned: "column", "option" (`--aligned_bias`), "names" or "majority"; `None`
-            where that is unknown.
-        reading: The reading plan of the dataset, as it is printed.
-        vectors: float32 (N, D), where they are trained on in place of the images.
-        texts: The columns of text, to look at, where there are vectors.
-    """
-
-    images: datasets.Dataset | None
-    labels: np.ndarray
-    class_names: list[str]
-    bias_labels: np.ndarray | None
-    is_conflicting: np.ndarray | None
-    bias_names: list[str] | None = None
-    aligned_bias: list[str] | None = None
-    aligned_by: str | None = None
-    reading: list[str] = field(default_factory=list)
-    vectors: np.ndarray | None = None
-    texts: datasets.Dataset | None = None
-
-
-def load_splits(args: DataArguments) -> dict[str, LabelledSplit]:
+def load_splits(args: DataArguments) -> dict[str, ImageSplit]:
     """Makes the reading plan of a dataset, prints it, follows it, and checks everything that training relies on.
 
     Returns:
-        `dict[str, LabelledSplit]`: `train`, `validation` and `test`, where they exist; a test split without labels is
-        left out. The column `is_conflicting` says which samples are bias-conflicting; where there is none, the option
-        `aligned_bias`; else the names, if bias labels and classes have the same; else the majority of each class in
-        `train`, which is printed. Numbers alone are never compared.
+        `dict[str, ImageSplit]`: `train`, `validation` and `test`, where they exist, their images not decoded yet; a
+        test split without labels is left out. The column `is_conflicting` says which samples are bias-conflicting;
+        where there is none, the option `aligned_bias`; else the names, if bias labels and classes have the same; else
+        the majority of each class in `train`, which is printed. Numbers alone are never compared.
 
     Raises:
         `BiasEnsembleError`: If the data or a column is missing or ambiguous, or labels are unusable.
@@ -67,8 +37,7 @@ def load_splits(args: DataArguments) -> dict[str, LabelledSplit]:
     _check_widths(splits, name)
     if "train" in splits:
         _check_train_covers(splits["train"], name)
-    _tell_conflicting(splits, args.aligned_bias, name)
-    return splits
+    return _with_conflicting(splits, args.aligned_bias, name)
 
 
 def splits_in_memory(dataset: Any) -> dict[str, datasets.Dataset]:
@@ -88,7 +57,7 @@ def splits_in_memory(dataset: Any) -> dict[str, datasets.Dataset]:
     return {str(name): split.with_format(None) for name, split in splits.items()}
 
 
-def _check_split(data: datasets.Dataset, args: DataArguments, plan: ReadingPlan, where: str) -> LabelledSplit:
+def _check_split(data: datasets.Dataset, args: DataArguments, plan: ReadingPlan, where: str) -> ImageSplit:
     if len(data) == 0:
         raise BiasEnsembleError(f"{where}: expected images, found none")
     labels = numbers_of(data, args.label_column, plan.class_names, where)
@@ -102,16 +71,17 @@ def _check_split(data: datasets.Dataset, args: DataArguments, plan: ReadingPlan,
     if conflicting_column:
         is_conflicting = flags_of(data, conflicting_column, where)
     used = [args.label_column, bias_column, conflicting_column, args.split_column or "split"]
-    return LabelledSplit(
-        _images_of(data, args, where),
-        labels,
+    return ImageSplit(
+        Features.of_vectors(vectors_of(data, args.feature_column, where)) if args.feature_column else torch.empty(0),
+        torch.from_numpy(labels),
         plan.class_names,
+        torch.arange(len(labels)),
         bias_labels,
         is_conflicting,
         bias_names=None if bias_labels is None else plan.bias_names,
         aligned_by=conflicting_column and "column",
         reading=plan.lines,
-        vectors=vectors_of(data, args.feature_column, where) if args.feature_column else None,
+        images=_images_of(data, args, where),
         texts=texts_of(data, used) if args.feature_column else None,
     )
 
@@ -137,9 +107,9 @@ def _images_of(data: datasets.Dataset, args: DataArguments, where: str) -> datas
     return column
 
 
-def _tell_conflicting(splits: dict[str, LabelledSplit], told: list[str] | None, name: str) -> None:
+def _with_conflicting(splits: dict[str, ImageSplit], told: list[str] | None, name: str) -> dict[str, ImageSplit]:
     """Fills in `is_conflicting` where no column says it but bias labels are there; of all splits alike."""
-    untold = [split for split in splits.values() if split.bias_labels is not None and split.is_conflicting is None]
+    untold = {use: s for use, s in splits.items() if s.bias_labels is not None and s.is_conflicting is None}
     if told and not untold:
         by_column = any(split.is_conflicting is not None for split in splits.values())
         found = "a column that says which images are conflicting" if by_column else "no bias labels"
@@ -147,18 +117,22 @@ def _tell_conflicting(splits: dict[str, LabelledSplit], told: list[str] | None, 
             f"{name}: expected bias labels that --aligned_bias is about, found {found}; leave the option out, or name "
             "the bias labels with --bias_label_column"
         )
-    if not untold:
-        return
-    alignment = _alignment(untold[0], splits.get("train"), told)
+    alignment = _alignment(next(iter(untold.values())), splits.get("train"), told) if untold else None
     if alignment is None:
-        return
-    for split in untold:
+        return splits
+    for use, split in untold.items():
         assert split.bias_labels is not None
-        split.is_conflicting = alignment.is_conflicting(split.labels, split.bias_labels) & (split.bias_labels >= 0)
-        split.aligned_bias, split.aligned_by = alignment.pairs(), alignment.decided_by
+        splits[use] = replace(
+            split,
+            is_conflicting=alignment.is_conflicting(split.labels.numpy(), split.bias_labels)
+            & (split.bias_labels >= 0),
+            aligned_bias=alignment.pairs(),
+            aligned_by=alignment.decided_by,
+        )
+    return splits
 
 
-def _alignment(some: LabelledSplit, train: LabelledSplit | None, told: list[str] | None) -> Alignment | None:
+def _alignment(some: ImageSplit, train: ImageSplit | None, told: list[str] | None) -> Alignment | None:
     """What is bias-aligned, by the first that tells: the option, the names (`some` has them), the majority."""
     class_names, bias_names = some.class_names, [name for name in some.bias_names or [] if name != UNKNOWN]
     if told:
@@ -166,7 +140,7 @@ def _alignment(some: LabelledSplit, train: LabelledSplit | None, told: list[str]
     alignment = aligned_by_names(bias_names, class_names)
     if alignment is None and bias_names and train is not None and train.bias_labels is not None:
         known = train.bias_labels >= 0
-        return aligned_by_majority(train.labels[known], train.bias_labels[known], bias_names, class_names)
+        return aligned_by_majority(train.labels[known].numpy(), train.bias_labels[known], bias_names, class_names)
     return alignment
 
 
@@ -179,8 +153,8 @@ def _present(data: datasets.Dataset, named: str | None, default: str, where: str
     return named or (default if default in data.column_names else None)
 
 
-def _check_widths(splits: dict[str, LabelledSplit], name: str) -> None:
-    widths = {use: split.vectors.shape[1] for use, split in splits.items() if split.vectors is not None}
+def _check_widths(splits: dict[str, ImageSplit], name: str) -> None:
+    widths = {use: split.pixels.shape[-1] for use, split in splits.items() if split.has_vectors}
     for use, width in widths.items():
         first, expected = next(iter(widths.items()))
         if width != expected:
@@ -189,14 +163,14 @@ def _check_widths(splits: dict[str, LabelledSplit], name: str) -> None:
             )
 
 
-def _check_train_covers(train: LabelledSplit, name: str) -> None:
+def _check_train_covers(train: ImageSplit, name: str) -> None:
     class_names = train.class_names
-    present = np.bincount(train.labels, minlength=len(class_names)) > 0
+    present = np.bincount(train.labels.numpy(), minlength=len(class_names)) > 0
     absent = [class_names[number] for number in np.flatnonzero(~present)]
     if absent:
         raise BiasEnsembleError(
-            f"{name}: expected images of every class in the training split, found none of {', '.join(absent[:10])}"
-            f"{f' and {len(absent) - 10} more' if len(absent) > 10 else ''}; add some or remove the class"
+            f"{name}: expected images of every class in the training split, found none of {some_of(absent)}; "
+            "add some or remove the class"
         )
     if len(class_names) < 2:
         raise BiasEnsembleError(f"{name}: expected at least two classes, found {', '.join(class_names)}")

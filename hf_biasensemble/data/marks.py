@@ -51,39 +51,34 @@ def with_marks(train: ImageSplit, exclude_rows: str | None, relabel: str | None,
         `BiasEnsembleError`: If a file cannot be read, was made for other images or labels, names an unknown class, or
             leaves a class without images.
     """
-    labels = train.labels.clone()
-    relabelled = {row: mark["new_label"] for row, mark in _marks(relabel, "relabel").items() if mark["new_label"]}
-    excluded = {row: mark for row, mark in _marks(exclude_rows, "exclude_rows").items() if row not in relabelled}
-    excluded = {row: mark for row, mark in excluded.items() if mark["kind"] == LABEL_ERROR}
-    for option, file, rows in (("relabel", relabel, relabelled), ("exclude_rows", exclude_rows, excluded)):
-        if file:
-            marks = _marks(file, option)
-            _check(train, {row: marks[row] for row in rows}, relabelled, f"--{option} {file}", name)
-    present = set(train.rows.tolist())
-    for row, new in relabelled.items():
-        if new not in train.class_names:
-            raise BiasEnsembleError(
-                f"--relabel {relabel}: expected a new_label out of {', '.join(train.class_names[:10])}, found {new!r} "
-                f"for row {row}; correct it"
-            )
-        if row in present:
-            labels[row] = train.class_names.index(new)
-    kept = train.rows[torch.from_numpy(~np.isin(train.rows.numpy(), list(excluded)))]
-    lost = np.setdiff1d(train.labels[train.rows].numpy(), labels[kept].numpy())
-    if len(lost):
+    marked, mended = _marks(exclude_rows, "exclude_rows"), _marks(relabel, "relabel")
+    relabelled = {row: mark["new_label"] for row, mark in mended.items() if mark["new_label"]}
+    excluded = [row for row, mark in marked.items() if mark["kind"] == LABEL_ERROR and row not in relabelled]
+    _check(train, {row: mended[row] for row in relabelled}, relabelled, f"--relabel {relabel}", name)
+    _check(train, {row: marked[row] for row in excluded}, relabelled, f"--exclude_rows {exclude_rows}", name)
+    unknown = next((row for row, new in relabelled.items() if new not in train.class_names), None)
+    if unknown is not None:
         raise BiasEnsembleError(
-            f"--exclude_rows and --relabel: expected training images of every class, found none left of "
-            f"{train.class_names[lost[0]]}; mark fewer rows"
+            f"--relabel {relabel}: expected a new_label out of {', '.join(train.class_names[:10])}, found "
+            f"{relabelled[unknown]!r} for row {unknown}; correct it"
         )
-    changed = np.array([row for row in relabelled if row in present], dtype=np.int64)
-    return replace(
+    changed = np.intersect1d(train.rows.numpy(), [*relabelled]).astype(np.int64)
+    labels = train.labels.clone()
+    labels[changed] = torch.tensor([train.class_names.index(relabelled[row]) for row in changed.tolist()])
+    kept = replace(
         train,
         labels=labels,
-        rows=kept,
+        rows=train.rows[torch.from_numpy(~np.isin(train.rows.numpy(), excluded))],
         is_conflicting=_conflicting(train, labels.numpy(), changed),
-        excluded=len(train.rows) - len(kept),
         relabelled=len(changed),
     )
+    lost = train.classes_lost(kept)
+    if lost:
+        raise BiasEnsembleError(
+            f"--exclude_rows and --relabel: expected training images of every class, found none left of {lost[0]}; "
+            "mark fewer rows"
+        )
+    return replace(kept, excluded=len(train) - len(kept))
 
 
 def _marks(file: str | None, option: str) -> dict[int, dict[str, str]]:

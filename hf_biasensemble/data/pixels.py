@@ -14,13 +14,11 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_biasensemble.data.batches.prefetching import upload
-from hf_biasensemble.data.decoding import ROWS_AT_ONCE, decode_rows, file_of, image_progress
+from hf_biasensemble.data.decoding import file_of
 from hf_biasensemble.data.geometry import Geometry
-from hf_biasensemble.data.loading import LabelledSplit
 from hf_biasensemble.data.store.array_store import StoredArray, digest_of
-from hf_biasensemble.data.store.decoded import open_or_decode
+from hf_biasensemble.data.store.decoded import decoded
 from hf_biasensemble.data.store.features import Features
-from hf_biasensemble.data.store.making import NotWrittenError
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.processes import print_once
@@ -53,13 +51,14 @@ class OnDevice:
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit(Dataset):
-    """Decoded images of a split with their labels.
+    """Images of a split with their labels, as batches of decoded ones.
 
     A batch is a dict of `pixel_values` (B, C, H, W) uint8, `labels` (B,) and `index` (B,), the row of each sample in
     the split as loaded, whatever the order or the part that `rows` picks. Bias labels are not in it: they measure.
 
     Attributes:
-        pixels: uint8 (N, C, H, W) of all N rows of the split as loaded, in memory or mapped from a file.
+        pixels: uint8 (N, C, H, W) of all N rows of the split as loaded, in memory or mapped from a file; empty until
+            [`decode_split`] fills them in.
         labels: int64 (N,).
         class_names: Names of the K classes.
         rows: int64 (R,), the rows this split consists of, in order; all of them by default.
@@ -122,6 +121,11 @@ class ImageSplit(Dataset):
         """The samples at these positions, in this order, repeats allowed; shares the pixels."""
         return replace(self, rows=self.rows[torch.as_tensor(positions)])
 
+    def classes_lost(self, kept: "ImageSplit") -> list[str]:
+        """The classes of which this split has samples, and the other one, a part of it, has none."""
+        lost = np.setdiff1d(self.labels[self.rows].numpy(), kept.labels[kept.rows].numpy())
+        return [self.class_names[number] for number in lost]
+
     def measured_by(self) -> dict[str, Any]:
         """`labels`, `bias_labels` and `is_conflicting` of the split's samples, arrays in its order, or `None`."""
         rows = self.rows.numpy()
@@ -158,7 +162,7 @@ class ImageSplit(Dataset):
 
 
 def decode_split(
-    split: LabelledSplit,
+    split: ImageSplit,
     geometry: Geometry | int,
     workers: int | None = None,
     mapped: bool = False,
@@ -169,7 +173,7 @@ def decode_split(
     """All images as RGB squares, decoded by [`decode_image`] once and kept in the cache for later runs.
 
     Args:
-        split (`LabelledSplit`): A result of [`load_splits`].
+        split (`ImageSplit`): Of [`load_splits`]; one that has vectors stays as it is.
         geometry (`Geometry` or `int`): How images are resized; a number: squashed to that height and width.
         workers (`int`, *optional*): Decoding threads; by default one per processor.
         mapped (`bool`): Map the file in the cache, which processes share, instead of reading it into memory.
@@ -180,42 +184,19 @@ def decode_split(
     Raises:
         `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten).
     """
-    if split.vectors is not None:
-        return _as_image_split(split, Features.of_vectors(torch.from_numpy(split.vectors)), [])
+    if split.has_vectors:
+        return split
     assert split.images is not None
-    geometry = Geometry.of(geometry)
-    count, size = len(split.images), geometry.stored_size
-    pixels: torch.Tensor | StoredArray
-    try:
-        stored, reasons = open_or_decode(split.images, geometry, name, workers, verify)
-        pixels = stored if mapped else stored.part(slice(None), in_memory=True)
-    except NotWrittenError as error:
-        if mapped:
-            raise
-        print_once(f"{error}; until then each run decodes the images anew, into memory")
-        reasons = {}
-        array = np.empty((count, 3, size, size), dtype=np.uint8)
-        with image_progress("Decoding", name, count) as bar:
-            for number, chunk in enumerate(decode_rows(split.images, geometry, reasons, workers)):
-                array[number * ROWS_AT_ONCE :][: len(chunk)] = chunk
-                bar.update(len(chunk))
-        pixels = torch.from_numpy(array)
+    count = len(split.images)
+    pixels, reasons = decoded(split.images, Geometry.of(geometry), name, workers, mapped, verify)
     unreadable = [UnreadableImage(row, file_of(split.images[row]["image"]), reasons[row]) for row in sorted(reasons)]
     if unreadable and not skip_unreadable:
         raise BiasEnsembleError(
             f"expected readable images, found {len(unreadable)} of {count} that are not: "
             f"{'; '.join(map(str, unreadable[:10]))}; fix or remove them, or use --skip_unreadable_images"
         )
-    return _as_image_split(split, pixels, unreadable)
-
-
-def _as_image_split(
-    split: LabelledSplit, pixels: torch.Tensor | StoredArray | Features, unreadable: list[UnreadableImage]
-) -> ImageSplit:
-    rows = np.setdiff1d(np.arange(len(split.labels)), [image.row for image in unreadable])
-    columns: dict[str, Any] = vars(split) | {"labels": torch.from_numpy(split.labels)}
-    del columns["vectors"]
-    return ImageSplit(pixels=pixels, rows=torch.from_numpy(rows), unreadable=unreadable, **columns)
+    rows = np.setdiff1d(np.arange(count), [image.row for image in unreadable])
+    return replace(split, pixels=pixels, rows=torch.from_numpy(rows), unreadable=unreadable)
 
 
 def write_unreadable(splits: dict[str, ImageSplit], file: Path) -> None:

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
+import torch
 
 from hf_biasensemble.arguments import DataArguments, ModelArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.held_out import at_most, hold_out, with_fold
-from hf_biasensemble.data.loading import LabelledSplit, load_splits
+from hf_biasensemble.data.loading import load_splits
 from hf_biasensemble.data.marks import with_marks
 from hf_biasensemble.data.pixels import ImageSplit, decode_split
 from hf_biasensemble.data.store.features import Features, FeatureTransform, mean_and_std
@@ -81,7 +81,7 @@ def stated_aligned_bias(train: ImageSplit, data_args: DataArguments) -> list[str
 
 
 def decode_splits(
-    labelled: dict[str, LabelledSplit], data_args: DataArguments, geometry: Geometry | int, skip_unreadable: bool
+    labelled: dict[str, ImageSplit], data_args: DataArguments, geometry: Geometry | int, skip_unreadable: bool
 ) -> dict[str, ImageSplit]:
     """[`decode_split`] of each, in memory if all together keep to `pixel_memory_limit`; else mapped from a file, and
     always so where several processes share it."""
@@ -101,8 +101,7 @@ def decode_splits(
 
 def classes_without_images(split: ImageSplit) -> list[str]:
     """The classes of the split all of whose images were left out."""
-    lost = np.setdiff1d(split.labels.numpy(), split.labels[split.rows].numpy())
-    return [split.class_names[number] for number in lost]
+    return replace(split, rows=torch.arange(len(split.labels))).classes_lost(split)
 
 
 def image_geometry(model_args: ModelArguments) -> Geometry:

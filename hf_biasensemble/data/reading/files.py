@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -141,6 +141,11 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
 def images(number: int) -> str:
     """`1 image`, `1,000 images`."""
     return f"{number:,} image{'' if number == 1 else 's'}"
+
+
+def some_of(names: Sequence[str], most: int = 10) -> str:
+    """`ant, bee and 8 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def listed(counts: Counter[str], most: int = 5) -> str:

@@ -1,5 +1,6 @@
 """Class folders: which folders with images are splits, which are classes, and which are neither."""
 
+import os
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -63,30 +64,29 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
     found = ClassFolders()
     if base:
         found.notes.append(f"everything is in {'/'.join(base)}/")
-    tops = _Tops(tree, {parts[len(base) :]: count for parts, count in counts.items()}, base, split_names)
-    splits = {} if take_as_classes else tops.splits(found.notes)
-    inside = not splits and not take_as_classes and tops.split_inside_classes()
+    below: dict[str, dict[Parts, int]] = {}
+    for parts, count in counts.items():
+        if len(parts) > len(base):
+            below.setdefault(parts[len(base)], {})[parts[len(base) :]] = count
+    tops = [_Top(name, below[name], split_names) for name in sorted(below)]
+    splits = {} if take_as_classes else _splits(tops, tree.root, found.notes)
+    inside = not splits and not take_as_classes and _split_inside_classes([parts[len(base) :] for parts in counts])
     if not splits and not inside and not take_as_classes:
-        tops.refuse_a_dataset_among_classes()
-    dropped = {top for top, depth in splits.items() if depth == 0}
+        _refuse_a_dataset_among_classes(tops, tree.root, tree.root.joinpath(*base))
     for parts in counts:
         rest = parts[len(base) :]
-        if rest and rest[0] in dropped:
+        depth = splits[rest[0]] if splits and rest else 0
+        if depth is None:
             continue
-        depth = splits[rest[0]] if splits else 0
         if len(rest) <= depth:
             raise BiasEnsembleError(
                 f"{tree.root}: expected images in one folder for each class, found "
-                f"{tree.root / tree.first_image(parts)} in none; "
-                "move it into the folder of its class, or elsewhere"
+                f"{tree.root / tree.first_image(parts)} in none; move it into the folder of its class, or elsewhere"
             )
-        split = rest[0] if splits else rest[1] if inside else None
-        found.place[parts] = split, rest[depth]
-    if splits:
-        found.splits_from = "top folders"
-    elif inside:
-        found.splits_from = "folders inside the classes"
-    level = len(base) + (max(splits.values()) if splits else 0)
+        found.place[parts] = rest[0] if splits else rest[1] if inside else None, rest[depth]
+    if splits or inside:
+        found.splits_from = "top folders" if splits else "folders inside the classes"
+    level = len(base) + max((depth or 0 for depth in splits.values()), default=0)
     inner = dict.fromkeys(parts[level + 1] for parts in found.place if len(parts) > level + 1 + inside)
     if inner and not inside:
         found.notes.append(f"folders inside the classes belong to them: {', '.join([*inner][:_NAMED])}")
@@ -96,126 +96,93 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
 
 def _wrapper(tree: Tree, counts: dict[Parts, int], split_names: Collection[str]) -> Parts:
     """The folder that holds everything, if that is not the top folder: archives often have one or two of these."""
-    base: Parts = ()
-    while base not in counts:
-        depth = len(base)
-        tops = {parts[depth] for parts in counts if parts[:depth] == base}
-        if len(tops) != 1:
-            break
-        inner = (*base, *tops)
-        beside = [
-            folder
-            for folder in tree.folders
-            if len(folder) == depth + 1 and folder[:depth] == base and folder != inner and _may_be_class(tree, folder)
-        ]
-        if inner in counts or beside or use_of(inner[-1]) or inner[-1] in split_names:
-            break
-        base = inner
-    return base
+    common = tuple(os.path.commonprefix(list(counts)))
+    if common in counts:
+        common = common[:-1]  # a class
+    for depth, name in enumerate(common):
+        above, inner = common[:depth], common[: depth + 1]
+        beside = [folder for folder in tree.folders if folder and folder[:-1] == above and folder != inner]
+        if use_of(name) or name in split_names or any(_may_be_class(tree, folder) for folder in beside):
+            return above
+    return common
 
 
 def _may_be_class(tree: Tree, folder: Parts) -> bool:
     """Whether a folder without images is empty, or holds photographs in another format."""
-    return (
-        not tree.has_table(folder) and {suffix.lower() for suffix in tree.other_files(folder)} <= PHOTOGRAPH_SUFFIXES
-    )
+    suffixes = {suffix.lower() for suffix in tree.other_files(folder)}
+    return suffixes <= PHOTOGRAPH_SUFFIXES and not tree.has_table(folder)
 
 
-class _Tops:
-    """The folders at the top, by what lies in them."""
+class _Top:
+    """A folder at the top: how many images it holds, the names of its class folders and how deep they lie, and the
+    split that its name means, with what its name says besides (`None`: nothing)."""
 
-    def __init__(self, tree: Tree, counts: dict[Parts, int], base: Parts, split_names: Collection[str]):
-        self.tree, self.base, self.counts = tree, base, counts
-        self.below: dict[str, list[Parts]] = {}
-        for parts in counts:
-            if parts:
-                self.below.setdefault(parts[0], []).append(parts)
-        self.names = sorted(self.below)
-        self.exact = {name: use for name in self.names if (use := use_of(name) or (name in split_names and name))}
-        self.affixed = {
-            name: found for name in self.names if name not in self.exact and (found := with_affix(name)) is not None
-        }
+    def __init__(self, name: str, below: dict[Parts, int], split_names: Collection[str]):
+        self.name, self.images = name, sum(below.values())
+        # Classes in `seg_train/seg_train` and `train/images` lie one deeper.
+        self.depth = 2 if {parts[1:2] for parts in below} in ({(name,)}, {("images",)}) else 1
+        self.classes = {parts[self.depth] for parts in below if len(parts) > self.depth}
+        self.use, self.rest = use_of(name) or (name if name in split_names else None), None
+        if self.use is None:
+            self.use, self.rest = with_affix(name) or (None, None)
 
-    def inside(self, top: str) -> tuple[int, set[str]]:
-        """How deep the class folders of a top folder lie, and their names: those in
-        `seg_train/seg_train` and `train/images` lie one deeper."""
-        below = self.below[top]
-        depth = 2 if any(all(parts[1:2] == (inner,) for parts in below) for inner in (top, "images")) else 1
-        return depth, {parts[depth] for parts in below if len(parts) > depth}
+    def is_split(self, tops: list["_Top"]) -> bool:
+        """Whether it is a split by its name. If that says more than the split, another folder must have the same name
+        but for the split, or be a split with the same classes."""
+        others = [top for top in tops if top is not self and top.use]
+        return self.use is not None and (
+            self.rest is None
+            or any((top.rest == self.rest and top.use != self.use) or top.classes & self.classes for top in others)
+        )
 
-    def splits(self, notes: list[str]) -> dict[str, int]:
-        """How deep the class folders lie, by split folder; 0 for one without labels; nothing if these are classes."""
-        classes = {name: self.inside(name) for name in self.names}
-        likely = [*self.exact, *(name for name in self.affixed if self._is_affixed_split(name, classes))]
-        if not likely:
-            return {}
-        structured = [name for name in likely if classes[name][1]]
-        others = [name for name in self.names if name not in likely]
-        if not structured:
-            uses = {self.exact.get(name) or self.affixed[name][0] for name in likely}
-            if others and len(uses) < 2:
-                return {}  # a class that happens to be called so
+
+def _splits(tops: list[_Top], root: Path, notes: list[str]) -> dict[str, int | None]:
+    """How deep the class folders lie, by split folder; `None` for one without labels; nothing if these are classes."""
+    likely = [top for top in tops if top.is_split(tops)]
+    structured = [top for top in likely if top.classes]
+    if not structured:
+        if not likely or (len(likely) < len(tops) and len({top.use for top in likely}) < 2):
+            return {}  # a class may happen to be called so
+        raise BiasEnsembleError(
+            f"{root}: expected class folders in {', '.join(f'{top.name}/' for top in likely[:_NAMED])}, found images "
+            "directly in them, so their classes are not known; name a table of them with --dataset_name FILE.csv, or "
+            f"take {' and '.join(top.name for top in likely[:2])} as classes with --layout folders"
+        )
+    unlabelled = [
+        top for top in tops if not top.classes and (top.use == "test" if top in likely else is_unlabelled(top.name))
+    ]
+    for top in unlabelled:
+        notes.append(f"not read: {top.name}/ ({images(top.images)} in no class folder, so without labels)")
+    in_no_split = [top for top in tops if top not in structured and top not in unlabelled]
+    if in_no_split:
+        extra = in_no_split[0]
+        as_split = f"use it with --test_split {extra.name}" if extra.classes else f"move {extra.name} elsewhere"
+        raise BiasEnsembleError(
+            f"{root}: expected split folders or class folders, found split folders "
+            f"({', '.join(top.name for top in structured)}) beside others "
+            f"({', '.join(top.name for top in in_no_split[:_NAMED])}); {as_split}, or take "
+            f"{', '.join(top.name for top in tops[:3])} as classes with --layout folders"
+        )
+    return {top.name: top.depth if top in structured else None for top in tops}
+
+
+def _split_inside_classes(folders: list[Parts]) -> bool:
+    """Whether each class folder holds split folders: `owl/train/1.png`."""
+    uses = {use_of(parts[1]) if len(parts) > 1 else None for parts in folders}
+    return None not in uses and len(uses) > 1 and "train" in uses
+
+
+def _refuse_a_dataset_among_classes(tops: list[_Top], root: Path, place: Path) -> None:
+    """Refuses a folder that is no class: it holds split folders, or all the other class folders once more."""
+    for top in tops:
+        others = [other.name for other in tops if other is not top]
+        has_splits = {"train"} < {use_of(name) for name in top.classes} - {None}
+        if has_splits or (len(others) > 1 and top.classes.issuperset(others)):
             raise BiasEnsembleError(
-                f"{self.tree.root}: expected class folders in {self._listed(likely)}, found images directly in them, "
-                "so that their classes are not known; name a table of them with --dataset_name FILE.csv, or take "
-                f"{' and '.join(likely[:2])} as classes with --layout folders"
+                f"{root}: expected class folders, found {top.name}/, which holds a whole dataset "
+                f"({', '.join(sorted(top.classes)[:_NAMED])}), beside {', '.join(others[:_NAMED])}; take it with "
+                f"--dataset_name {place / top.name}, or take all as classes with --layout folders"
             )
-        depths = {name: classes[name][0] for name in likely}
-        unlabelled = [name for name in others if is_unlabelled(name) and not classes[name][1]]
-        for name in likely:
-            if name not in structured and (self.exact.get(name) or self.affixed[name][0]) == "test":
-                unlabelled.append(name)
-        for name in unlabelled:
-            number = sum(self.counts[parts] for parts in self.below[name])
-            notes.append(f"not read: {name}/ ({images(number)} in no class folder, so without labels)")
-        in_no_split = [name for name in self.names if name not in structured and name not in unlabelled]
-        if in_no_split:
-            extra = in_no_split[0]
-            as_split = f"use it with --test_split {extra}" if classes[extra][1] else f"move {extra} elsewhere"
-            raise BiasEnsembleError(
-                f"{self.tree.root}: expected split folders or class folders, found split folders "
-                f"({', '.join(sorted(structured))}) beside others ({', '.join(in_no_split[:_NAMED])}); {as_split}, or "
-                f"take {', '.join(self.names[:3])} as classes with --layout folders"
-            )
-        return {name: 0 if name in unlabelled else depths[name] for name in (*structured, *unlabelled)}
-
-    def _is_affixed_split(self, name: str, classes: dict[str, tuple[int, set[str]]]) -> bool:
-        """Whether another folder is a split of the same name but for its word, or holds the same class folders."""
-        use, rest = self.affixed[name]
-        for other in self.names:
-            if other == name:
-                continue
-            if other in self.affixed and self.affixed[other][1] == rest and self.affixed[other][0] != use:
-                return True
-            if (other in self.affixed or other in self.exact) and classes[name][1] & classes[other][1]:
-                return True
-        return False
-
-    def split_inside_classes(self) -> bool:
-        """Whether each class folder holds split folders: `owl/train/1.png`."""
-        if any(len(parts) < 2 for parts in self.counts):
-            return False
-        uses = Counter(use_of(parts[1]) for parts in self.counts)
-        return None not in uses and len(uses) > 1 and "train" in uses
-
-    def refuse_a_dataset_among_classes(self) -> None:
-        """Refuses a folder that is no class: it holds split folders, or all the other class folders once more."""
-        for top in self.names:
-            inner = self.inside(top)[1]
-            if len(inner) < 2:
-                continue
-            others = [name for name in self.names if name != top]
-            has_splits = {"train"} < {use_of(name) for name in inner} - {None}
-            if has_splits or (len(others) > 1 and inner.issuperset(others)):
-                place = self.tree.root.joinpath(*self.base)
-                raise BiasEnsembleError(
-                    f"{self.tree.root}: expected class folders, found {top}/, which holds a whole dataset "
-                    f"({', '.join(sorted(inner)[:_NAMED])}), beside {', '.join(others[:_NAMED])}; "
-                    f"take it with --dataset_name {place / top}, or take all as classes with --layout folders"
-                )
-
-    def _listed(self, names: list[str]) -> str:
-        return ", ".join(f"{name}/" for name in names[:_NAMED])
 
 
 def _without_images(tree: Tree, counts: dict[Parts, int], level: int, base: Parts) -> list[str]:

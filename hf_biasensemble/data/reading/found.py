@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 TEXT = ("string", "large_string")
 """Types of columns of text."""
 
+_ROWS_AT_ONCE = 1000  # bounds the images in memory that are in a table themselves
+
 
 @dataclass
 class Found:
@@ -52,11 +54,15 @@ def paths_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
     """The paths of a column of images; null where an image is in the table itself."""
     if not isinstance(rows.features.get(column), datasets.Image):
         return pa.chunked_array([pa.nulls(len(rows), pa.string())])
-    images = values_of(rows, column)
-    return pc.if_else(pc.struct_field(images, "bytes").is_null(), pc.struct_field(images, "path"), None)
+    chunks = []
+    for block in rows.select_columns([column]).with_format("arrow").iter(_ROWS_AT_ONCE):
+        for images in block[column].chunks:
+            content, path = pc.struct_field(images, "bytes"), pc.struct_field(images, "path")
+            chunks.append(pc.if_else(content.is_null(), path.cast(pa.string()), None))
+    return pa.chunked_array(chunks, pa.string())
 
 
-def texts_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
+def text_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
     """A column as text; of a `ClassLabel`, the names."""
     values, feature = values_of(rows, column), rows.features[column]
     if isinstance(feature, datasets.ClassLabel):

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from hf_biasensemble.data.reading.found import values_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 UNKNOWN = "unknown"
@@ -50,7 +51,7 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
                 f"{name}, split {split}: expected column {column!r} to hold classes (ClassLabel, string or whole "
                 f"numbers), found {data.features[column]}; convert it, or name another with --label_column"
             )
-        values.update(value for value in data.unique(column) if not _is_blank(value))
+        values.update(value for value in values_of(data, column).unique().to_pylist() if not _is_blank(value))
     texts = [value for value in values if isinstance(value, str)]
     if texts and len(texts) < len(values):
         raise BiasEnsembleError(f"{name}: column {column!r} is text in one split and numbers in another")
@@ -110,7 +111,7 @@ def _odd_names(names: list[str]) -> list[str]:
 def numbers_of(data: datasets.Dataset, column: str, names: list[str], where: str, blank: bool = False) -> np.ndarray:
     """The column as int64 in 0..len(names)-1; an error names the first bad row. With `blank`, blank values are -1."""
     feature = data.features[column]
-    found = data.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
+    found = values_of(data, column).combine_chunks()
     encoded = found if pa.types.is_dictionary(found.type) else found.dictionary_encode()
     values = encoded.dictionary.to_pylist()
     if hasattr(feature, "names"):
@@ -123,7 +124,7 @@ def numbers_of(data: datasets.Dataset, column: str, names: list[str], where: str
 
 def flags_of(data: datasets.Dataset, column: str, where: str) -> np.ndarray:
     """The column as bool: true and false in any case, or 1 and 0."""
-    found = data.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
+    found = values_of(data, column).combine_chunks()
     encoded = found.dictionary_encode()
     values = encoded.dictionary.to_pylist()
     numbers = [_FLAGS.get(str(value).strip().lower()) for value in values]

@@ -9,7 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.data.reading.files import ARCHIVES, PHOTOGRAPH_SUFFIXES, Parts, Tree, images, listed, look_into
+from hf_biasensemble.data.reading.files import (
+    ARCHIVES,
+    PHOTOGRAPH_SUFFIXES,
+    Parts,
+    Tree,
+    images,
+    listed,
+    look_into,
+    some_of,
+)
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
 from hf_biasensemble.data.reading.found import Found, as_dataset, paths_of
 from hf_biasensemble.data.reading.rows import naming_column
@@ -75,28 +84,26 @@ def _refuse_other_labels(tree: Tree, folders: ClassFolders, args: DataArguments)
         column = naming_column(rows, tree)
         if column is None:
             continue
-        found = f"class folders ({', '.join(sorted(classes)[:_NAMED])}) and {table}"
-        if _split_of_file(table, args):
-            raise BiasEnsembleError(
-                f"{tree.root}: expected folders or tables to say what the classes are, found {found}, which names the "
-                f"same images; take the tables with --layout table --image_column {column}, or the folders with "
-                "--layout folders"
-            )
         others = [name for name in rows.column_names if name != column]
         split = next((name for name in (args.split_column, split_column(others, None)) if name in others), None)
         values = {name: set(pc.unique(rows[name]).drop_null().to_pylist()) for name in others if name != split}
-        if not split and any(some and some <= classes for some in values.values()):
-            continue  # it repeats the folders
         usual = [name for name in values if name == args.label_column or name.lower() in _LABEL_WORDS]
         few = [name for name in values if 1 < len(values[name]) <= len(rows) / 2 and not _all_numbers(values[name])]
         label = next(iter(usual + few), None)
-        if not split and label is None:
+        repeats_folders = any(some and some <= classes for some in values.values())
+        take = f"the table with --dataset_name {file}"
+        if _split_of_file(table, args):
+            says, take = "the images of a split", "the tables with --layout table"
+        elif split:
+            says = f"splits in its column {split}"
+        elif label is None or repeats_folders:
             continue
-        named = f"--image_column {column}" + (f" --label_column {label}" if label else "")
-        says = f"splits in its column {split}" if split else f"labels in its column {label}"
+        else:
+            says = f"labels in its column {label}"
         raise BiasEnsembleError(
-            f"{tree.root}: expected folders or a table to say what the classes are, found {found}, with {says}; take "
-            f"the table with --dataset_name {file} {named}, or the folders with --layout folders"
+            f"{tree.root}: expected folders or tables to say what the classes are, found class folders "
+            f"({some_of(sorted(classes), _NAMED)}) and {table}, with {says}; take {take} --image_column {column}"
+            f"{f' --label_column {label}' if label else ''}, or the folders with --layout folders"
         )
 
 
@@ -109,8 +116,7 @@ def _not_read(tree: Tree, used: Collection[str] = ()) -> list[str]:
     tables = [table for table in tree.tables if table not in used]
     notes = []
     if tables:
-        more = f" and {len(tables) - _NAMED} more" if len(tables) > _NAMED else ""
-        notes.append(f"not read: {', '.join(tables[:_NAMED])}{more}")
+        notes.append(f"not read: {some_of(tables, _NAMED)}")
     others = tree.other_files()
     if others:
         notes.append(f"files that are not images by their names are left out: {listed(others)}")

@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub import metadata_load
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.data.reading.files import ARCHIVES, images, suffix_of
-from hf_biasensemble.data.reading.found import Found, with_image_feature
+from hf_biasensemble.data.reading.files import ARCHIVES, images, some_of, suffix_of
+from hf_biasensemble.data.reading.found import Found, values_of, with_image_feature
 from hf_biasensemble.data.reading.labels import UNKNOWN, names_of, numbers_of
 from hf_biasensemble.data.reading.local import read_folder
 from hf_biasensemble.data.reading.row_splits import split_rows
@@ -62,14 +62,12 @@ def plan_reading(args: DataArguments) -> ReadingPlan:
         del uses["test"]
     class_names, of_classes = names_of(raw, label_column, name)
     bias_names, bias_labels, of_bias = _bias(raw, args, name)
-    shown = ", ".join(class_names[:_NAMED])
-    shown += f" and {len(class_names) - _NAMED} more" if len(class_names) > _NAMED else ""
     parts = ", ".join(
         f"{use}{f' from {split}' if split != use else ''} ({images(len(raw[use]))})" for use, split in uses.items()
     )
     lines = [
         f"reading {name}: {found.layout}",
-        f"  classes: {len(class_names)}, from {found.labels_from or f'column {label_column}'}: {shown}",
+        f"  classes: {len(class_names)}, from {found.labels_from or f'column {label_column}'}: {some_of(class_names)}",
         f"  splits: {parts}{f', by {splits_from}' if splits_from else '; nothing names others'}",
         f"  bias labels: {bias_labels}",
         *(f"  {note}" for note in [*found.notes, *notes, *of_classes, *of_bias]),
@@ -197,4 +195,4 @@ def _is_unlabelled_test(splits: Mapping[str, datasets.Dataset], label_column: st
         return False
     if label_column not in test.column_names:
         return any(label_column in data.column_names for data in splits.values())
-    return not any(label not in (-1, "-1", None) for label in test.with_format(None).unique(label_column))
+    return not any(label not in (-1, "-1", None) for label in values_of(test, label_column).unique().to_pylist())

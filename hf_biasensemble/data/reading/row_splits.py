@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.data.reading.found import TEXT, Found, paths_of, texts_of
+from hf_biasensemble.data.reading.found import TEXT, Found, paths_of, text_of
 from hf_biasensemble.data.reading.splits import (
     FROM_PATHS,
     NO_SPLITS,
@@ -53,7 +53,7 @@ def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Da
         return data, found.splits_from
     by_column = by_paths = None
     if having:
-        values = texts_of(rows, column)
+        values = text_of(rows, column)
         by_column = _splits_of_column(values, column, where)
     if found.table and asked in (None, FROM_PATHS):
         try:
@@ -80,7 +80,7 @@ def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Da
 
 def _check_names(split: str, rows: datasets.Dataset, column: str, names: str, where: str) -> None:
     """Refuses a column that says other splits than the names of the splits do."""
-    values = texts_of(rows, column)
+    values = text_of(rows, column)
     if any(value is None or use_of_value(value) is None for value in values.unique().to_pylist()):
         return  # of something else, such as folds
     named = np.full(len(rows), use_of_value(split) or split, dtype=object)
@@ -120,7 +120,7 @@ def _refuse_splits_of_another_name(rows: datasets.Dataset, args: DataArguments) 
         meaning = use_of_value if column.lower() in ("partition", "set", "subset") else meant_by
         if not hasattr(rows.features[column], "names") and not meaning(str(first[0][column])):
             continue  # seen before all rows are
-        values = texts_of(rows, column).unique().to_pylist()
+        values = text_of(rows, column).unique().to_pylist()
         uses = {meaning(value or "") for value in values}
         if None not in uses and "train" in uses and len(uses) > 1:
             raise BiasEnsembleError(
@@ -173,7 +173,7 @@ def _by_paths(rows: datasets.Dataset, table: Path, args: DataArguments) -> np.nd
     paths = pc.if_else(pc.starts_with(paths, start), pc.utf8_slice_codeunits(paths, len(start)), paths)
     classes = set()
     if args.label_column in rows.column_names and _is_text_or_whole(rows, args.label_column):
-        classes = set(texts_of(rows, args.label_column).unique().to_pylist())
+        classes = set(text_of(rows, args.label_column).unique().to_pylist())
     names = split_names(args)
     folders = pc.replace_substring_regex(paths, "/?[^/]*$", "").combine_chunks().dictionary_encode()
     places = folders.dictionary.to_pylist()

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.reading.files import IMAGE_SUFFIXES, Tree, look_into, suffix_of
 from hf_biasensemble.data.reading.folders import class_folders
-from hf_biasensemble.data.reading.found import Found, as_dataset, is_text, texts_of, values_of
+from hf_biasensemble.data.reading.found import Found, as_dataset, is_text, text_of, values_of
 from hf_biasensemble.data.reading.rows import check_inside, located, naming_column, repeated, without_dot
 from hf_biasensemble.data.reading.splits import split_column, split_names
 from hf_biasensemble.data.reading.tables import is_binary_table, open_tables
@@ -122,7 +122,7 @@ def _labels_of_folders(
         return None if classes.null_count else classes
     if not is_text(rows, label) and not isinstance(rows.features[label], datasets.ClassLabel):
         return None
-    labels = texts_of(rows, label)
+    labels = text_of(rows, label)
     used, named = (set(pc.unique(some).to_pylist()) - {None} for some in (classes, labels))
     if used & named:
         other = pc.fill_null(pc.not_equal(classes, labels), False)

@@ -20,7 +20,7 @@ from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.parquet.parquet import Parquet
 
 from hf_biasensemble.data.reading.files import BINARY_TABLES, TEXT_TABLES, suffix_of
-from hf_biasensemble.data.store.cache import tables_folder
+from hf_biasensemble.data.store.cache import SOURCE_FILE, cache_folder
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 _LINES_AT_ONCE = 10_000
@@ -214,8 +214,10 @@ def cache_of(files: list[Path], source: str) -> Path:
     found = [(str(file), file.stat()) for file in files]
     # The last cannot be set: it also tells of a file whose size and time were made to be as before.
     state = [(path, now.st_size, now.st_mtime_ns, now.st_ino, now.st_ctime_ns) for path, now in found]
-    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
-    return tables_folder(digest, source)
+    folder = cache_folder() / hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SOURCE_FILE).write_text(source, encoding="utf-8")
+    return folder
 
 
 def is_text_table(file: str) -> bool:

@@ -8,6 +8,8 @@ import datasets
 from filelock import FileLock, Timeout
 
 SOURCE_FILE = "source.txt"
+"""In a folder of tables: what they were made from."""
+
 STORES = ("pixels", "features")
 """Folders of the cache that hold stores; all others hold tables."""
 
@@ -15,14 +17,6 @@ STORES = ("pixels", "features")
 def cache_folder() -> Path:
     """`hf_biasensemble` in the cache of `datasets` (`HF_DATASETS_CACHE`)."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "hf_biasensemble"
-
-
-def tables_folder(digest: str, source: str) -> Path:
-    """A folder for the tables that `datasets` makes of a local folder; notes which one."""
-    folder = cache_folder() / digest
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SOURCE_FILE).write_text(source, encoding="utf-8")
-    return folder
 
 
 def lock_of(file: Path) -> FileLock:

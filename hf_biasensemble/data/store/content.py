@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hf_biasensemble.data.decoding import encoded_image, image_progress
+from hf_biasensemble.data.reading.found import paths_of
 from hf_biasensemble.data.store.cache import cache_folder, sole_maker
 from hf_biasensemble.internal.files import written_whole
 
@@ -40,7 +41,7 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
         images (`datasets.Dataset`): One column `image`, undecoded.
         source (`str`, *optional*): What the images are, for the list of the cache and the progress bar.
     """
-    paths, embedded = _places(images)
+    paths = paths_of(images, "image")
     tables = [table["filename"] for table in images.cache_files]
     ends = [end.as_py() for end in pc.min_max(paths).values()]
     folder = os.path.abspath(os.path.commonprefix([*tables, *filter(None, ends)]).rpartition("/")[0])
@@ -50,7 +51,7 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
 
     def filled_in() -> tuple[pa.ChunkedArray, np.ndarray]:
         """The keys as things are now, and the rows that the manifest does not know."""
-        keys = _keys(paths, embedded, images._fingerprint, tables)
+        keys = _keys(paths, images._fingerprint, tables)
         return keys, _fill_in(hashes, keys, file)
 
     def read(unknown: np.ndarray) -> None:
@@ -82,18 +83,7 @@ def source_of_manifest(file: Path) -> str:
     return ""
 
 
-def _places(images: datasets.Dataset) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """Where the content of each image is: the path of its file, or null and True for one in the table itself."""
-    paths, embedded = [], [np.zeros(0, dtype=bool)]
-    for block in images.with_format("arrow").iter(1000):
-        for column in block["image"].chunks:
-            content, path = pc.struct_field(column, "bytes"), pc.struct_field(column, "path")
-            paths.append(pc.if_else(content.is_valid(), None, path.cast(pa.large_string())))
-            embedded.append(content.is_valid().to_numpy(zero_copy_only=False))
-    return pa.chunked_array(paths, pa.large_string()), np.concatenate(embedded)
-
-
-def _keys(paths: pa.ChunkedArray, embedded: np.ndarray, fingerprint: str, tables: list[str]) -> pa.ChunkedArray:
+def _keys(paths: pa.ChunkedArray, fingerprint: str, tables: list[str]) -> pa.ChunkedArray:
     """The key of each image as things are now; null where there is none."""
     now = time.time_ns()
 
@@ -113,7 +103,7 @@ def _keys(paths: pa.ChunkedArray, embedded: np.ndarray, fingerprint: str, tables
         if path:
             state = record(path)
             return state and f"{path} {state}"
-        return f"{table} {row}" if table and embedded[row] else None
+        return f"{table} {row}" if table else None
 
     keys, row = [], 0
     for some in paths.chunks:  # a million strings of Python would take some hundred MB

@@ -9,32 +9,26 @@ from typing import Any
 import datasets
 import numpy as np
 import PIL
+import torch
 from PIL import features
 
-from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, decode_rows
+from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, ROWS_AT_ONCE, decode_rows, image_progress
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.store.array_store import StoredArray, open_or_make
 from hf_biasensemble.data.store.content import content_hashes
+from hf_biasensemble.data.store.making import NotWrittenError
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import print_once
 
 FORMAT_VERSION = 4
 """Goes up when the layout of the store or what `decode_image` makes of an image changes."""
 
 
-def open_or_decode(
-    images: datasets.Dataset, geometry: Geometry, source: str = "", workers: int | None = None, verify: bool = False
-) -> tuple[StoredArray, dict[int, str]]:
-    """The store of these images in this geometry; see [`open_or_make`].
-
-    Args:
-        images (`datasets.Dataset`): One column `image`, undecoded.
-        geometry (`Geometry`): What becomes of an image of any size.
-        source (`str`, *optional*): What the images are, for the list of the cache and the progress bar.
-        workers (`int`, *optional*): Decoding threads.
-        verify (`bool`): Check all of a store that is there, and refuse it if it is damaged.
-
-    Returns:
-        The pixels uint8 (N, 3, S, S), black where an image could not be read, and the reason for each such row.
+def decoded(
+    images: datasets.Dataset, geometry: Geometry, source: str, workers: int | None, mapped: bool, verify: bool
+) -> tuple[torch.Tensor | StoredArray, dict[int, str]]:
+    """The pixels uint8 (N, 3, S, S) of a column `image`, black where one cannot be read, and the reason for each such
+    row; the other arguments are those of [`decode_split`].
 
     Raises:
         `BiasEnsembleError`: As of [`open_or_make`], and if images change while they are decoded.
@@ -52,8 +46,20 @@ def open_or_decode(
             )
 
     shape = (len(images), 3, geometry.stored_size, geometry.stored_size)
-    pixels, unreadable = open_or_make("pixels", name, shape, np.uint8, blocks, source, verify, check)
-    return pixels, {int(row): reason for row, reason in unreadable.items()}
+    try:
+        pixels, notes = open_or_make("pixels", name, shape, np.uint8, blocks, source, verify, check)
+        reasons = {int(row): reason for row, reason in notes.items()}
+        return pixels if mapped else pixels.part(slice(None), in_memory=True), reasons
+    except NotWrittenError as error:
+        if mapped:
+            raise
+        print_once(f"{error}; until then each run decodes the images anew, into memory")
+    array, reasons = np.empty(shape, dtype=np.uint8), {}
+    with image_progress("Decoding", source, len(images)) as bar:
+        for number, chunk in enumerate(blocks(range(len(images)), reasons)):
+            array[number * ROWS_AT_ONCE :][: len(chunk)] = chunk
+            bar.update(len(chunk))
+    return torch.from_numpy(array), reasons
 
 
 def _name_of(images: datasets.Dataset, geometry: Geometry, source: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from hf_biasensemble.data.batches.transforms import Draw, draw_for_these
@@ -25,9 +26,9 @@ class Features:
     std: torch.Tensor
 
     @classmethod
-    def of_vectors(cls, vectors: torch.Tensor) -> "Features":
+    def of_vectors(cls, vectors: torch.Tensor | np.ndarray) -> "Features":
         """Vectors (N, D) as they are, until the mean of those to train on is known."""
-        return cls(vectors[:, None], torch.zeros(vectors.shape[1]), torch.ones(vectors.shape[1]))
+        return cls(torch.as_tensor(vectors)[:, None], torch.zeros(vectors.shape[1]), torch.ones(vectors.shape[1]))
 
     @property
     def shape(self) -> torch.Size:

@@ -1,9 +1,9 @@
 """How the array of a store is made: in parts, by all processes that want it.
 
-The process that holds the store's lock writes the array from its first part on. The others make parts from the last
-one on, each under a lock of its own, and leave them in files, which the first process adds when it comes to them. A
-lock ends with its process, so the part of a killed one is made again by whoever comes. The parts, and so the bytes of
-the array, are the same whoever makes them.
+The process that holds the store's lock makes the parts from the first one on, the others from the last one on, each
+under a lock of its own. They write them into the same file, and mark those that are complete. A lock ends with its
+process, so the part of a killed one is made again by whoever comes. The parts, and so the bytes of the array, are the
+same whoever makes them.
 """
 
 import hashlib
@@ -11,11 +11,12 @@ import json
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -60,8 +61,8 @@ class Making:
 
     @property
     def folder(self) -> Path:
-        """Of the array so far (`array.npy`, `array.json`), and for each part the row that it begins with and
-        `.lock`, `.part` and `.json`."""
+        """Of the array so far (`array.npy`) and, for each part, the row that it begins with and `.lock`, and `.json`
+        once it is made."""
         return self.file.with_suffix(UNFINISHED_SUFFIX)
 
     def parts(self) -> list[range]:
@@ -75,9 +76,9 @@ class Making:
         Raises:
             `NotWrittenError`: If the disk has no room for the array.
         """
-        needed, free = math.prod(self.shape) * self.dtype.itemsize, shutil.disk_usage(self.file.parent).free
-        there = sum(file.stat().st_size for file in self.folder.glob("*")) if self.folder.is_dir() else 0
-        if needed - there > free:
+        needed = sum(len(rows) for rows in self.parts() if not self._mark(rows).exists()) * self._row_bytes
+        free = shutil.disk_usage(self.file.parent).free
+        if needed > free:
             raise NotWrittenError(
                 f"expected {needed / 1e9:.1f} GB for the {self.file.parent.name} of {self.source or 'the images'} in "
                 f"{self.file.parent}, found {free / 1e9:.1f} GB free; {MORE_ROOM}"
@@ -86,42 +87,31 @@ class Making:
     def help(self) -> None:
         """Makes parts, from the last one on, until there is none that nobody has begun."""
         for rows in reversed(self.parts()):
-            with suppress(Timeout, FileNotFoundError), self._lock(rows).acquire(timeout=0):
-                done = _read_json(self.folder / "array.json").get("rows", 0)
-                if done > rows.start or self.file.with_suffix(".json").exists():
+            with suppress(Timeout), self._lock(rows).acquire(timeout=0):
+                if self.file.with_suffix(".json").exists():
                     return
-                part, digest = self._part(rows), hashlib.sha256()
-                notes: dict[Any, Any] = {}
-                if not part.exists():
-                    with written_whole(part) as unfinished:
-                        with open(unfinished, "wb") as stream:
-                            self._write(stream, rows, notes, digest)
-                        write_json(part.with_suffix(".json"), {"sha256": digest.hexdigest(), "notes": notes})
+                if not self._mark(rows).exists():
+                    self._make(rows)
 
     def finish(self) -> None:
-        """Makes the array and all that goes with it, for the only process that is here. It begins where a killed one
-        was, adds parts that others made, and waits for those that they are making.
+        """Makes the array and all that goes with it, for the only process that is here. It keeps the parts that others
+        made, also killed ones, and waits for those that they are making.
 
         Raises:
             `OSError`, `BiasEnsembleError`: If it cannot be written, or a block or the check fails; nothing is left.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.file.with_suffix(".json").unlink(missing_ok=True)
-        array, state = self.folder / "array.npy", self.folder / "array.json"
+        array, digest = self.folder / "array.npy", hash_of_shape(self.shape)
+        notes: dict[str, Any] = {}
         try:
-            with open(array, "rb+" if array.exists() else "wb+") as stream:
-                done, notes, digest = self._resumed(stream, _read_json(state))
-                with image_progress(_DOING[self.file.parent.name], self.source, self.shape[0], done) as bar:
-                    for rows in self.parts():
-                        if rows.start < done:
-                            continue
-                        with self._lock(rows):
-                            if not self._add(stream, rows, notes, digest):
-                                self._write(stream, rows, notes, digest, bar)
-                            stream.flush()
-                            write_json(state, {"rows": rows.stop, "sha256": digest.hexdigest(), "notes": notes})
-                        self._part(rows).unlink(missing_ok=True)
-                        bar.update(rows.stop - bar.n)
+            with image_progress(_DOING[self.file.parent.name], self.source, self.shape[0]) as bar:
+                for rows in self.parts():
+                    with self._lock(rows):
+                        if not self._add(rows, digest, notes):
+                            self._make(rows, bar)
+                            self._add(rows, digest, notes)
+                    bar.update(rows.stop - bar.n)
+            with self._opened() as stream:
                 os.fsync(stream.fileno())  # before the word that it is whole
             self.check()
             size, time = array.stat().st_size, array.stat().st_mtime_ns
@@ -134,49 +124,48 @@ class Making:
         stated = {"source": self.source, "sha256": digest.hexdigest(), "bytes": size, "notes": notes}
         write_json(self.file.with_suffix(".json"), stated | {"mtime_ns": self.file.stat().st_mtime_ns})
 
-    def _part(self, rows: range) -> Path:
-        return self.folder / f"{rows.start}.part"
+    @property
+    def _row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def _mark(self, rows: range) -> Path:
+        return self.folder / f"{rows.start}.json"
 
     def _lock(self, rows: range) -> FileLock:
-        return FileLock(self._part(rows).with_suffix(".lock"))
+        return FileLock(self._mark(rows).with_suffix(".lock"))
 
-    def _resumed(self, stream: Any, state: dict[str, Any]) -> tuple[int, dict[str, Any], Any]:
-        """Rows that are there, their notes and their hash; the stream stands behind them."""
+    def _opened(self, row: int = 0) -> BinaryIO:
+        """The array so far, at a row; made if there is none."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stream = open(os.open(self.folder / "array.npy", os.O_RDWR | os.O_CREAT), "rb+")
         np.lib.format.write_array_header_1_0(
             stream, {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
         )
-        start, digest = stream.tell(), hash_of_shape(self.shape)
-        if state:
-            end = start + state["rows"] * math.prod(self.shape[1:]) * self.dtype.itemsize
-            if add_to_hash(digest, stream, end).hexdigest() == state["sha256"]:  # what a crash left may not be
-                stream.seek(end)
-                stream.truncate()
-                return state["rows"], state["notes"], digest
-        stream.seek(start)
-        stream.truncate()
-        return 0, {}, hash_of_shape(self.shape)
+        stream.seek(row * self._row_bytes, os.SEEK_CUR)
+        return stream
 
-    def _write(self, stream: Any, rows: range, notes: dict[str, Any], digest: Any, bar: Any = None) -> None:
-        for block in self.blocks(rows, notes):
-            content = np.ascontiguousarray(block, self.dtype)
-            digest.update(content.data.cast("B"))
-            stream.write(content.data)
-            if bar is not None:
-                bar.update(len(block))
+    def _make(self, rows: range, bar: Any = None) -> None:
+        notes: dict[Any, Any] = {}
+        checksum = 0
+        with self._opened(rows.start) as stream:
+            for block in self.blocks(rows, notes):
+                content = np.ascontiguousarray(block, self.dtype).data
+                checksum = zlib.crc32(content, checksum)
+                stream.write(content)
+                if bar is not None:
+                    bar.update(len(block))
+        write_json(self._mark(rows), {"crc32": checksum, "notes": notes})
 
-    def _add(self, stream: Any, rows: range, notes: dict[str, Any], digest: Any) -> bool:
-        """Adds a part that another process made, if there is one and it is whole."""
-        part = self._part(rows)
-        stated = _read_json(part.with_suffix(".json"))
-        if not part.exists() or not stated:
-            return False
-        content = part.read_bytes()
-        if hashlib.sha256(content).hexdigest() != stated["sha256"]:
-            return False
-        digest.update(content)
-        stream.write(content)
-        notes |= stated["notes"]
-        return True
+    def _add(self, rows: range, digest: Any, notes: dict[str, Any]) -> bool:
+        """Adds a part to the hash and the notes of the array, if it is there and whole, which a crash may prevent."""
+        with suppress(OSError, ValueError), self._opened(rows.start) as stream:
+            stated = json.loads(self._mark(rows).read_text(encoding="utf-8"))
+            content = stream.read(len(rows) * self._row_bytes)
+            if zlib.crc32(content) == stated["crc32"]:
+                digest.update(content)
+                notes |= stated["notes"]
+                return True
+        return False
 
 
 def hash_of_shape(shape: tuple[int, ...]) -> Any:
@@ -202,10 +191,3 @@ def write_json(file: Path, stated: dict[str, Any]) -> None:
     """Writes the file whole."""
     with written_whole(file) as unfinished:
         unfinished.write_text(json.dumps(stated), encoding="utf-8")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """Its content; nothing if it is not there or cannot be read."""
-    with suppress(OSError, ValueError):
-        return json.loads(file.read_text(encoding="utf-8"))
-    return {}
