@@ -77,6 +77,29 @@ def test_column_of_splits_in_parquet(tmp_path):
     assert seen(tmp_path) == {"train": EXPECTED[:2], "validation": EXPECTED[2:3], "test": EXPECTED[3:]}
 
 
+def paths_in_parquet(folder: Path, labels: pa.Array) -> Path:
+    """Four images in split folders, and a table of their paths."""
+    names = [f"{split}/{number}.png" for split in ("train", "test") for number in range(2)]
+    for name, content in zip(names, contents(), strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    pq.write_table(pa.table({"image": names, "label": labels}), folder / "list.parquet")
+    return folder
+
+
+def test_splits_in_paths_in_parquet(tmp_path, capsys):
+    assert seen(paths_in_parquet(tmp_path, LABELS)) == {"train": EXPECTED[:2], "test": EXPECTED[2:]}
+    assert "by the folders in its paths" in capsys.readouterr().out
+
+
+def test_one_image_with_two_labels_in_parquet(tmp_path):
+    folder = paths_in_parquet(tmp_path, [0, 1, 0, 1])
+    table = pq.read_table(folder / "list.parquet")
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1).set_column(1, "label", [[1]])]), folder / "list.parquet")
+    with pytest.raises(BiasEnsembleError, match="row 4: expected one label for .*train/0.png, found 1, and 0 in"):
+        load_splits(str(folder))
+
+
 def test_paths_in_parquet_may_not_lead_out_of_the_folder(tmp_path):
     (tmp_path / "data").mkdir()
     for number, content in enumerate(contents()):

@@ -64,7 +64,8 @@ def with_marks(train: ImageSplit, exclude_rows: str | None, relabel: str | None,
         )
     changed = np.intersect1d(train.rows.numpy(), [*relabelled]).astype(np.int64)
     labels = train.labels.clone()
-    labels[changed] = torch.tensor([train.class_names.index(relabelled[row]) for row in changed.tolist()])
+    for row in changed.tolist():
+        labels[row] = train.class_names.index(relabelled[row])
     kept = replace(
         train,
         labels=labels,
