@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.data.store.array_store import open_or_make
+from hf_biasensemble.data.store.making import Store
 from hf_biasensemble.methods.lff import LffTrainer
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.frozen import FrozenBackbone
@@ -216,7 +217,7 @@ def _store(model_args: Any, splits: dict[str, ImageSplit], files: dict[str, Path
             yield made[rows.start : rows.stop]
 
         name = backbone.name_of_features(splits[split].pixels, {"views": 0})
-        open_or_make("features", name, made.shape, np.float16, blocks)
+        open_or_make(Store("features", name, made.shape, np.dtype(np.float16), blocks))
         file.unlink()
 
 

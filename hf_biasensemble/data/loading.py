@@ -33,7 +33,7 @@ def load_splits(args: DataArguments) -> dict[str, ImageSplit]:
     """
     name, plan = str(args.dataset_name), plan_reading(args)
     print_once("\n".join(plan.lines))
-    splits = {use: _check_split(data, args, plan, f"{name}, split {use}") for use, data in plan.data.items()}
+    splits = {use: _check_split(use, args, plan) for use in plan.data}
     _check_widths(splits, name)
     if "train" in splits:
         _check_train_covers(splits["train"], name)
@@ -57,15 +57,13 @@ def splits_in_memory(dataset: Any) -> dict[str, datasets.Dataset]:
     return {str(name): split.with_format(None) for name, split in splits.items()}
 
 
-def _check_split(data: datasets.Dataset, args: DataArguments, plan: ReadingPlan, where: str) -> ImageSplit:
+def _check_split(use: str, args: DataArguments, plan: ReadingPlan) -> ImageSplit:
+    data, where = plan.data[use], f"{args.dataset_name}, split {use}"
     if len(data) == 0:
         raise BiasEnsembleError(f"{where}: expected images, found none")
     labels = numbers_of(data, args.label_column, plan.class_names, where)
-    bias_labels = None
     bias_column = _present(data, args.bias_label_column, "bias_label", where, "--bias_label_column")
-    if bias_column:
-        known = [name for name in plan.bias_names if name != UNKNOWN]
-        bias_labels = numbers_of(data, bias_column, known, where, blank=True)
+    bias_labels = plan.bias_labels.get(use)
     is_conflicting = None
     conflicting_column = _present(data, args.conflicting_column, "is_conflicting", where, "--conflicting_column")
     if conflicting_column:

@@ -19,6 +19,7 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
 from hf_biasensemble.data.store.array_store import StoredArray, digest_of, open_or_make
 from hf_biasensemble.data.store.features import Features, FeatureTransform, mean_and_std
+from hf_biasensemble.data.store.making import Store
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import number_started
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
@@ -150,7 +151,7 @@ class FrozenBackbone:
         name = self.name_of_features(pixels, views)
         shape = (len(pixels), 1 + views["views"], self.network.width + self.network.early_width)
         blocks = partial(self._encoded, pixels, views["views"], seed, device)
-        return open_or_make("features", name, shape, np.float16, blocks, title, verify)[0]
+        return open_or_make(Store("features", name, shape, np.dtype(np.float16), blocks, title), verify)[0]
 
     def name_of_features(self, pixels: torch.Tensor | StoredArray, views: dict[str, Any]) -> str:
         """Hash of everything that features of these images depend on."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import numpy as np
 import yaml
 from huggingface_hub import metadata_load
 
@@ -31,6 +32,7 @@ class ReadingPlan:
         data: The rows of train, validation and test, where they exist; images are paths or undecoded bytes.
         class_names: The K classes, in the order of their numbers.
         bias_names: The names of the bias labels, the last of them `UNKNOWN` if some are blank.
+        bias_labels: int64 (N,) of each split that has some, -1 where one is blank.
         lines: The plan as it is printed: layout, classes, splits, bias labels, and then what is not read and why, and
             what looks odd.
     """
@@ -38,6 +40,7 @@ class ReadingPlan:
     data: Mapping[str, datasets.Dataset]
     class_names: list[str]
     bias_names: list[str]
+    bias_labels: Mapping[str, np.ndarray]
     lines: list[str]
 
 
@@ -61,7 +64,7 @@ def plan_reading(args: DataArguments) -> ReadingPlan:
         notes.append(f"the test split is left out, since it has no labels ({images(len(raw.pop('test')))})")
         del uses["test"]
     class_names, of_classes = names_of(raw, label_column, name)
-    bias_names, bias_labels, of_bias = _bias(raw, args, name)
+    bias_names, bias_labels, described, of_bias = _bias(raw, args, name)
     parts = ", ".join(
         f"{use}{f' from {split}' if split != use else ''} ({images(len(raw[use]))})" for use, split in uses.items()
     )
@@ -69,31 +72,28 @@ def plan_reading(args: DataArguments) -> ReadingPlan:
         f"reading {name}: {found.layout}",
         f"  classes: {len(class_names)}, from {found.labels_from or f'column {label_column}'}: {some_of(class_names)}",
         f"  splits: {parts}{f', by {splits_from}' if splits_from else '; nothing names others'}",
-        f"  bias labels: {bias_labels}",
+        f"  bias labels: {described}",
         *(f"  {note}" for note in [*found.notes, *notes, *of_classes, *of_bias]),
     ]
-    return ReadingPlan(raw, class_names, bias_names, lines)
+    return ReadingPlan(raw, class_names, bias_names, bias_labels, lines)
 
 
-def _bias(raw: Mapping[str, datasets.Dataset], args: DataArguments, name: str) -> tuple[list[str], str, list[str]]:
-    """The names of the bias labels, where bias labels come from in words, and notes."""
-    bias_column = args.bias_label_column or "bias_label"
-    conflicting_column = args.conflicting_column or "is_conflicting"
-    with_bias = {use: rows for use, rows in raw.items() if bias_column in rows.column_names}
-    described: list[str] = []
-    names: list[str] = []
-    notes: list[str] = []
-    if with_bias:
-        names, notes = names_of(with_bias, bias_column, name)
-        numbers = [numbers_of(r, bias_column, names, f"{name}, split {u}", True) for u, r in with_bias.items()]
-        unknown = sum(int((some < 0).sum()) for some in numbers)
-        if unknown:
-            notes.append(f"blank bias labels: {unknown:,}, which are unknown and count in no group")
-            names.append(UNKNOWN)
-        described.append(f"column {bias_column} ({', '.join(names[:_NAMED])})")
+def _bias(
+    raw: Mapping[str, datasets.Dataset], args: DataArguments, name: str
+) -> tuple[list[str], dict[str, np.ndarray], str, list[str]]:
+    """Names and numbers of the bias labels, where they come from in words, and notes."""
+    column, conflicting_column = args.bias_label_column or "bias_label", args.conflicting_column or "is_conflicting"
+    having = {use: rows for use, rows in raw.items() if column in rows.column_names}
+    names, notes = names_of(having, column, name) if having else ([], [])
+    numbers = {use: numbers_of(rows, column, names, f"{name}, split {use}", True) for use, rows in having.items()}
+    unknown = sum(int((some < 0).sum()) for some in numbers.values())
+    if unknown:
+        notes.append(f"blank bias labels: {unknown:,}, which are unknown and count in no group")
+        names.append(UNKNOWN)
+    described = [f"column {column} ({', '.join(names[:_NAMED])})"] if having else []
     if any(conflicting_column in rows.column_names for rows in raw.values()):
         described.append(f"column {conflicting_column}")
-    return names, "; ".join(described) or "none", notes
+    return names, numbers, "; ".join(described) or "none", notes
 
 
 def _found(name: str, args: DataArguments) -> Found:

@@ -6,11 +6,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -23,7 +22,7 @@ from hf_biasensemble.data.reading.files import BINARY_TABLES, TEXT_TABLES, suffi
 from hf_biasensemble.data.store.cache import SOURCE_FILE, cache_folder
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
-_LINES_AT_ONCE = 10_000
+_ROWS_AT_ONCE = 10_000
 
 
 def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
@@ -38,13 +37,12 @@ def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
         `BiasEnsembleError`: If it is empty, is not UTF-8, has a column twice or rows of another length.
     """
     _check_regular([file])
-    text, suffix = _text_in(file), suffix_of(file.name)
-    if suffix in (".json", ".jsonl"):
-        chunks = [_columns_of(records) for records in _records(text, suffix, file)]
-        read = pa.concat_tables(chunks, promote_options="default") if chunks else pa.table({})
-        read = read.rename_columns(_column_names(read.column_names, file))
-    else:
-        read = _read_csv(text, file)
+    chunks = [
+        pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+        for columns in _some_rows(_text_in(file), file)
+    ]
+    read = pa.concat_tables(chunks, promote_options="default") if chunks else pa.table({})
+    read = read.rename_columns(_column_names(read.column_names, file))
     table = pa.table({name: _blank_is_null(read[name]) for name in read.column_names})
     unnamed = [name for name in table.column_names if name.startswith("\0")]
     named = [name for name in table.column_names if name not in unnamed]
@@ -83,47 +81,53 @@ def _text_in(file: Path) -> str:
     raise BiasEnsembleError(f"{file}: expected UTF-8, found {found}; save the table as CSV UTF-8")
 
 
-def _read_csv(text: str, file: Path) -> pa.Table:
-    """Values between commas, or what else stands most often in the header; Excel may say it in a line `sep=;`."""
+def _some_rows(text: str, file: Path) -> Iterator[dict[str, Sequence[str | None]]]:
+    """The columns of some rows at a time."""
+    if suffix_of(file.name) in (".json", ".jsonl"):
+        records = _records(text, file)
+        while some := list(islice(records, _ROWS_AT_ONCE)):
+            names = dict.fromkeys(name for record in some for name in record)
+            yield {name: [_text(record.get(name)) for record in some] for name in names}
+        return
+    rows = _rows(text, file)
+    header = _column_names(next(rows, []), file)
+    while values := list(islice(rows, _ROWS_AT_ONCE)):
+        yield dict(zip(header, zip(*values, strict=True), strict=True))
+
+
+def _rows(text: str, file: Path) -> Iterator[list[str]]:
+    """Header and rows of CSV. Between values is what stands most often in the header, or what Excel says in a line
+    `sep=;` above it."""
     head = re.match(r"(?:sep=(.)\s*?\r?\n)?(?:\s*[\r\n])?", text)  # blank lines may stand above the header
     assert head is not None
     body = text[head.end() :]
-    header = re.sub(r'"[^"]*"', "", body.splitlines()[0] if body else "")
-    usual = "\t" if suffix_of(file.name) == ".tsv" else max(",;\t|", key=header.count)
+    first = re.sub(r'"[^"]*"', "", body.splitlines()[0] if body else "")
+    usual = "\t" if suffix_of(file.name) == ".tsv" else max(",;\t|", key=first.count)
     # Strict, or all rows after a quote that is never closed would be one value.
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=head[1] or usual, strict=True)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    names = _column_names(next(reader, []), file)
-    rows = _rows(reader, len(names), head[0].count("\n"), file)
-    chunks = []
-    while some := list(islice(rows, _LINES_AT_ONCE)):
-        chunks.append(pa.table([pa.array(values, pa.string()) for values in zip(*some, strict=True)], names))
-    return pa.concat_tables(chunks) if chunks else pa.table({name: pa.array([], pa.string()) for name in names})
-
-
-def _rows(reader: Any, columns: int, skipped: int, file: Path) -> Iterator[list[str]]:
-    """The rows below the header; these lines above it were skipped."""
-    number = 0
+    number, columns = -1, 0  # the header is no row
     try:
-        for row in reader:
-            if len(row) not in (0, columns):
+        for row in filter(None, reader):
+            columns = columns or len(row)
+            if len(row) != columns:
                 advice = "put quotes around values with a comma in them"
                 if len(row) < columns:
                     advice = "fill the row up with commas"
                 if columns == 1:
                     advice = "the header must be the first line"
-                found = f"{len(row)} in line {skipped + reader.line_num} ({' '.join(','.join(row).split())[:80]})"
+                line = head[0].count("\n") + reader.line_num
                 raise BiasEnsembleError(
                     f"{file}: expected {columns} value{'s' if columns > 1 else ''} in each row, as the header has, "
-                    f"found {found}; {advice}"
+                    f"found {len(row)} in line {line} ({' '.join(','.join(row).split())[:80]}); {advice}"
                 )
-            if row:
-                yield row
-                number += 1
+            yield row
+            number += 1
     except csv.Error as error:
+        where = f"{file}, row {number}" if columns else f"{file}, in the header"
         raise BiasEnsembleError(
-            f"{file}, row {number}: expected a second quote at the end of the value, found none ({error}); close the "
-            "quote or remove it, and double quotes inside a value"
+            f"{where}: expected a second quote at the end of the value, found none ({error}); close the quote or "
+            "remove it, and double quotes inside a value"
         ) from error
 
 
@@ -143,34 +147,26 @@ def _blank_is_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(stripped, ""), pa.scalar(None, stripped.type), stripped)
 
 
-def _records(text: str, suffix: str, file: Path) -> Iterator[list[dict]]:
+def _records(text: str, file: Path) -> Iterator[dict]:
     """Lines of JSON, or one list of them."""
-    if suffix == ".json":
+    if suffix_of(file.name) == ".json":
         try:
             content = json.loads(text)
         except ValueError as error:
             raise BiasEnsembleError(f"{file}: expected a list of records in JSON, found {error}") from error
         if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
             raise BiasEnsembleError(f"{file}: expected a list of records in JSON, found another content")
-        yield content
+        yield from content
         return
-    lines = enumerate(io.StringIO(text), 1)
-    while some := list(islice(lines, _LINES_AT_ONCE)):
-        records = []
-        for number, line in some:
-            try:
-                record = json.loads(line) if line.strip() else {}
-            except ValueError as error:
-                raise BiasEnsembleError(f"{file}, line {number}: expected JSON, found {error}") from error
-            if not isinstance(record, dict):
-                raise BiasEnsembleError(f"{file}, line {number}: expected a record, found {line.strip()[:40]}")
-            records += [record] if record else []
-        yield records
-
-
-def _columns_of(records: list[dict]) -> pa.Table:
-    names = dict.fromkeys(name for record in records for name in record)
-    return pa.table({name: pa.array([_text(record.get(name)) for record in records], pa.string()) for name in names})
+    for number, line in enumerate(io.StringIO(text), 1):
+        try:
+            record = json.loads(line) if line.strip() else {}
+        except ValueError as error:
+            raise BiasEnsembleError(f"{file}, line {number}: expected JSON, found {error}") from error
+        if not isinstance(record, dict):
+            raise BiasEnsembleError(f"{file}, line {number}: expected a record, found {line.strip()[:40]}")
+        if record:
+            yield record
 
 
 def _text(value: object) -> str | None:

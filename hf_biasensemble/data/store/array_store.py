@@ -11,7 +11,6 @@ import math
 import mmap
 import shutil
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_biasensemble.data.store.cache import cache_folder, sole_maker
+from hf_biasensemble.data.store.cache import sole_maker
 from hf_biasensemble.data.store.making import (
     MORE_ROOM,
-    Blocks,
-    Making,
     NotWrittenError,
+    Store,
     add_to_hash,
     hash_of_shape,
     read_header,
@@ -105,42 +103,24 @@ def digest_of(values: torch.Tensor | StoredArray) -> str:
     return digest.hexdigest()
 
 
-def open_or_make(
-    kind: str,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: Any,
-    blocks: Blocks,
-    source: str = "",
-    verify: bool = False,
-    check: Callable[[], None] = lambda: None,
-) -> tuple[StoredArray, dict[str, Any]]:
-    """The store of that name, made first if there is none that passes the check.
+def open_or_make(store: Store, verify: bool = False) -> tuple[StoredArray, dict[str, Any]]:
+    """The array of a store and its notes, made first if there is none that passes the check.
 
     It is opened before any lock is taken, so that one in a read-only folder serves. Processes that want the same store
     at once, on one machine or on several that see the folder, share the work. What a killed process made is kept.
 
     Args:
-        kind (`str`): What it holds, `"pixels"` or `"features"`; the folder in the cache.
-        name (`str`): Hash of all that the array depends on.
-        shape (`tuple[int, ...]`): Of the array, (N, ...).
-        dtype (`numpy.dtype`): Of the array.
-        blocks (`Blocks`): The array from one row to another, in blocks.
-        source (`str`, *optional*): What the array was made from, for messages and the list of the cache.
+        store (`Store`): Which array, and how it is made.
         verify (`bool`, *optional*, defaults to `False`): Check all of a store that is there, and refuse it if it is
             damaged.
-        check (`Callable`, *optional*): Called when an array has been made; if it raises, there is no store.
-
-    Returns:
-        The array, and the notes.
 
     Raises:
         `NotWrittenError`: If the disk has no room or cannot be written.
         `BiasEnsembleError`: If a store to verify is damaged.
     """
-    file = cache_folder() / kind / f"{name}.npy"
+    file, kind, source = store.file, store.kind, store.source
     try:
-        return _open(file, shape, dtype, verify)
+        return _open(file, store.shape, store.dtype, verify)
     except OSError:
         pass
     except _Unusable as reason:
@@ -149,21 +129,20 @@ def open_or_make(
                 f"--verify_pixels: expected {kind} as they were written, found that {file} {reason}; remove it to "
                 "have them made again"
             ) from reason
-    making = Making(file, shape, np.dtype(dtype), blocks, source, check)
     try:
         sharing = f"{source}: sharing the work with another process that makes the same {kind}"
-        with sole_maker(file, sharing, making.help) as problem:
+        with sole_maker(file, sharing, store.help) as problem:
             if problem:
                 raise problem
             try:
-                found = _open(file, shape, dtype)  # another process may have been faster
+                found = _open(file, store.shape, store.dtype)  # another process may have been faster
             except (OSError, _Unusable) as reason:
                 if isinstance(reason, _Unusable):
                     print(f"{source}: the store {file} {reason}; making it again", flush=True)
-                making.check_room()
-                making.finish()
-                found = _open(file, shape, dtype)
-            shutil.rmtree(making.folder, ignore_errors=True)
+                store.check_room()
+                store.finish()
+                found = _open(file, store.shape, store.dtype)
+            shutil.rmtree(store.folder, ignore_errors=True)
             return found
     except OSError as error:
         raise NotWrittenError(

@@ -16,7 +16,7 @@ from hf_biasensemble.data.decoding import MAX_IMAGE_PIXELS, ROWS_AT_ONCE, decode
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.store.array_store import StoredArray, open_or_make
 from hf_biasensemble.data.store.content import content_hashes
-from hf_biasensemble.data.store.making import NotWrittenError
+from hf_biasensemble.data.store.making import NotWrittenError, Store
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import print_once
 
@@ -47,7 +47,7 @@ def decoded(
 
     shape = (len(images), 3, geometry.stored_size, geometry.stored_size)
     try:
-        pixels, notes = open_or_make("pixels", name, shape, np.uint8, blocks, source, verify, check)
+        pixels, notes = open_or_make(Store("pixels", name, shape, np.dtype(np.uint8), blocks, source, check), verify)
         reasons = {int(row): reason for row, reason in notes.items()}
         return pixels if mapped else pixels.part(slice(None), in_memory=True), reasons
     except NotWrittenError as error:

@@ -22,6 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from hf_biasensemble.data.decoding import ROWS_AT_ONCE, image_progress
+from hf_biasensemble.data.store.cache import cache_folder
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import UNFINISHED_SUFFIX, written_whole
 
@@ -40,24 +41,31 @@ class NotWrittenError(BiasEnsembleError):
 
 
 @dataclass(frozen=True)
-class Making:
-    """A store that is being made, in a folder beside it that is removed with its last part.
+class Store:
+    """An array on disk, and how it is made, in a folder beside it that is removed with its last part.
 
     Attributes:
-        file: The `.npy` file of the store.
-        shape: Of the array.
+        kind: What it holds, `"pixels"` or `"features"`; the folder in the cache.
+        name: Hash of all that the array depends on.
+        shape: Of the array, (N, ...).
         dtype: Of the array.
-        blocks: The array from one row to another.
-        source: What it is made from, for messages.
+        blocks: The array from one row to another, in blocks.
+        source: What it is made from, for messages and the list of the cache.
         check: Called when the array is complete; if it raises, there is no store.
     """
 
-    file: Path
+    kind: str
+    name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     blocks: Blocks
-    source: str
-    check: Callable[[], None]
+    source: str = ""
+    check: Callable[[], None] = lambda: None
+
+    @property
+    def file(self) -> Path:
+        """The `.npy` file."""
+        return cache_folder() / self.kind / f"{self.name}.npy"
 
     @property
     def folder(self) -> Path:
@@ -80,7 +88,7 @@ class Making:
         free = shutil.disk_usage(self.file.parent).free
         if needed > free:
             raise NotWrittenError(
-                f"expected {needed / 1e9:.1f} GB for the {self.file.parent.name} of {self.source or 'the images'} in "
+                f"expected {needed / 1e9:.1f} GB for the {self.kind} of {self.source or 'the images'} in "
                 f"{self.file.parent}, found {free / 1e9:.1f} GB free; {MORE_ROOM}"
             )
 
@@ -104,7 +112,7 @@ class Making:
         array, digest = self.folder / "array.npy", hash_of_shape(self.shape)
         notes: dict[str, Any] = {}
         try:
-            with image_progress(_DOING[self.file.parent.name], self.source, self.shape[0]) as bar:
+            with image_progress(_DOING[self.kind], self.source, self.shape[0]) as bar:
                 for rows in self.parts():
                     with self._lock(rows):
                         if not self._add(rows, digest, notes):
