@@ -94,8 +94,9 @@ class Store:
 
     def help(self) -> None:
         """Makes parts, from the last one on, until there is none that nobody has begun."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         for rows in reversed(self.parts()):
-            with suppress(Timeout), self._lock(rows).acquire(timeout=0):
+            with suppress(Timeout, FileNotFoundError), self._lock(rows).acquire(timeout=0):
                 if self.file.with_suffix(".json").exists():
                     return
                 if not self._mark(rows).exists():
@@ -108,6 +109,7 @@ class Store:
         Raises:
             `OSError`, `BiasEnsembleError`: If it cannot be written, or a block or the check fails; nothing is left.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.file.with_suffix(".json").unlink(missing_ok=True)
         array, digest = self.folder / "array.npy", hash_of_shape(self.shape)
         notes: dict[str, Any] = {}
@@ -117,7 +119,8 @@ class Store:
                     with self._lock(rows):
                         if not self._add(rows, digest, notes):
                             self._make(rows, bar)
-                            self._add(rows, digest, notes)
+                            if not self._add(rows, digest, notes):
+                                raise OSError("what was written is not what is read")
                     bar.update(rows.stop - bar.n)
             with self._opened() as stream:
                 os.fsync(stream.fileno())  # before the word that it is whole
@@ -144,7 +147,6 @@ class Store:
 
     def _opened(self, row: int = 0) -> BinaryIO:
         """The array so far, at a row; made if there is none."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         stream = open(os.open(self.folder / "array.npy", os.O_RDWR | os.O_CREAT), "rb+")
         np.lib.format.write_array_header_1_0(
             stream, {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
@@ -169,7 +171,7 @@ class Store:
         with suppress(OSError, ValueError), self._opened(rows.start) as stream:
             stated = json.loads(self._mark(rows).read_text(encoding="utf-8"))
             content = stream.read(len(rows) * self._row_bytes)
-            if zlib.crc32(content) == stated["crc32"]:
+            if zlib.crc32(content) == stated.get("crc32"):
                 digest.update(content)
                 notes |= stated["notes"]
                 return True
