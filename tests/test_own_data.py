@@ -75,7 +75,7 @@ def test_other_files_are_left_out_and_said(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert seen(tmp_path) == {"train": EXPECTED}
-    assert "  files that are not images by their names are left out: 2 .heic, 1 .txt" in capsys.readouterr().out
+    assert "  files without an image extension are ignored: 2 .heic, 1 .txt" in capsys.readouterr().out
 
 
 def test_image_in_no_class_folder_is_refused_by_name(tmp_path):
@@ -175,7 +175,7 @@ def test_file_that_is_not_there_is_named_with_its_row(tmp_path):
 
 def test_column_of_text_that_names_no_file_is_refused(tmp_path):
     file = table(tmp_path / "list.csv", {"image": ["a.png", "b.png"], "label": [0, 1]})
-    with pytest.raises(BiasEnsembleError, match=f"no file of any row; row 0 would be {tmp_path}/a.png; put"):
+    with pytest.raises(BiasEnsembleError, match=f"no such file for any row; row 0 would be {tmp_path}/a.png; put"):
         load_splits(str(file))
 
 

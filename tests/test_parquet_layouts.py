@@ -65,7 +65,7 @@ def test_parts_of_splits_and_a_split_of_another_name(tmp_path, capsys):
         rows = slice(2 * part, 2 * part + 2) if part < 2 else slice(0, 1)
         table = pa.table({"image": contents()[rows], "label": LABELS[rows]})
         pq.write_table(table, tmp_path / f"{name}.parquet")
-    with pytest.raises(BiasEnsembleError, match="tables called like splits, found holdout-00000-of-00001.parquet and"):
+    with pytest.raises(BiasEnsembleError, match="tables named after splits, found holdout-00000-of-00001.parquet and"):
         load_splits(str(tmp_path))
     (tmp_path / "holdout-00000-of-00001.parquet").rename(tmp_path / "test-00000-of-00001.parquet")
     assert seen(tmp_path) == {"train": EXPECTED, "test": EXPECTED[:1]}

@@ -96,8 +96,8 @@ def aligned_by_majority(
     if undecided:
         biases = [bias_names[bias] for bias in np.flatnonzero(goes_with[:, undecided[0]]).tolist()]
         print_once(
-            f"not known which images are bias-aligned: in train, class {class_names[undecided[0]]} has as many images "
-            f"of {some_of(biases)}; say what goes together with --aligned_bias BIAS=CLASS ..."
+            f"cannot tell which images are bias-aligned: in train, class {class_names[undecided[0]]} has as many "
+            f"images of {some_of(biases)}; say which bias goes with which class with --aligned_bias BIAS=CLASS ..."
         )
         return None
     majority = [f"{name}: {bias_names[bias]}" for name, bias in zip(class_names, count.argmax(axis=0), strict=True)]

@@ -112,7 +112,7 @@ def _with_conflicting(splits: dict[str, ImageSplit], told: list[str] | None, nam
         by_column = any(split.is_conflicting is not None for split in splits.values())
         found = "a column that says which images are conflicting" if by_column else "no bias labels"
         raise BiasEnsembleError(
-            f"{name}: expected bias labels that --aligned_bias is about, found {found}; leave the option out, or name "
+            f"{name}: expected bias labels for --aligned_bias, found {found}; leave the option out, or name "
             "the bias labels with --bias_label_column"
         )
     alignment = _alignment(next(iter(untold.values())), splits.get("train"), told) if untold else None

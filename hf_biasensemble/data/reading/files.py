@@ -101,7 +101,7 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
     found = os.stat(folder)
     identity = (found.st_dev, found.st_ino)
     if identity in above:
-        tree.notes.append(f"{'/'.join(parts)} (a link in a circle)")
+        tree.notes.append(f"{'/'.join(parts)} (a circular link)")
         return
     tree.folders.append(parts)
     subfolders, names = set(), []
@@ -133,7 +133,7 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
             elif suffix_of(name) in TEXT_TABLES | BINARY_TABLES:
                 tree.tables.append("/".join(relative))
             elif os.path.islink(path) and not os.path.exists(path):
-                tree.notes.append(f"{'/'.join(relative)} (a link to nothing)")
+                tree.notes.append(f"{'/'.join(relative)} (a broken link)")
             else:
                 tree.others.setdefault(parts, Counter())[os.path.splitext(name)[1] or "without extension"] += 1
 

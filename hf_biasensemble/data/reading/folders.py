@@ -89,7 +89,7 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
     level = len(base) + max((depth or 0 for depth in splits.values()), default=0)
     inner = dict.fromkeys(parts[level + 1] for parts in found.place if len(parts) > level + 1 + inside)
     if inner and not inside:
-        found.notes.append(f"folders inside the classes belong to them: {', '.join([*inner][:_NAMED])}")
+        found.notes.append(f"subfolders of classes are part of their class: {', '.join([*inner][:_NAMED])}")
     found.notes += _without_images(tree, counts, level, base)
     return found
 

@@ -100,9 +100,13 @@ def _odd_names(names: list[str]) -> list[str]:
     by_plain: dict[str, list[str]] = {}
     for name in names:
         by_plain.setdefault(" ".join(name.casefold().split()), []).append(name)
-    blank = [f"{name!r} has blanks around it, which belong to the name" for name in names if name != name.strip()]
+    blank = [
+        f"{name!r} has leading or trailing spaces, which are part of the name"
+        for name in names
+        if name != name.strip()
+    ]
     return blank + [
-        f"{' and '.join(map(repr, alike))} differ only in case or blanks; they are taken as different names"
+        f"{' and '.join(map(repr, alike))} differ only in case or spaces; they count as different names"
         for alike in by_plain.values()
         if len(alike) > 1
     ]

@@ -119,7 +119,7 @@ def _not_read(tree: Tree, used: Collection[str] = ()) -> list[str]:
         notes.append(f"not read: {some_of(tables, _NAMED)}")
     others = tree.other_files()
     if others:
-        notes.append(f"files that are not images by their names are left out: {listed(others)}")
+        notes.append(f"files without an image extension are ignored: {listed(others)}")
     return notes + [f"not followed: {note}" for note in tree.notes]
 
 
@@ -162,7 +162,7 @@ def _of_tables(tree: Tree, tables: list[str], args: DataArguments, beside_images
         if text and binary:
             raise _one_of(tree, "tables of one kind", text[0], binary[0])
         if unnamed and (named or len({_stem(table) for table in unnamed}) > 1):
-            raise _one_of(tree, "one table, or tables called like splits", unnamed[0], (named or unnamed[1:])[0])
+            raise _one_of(tree, "one table, or tables named after splits", unnamed[0], (named or unnamed[1:])[0])
         one_each = by_split if text else {}  # others come in parts
     for alike in one_each.values():
         if len(alike) > 1:
@@ -239,7 +239,7 @@ def _in_no_row(tree: Tree, found: Found, column: str) -> list[str]:
     files, start = tree.paths(), "" if str(tree.root) == "." else f"{tree.root}/"
     is_named = pc.is_in(pc.binary_join_element_wise(start, files, ""), value_set=pa.chunked_array(named, pa.string()))
     absent = files.filter(pc.invert(is_named))
-    return [f"not read: {images(len(absent))} that no row names, such as {absent[0]}"] if len(absent) else []
+    return [f"not read: {images(len(absent))} that no row lists, such as {absent[0]}"] if len(absent) else []
 
 
 def _stem(table: str) -> str:

@@ -71,7 +71,7 @@ def plan_reading(args: DataArguments) -> ReadingPlan:
     lines = [
         f"reading {name}: {found.layout}",
         f"  classes: {len(class_names)}, from {found.labels_from or f'column {label_column}'}: {some_of(class_names)}",
-        f"  splits: {parts}{f', by {splits_from}' if splits_from else '; nothing names others'}",
+        f"  splits: {parts}{f', by {splits_from}' if splits_from else '; no other splits are named'}",
         f"  bias labels: {described}",
         *(f"  {note}" for note in [*found.notes, *notes, *of_classes, *of_bias]),
     ]
@@ -88,7 +88,7 @@ def _bias(
     numbers = {use: numbers_of(rows, column, names, f"{name}, split {use}", True) for use, rows in having.items()}
     unknown = sum(int((some < 0).sum()) for some in numbers.values())
     if unknown:
-        notes.append(f"blank bias labels: {unknown:,}, which are unknown and count in no group")
+        notes.append(f"blank bias labels: {unknown:,}; they are unknown and belong to no group")
         names.append(UNKNOWN)
     described = [f"column {column} ({', '.join(names[:_NAMED])})"] if having else []
     if any(conflicting_column in rows.column_names for rows in raw.values()):

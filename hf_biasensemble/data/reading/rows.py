@@ -46,7 +46,7 @@ def located(paths: pa.ChunkedArray, column: str, table: Path, notes: list[str]) 
     """The paths as they are on the disk: relative to the folder of the table, or found there by name without suffix.
 
     Raises:
-        `BiasEnsembleError`: If there is no file of any row; says what may be wrong.
+        `BiasEnsembleError`: If there is no such file for any row; says what may be wrong.
     """
     folder = str(table.parent)
     start = "" if folder == "." else f"{folder}/"
@@ -67,8 +67,8 @@ def located(paths: pa.ChunkedArray, column: str, table: Path, notes: list[str]) 
         return pc.if_else(found.is_valid(), pc.binary_join_element_wise(start, found, ""), full)
     path = paths[first].as_py()
     raise BiasEnsembleError(
-        f"{table}, column {column!r}: expected paths of image files, found no file of any row; row {first} would be "
-        f"{full[first].as_py()}; {_hint(path, tree, table, column)}"
+        f"{table}, column {column!r}: expected paths of image files, found no such file for any row; row {first} "
+        f"would be {full[first].as_py()}; {_hint(path, tree, table, column)}"
     )
 
 
@@ -122,11 +122,11 @@ def _hint(path: str, tree: Tree, table: Path, column: str) -> str:
     stem = os.path.splitext(name)[0]
     similar = files.filter(pc.match_substring_regex(files, rf"(^|/){re.escape(stem)}\.[^/]*$", ignore_case=True))
     if len(similar):
-        return f"there is {folder / similar[0].as_py()}, of another extension or case; correct the column"
+        return f"there is {folder / similar[0].as_py()}, which differs in extension or case; correct the column"
     if plain != path:
         return "write / for the backslash"
     if suffix_of(name) not in IMAGE_SUFFIXES:
-        return f"these are no names of images; name the column of files with --image_column instead of {column}"
+        return f"these are not names of image files; name the column of files with --image_column instead of {column}"
     return "put the images there, or correct the paths"
 
 
@@ -176,4 +176,4 @@ def repeated(data: dict[str, datasets.Dataset], image: str, label: str, where: s
                 )
             across += before[0] != split
     more = f", {across:,} of these in several splits" if across else ""
-    return [f"{len(twice):,} image{'s are' if len(twice) > 1 else ' is'} named by several rows{more}"]
+    return [f"{len(twice):,} image{'s are' if len(twice) > 1 else ' is'} listed in several rows{more}"]

@@ -49,7 +49,7 @@ def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
     blanks = [name for name in named if pc.any(pc.not_equal(table[name], read[name])).as_py()]
     notes = []
     if blanks:
-        notes.append(f"{file.name}: blanks around values are left out: column {', '.join(blanks)}")
+        notes.append(f"{file.name}: spaces around values are dropped: column {', '.join(blanks)}")
     if any(table[name].null_count < len(table) for name in unnamed):
         notes.append(f"{file.name}: a column without a name is not read")
     table = table.select(named)
@@ -126,7 +126,7 @@ def _rows(text: str, file: Path) -> Iterator[list[str]]:
     except csv.Error as error:
         where = f"{file}, row {number}" if columns else f"{file}, in the header"
         raise BiasEnsembleError(
-            f"{where}: expected a second quote at the end of the value, found none ({error}); close the quote or "
+            f"{where}: expected a closing quote, found none ({error}); close the quote or "
             "remove it, and double quotes inside a value"
         ) from error
 
@@ -198,7 +198,7 @@ def open_binary_tables(files: list[Path], source: str) -> datasets.Dataset:
 def _check_regular(files: list[Path]) -> None:
     special = next((file for file in files if not file.is_file()), None)
     if special:
-        raise BiasEnsembleError(f"{special}: expected a table, found a link to nothing or a special file; remove it")
+        raise BiasEnsembleError(f"{special}: expected a table, found a broken link or a special file; remove it")
 
 
 def cache_of(files: list[Path], source: str) -> Path:
