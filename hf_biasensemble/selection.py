@@ -11,7 +11,7 @@ from hf_biasensemble.internal.tables import load_table, save_table
 FILE_NAME = "selection.parquet"
 PSEUDO_GROUPS = ("selected", "predicted")
 DENSE_CLASSES = 100
-"""Up to so many classes, a selection keeps the members' probabilities of all of them; beyond, of `TOP_CLASSES`."""
+"""With at most this many classes, a selection keeps the members' probabilities of all; with more, of `TOP_CLASSES`."""
 TOP_CLASSES = 10
 
 _COLUMNS = {
@@ -48,7 +48,7 @@ class Selection:
         lowest_probability: float32 (N,), lowest probability that a member gives that class.
         probabilities: float16 (N, K), mean probability of each class over the members; of more than `DENSE_CLASSES`
             classes, (N, `TOP_CLASSES`) of the most probable ones.
-        probability_classes: int32 (N, `TOP_CLASSES`), which classes these are; `None` where all are there.
+        probability_classes: int32 (N, `TOP_CLASSES`), which classes these are; `None` if all are kept.
     """
 
     index: np.ndarray
@@ -123,7 +123,7 @@ class Selection:
         return self.by_row(self.is_selected, num_rows)
 
     def pseudo_groups(self, by: str, num_rows: int) -> tuple[np.ndarray, int]:
-        """Groups of training samples that stand in for those of class and bias, which nobody knows.
+        """Groups of training samples that stand in for those of class and bias, which are unknown.
 
         Args:
             by (`str`): With `"predicted"`, the samples of a class are grouped by the class that the members predict;

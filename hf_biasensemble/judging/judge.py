@@ -45,8 +45,8 @@ def pseudo_groups_of(members: Members, inputs: Inputs, name: str, batch_size: in
 
 
 def judgement(model: HeldOutPredictions, other: HeldOutPredictions | None, other_name: str) -> dict[str, Any]:
-    """What the results of a run say of the published model on held-out images, beside the estimates themselves.
-    Another model is compared if it is about the same images."""
+    """What the results of a run say about the published model on held-out images, besides the estimates themselves.
+    Another model is compared if its predictions are about the same images."""
     if not model.groups.members:
         return {}
     other = model.comparable(other)

@@ -1,6 +1,6 @@
 """What the estimates come to, in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hf_biasensemble.judging.estimates import FEWEST_OF_CLASS, Estimate
 from hf_biasensemble.judging.predictions import HeldOutPredictions, gain
@@ -11,24 +11,19 @@ WIDEST = 0.5
 """An interval wider than this says nothing."""
 
 
-def says_nothing(intervals: Mapping[str, Estimate]) -> str | None:
-    """Why estimates with these intervals are of no use; `None` if they are."""
-    conflicting = intervals["conflicting"]
-    if conflicting.high - conflicting.low <= WIDEST:
-        return None
-    return (
-        f"the accuracy on the {conflicting.images} images that contradict the members may be anything from "
-        f"{100 * conflicting.low:.0f} to {100 * conflicting.high:.0f}%; hold out more images (--validation_share), or "
-        "judge by folds"
-    )
-
-
 def reason_not_to_tell(*models: HeldOutPredictions) -> str | None:
     """Why nothing can be said about the accuracy of these models on bias-conflicting images; `None` if something can.
     All are about the same images, judged by the same groups."""
     for model in models:
-        if reason := model.groups.doubt() or says_nothing(model.intervals()):
+        if reason := model.groups.doubt():
             return reason
+        conflicting = model.intervals()["conflicting"]
+        if conflicting.high - conflicting.low > WIDEST:
+            return (
+                f"the accuracy on the {conflicting.images} images that contradict the members may be anything from "
+                f"{100 * conflicting.low:.0f} to {100 * conflicting.high:.0f}%; hold out more images "
+                "(--validation_share), or judge by folds"
+            )
     return None
 
 

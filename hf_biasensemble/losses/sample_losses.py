@@ -20,7 +20,6 @@ class SampleLosses:
         num_classes (`int`): Number of classes K.
         num_networks (`int`, *optional*, defaults to 2): Networks whose losses are kept, G.
         decay (`float`, *optional*, defaults to 0.7): Share of the old average, in [0, 1).
-        epsilon (`float`, *optional*, defaults to 1e-8): Added to the class maximum, so that 0 / 0 is 0.
         device (`torch.device`, *optional*): Where the averages are kept; by default where the labels are.
     """
 
@@ -30,12 +29,10 @@ class SampleLosses:
         num_classes: int,
         num_networks: int = 2,
         decay: float = 0.7,
-        epsilon: float = 1e-8,
         device: torch.device | None = None,
     ):
         self.labels = labels.to(device or labels.device)
         self.decay = decay
-        self.epsilon = epsilon
         # Where in its last batch each sample stood; -1 if it has not been in one.
         self._last_place = torch.full((len(labels),), -1, dtype=torch.int32, device=self.labels.device)
         self._maximum = _ClassMaximum(labels, num_classes, num_networks, self.labels.device)
@@ -69,7 +66,7 @@ class SampleLosses:
     def scaled(self, index: torch.Tensor) -> torch.Tensor:
         """The averages of these samples (B, G), each divided by the largest of its class: in [0, 1]."""
         largest = self._maximum.of_classes(self.labels.index_select(0, index))
-        return (self._maximum.get(index) / (largest + self.epsilon)).T
+        return (self._maximum.get(index) / (largest + 1e-8)).T  # 0 / 0 is 0
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """What a checkpoint must hold: `averages` (N, G) and `seen` (N,)."""

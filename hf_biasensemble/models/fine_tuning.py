@@ -25,10 +25,10 @@ def layers_of(encoder: Any) -> list[list[str]]:
 
 
 def freeze_first_layers(encoder: nn.Module, train_layers: int | None) -> None:
-    """Leaves the last layers to be trained; 0: none, `None`: all.
+    """Leaves only the last layers to be trained; 0: none, `None`: all.
 
     Raises:
-        `BiasEnsembleError`: If there are not so many.
+        `BiasEnsembleError`: If the encoder has fewer layers.
     """
     if train_layers is None:
         return

@@ -34,7 +34,7 @@ VALUES_AT_ONCE = 2**19
 layers then stay below 32 MB, beyond which the C library returns memory to the system at once: with 64 images, touching
 fresh pages took more time than the computation."""
 LIBRARIES = ("timm", "torch", "transformers")
-"""Their code shapes the features."""
+"""Their versions change the features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ class FrozenBackbone:
         title: str = "",
         verify: bool = False,
     ) -> StoredArray:
-        """Features (N, 1 + V, D), float16, of decoded images, from the cache if they are there.
+        """Features (N, 1 + V, D), float16, of decoded images, from the cache if it has them.
 
         Several processes share the encoding. What a killed process encoded is kept.
 

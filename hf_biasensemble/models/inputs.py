@@ -28,7 +28,7 @@ class Inputs:
         member_features: Which of these the members see.
         backbone: The frozen backbone that made the features, or `None`.
         identity: What features of training images depend on; empty without them.
-        image_transform: What becomes of batches of images, augmentation included.
+        image_transform: How batches of images are augmented and normalised.
     """
 
     image_args: ModelArguments
@@ -93,19 +93,19 @@ class Inputs:
 
     @property
     def transform(self) -> ImageTransform | FeatureTransform:
-        """What becomes of batches of `splits` while training."""
+        """How batches of `splits` are transformed while training."""
         pixels = self.splits["train"].pixels
         return pixels.transform() if isinstance(pixels, Features) else self.image_transform
 
     def classifier_of_images(self, trained: DebiasedImageClassifier) -> DebiasedImageClassifier:
-        """What is published of a classifier that was trained on `splits`."""
+        """The classifier to publish, from one that was trained on `splits`."""
         transform = self.transform
         if not isinstance(transform, FeatureTransform):
             return trained
         return self.backbone.with_head(trained, transform) if self.backbone else head_of_vectors(trained, transform)
 
     def publish(self, trained: DebiasedImageClassifier, folder: str) -> None:
-        """Saves a classifier that was trained on `splits` as one of images."""
+        """Saves a classifier that was trained on `splits` as a classifier of images."""
         geometry = image_geometry(self.image_args)
         save_classifier(self.classifier_of_images(trained), self.image_transform, folder, geometry)
 

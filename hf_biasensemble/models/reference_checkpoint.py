@@ -223,7 +223,7 @@ def _one_of(option: str, value: str | None, known: Collection[str]) -> str:
     return str(value)
 
 
-def _listed(names: Iterable[Any], limit: int = 4) -> str:
+def _listed(names: Iterable[Any]) -> str:
     names = list(map(str, names))
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + rest

@@ -162,7 +162,7 @@ class Run:
             count (`int`, *optional*, defaults to 12): At most.
 
         Returns:
-            Empty where there is no selection, or the data were in memory and are no longer at hand.
+            Empty if there is no selection, or the data were in memory and are no longer available.
 
         Raises:
             `BiasEnsembleError`: If the data cannot be read, or have fewer rows than those that the run was trained on.

@@ -134,7 +134,7 @@ def judge(
     """How good classifiers are on images that contradict the shortcut, as `hf-biasensemble judge` says.
 
     Args:
-        dataset (`Dataset`, `DatasetDict` or `str`): As of [`fit`], with images that nobody has learned from.
+        dataset (`Dataset`, `DatasetDict` or `str`): As of [`fit`], with images that no model was trained on.
         model (`Run`, `str` or several): Runs, folders or Hub ids of classifiers.
         members (`Run` or `str`): A run with BiasEnsemble, whose members say which images contradict the shortcut.
         compare_with (`Run` or `str`, *optional*): Another classifier, such as ERM, to compare each with.

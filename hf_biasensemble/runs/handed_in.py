@@ -78,7 +78,7 @@ class HandedIn:
         load = partial(_images, train, evaluated, data_args)
         prepared = Prepared.of(method, data_args, model_args, selection_args, args, load)
         names = prepared.splits["train"].class_names
-        check_checkpoint_choice(args, prepared.splits, has_members=False)  # nobody judges here
+        check_checkpoint_choice(args, prepared.splits, has_members=False)  # no members judge here
         if network is None:
             check_network(method, prepared.model_args, args, names)
         inputs = prepared.inputs()

@@ -73,7 +73,7 @@ def make_selection(
             try:
                 selector.check(selection, inputs.images["train"].class_names)
             except BiasEnsembleError:
-                if args.should_save:  # nobody can go on from these members
+                if args.should_save:  # no run can continue with these members
                     remove_checkpoints(folder)
                 raise
         if args.should_save:

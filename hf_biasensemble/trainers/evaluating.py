@@ -97,8 +97,8 @@ class EvaluatingTrainer(Trainer):
     ) -> dict[str, float]:
         """Accuracy by group of each split, under the keys `{split}_{metric}` of [`bias_accuracy`].
 
-        Where the weights are averaged, `raw_{split}_{metric}` says the same of the weights of this very step. What
-        [`~EvaluatingTrainer.training_measures`] adds stands beside them.
+        Where the weights are averaged, `raw_{split}_{metric}` is measured with the weights of this very step.
+        [`~EvaluatingTrainer.training_measures`] are added.
 
         Args:
             eval_dataset (`ImageSplit` or `dict[str, ImageSplit]`, *optional*): A split, or several by name; by default

@@ -14,7 +14,7 @@ from hf_biasensemble.selection import PSEUDO_GROUPS, Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
 MOST_DRAWS = 20
-"""No image is drawn more than so many times as often as by uniform draws: a group of one image is an oddity."""
+"""No image is drawn more than this many times as often as by uniform draws: a group of one image is an oddity."""
 
 
 @dataclass
@@ -54,20 +54,19 @@ class PseudoGroupTrainer(DebiasingTrainer):
         return self.sampler
 
 
-def balanced_weights(groups: np.ndarray, labels: np.ndarray, most: float = MOST_DRAWS) -> np.ndarray:
+def balanced_weights(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Probability (N,) of each sample where the class is drawn first and then a group of it, each uniformly.
 
-    A sample has at most `most / N`; what that takes from small groups or classes goes to the larger ones.
+    A sample has at most `MOST_DRAWS / N`; what that takes from small groups or classes goes to the larger ones.
 
     Args:
         groups (`np.ndarray` of shape (N,)): Group of each sample, whose samples are all of one class.
         labels (`np.ndarray` of shape (N,)): Classes.
-        most (`float`, *optional*, defaults to 20): How often a sample is drawn at most, where uniform draws are 1.
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     class_of = np.empty(len(sizes), dtype=np.int64)
     class_of[group] = labels
-    limits = sizes * most / len(labels)
+    limits = sizes * MOST_DRAWS / len(labels)
     by_class = np.argsort(class_of, kind="stable")
     classes = np.split(by_class, np.flatnonzero(np.diff(class_of[by_class])) + 1)
     mass = np.empty(len(sizes))
