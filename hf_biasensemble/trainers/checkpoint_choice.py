@@ -1,25 +1,19 @@
 """Which of the evaluated states of a model is published."""
 
-import json
 import logging
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from hf_biasensemble.arguments import CHECKPOINT_CHOICES, DebiasingArguments
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.tensors import separate
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "published.safetensors"
 _SMOOTHED = {"estimated"}
 """Choices whose score is a mean over neighbouring evaluations, since each is measured on few images."""
 _OWN_WEIGHT = 2
@@ -80,23 +74,22 @@ class CheckpointChoice:
         if score >= self.score:
             self.step, self.score, self.weights = step, score, weights
 
-    def save(self, folder: str | Path) -> None:
-        """Writes what is kept, if anything, into the folder of a checkpoint."""
-        tensors = {f"kept.{name}": value for name, value in self.weights.items()}
-        tensors |= {f"waiting.{name}": value for name, value in self.waiting.items()}
-        if tensors:
-            stated = [self.step, self.score, self.scores, self.waiting_step]
-            save_file(separate(tensors), Path(folder) / FILE_NAME, {"choice": json.dumps(stated)})
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must hold; empty before the first evaluation."""
+        state = {f"kept.{name}": value for name, value in self.weights.items()}
+        state |= {f"waiting.{name}": value for name, value in self.waiting.items()}
+        if state:
+            figures = [self.step, self.waiting_step, self.score, *self.scores]
+            state["figures"] = torch.tensor(figures, dtype=torch.float64)
+        return state
 
-    def load(self, folder: str | Path) -> None:
-        """Restores what [`~CheckpointChoice.save`] wrote."""
-        file = Path(folder) / FILE_NAME
-        if self.metric and file.exists():
-            with safe_open(file, framework="pt") as stored:
-                self.step, self.score, self.scores, self.waiting_step = json.loads(stored.metadata()["choice"])
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores what [`~CheckpointChoice.state_dict`] gave."""
+        if self.metric:
+            step, waiting_step, self.score, *self.scores = state["figures"].tolist()
+            self.step, self.waiting_step = int(step), int(waiting_step)
             self.weights, self.waiting = (
-                {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+                {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
                 for part in ("kept.", "waiting.")
             )
 

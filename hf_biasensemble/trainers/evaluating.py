@@ -296,13 +296,11 @@ class EvaluatingTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        state = self.method_state()
-        if not self.args.should_save:
-            return
-        if state:
-            save_file(state, Path(output_dir) / METHOD_STATE_FILE)
-        for part in self._saved_parts():
-            part.save(output_dir)
+        states = {METHOD_STATE_FILE: self.method_state()}
+        states |= {name: part.state_dict() for name, part in self._parts_with_state().items()}
+        for name, state in states.items():
+            if state and self.args.should_save:
+                save_file(separate(state), Path(output_dir) / name)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -310,12 +308,14 @@ class EvaluatingTrainer(Trainer):
             return
         if self.method_state():
             self.load_method_state(load_file(Path(checkpoint) / METHOD_STATE_FILE))
-        for part in self._saved_parts():
-            part.load(checkpoint)
+        for name, part in self._parts_with_state().items():
+            if (file := Path(checkpoint) / name).exists():
+                part.load_state_dict(load_file(file))
 
-    def _saved_parts(self) -> list[CheckpointChoice | WeightAverage]:
-        """What writes itself into a checkpoint, and reads itself from there."""
-        return [part for part in (self.checkpoint_choice, self.weight_average) if part]
+    def _parts_with_state(self) -> dict[str, CheckpointChoice | WeightAverage]:
+        """By the names of their files in a checkpoint."""
+        parts = {"published.safetensors": self.checkpoint_choice, "weight_average.safetensors": self.weight_average}
+        return {name: part for name, part in parts.items() if part}
 
 
 def named_splits(splits: Any, name: str) -> dict[str, ImageSplit]:

@@ -1,16 +1,9 @@
 """The moving average of a model's weights over the steps, to be evaluated and published in place of the last ones."""
 
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback
-
-from hf_biasensemble.internal.tensors import separate
-
-FILE_NAME = "weight_average.safetensors"
 
 
 class WeightAverage(TrainerCallback):
@@ -43,13 +36,13 @@ class WeightAverage(TrainerCallback):
         self.averaged.n_averaged += 1
         self.steps += 1
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the average into the folder of a checkpoint."""
-        save_file(separate(self.averaged.state_dict()), Path(folder) / FILE_NAME)
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must hold: the average and its number of steps."""
+        return self.averaged.state_dict()
 
-    def load(self, folder: str | Path) -> None:
-        """Restores what [`~WeightAverage.save`] wrote."""
-        self.averaged.load_state_dict(load_file(Path(folder) / FILE_NAME))
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores what [`~WeightAverage.state_dict`] gave."""
+        self.averaged.load_state_dict(state)
         self.steps = int(self.averaged.n_averaged)
 
 
