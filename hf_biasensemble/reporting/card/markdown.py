@@ -1,4 +1,5 @@
-"""Tables in Markdown, and names that come from data as plain text: whatever they hold, it is shown, not acted on."""
+"""Cells and tables in Markdown; names that come from data are plain text: whatever they hold, it is shown, not acted
+on."""
 
 import html
 import re
@@ -13,6 +14,11 @@ def as_text(name: str) -> str:
 def as_code(name: str) -> str:
     """The name in a code span."""
     return f"`{' '.join(name.split()).replace('`', chr(39))}`"
+
+
+def in_percent(value: float, low: float, high: float, more: str = "") -> str:
+    """A share in percent, with both ends of its interval and what else is to stand in the brackets."""
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f}{more})"
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

@@ -27,7 +27,7 @@ from hf_biasensemble.folders.output_folder import (
     without_local_paths,
 )
 from hf_biasensemble.internal.files import written_whole
-from hf_biasensemble.reporting.card.markdown import as_code, as_text
+from hf_biasensemble.reporting.card.markdown import as_code, as_text, in_percent, markdown_table
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK
 
 _MOST_CLASSES_TO_COUNT = 50
@@ -84,7 +84,7 @@ def write_model_card(
     dataset_name = local_settings["dataset_name"] if dataset_is_on_hub else dataset.resolve().name
     name = (hub_id or str(folder.resolve())).split("/")[-1]
     is_on_hub = "/" in (hub_id or "")  # a name without its owner is not enough to load from
-    is_timm, needs_code = config["model_type"] == "timm_wrapper", "auto_map" in config
+    is_timm = config["model_type"] == "timm_wrapper"
     head = config["backbone_args"] if config.get("backbone") == FEATURES else {}
     task = "tabular-classification" if head else "image-classification"
     known = [metric for metric in METRICS if any(f"{split}_{metric}" in results for split in splits)]
@@ -95,22 +95,18 @@ def write_model_card(
         "method": method,
         "about": [text.format_map(settings) for text in descriptions if text],
         "citations": list(dict.fromkeys([*(method.selector.citations if method.selector else ()), *method.citations])),
-        "reading": [as_text(line) for line in settings.get("reading") or []],
         "class_names": [as_text(class_name) for class_name in splits["train"].class_names],
         "splits": list(splits),
         "settings": settings,
         "results": results,
         "backbone": as_code(settings["backbone"]),
         "is_timm": is_timm,
-        "needs_code": needs_code,
-        "width": head.get("width"),
-        "hidden": head.get("hidden"),
+        "needs_code": "auto_map" in config,
+        "head": head,
         "encoders": ["encoder", "bias_encoder"][: config.get("num_encoders", 1)],
-        "rows": "rows" if head else "images",
         "repository": hub_id if is_on_hub else REPOSITORY_PLACEHOLDER,
         "is_on_hub": is_on_hub,
-        "is_oracle": choice == "oracle_test",
-        "oracle_mark": ORACLE_MARK,
+        "oracle_mark": ORACLE_MARK if choice == "oracle_test" else "",
         "choice": _CHOICES[choice],
         "published_step": results.get("published_step", state["global_step"]),
         "last_step": state["global_step"],
@@ -129,14 +125,14 @@ def write_model_card(
         if was_in_memory
         else f"A local folder, {as_code(dataset_name)}",
         **_counts(splits),
-        "excluded": splits["train"].excluded,
-        "relabelled": splits["train"].relabelled,
+        "train": splits["train"],
         "command": _command("" if dataset_is_on_hub else dataset_name, num_processes, results),
         "choice_by_folds": as_text(chosen_by_folds.get("sentence", "")),
         "candidate_rows": _candidate_rows(chosen_by_folds),
         "judgement": as_text(results.get("validation_judgement", "")),
         "estimate_rows": _estimate_rows(results),
         "as_text": as_text,
+        "table": markdown_table,
     }
     mark = f" ({ORACLE_MARK})" if choice == "oracle_test" else ""
     metadata = ModelCardData(
@@ -198,7 +194,7 @@ def _accuracy(value: float | None, interval: Sequence[float] | None) -> str:
     if interval is None:
         return f"{100 * value:.1f}"
     low, high, images = interval
-    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f}; n = {images:,})"
+    return in_percent(value, low, high, f"; n = {images:,}")
 
 
 def _estimate_rows(results: Mapping[str, Any]) -> list[list[str]] | None:
@@ -278,10 +274,15 @@ def _candidate_rows(choice: Mapping[str, Any]) -> list[list[str]]:
         return []
     rows = [["candidate", f"right on the {choice['hardest']} images that rank", "right on all", "points lost", ""]]
     for candidate in choice["candidates"]:
-        low, high = (100 * end for end in candidate["interval"])
-        ranks = f"{100 * candidate['on_hardest']:.1f} ({low:.1f} to {high:.1f})"
+        ranks = in_percent(candidate["on_hardest"], *candidate["interval"])
+        shares = [f"{100 * candidate[key]:.1f}" for key in ("accuracy", "costs")]
         mark = "" if candidate["is_allowed"] else "costs too much"
-        mark = "**chosen**" if candidate["name"] == choice["chosen"] else mark
-        lost = f"{100 * candidate['costs']:.1f}"
-        rows.append([as_code(candidate["name"]), ranks, f"{100 * candidate['accuracy']:.1f}", lost, mark])
+        rows.append(
+            [
+                as_code(candidate["name"]),
+                ranks,
+                *shares,
+                "**chosen**" if candidate["name"] == choice["chosen"] else mark,
+            ]
+        )
     return rows

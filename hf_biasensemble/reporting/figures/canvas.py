@@ -36,9 +36,11 @@ def new_figure(width: float, height: float, row_gap: float = 0.04, column_gap: f
     return Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(h_pad=row_gap, w_pad=column_gap))
 
 
-def tidy(panel: "Axes", title: str = "", grid: Literal["x", "y"] = "y") -> None:
-    """Title to the left, quiet ticks and grid lines, no box."""
+def tidy(panel: "Axes", title: str = "", xlabel: str = "", ylabel: str = "", grid: Literal["x", "y"] = "y") -> None:
+    """Title to the left, quiet labels, ticks and grid lines, no box."""
     panel.set_title(title, fontsize=12, loc="left")
+    panel.set_xlabel(xlabel, color=GREY)
+    panel.set_ylabel(ylabel, color=GREY)
     panel.grid(axis=grid, color=PALE, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.tick_params(length=0, labelcolor=GREY)

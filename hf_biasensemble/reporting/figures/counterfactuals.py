@@ -123,10 +123,10 @@ def reliance_figure(table: pd.DataFrame, file: str | Path) -> Path:
         panel.errorbar(
             found["fraction"], heights, xerr=spread, fmt="os"[number], color=color, capsize=3, label=plain(model)
         )
-    tidy(panel, f"Predictions that change, {table['images'].iloc[0]:,} images", grid="x")
+    title = f"Predictions that change, {table['images'].iloc[0]:,} images"
+    tidy(panel, title, "% of the predictions, with 95% confidence interval", grid="x")
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.set_xlim(-1, 101)
-    panel.set_xlabel("% of the predictions, with 95% confidence interval", color=GREY)
     figure.legend(loc="outside lower center", ncols=len(models), frameon=False)
     return save(figure, file)

@@ -1,9 +1,9 @@
 """Pictures of what changes over the training steps, from the `history.csv` of runs."""
 
-import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd  # type: ignore[import-untyped]
 
 from hf_biasensemble.evaluation.difficulty import DIFFICULTIES
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -11,16 +11,12 @@ from hf_biasensemble.reporting.figures.canvas import (
     ALIGNED,
     COLORS,
     CONFLICTING,
-    GREY,
     GROUP_LOOKS,
     MARKERS,
     new_figure,
     save,
     tidy,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _GROUPS = {
     "aligned_accuracy": ALIGNED,
@@ -31,9 +27,6 @@ _ESTIMATED = "Validation, estimated\nwithout bias labels"
 _DIFFICULTIES = dict(
     zip(DIFFICULTIES, ("Relative difficulty", "Biased model's loss", "Debiased model's loss"), strict=True)
 )
-
-Curve = tuple[list[int], list[float]]
-"""Steps, and values at them."""
 
 
 def accuracy_curves(histories: Mapping[str, str | Path], file: str | Path, split: str = "test") -> Path:
@@ -51,20 +44,20 @@ def accuracy_curves(histories: Mapping[str, str | Path], file: str | Path, split
         `BiasEnsembleError`: If there are no runs, a history cannot be read, or it has no such accuracy.
     """
     columns = {f"{split}_{metric}": name for metric, name in _GROUPS.items()}
-    runs = {name: _read_history(history, columns) for name, history in histories.items()}
+    runs = {name: _read_history(history) for name, history in histories.items()}
     if not runs:
         raise BiasEnsembleError("expected at least one run to draw, found none")
-    for name, curves in runs.items():
-        if not curves:
+    for name, history in runs.items():
+        if not columns.keys() & history.columns:
             raise BiasEnsembleError(
                 f"expected {split} accuracy by group in {histories[name]}, found none; is the bias of {split} known?"
             )
     panels = {
-        group: {name: curves[column] for name, curves in runs.items() if column in curves}
+        group: {name: history[column] for name, history in runs.items() if column in history}
         for column, group in columns.items()
     }
     looks = {name: (COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(runs)}
-    return save(_step_panels(panels, looks, f"{split} accuracy (%)", percent=True), file)
+    return _draw(panels, looks, f"{split} accuracy (%)", file, percent=True)
 
 
 def run_curves(history: str | Path, file: str | Path) -> Path | None:
@@ -75,7 +68,7 @@ def run_curves(history: str | Path, file: str | Path) -> Path | None:
     splits = ("validation", "test")
     panels = {split.capitalize(): {f"{split}_{metric}": name for metric, name in metrics.items()} for split in splits}
     panels[_ESTIMATED] = {f"validation_estimated_{metric}": name for metric, name in _GROUPS.items()}
-    return _group_panels(history, file, panels, "accuracy (%)", percent=True)
+    return _draw_groups(history, file, panels, "accuracy (%)", percent=True)
 
 
 def difficulty_curves(history: str | Path, file: str | Path) -> Path | None:
@@ -87,60 +80,58 @@ def difficulty_curves(history: str | Path, file: str | Path) -> Path | None:
         title: {f"train_{group}{metric}": name for group, name in groups.items()}
         for metric, title in _DIFFICULTIES.items()
     }
-    return _group_panels(history, file, panels, "mean over the training images seen")
+    return _draw_groups(history, file, panels, "mean over the training images seen")
 
 
-def _group_panels(
-    history: str | Path, file: str | Path, panels: Mapping[str, Mapping[str, str]], ylabel: str, percent: bool = False
+def _read_history(file: str | Path) -> pd.DataFrame:
+    """What was measured, by step; columns without values are left out."""
+    try:
+        return pd.read_csv(file, index_col="step", dtype=float).dropna(axis="columns", how="all")
+    except (OSError, ValueError) as error:
+        raise BiasEnsembleError(f"expected a history of evaluations in {file}, could not read it ({error})") from error
+
+
+def _draw_groups(
+    file_of_history: str | Path,
+    file: str | Path,
+    panels: Mapping[str, Mapping[str, str]],
+    ylabel: str,
+    percent: bool = False,
 ) -> Path | None:
     """Panels by title, each with the columns of one history to draw and the group that each is of."""
-    if not Path(history).exists():
+    if not Path(file_of_history).exists():
         return None
-    curves = _read_history(history, [column for columns in panels.values() for column in columns])
-    known = {
-        title: {group: curves[column] for column, group in columns.items() if column in curves}
+    history = _read_history(file_of_history)
+    curves = {
+        title: {group: history[column] for column, group in columns.items() if column in history}
         for title, columns in panels.items()
     }
-    return save(_step_panels(known, GROUP_LOOKS, ylabel, percent), file) if curves else None
+    return _draw(curves, GROUP_LOOKS, ylabel, file, percent) if any(curves.values()) else None
 
 
-def _read_history(file: str | Path, columns: Iterable[str]) -> dict[str, Curve]:
-    """Steps and values of each of the columns that the history has."""
-    curves: dict[str, Curve] = {}
-    try:
-        with open(file, newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                for column in columns:
-                    if value := row.get(column):
-                        steps, values = curves.setdefault(column, ([], []))
-                        steps.append(int(row["step"]))
-                        values.append(float(value))
-    except (OSError, KeyError, ValueError) as error:
-        raise BiasEnsembleError(f"expected a history of evaluations in {file}, could not read it ({error})") from error
-    return curves
-
-
-def _step_panels(
-    panels: Mapping[str, Mapping[str, Curve]], looks: Mapping[str, tuple[str, str]], ylabel: str, percent: bool
-) -> "Figure":
+def _draw(
+    panels: Mapping[str, Mapping[str, pd.Series]],
+    looks: Mapping[str, tuple[str, str]],
+    ylabel: str,
+    file: str | Path,
+    percent: bool,
+) -> Path:
     """Panels by title, side by side, with named lines over the steps, by colour and marker of the name; shares are
     drawn as percentages or as they are. A panel without lines is left out."""
     panels = {title: curves for title, curves in panels.items() if curves}
     figure = new_figure(2.6 * len(panels) + 1.6, 3.1, column_gap=0.1)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     scale = 100 if percent else 1
+    lines = {}
     for panel, (title, curves) in zip(axes, panels.items(), strict=True):
-        for name, (steps, values) in curves.items():
+        for name, curve in curves.items():
             color, marker = looks[name]
-            shown = [scale * value for value in values]
-            panel.plot(steps, shown, color=color, linewidth=2, marker=marker, markersize=3.5, label=name)
-        tidy(panel, title)
-        panel.set_xlabel("step", color=GREY)
+            shown = scale * curve.dropna()
+            (lines[name],) = panel.plot(shown.index, shown, color=color, linewidth=2, marker=marker, markersize=3.5)
+        tidy(panel, title, "step", ylabel if panel is axes[0] else "")
         panel.set_xlim(left=0)
         panel.locator_params(axis="x", nbins=4, integer=True)
         panel.set_ylim(0, 1.02 * scale)
-    axes[0].set_ylabel(ylabel, color=GREY)
-    lines = {line.get_label(): line for panel in axes for line in panel.get_lines()}
     ordered = [name for name in looks if name in lines]
     figure.legend([lines[name] for name in ordered], ordered, loc="outside right center", frameon=False, fontsize=11)
-    return figure
+    return save(figure, file)

@@ -32,17 +32,14 @@ def selection_histogram(selection: Selection, file: str | Path) -> Path:
             panel.bar(
                 left + 0.08 * slot + number * width, heights, width, align="edge", color=color, label=f"{name} images"
             )
-    tidy(by_probability, "Mean probability of the image's own class")
-    by_probability.set_xlabel("mean over the members", color=GREY)
-    by_probability.set_ylabel("training images", color=GREY)
+    tidy(by_probability, "Mean probability of the image's own class", "mean over the members", "training images")
     by_probability.set_yscale("log")
     by_probability.yaxis.set_major_formatter("{x:,.0f}")
     for panel in (by_probability, by_votes):
         panel.minorticks_off()
     by_probability.set_ylim(bottom=0.7)  # so that a single image is seen
     by_probability.set_xlim(0, 1)
-    tidy(by_votes, "Votes")
-    by_votes.set_xlabel("members that are confident of it", color=GREY)
+    tidy(by_votes, "Votes", "members that are confident of it")
     by_votes.set_xticks(votes if len(votes) <= 12 else votes[:: -(-len(votes) // 12)])
     kept = np.flatnonzero(selection.is_selected)
     if len(kept) and selection.provenance.get("member_keep") is None:  # else votes do not decide

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_biasensemble.reporting.figures.canvas import ALIGNED, CONFLICTING, GREY, GROUP_LOOKS, new_figure, save, tidy
+from hf_biasensemble.reporting.figures.canvas import ALIGNED, CONFLICTING, GROUP_LOOKS, new_figure, save, tidy
 
 _GROUPS = {"aligned_accuracy": ALIGNED, "conflicting_accuracy": CONFLICTING}
 
@@ -36,8 +36,7 @@ def sweep_figure(
                     panel.errorbar(seeds.mean(), height, xerr=spread, fmt="o", color=color, capsize=3, markersize=5)
         panel.set_xlim(0, 102)
         panel.set_yticks(range(len(methods)), methods)
-        panel.set_xlabel("accuracy (%)", color=GREY)
-        tidy(panel, name, grid="x")
+        tidy(panel, name, "accuracy (%)", grid="x")
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
     marks = [panels[0].plot([], [], "o", color=color)[0] for color in colors]
     figure.legend(marks, list(metrics.values()), loc="outside lower center", ncols=len(metrics), frameon=False)

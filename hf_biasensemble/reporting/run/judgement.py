@@ -8,6 +8,7 @@ import pandas as pd  # type: ignore[import-untyped]
 from hf_biasensemble.judging.estimates import Estimate
 from hf_biasensemble.judging.predictions import HeldOutPredictions, gain
 from hf_biasensemble.judging.verdict import CANNOT_TELL, caution, cost, reason_not_to_tell, verdict
+from hf_biasensemble.reporting.card.markdown import in_percent
 
 _COLUMNS = ("conflicting", "aligned", "unbiased")
 
@@ -29,7 +30,7 @@ def judgement_table(
     rows, said = {}, []
     for name, model in models.items():
         estimated = model.intervals()
-        rows[name] = {column: _cell(estimated[column]) for column in _COLUMNS}
+        rows[name] = {column: in_percent(*_values(estimated[column])[:3]) for column in _COLUMNS}
         results["models"][name] = {"estimates": {column: _values(estimated[column]) for column in _COLUMNS}}
         if compare_with and name != compare_with:
             pair = [model], [models[compare_with]]
@@ -55,10 +56,6 @@ def _words(name: str, other: str, answer: str, why: str, gained: Mapping[str, Es
     if answer == CANNOT_TELL:
         return f"{name}: {CANNOT_TELL} whether it beats {other} {where}: {points}; {why}"
     return f"{name}: {answer} than {other} {where}, by {points}; {cost(gained.get('aligned'))}"
-
-
-def _cell(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
 def _values(estimate: Estimate) -> list[float]:

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd  # type: ignore[import-untyped]
@@ -15,8 +16,8 @@ from hf_biasensemble.evaluation.accuracy import METRICS
 
 ORACLE_MARK = "oracle, chosen on the test set"
 _WIDTH = 11  # of a column
-_GROUPS = ("train", "validation", "test")
-_ACCURACIES = {  # in this order; the last word of a key after the split, and its heading
+_SPLITS = ("train", "validation", "test")
+_ACCURACIES = {  # in this order; a key after the split, and its heading
     "aligned_accuracy": "aligned",
     "conflicting_accuracy": "conflict.",
     "unbiased_accuracy": "unbiased",
@@ -24,6 +25,9 @@ _ACCURACIES = {  # in this order; the last word of a key after the split, and it
     "estimated_conflicting_accuracy": "est.confl.",
     "estimated_unbiased_accuracy": "est.unb.",
 }
+
+
+_Column = tuple[str, str, str]  # the key of its numbers, and the two words above it
 
 
 class NamedProgressCallback(TrainerCallback):
@@ -35,7 +39,7 @@ class NamedProgressCallback(TrainerCallback):
         self.bar: tqdm | None = None
         self.training: dict[str, float] = {}
         self.evaluated: dict[str, float] = {}
-        self.columns: list[tuple[str, str]] = []
+        self.columns: list[_Column] = []
         self.next_row: float = math.inf
         self.steps_between_rows = 0.0
 
@@ -56,7 +60,7 @@ class NamedProgressCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
-            self.training = {key: value for key, value in logs.items() if key in _heading_of_training(logs)}
+            self.training = logs
             if not self.evaluated and state.global_step >= self.next_row:
                 self._print_row(state.global_step)
                 self.next_row += self.steps_between_rows
@@ -73,13 +77,13 @@ class NamedProgressCallback(TrainerCallback):
             self.bar.close()
 
     def _print_row(self, step: int) -> None:
-        values = self.training | self.evaluated
-        columns = [*_heading_of_training(self.training).items(), *_heading_of_metrics(self.evaluated).items()]
-        cells = "".join(_cell(key, values[key]).rjust(_WIDTH) for key, _ in columns)
+        columns = _columns(self.training, self.evaluated)
         lines = [] if self.columns else [self.name]
-        lines += [] if columns == self.columns else [_header(columns)]
+        lines += [] if columns == self.columns else _header(columns)
+        values = self.training | self.evaluated
+        lines.append(f"{step:>8}" + "".join(_cell(key, values[key]).rjust(_WIDTH) for key, *_ in columns))
         self.columns = columns
-        tqdm.write("\n".join([*lines, f"{step:>8}{cells}"]))  # above the bar, if there is one
+        tqdm.write("\n".join(lines))  # above the bar, if there is one
         sys.stdout.flush()
 
 
@@ -90,42 +94,31 @@ def use_own_progress(trainer: Trainer) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
-def _heading_of_training(logs: dict[str, float]) -> dict[str, str]:
-    """Column headings of what training logged, by key: learning rate, loss, then its terms if it has several."""
-    headings = {"learning_rate": "lr", "loss": "loss"}
-    terms = {key: key.removeprefix("loss_")[: _WIDTH - 1] for key in logs if key.startswith("loss_")}
-    headings |= terms if len(terms) > 1 else {}
-    return {key: heading for key, heading in headings.items() if key in logs}
-
-
-def _heading_of_metrics(metrics: dict[str, float]) -> dict[str, str]:
-    """Column headings of the accuracies that an evaluation has, by key: by split, then in the order of `_ACCURACIES`.
+def _columns(training: dict[str, float], evaluated: dict[str, float]) -> list[_Column]:
+    """What is shown of what training logged (learning rate, loss, then its terms if it has several) and of the
+    evaluations (by split, then in the order of `_ACCURACIES`; then members).
 
     A split without bias labels has its accuracy alone; metrics of weights that are not published have no column.
     """
-    found: dict[str, str] = {}
-    for split in _GROUPS:
-        of_split = {f"{split}_{name}": heading for name, heading in _ACCURACIES.items()}
-        known = {key: heading for key, heading in of_split.items() if key in metrics}
-        if f"{split}_accuracy" in metrics and f"{split}_conflicting_accuracy" not in metrics:
-            known = {f"{split}_accuracy": "accuracy", **known}
-        found |= known
-    members = {key: key.partition("_accuracy_")[2] for key in metrics if "_accuracy_member_" in key}
-    return found | members
+    terms = [key for key in training if key.startswith("loss_")]
+    columns = [("learning_rate", "", "lr"), ("loss", "losses", "loss")]
+    columns += [(key, "losses", key.removeprefix("loss_")) for key in terms if len(terms) > 1]
+    for split in _SPLITS:
+        if f"{split}_conflicting_accuracy" not in evaluated:
+            columns.append((f"{split}_accuracy", split, "accuracy"))
+        columns += [(f"{split}_{name}", split, heading) for name, heading in _ACCURACIES.items()]
+    for key in evaluated:
+        split, _, member = key.partition("_accuracy_")
+        columns += [(key, split, member)] if member.startswith("member_") else []
+    return [column for column in columns if column[0] in training or column[0] in evaluated]
 
 
-def _split_of(key: str) -> str:
-    return next((split for split in _GROUPS if key.startswith(f"{split}_")), "")
-
-
-def _header(columns: list[tuple[str, str]]) -> str:
-    """Two lines: the splits, each over the first of its columns, then step and headings."""
-    above, last = "", ""
-    for key, _ in columns:
-        group = "losses" if key.startswith("loss") else _split_of(key)
-        above += (group if group != last else "").rjust(_WIDTH)
-        last = group
-    return f"{'':8}{above}".rstrip() + f"\n{'step':>8}" + "".join(text.rjust(_WIDTH) for _, text in columns)
+def _header(columns: list[_Column]) -> list[str]:
+    """Two lines: the groups, each over the first of its columns, then step and headings."""
+    groups = pairwise(["", *(group for _, group, _ in columns)])
+    above = "".join((group if group != last else "").rjust(_WIDTH) for last, group in groups)
+    headings = "".join(heading[: _WIDTH - 1].rjust(_WIDTH) for *_, heading in columns)
+    return [f"{'':8}{above}".rstrip(), f"{'step':>8}{headings}"]
 
 
 def _cell(key: str, value: float) -> str:

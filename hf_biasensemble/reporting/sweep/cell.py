@@ -1,11 +1,12 @@
 """One finished run of a sweep, read from its folder."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+
+import pandas as pd  # type: ignore[import-untyped]
 
 from hf_biasensemble.evaluation.accuracy import METRICS
 from hf_biasensemble.folders.output_folder import HISTORY_FILE, RESULTS_FILE
@@ -44,9 +45,8 @@ class Cell:
         choice = results["checkpoint_choice"]
         published = _percent(results, f"{split}_")
         last_step = published if choice == "last" else _percent(results, f"last_step_{split}_")
-        with open(folder / HISTORY_FILE, newline="", encoding="utf-8") as stream:
-            evaluations = [100 * float(row[f"{split}_accuracy"]) for row in csv.DictReader(stream)]
-        last_step["last_five_accuracy"] = mean(evaluations[-5:])
+        history = pd.read_csv(folder / HISTORY_FILE, float_precision="round_trip")
+        last_step["last_five_accuracy"] = mean(100 * history[f"{split}_accuracy"].tail(5))
         try:
             held_out = pooled([HeldOutPredictions.load(place, "validation") for place in folds or [folder]])
         except BiasEnsembleError:  # no validation split, or a run of an older version
