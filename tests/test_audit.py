@@ -10,7 +10,7 @@ import torch
 from audits import Page, audit, check_image, listed, made, split_of
 from PIL import Image
 from runs import common_settings, error_line, train
-from synthetic import CLASS_NAMES, FEATURES, coloured_digits, coloured_glyphs, png, write_parquet
+from synthetic import CLASS_NAMES, COLOUR_NAMES, FEATURES, coloured_digits, coloured_glyphs, png, write_parquet
 from transformers import TrainerCallback
 
 from hf_biasensemble.data.pixels import ImageSplit
@@ -68,13 +68,14 @@ def test_rows_of_the_images_are_those_of_the_selection(audited, page, digits):
         at = row["index"]
         assert selection.index[at] == at
         assert row["file"] == images[at]["image"]["path"]
-        assert (row["label"], row["votes"]) == (selection.labels[at], selection.votes[at])
+        assert (row["label"], row["votes"]) == (CLASS_NAMES[selection.labels[at]], selection.votes[at])
         assert row["mean_probability"] == pytest.approx(selection.mean_probability[at], abs=1e-6)
         assert row["lowest_probability"] == pytest.approx(selection.lowest_probability[at], abs=1e-6)
         assert row["is_flagged"] == (not selection.is_selected[at])
-        assert row["predicted_label"] == selection.predicted_labels[at]
+        assert row["predicted_label"] == CLASS_NAMES[selection.predicted_labels[at]]
         assert row["agreeing_members"] == selection.agreeing_members[at]
-        assert (row["bias_label"], row["is_conflicting"]) == (images[at]["bias_label"], images[at]["is_conflicting"])
+        assert row["bias_label"] == COLOUR_NAMES[images[at]["bias_label"]]
+        assert row["is_conflicting"] == images[at]["is_conflicting"]
 
 
 def test_images_on_the_page_are_those_of_the_rows(page, digits):
@@ -197,7 +198,7 @@ def test_without_bias_labels_nothing_is_said_of_them(tmp_path):
     assert audit(data, tmp_path / "out") == 0
     page = Page(tmp_path / "out" / "audit.html")
     assert not BIAS_COLUMNS & listed(tmp_path / "out")[0].keys()
-    assert {row[column] for row in page.rows for column in BIAS_COLUMNS} == {None}
+    assert len(page.rows) > 50 and not BIAS_COLUMNS & page.rows[0].keys()
     assert "How good the list is" not in page.text and "The first k" not in " ".join(page.tables)
 
 
@@ -301,7 +302,7 @@ def test_images_without_file_names(tmp_path):
     write_parquet(tmp_path / "data" / "train.parquet", columns, FEATURES)
     assert audit(tmp_path / "data", tmp_path / "out", member_steps=2) == 0
     assert "file" not in listed(tmp_path / "out")[0]
-    assert {row["file"] for row in Page(tmp_path / "out" / "audit.html").rows} == {None}
+    assert "file" not in Page(tmp_path / "out" / "audit.html").rows[0]
 
 
 def test_number_of_images_is_checked(digits, tmp_path, capsys):

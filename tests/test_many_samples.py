@@ -24,7 +24,7 @@ from hf_biasensemble.evaluation.classifier import evaluate_classifier
 from hf_biasensemble.judging.estimates import estimated_intervals
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
-from hf_biasensemble.reporting.audit.audit import file_names
+from hf_biasensemble.reporting.audit.audit import file_names, table_of
 from hf_biasensemble.reporting.audit.audit_page import confusions, page_data
 from hf_biasensemble.reporting.card.model_card import _counts
 from hf_biasensemble.selection import Selection
@@ -166,10 +166,11 @@ def many_flagged(samples: int, classes: int) -> tuple[Selection, ImageSplit]:
 def test_page_of_many_flagged_images_lists_no_more_than_it_shows():
     selection, split = many_flagged(200_000, 10)
     order = np.argsort(selection.mean_probability)
+    table = table_of(selection, split, "some/data")
     assert split.fingerprint  # once, so that it does not count
 
     def page() -> None:
-        data = page_data(selection, split, None, order, order[:0], top_k=2, budget=20_000)
+        data = page_data(selection, split, table, order, order[:0], top_k=2, budget=20_000)
         views = data["views"]
         assert all(10 < len(views[name]["shown"]) < 200 for name in ("contradicting", "hesitating"))
         assert views["contradicting"]["total"] + views["hesitating"]["total"] == 200_000

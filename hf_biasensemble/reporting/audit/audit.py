@@ -20,7 +20,7 @@ from hf_biasensemble.folders.output_folder import AUDIT_FILES
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import FORMULA_START, written_whole
 from hf_biasensemble.judging.members import FILE_NAME as MEMBERS_FILE
-from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, columns_of, confusions, page_data, text_of
+from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, confusions, page_data, text_of
 from hf_biasensemble.reporting.audit.weak_signals import contradicting, weak_signals
 from hf_biasensemble.selection import Selection, outdated
 
@@ -74,12 +74,14 @@ def write_audit(
     page, csv, parquet = (folder / name for name in AUDIT_FILES)
     order = suspicion_order(selection)
     errors = possible_label_errors(selection, order)
-    files = file_names(split, dataset_name)
-    table = list_table(selection, split, files, order)
+    table = table_of(selection, split, dataset_name)
+    is_error = np.isin(order, errors)
+    listed = table.take(pa.array(order)).append_column("is_possible_label_error", pa.array(is_error))
+    listed = listed.add_column(0, "rank", pa.array(np.arange(1, len(order) + 1)))
     with written_whole(csv) as unfinished:
-        pyarrow.csv.write_csv(without_formulas(table), unfinished)
+        pyarrow.csv.write_csv(without_formulas(listed), unfinished)
     with written_whole(parquet) as unfinished:
-        pq.write_table(table, unfinished)
+        pq.write_table(listed, unfinished)
     local = Path(dataset_name).expanduser()
     title = local.resolve().name if local.exists() else dataset_name
     variables = {
@@ -88,7 +90,7 @@ def write_audit(
         "can_judge": (folder / "selection" / MEMBERS_FILE).exists(),
         **_numbers(selection, split, order),
         "confusions": confusions(selection, split),
-        "data": page_data(selection, split, files, order, errors, top_k, page_budget),
+        "data": page_data(selection, split, table, order, errors, top_k, page_budget),
         "budget": page_budget,
         "high_probability": HIGH_PROBABILITY,
         "is_tiny": not split.has_vectors and split.pixels.shape[-1] <= 64,
@@ -121,6 +123,31 @@ def possible_label_errors(selection: Selection, order: np.ndarray) -> np.ndarray
     return found[np.argsort(-selection.lowest_probability[found], kind="stable")]
 
 
+def table_of(selection: Selection, split: ImageSplit, dataset_name: str) -> pa.Table:
+    """What is known of the N samples, in the order of the selection; columns without content are left out."""
+
+    def named(numbers: np.ndarray | None, names: list[str] | None) -> pa.Array | None:
+        if numbers is None or names is None:
+            return None
+        return pa.array(names).take(pa.array(numbers % len(names)))  # -1, unknown, is the last
+
+    columns = {
+        "index": selection.index,
+        "file": file_names(split, dataset_name),
+        "label": named(selection.labels, split.class_names),
+        "votes": selection.votes,
+        "mean_probability": selection.mean_probability,
+        "is_flagged": ~selection.is_selected,
+        "predicted_label": named(selection.predicted_labels, split.class_names),
+        "agreeing_members": selection.agreeing_members,
+        "lowest_probability": selection.lowest_probability,
+        "bias_label": named(selection.bias_labels, split.bias_names),
+        "is_conflicting": selection.is_conflicting,
+        "text": None if split.texts is None else [text_of(split, row) for row in selection.index.tolist()],
+    }
+    return pa.table({name: values for name, values in columns.items() if values is not None})
+
+
 def file_names(split: ImageSplit, dataset_name: str) -> pa.ChunkedArray | None:
     """Names (N,) of the files of the split's samples, below the folder of the dataset, or of its table, where they
     are there; null where there is none, and `None` instead of the array if that is everywhere."""
@@ -134,20 +161,6 @@ def file_names(split: ImageSplit, dataset_name: str) -> pa.ChunkedArray | None:
     for base in (f"{folder}/", f"{folder.resolve()}/"):
         names = pc.if_else(pc.starts_with(names, base), pc.utf8_slice_codeunits(names, len(base)), names)
     return names if pc.any(pc.greater(pc.binary_length(names), 0)).as_py() else None
-
-
-def list_table(selection: Selection, split: ImageSplit, files: pa.ChunkedArray | None, order: np.ndarray) -> pa.Table:
-    """All samples, in the given order, with what is known of them; columns without content are left out."""
-    is_error = np.zeros(len(order), dtype=bool)
-    is_error[possible_label_errors(selection, order)] = True
-    columns: dict[str, Any] = columns_of(selection, split) | {"file": files, "is_possible_label_error": is_error}
-    named = {"label": split.class_names, "predicted_label": split.class_names, "bias_label": split.bias_names or []}
-    for name, names in named.items():
-        if columns[name] is not None:
-            columns[name] = pa.array(names).take(pa.array(columns[name] % len(names)))  # -1, unknown, is the last
-    columns["text"] = None if split.texts is None else [text_of(split, row) for row in selection.index.tolist()]
-    table = pa.table({name: values for name, values in columns.items() if values is not None})
-    return table.take(pa.array(order)).add_column(0, "rank", pa.array(np.arange(1, len(order) + 1)))
 
 
 def without_formulas(table: pa.Table) -> pa.Table:

@@ -31,27 +31,10 @@ _MOST_PAIRS = 8
 _FEWEST_CONFUSED = 10  # images; below, a pair of classes may be chance
 
 
-def columns_of(selection: Selection, split: ImageSplit) -> dict[str, np.ndarray | None]:
-    """What is known of the images, columns (N,) by name; classes and bias labels by their numbers."""
-    return {
-        "index": selection.index,
-        "file": None,
-        "label": selection.labels,
-        "votes": selection.votes,
-        "mean_probability": selection.mean_probability,
-        "is_flagged": ~selection.is_selected,
-        "predicted_label": selection.predicted_labels,
-        "agreeing_members": selection.agreeing_members,
-        "lowest_probability": selection.lowest_probability,
-        "bias_label": selection.bias_labels if split.bias_names else None,
-        "is_conflicting": selection.is_conflicting,
-    }
-
-
 def page_data(
     selection: Selection,
     split: ImageSplit,
-    files: pa.ChunkedArray | None,
+    table: pa.Table,
     order: np.ndarray,
     errors: np.ndarray,
     top_k: int,
@@ -70,15 +53,11 @@ def page_data(
     classes = range(len(split.class_names))
     typical = _first_of_each_class(selection.labels, order[selection.is_selected[order]][::-1], len(classes), top_k)
     of_class = _first_of_each_class(selection.labels, flagged, len(classes), top_k)
-    names = {
-        "class_names": split.class_names,
-        "bias_names": split.bias_names,
-        "fingerprint": split.fingerprint,
-    }
+    names = {"class_names": split.class_names, "fingerprint": split.fingerprint}
     rows: dict[int, list] = {}
     used = len(htmlsafe_json_dumps(names))
     for wanted, limit in ((_in_turn(*typical, *of_class), budget // 2), (_in_turn(*views.values()), budget)):
-        for position, row in _rows(selection, split, files, (some for some in wanted if some not in rows)):
+        for position, row in _rows(table, split, (some for some in wanted if some not in rows)):
             size = len(htmlsafe_json_dumps(row)) + 1
             if used + size > limit:
                 break
@@ -92,7 +71,7 @@ def page_data(
 
     return {
         **names,
-        "columns": [*columns_of(selection, split), "image_hash", "image", "text"],
+        "columns": [*table.column_names, "image_hash", "image"],
         "rows": list(rows.values()),
         "views": {name: {"shown": shown(some), "total": len(some)} for name, some in views.items()},
         "typical": [shown(some) for some in typical],
@@ -119,22 +98,12 @@ def _in_turn(*ranked: Sequence[int] | np.ndarray) -> Iterator[int]:
                 yield position
 
 
-def _rows(
-    selection: Selection, split: ImageSplit, files: pa.ChunkedArray | None, positions: Iterator[int]
-) -> Iterator[tuple[int, list]]:
-    """Each position with its values of [`columns_of`], hash and thumbnail; images are read as far as wanted."""
-    sources = columns_of(selection, split)
+def _rows(table: pa.Table, split: ImageSplit, positions: Iterator[int]) -> Iterator[tuple[int, list]]:
+    """Each position with its row of the table, hash and thumbnail; images are read as far as wanted."""
     while some := list(islice(positions, _IMAGES_AT_ONCE)):
-        columns = {
-            name: [None] * len(some) if values is None else values[some].tolist() for name, values in sources.items()
-        }
-        if files is not None:
-            columns["file"] = files.take(pa.array(some)).to_pylist()
-        for number, position in enumerate(some):
-            row = int(selection.index[position])
-            values = [column[number] for column in columns.values()]
-            values = [round(value, 6) if isinstance(value, float) else value for value in values]
-            yield position, [*values, sample_hash(split, row), _thumbnail(split, row), text_of(split, row)]
+        for position, row in zip(some, table.take(pa.array(some)).to_pylist(), strict=True):
+            values = [round(value, 6) if isinstance(value, float) else value for value in row.values()]
+            yield position, [*values, sample_hash(split, row["index"]), _thumbnail(split, row["index"])]
 
 
 def text_of(split: ImageSplit, row: int) -> str | None:

@@ -14,7 +14,7 @@ from hf_biasensemble.evaluation.accuracy import wilson_interval
 from hf_biasensemble.evaluation.classifier import finite
 from hf_biasensemble.reporting.explain.changed_images import counterfactuals
 from hf_biasensemble.reporting.explain.shown_images import Classifier, ShownImages
-from hf_biasensemble.reporting.figures.counterfactuals import ORIGINAL, PredictionChange, counterfactual_panel
+from hf_biasensemble.reporting.figures.counterfactuals import ORIGINAL, counterfactual_panel
 
 
 def measure_reliance(
@@ -31,33 +31,32 @@ def measure_reliance(
     for name, (model, transform, split) in classifiers.items():
         count = min(num_images, len(split))
         drawn = np.sort(np.random.default_rng(seed).choice(len(split), count, replace=False))
-        change = _change(model, transform, split.select(drawn), batch_size)
-        for version in (version for version in change.predictions if version != ORIGINAL):
-            changed = int((change.predictions[version] != change.predictions[ORIGINAL]).sum())
+        found = _probabilities(model, transform, split.select(drawn), batch_size)
+        original = found.pop(ORIGINAL)
+        predicted = original.argmax(axis=1)
+        for version, probabilities in found.items():
+            changed = int((probabilities.argmax(axis=1) != predicted).sum())
             low, high = wilson_interval(changed / count, count)
             row = {"model": name, "counterfactual": version, "images": count, "changed": changed}
             row |= {"fraction": changed / count, "low": low, "high": high}
-            rows.append(row | {"probability_change": (change.kept[version] - change.kept[ORIGINAL]).mean()})
+            change = (probabilities - original)[np.arange(count), predicted].mean()
+            rows.append(row | {"probability_change": change})
     return pd.DataFrame(rows)
 
 
 @torch.inference_mode()
-def _change(model: PreTrainedModel, transform: ImageTransform, split: ImageSplit, batch_size: int) -> PredictionChange:
-    """What the model predicts for the images of a split, changed as the network sees them, before normalisation."""
+def _probabilities(
+    model: PreTrainedModel, transform: ImageTransform, split: ImageSplit, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Probabilities (n, C) of the classes for the images of a split, and for versions of them that are changed as the
+    network sees them, before normalisation."""
     device = next(model.parameters()).device
     parts: dict[str, list[torch.Tensor]] = {}
     for rows in split.rows.split(batch_size):
         for version, changed in _versions(split, rows, transform, device).items():
             logits = finite(model(pixel_values=transform(changed, training=False)).logits)
             parts.setdefault(version, []).append(logits.float().softmax(dim=-1).cpu())
-    probabilities = {version: torch.cat(found).numpy() for version, found in parts.items()}
-    predictions = {version: values.argmax(axis=-1) for version, values in probabilities.items()}
-    samples = np.arange(len(split))
-    return PredictionChange(
-        predictions=predictions,
-        confidences={version: values.max(axis=-1) for version, values in probabilities.items()},
-        kept={version: values[samples, predictions[ORIGINAL]] for version, values in probabilities.items()},
-    )
+    return {version: torch.cat(found).numpy() for version, found in parts.items()}
 
 
 def _versions(
@@ -72,7 +71,7 @@ def write_counterfactuals(
 ) -> Path:
     """Draws the images that [`images_to_show`] chose, their counterfactuals, and what each classifier predicts."""
     found = {
-        name: _change(model, transform, split.select(shown.positions), batch_size)
+        name: _probabilities(model, transform, split.select(shown.positions), batch_size)
         for name, (model, transform, split) in classifiers.items()
     }
     *_, (_, transform, split) = classifiers.values()

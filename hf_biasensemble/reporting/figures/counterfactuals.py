@@ -1,7 +1,6 @@
 """Pictures of counterfactual images, and of what predictions depend on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,25 +15,10 @@ if TYPE_CHECKING:
 ORIGINAL = "original"
 
 
-@dataclass(frozen=True)
-class PredictionChange:
-    """What a model predicts for n images as they are (`ORIGINAL`) and for other versions of them, by name.
-
-    Attributes:
-        predictions: int64 (n,), predicted classes.
-        confidences: float (n,), their probabilities.
-        kept: float (n,), probability of the class that is predicted for the original.
-    """
-
-    predictions: Mapping[str, np.ndarray]
-    confidences: Mapping[str, np.ndarray]
-    kept: Mapping[str, np.ndarray]
-
-
 def counterfactual_panel(
     images: Mapping[str, np.ndarray],
     labels: Sequence[int] | np.ndarray,
-    changes: Mapping[str, PredictionChange],
+    probabilities: Mapping[str, Mapping[str, np.ndarray]],
     class_names: Sequence[str],
     title: str,
     file: str | Path,
@@ -45,16 +29,16 @@ def counterfactual_panel(
     with an arrow.
 
     Args:
-        images: Versions of the n images, uint8 (n, C, H, W), by name; the original first.
+        images: Versions of the n images, uint8 (n, 3, H, W), by name; `ORIGINAL` first.
         labels: True classes (n,).
-        changes: What each of at most two models predicts for them, by the name to show.
+        probabilities: Those of at most two models for each version, (n, C), by the name to show.
         class_names: Names of the classes.
         title: Title of the picture.
         file: Image to write (.png, .svg, .pdf), as for all figures.
     """
-    colors = MODEL_COLORS[-len(changes) :]
+    colors = MODEL_COLORS[-len(probabilities) :]
     rows, columns = len(labels), len(images)
-    lines = 0.25 * len(changes) + 0.12
+    lines = 0.25 * len(probabilities) + 0.12
     figure = new_figure(1.25 * columns + 0.4, (1.22 + lines) * rows + 1.1, row_gap=0.02, column_gap=0.06)
     cells = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1.22, lines] * rows)
     for cell in cells.flat:
@@ -67,18 +51,18 @@ def counterfactual_panel(
             picture, below = cells[2 * row : 2 * row + 2, column]
             picture.imshow(np.moveaxis(image, 0, -1).squeeze(), cmap="gray", interpolation="nearest")
             below.set_xlim(0, 1)
-            below.set_ylim(len(changes) + 0.5, 0)
-            for line, (change, color) in enumerate(zip(changes.values(), colors, strict=True)):
-                _draw_prediction(below, line, change, version, row, class_names, color)
+            below.set_ylim(len(probabilities) + 0.5, 0)
+            for line, (found, color) in enumerate(zip(probabilities.values(), colors, strict=True)):
+                _draw_prediction(below, line, found[ORIGINAL][row], found[version][row], class_names, color)
     for row, label in enumerate(labels):
         cells[2 * row, 0].set_ylabel(plain(class_names[label], 16), fontsize=11)
     figure.suptitle(f"{plain(title, 120)}\n", fontsize=12)
     marks = [cells[1, 0].barh(0, 0, color=color) for color in colors]
     figure.legend(
         marks,
-        [plain(name) for name in changes],
+        [plain(name) for name in probabilities],
         loc="outside lower center",
-        ncols=len(changes),
+        ncols=len(probabilities),
         frameon=False,
         fontsize=11,
         title="predicted class and its probability; bar: probability of the class predicted for the original",
@@ -88,26 +72,17 @@ def counterfactual_panel(
 
 
 def _draw_prediction(
-    cell: "Axes",
-    line: int,
-    change: PredictionChange,
-    version: str,
-    row: int,
-    class_names: Sequence[str],
-    color: str,
+    cell: "Axes", line: int, before: np.ndarray, after: np.ndarray, class_names: Sequence[str], color: str
 ) -> None:
-    predicted = change.predictions[version][row]
-    changed = predicted != change.predictions[ORIGINAL][row]
+    """What probabilities (C,) before and after an image was changed make of its prediction."""
+    changed = after.argmax() != before.argmax()
     weight, text_color = ("bold", "black") if changed else ("normal", GREY)
-    name = plain(class_names[predicted], 13)
-    words = [
-        (0, "left", f"→ {name}" if changed else name),
-        (1, "right", f"{100 * change.confidences[version][row]:.0f}%"),
-    ]
+    name = plain(class_names[int(after.argmax())], 13)
+    words = [(0, "left", f"→ {name}" if changed else name), (1, "right", f"{100 * after.max():.0f}%")]
     for place, side, text in words:
         cell.text(place, line + 0.42, text, ha=side, va="center", fontsize=9, fontweight=weight, color=text_color)
     cell.barh(line + 0.86, 1, height=0.14, color=PALE)
-    cell.barh(line + 0.86, change.kept[version][row], height=0.14, color=color)
+    cell.barh(line + 0.86, after[before.argmax()], height=0.14, color=color)
 
 
 def reliance_figure(table: pd.DataFrame, file: str | Path) -> Path:

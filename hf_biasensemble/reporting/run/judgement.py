@@ -30,7 +30,7 @@ def judgement_table(
     rows, said = {}, []
     for name, model in models.items():
         estimated = model.intervals()
-        rows[name] = {column: in_percent(*_values(estimated[column])[:3]) for column in _COLUMNS}
+        rows[name] = {column: _cell(estimated[column]) for column in _COLUMNS}
         results["models"][name] = {"estimates": {column: _values(estimated[column]) for column in _COLUMNS}}
         if compare_with and name != compare_with:
             pair = [model], [models[compare_with]]
@@ -56,6 +56,10 @@ def _words(name: str, other: str, answer: str, why: str, gained: Mapping[str, Es
     if answer == CANNOT_TELL:
         return f"{name}: {CANNOT_TELL} whether it beats {other} {where}: {points}; {why}"
     return f"{name}: {answer} than {other} {where}, by {points}; {cost(gained.get('aligned'))}"
+
+
+def _cell(estimate: Estimate) -> str:
+    return in_percent(estimate.value, estimate.low, estimate.high)
 
 
 def _values(estimate: Estimate) -> list[float]:
