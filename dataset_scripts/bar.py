@@ -16,19 +16,18 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 
 from hf_biasensemble.benchmark_datasets.benchmark_files import (
     AuthorsFiles,
     Benchmark,
-    ImageFiles,
     Splits,
     add_source_options,
     build_from_authors,
     build_from_files,
     check_every_class,
-    file_names,
     files_below,
+    image_files,
 )
 from hf_biasensemble.benchmark_datasets.mixtures import MIXING, VALIDATION_SHARE, add_mixture_options, mix
 from hf_biasensemble.benchmark_datasets.repository import RepositoryParser, run_script
@@ -72,7 +71,7 @@ ALINLAB = Benchmark(
 )
 
 
-def list_folder(root: Path, split: str) -> ImageFiles:
+def list_folder(root: Path, split: str) -> pd.DataFrame:
     """List `train` (bias-aligned) or `test` (bias-conflicting) of the public dataset.
 
     Raises:
@@ -88,9 +87,7 @@ def list_folder(root: Path, split: str) -> ImageFiles:
                 f"found {path}; remove the file or correct its name"
             )
         labels.append(CLASS_NAMES.index(match[1]))
-    conflicting = np.full(len(paths), split == "test")
-    columns = {"label": np.array(labels), "is_conflicting": conflicting, "file_name": file_names(paths, root)}
-    files = ImageFiles(paths, columns)
+    files = image_files(root, paths, label=labels, is_conflicting=[split == "test"] * len(paths))
     check_every_class(files, CLASS_NAMES, f"{root / split}")
     return files
 
@@ -110,9 +107,9 @@ def build(options: Namespace) -> Path:
 
     def read(root: Path) -> tuple[Splits, str, str]:
         aligned, conflicting = (list_folder(root, split) for split in ("train", "test"))
-        splits, configs = mix(aligned.joined(conflicting), CLASS_NAMES, options)
-        making = f"""- Photographs: {len(aligned.paths):,} of the folder `train` of [alinlab/BAR](https://github.com/alinlab/BAR),
-  which are bias-aligned, and {len(conflicting.paths):,} of its folder `test`, which are bias-conflicting.
+        splits, configs = mix(pd.concat([aligned, conflicting], ignore_index=True), CLASS_NAMES, options)
+        making = f"""- Photographs: {len(aligned):,} of the folder `train` of [alinlab/BAR](https://github.com/alinlab/BAR),
+  which are bias-aligned, and {len(conflicting):,} of its folder `test`, which are bias-conflicting.
 - **This is not the authors' split.** The authors of BiasEnsemble made theirs from the same dataset, but only their
   own files tell which image is where. Accuracies on this split cannot be compared with published ones. It was drawn
   with seed {seed}.

@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from hf_biasensemble.benchmark_datasets.benchmark_files import (
     Benchmark,
     Splits,
@@ -51,9 +49,10 @@ def read(root: Path) -> tuple[Splits, str, str]:
     """
     numbers = ("0", "1", "2")
     files = read_metadata(root, "img_filename", {"y": numbers[:2], "split": numbers, "place": numbers[:2]})
-    labels, split, places = (files.columns.pop(name) for name in ("y", "split", "place"))
-    files.columns.update(label=labels, bias_label=places, is_conflicting=labels != places)
-    splits = {("default", name): files.take(np.flatnonzero(split == number)) for number, name in enumerate(SPLITS)}
+    files = files.rename(columns={"y": "label", "place": "bias_label"})
+    files["is_conflicting"] = files["label"] != files["bias_label"]
+    split = files.pop("split")
+    splits = {("default", name): files[split == number] for number, name in enumerate(SPLITS)}
     for (_, name), part in splits.items():
         check_every_class(part, WATERBIRDS.class_names, f"{root / METADATA} ({name})")
     return splits, MAKING, ""

@@ -7,12 +7,13 @@ The authors of BiasEnsemble publish each dataset as a zip file of folders, in wh
 import io
 import re
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 from PIL import Image
 
 from hf_biasensemble.benchmark_datasets.archive import MAX_UNPACKED_SIZE, unpacked
@@ -31,26 +32,8 @@ from hf_biasensemble.internal.sizes import size_in_bytes
 SEVERITY = "{severity}"  # in a folder of `AuthorsFiles`: one folder per config
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Image files of one split: N `paths`, and `columns` of shape (N,), among them `label` and `is_conflicting`."""
-
-    paths: list[Path]
-    columns: dict[str, np.ndarray]
-
-    def take(self, rows: np.ndarray) -> "ImageFiles":
-        return ImageFiles([self.paths[row] for row in rows], {name: c[rows] for name, c in self.columns.items()})
-
-    def without(self, rows: np.ndarray) -> "ImageFiles":
-        return self.take(np.setdiff1d(np.arange(len(self.paths)), rows))
-
-    def joined(self, other: "ImageFiles") -> "ImageFiles":
-        columns = {name: np.concatenate([column, other.columns[name]]) for name, column in self.columns.items()}
-        return ImageFiles(self.paths + other.paths, columns)
-
-
-Splits = dict[tuple[str, str], ImageFiles]
-"""Files by (config, split)."""
+Splits = dict[tuple[str, str], pd.DataFrame]
+"""Files, as of [`image_files`], by (config, split)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +114,8 @@ def build_from_files(
         splits, making, words = read(root)
         repository = DatasetRepository(folder, dataset.class_names, dataset.bias_names, file_names=True)
         for (config, split), files in splits.items():
-            repository.write_split(split, _read_images(files), files.columns, config)
+            columns = {name: files[name].to_numpy() for name in files if name != "path"}
+            repository.write_split(split, _read_images(files["path"]), columns, config)
         origin = f"--archive {name}.zip" if options.archive else f"--source_dir {name}"
         repository.write_card(
             title=dataset.title,
@@ -180,14 +164,16 @@ def files_below(root: Path, folder: str, expected: str) -> list[Path]:
     return sorted(paths, key=Path.as_posix)
 
 
-def file_names(paths: Sequence[Path], root: Path) -> np.ndarray:
-    """Paths below `root` with forward slashes, as a column."""
-    return np.array([path.relative_to(root).as_posix() for path in paths], dtype=object)
+def image_files(root: Path, paths: Sequence[Path], **columns: Sequence | np.ndarray) -> pd.DataFrame:
+    """A row for each image file: `path`, `file_name` (below `root`, with forward slashes) and what is known of it:
+    `label`, `is_conflicting` and, in some datasets, `bias_label`."""
+    names = [path.relative_to(root).as_posix() for path in paths]
+    return pd.DataFrame({"path": paths, "file_name": names, **columns})
 
 
-def check_every_class(files: ImageFiles, class_names: Sequence[str], where: str) -> None:
+def check_every_class(files: pd.DataFrame, class_names: Sequence[str], where: str) -> None:
     """Raises BiasEnsembleError if there is no image of a class."""
-    absent = np.flatnonzero(np.bincount(files.columns["label"], minlength=len(class_names)) == 0)
+    absent = np.flatnonzero(np.bincount(files["label"], minlength=len(class_names)) == 0)
     if len(absent):
         raise BiasEnsembleError(
             f"expected images of every class in {where}, found none of {class_names[absent[0]]} (label {absent[0]}); "
@@ -195,9 +181,9 @@ def check_every_class(files: ImageFiles, class_names: Sequence[str], where: str)
         )
 
 
-def _read_images(files: ImageFiles) -> Iterator[bytes]:
+def _read_images(paths: Iterable[Path]) -> Iterator[bytes]:
     """Yield the bytes of every file, after decoding it once; raises BiasEnsembleError if that fails."""
-    for path in files.paths:
+    for path in paths:
         content = path.read_bytes()
         try:
             with Image.open(io.BytesIO(content)) as picture:
@@ -211,7 +197,7 @@ def _read_images(files: ImageFiles) -> Iterator[bytes]:
         yield content
 
 
-def _list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: str) -> ImageFiles:
+def _list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: str) -> pd.DataFrame:
     """List a split of an authors' tree, in the order of the paths; of training images the aligned ones first.
 
     Raises:
@@ -234,10 +220,10 @@ def _list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: 
                 )
             paths.append(path)
             rows.append((label, bias_label, conflicting))
-    labels, bias_labels, conflicts = np.array(rows, dtype=np.int64).T
-    columns = {"label": labels} | ({"bias_label": bias_labels} if source.bias_names else {})
-    columns |= {"is_conflicting": conflicts.astype(bool), "file_name": file_names(paths, root)}
-    files = ImageFiles(paths, columns)
+    labels, bias_labels, conflicts = zip(*rows, strict=True)
+    files = image_files(root, paths, label=labels, is_conflicting=conflicts)
+    if source.bias_names:
+        files["bias_label"] = bias_labels
     check_every_class(files, source.class_names, f"{root} ({split} of {severity})")
     return files
 

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_biasensemble.benchmark_datasets.benchmark_files import (
     Benchmark,
-    ImageFiles,
     Splits,
     add_source_options,
     build_from_files,
     check_every_class,
-    file_names,
+    image_files,
 )
 from hf_biasensemble.benchmark_datasets.mixtures import MIXING, add_mixture_options, mix
 from hf_biasensemble.benchmark_datasets.repository import RepositoryParser, run_script
@@ -27,7 +27,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 METADATA = "metadata.csv"
 
 
-def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[str]]) -> ImageFiles:
+def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Read `metadata.csv`.
 
     Args:
@@ -36,7 +36,7 @@ def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[s
         values: The columns to read, each with the values that it may have.
 
     Returns:
-        Files in the order of the rows, with these columns as int64 (the position of each value) and `file_name`.
+        Files as of [`image_files`], in the order of the rows, with these columns as int64: the position of each value.
 
     Raises:
         BiasEnsembleError: the file or a column is missing, a value is unknown, or an image is missing, outside the
@@ -76,7 +76,7 @@ def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[s
                 "complete or correct the source"
             )
         seen.add(resolved)
-    return ImageFiles(paths, columns | {"file_name": file_names(paths, root)})
+    return image_files(root, paths, **columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +104,10 @@ def _build_mixtures(source: MetadataFolder, options: Namespace) -> Path:
 
     def read(root: Path) -> tuple[Splits, str, str]:
         files = read_metadata(root, "file_name", {"label": classes, source.bias_column: biases})
-        labels, bias_labels = files.columns["label"], files.columns.pop(source.bias_column)
-        files.columns.update(bias_label=bias_labels, is_conflicting=labels != bias_labels)
+        files = files.rename(columns={source.bias_column: "bias_label"})
+        files["is_conflicting"] = files["label"] != files["bias_label"]
         check_every_class(files, classes, str(root / METADATA))
-        cells = labels * len(biases) + bias_labels
+        cells = (files["label"] * len(biases) + files["bias_label"]).to_numpy()
         sizes = np.bincount(cells, minlength=len(classes) * len(biases))
         if not 0 < per_cell < sizes.min():
             label, bias = divmod(int(sizes.argmin()), len(biases))
@@ -116,8 +116,8 @@ def _build_mixtures(source: MetadataFolder, options: Namespace) -> Path:
                 f"{source.bias_column} {biases[bias]}, found {per_cell}; use another number"
             )
         rows = draw(cells, np.full(len(sizes), per_cell), random_generator(seed, "test"))
-        splits, configs = mix(files.without(rows), classes, options, files.take(rows))
-        making = f"""- Images and labels are those of `{METADATA}`: {len(labels):,} images. An image is
+        splits, configs = mix(files.drop(rows), classes, options, files.loc[rows])
+        making = f"""- Images and labels are those of `{METADATA}`: {len(files):,} images. An image is
   bias-conflicting where `{source.bias_column}` is not the one that goes with its class.
 - Test: {per_cell} images of each class with each bias label, the same for all configs.
 - Validation: {100 * share:g}% of the remaining bias-aligned images, by class, the same for all configs.

@@ -4,8 +4,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 
-from hf_biasensemble.benchmark_datasets.benchmark_files import ImageFiles, Splits
+from hf_biasensemble.benchmark_datasets.benchmark_files import Splits
 from hf_biasensemble.benchmark_datasets.repository import SHARED, RepositoryParser
 from hf_biasensemble.benchmark_datasets.severity import apportion, draw, parse_severity, random_generator
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -28,7 +29,7 @@ def add_mixture_options(parser: RepositoryParser, severities: Sequence[str]) -> 
 
 
 def mix(
-    files: ImageFiles, class_names: Sequence[str], options: Namespace, test: ImageFiles | None = None
+    files: pd.DataFrame, class_names: Sequence[str], options: Namespace, test: pd.DataFrame | None = None
 ) -> tuple[Splits, str]:
     """Mix bias-aligned and bias-conflicting images into train, validation and test for each severity.
 
@@ -36,7 +37,7 @@ def mix(
     `round(a * s / (1 - s))` bias-conflicting ones, so that s is their fraction, spread over the classes in proportion.
 
     Args:
-        files: Images for training and validation.
+        files: Images for training and validation, as of [`image_files`].
         class_names: Names of the labels.
         options: Those of [`add_mixture_options`].
         test: Test split of all configs. `None` (default): each config tests on the conflicting images it did not add.
@@ -52,30 +53,27 @@ def mix(
         raise BiasEnsembleError(
             f"expected --validation_share above 0 and at most 0.5, found {share}; the default is {VALIDATION_SHARE}"
         )
-    aligned, conflicting = (files.take(np.flatnonzero(files.columns["is_conflicting"] == kind)) for kind in (0, 1))
-    labels = aligned.columns["label"]
-    held_out = apportion(round(share * len(labels)), np.bincount(labels))
+    aligned, conflicting = files[~files["is_conflicting"]], files[files["is_conflicting"]]
+    held_out = apportion(round(share * len(aligned)), np.bincount(aligned["label"]))
     if not held_out.all():
         raise BiasEnsembleError(
             f"expected a --validation_share that holds out an image of every class, found that {share} "
             f"holds out none of {class_names[int(held_out.argmin())]}; use a larger one"
         )
-    rows = draw(labels, held_out, random_generator(seed, "validation"))
-    parts = {"train": aligned.without(rows), "validation": aligned.take(rows)}
+    validation = _drawn(aligned, held_out, random_generator(seed, "validation"))
+    parts = {"train": aligned.drop(validation.index), "validation": validation}
     splits: Splits = {}
     severities = dict(parse_severity(text) for text in options.severities)
     for severity, fraction in severities.items():
         rng = random_generator(seed, severity)
         left = conflicting
-        for split, files in parts.items():
-            counts = apportion(
-                round(len(files.paths) * fraction / (1 - fraction)), np.bincount(files.columns["label"])
-            )
-            available = np.bincount(left.columns["label"], minlength=len(class_names))
+        for split, part in parts.items():
+            counts = apportion(round(len(part) * fraction / (1 - fraction)), np.bincount(part["label"]))
+            available = np.bincount(left["label"], minlength=len(class_names))
             if split == "train" and not counts.any():
                 raise BiasEnsembleError(
                     f"expected at least one bias-conflicting training image, found none in {severity} of "
-                    f"{len(files.paths):,}; use {100 / len(files.paths):.1g}pct or more"
+                    f"{len(part):,}; use {100 / len(part):.1g}pct or more"
                 )
             short = np.flatnonzero(counts > available - (test is None))  # one of each class is left to test with
             if len(short):
@@ -84,11 +82,15 @@ def mix(
                     f"expected {needed} bias-conflicting images of {class_names[short[0]]} for {severity} ({split}), "
                     f"found {available[short[0]]}; use a lower severity"
                 )
-            rows = draw(left.columns["label"], counts, rng)
-            splits[severity, split] = files.joined(left.take(rows))
-            left = left.without(rows)
+            added = _drawn(left, counts, rng)
+            splits[severity, split] = pd.concat([part, added])
+            left = left.drop(added.index)
         if test is None:
             splits[severity, "test"] = left
     if test is not None:
         splits[SHARED, "test"] = test
     return splits, " ".join(severities)
+
+
+def _drawn(files: pd.DataFrame, counts: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    return files.iloc[draw(files["label"].to_numpy(), counts, rng)]
