@@ -15,7 +15,7 @@ from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.evaluation.classifier import predict_logits
 from hf_biasensemble.models.export import load_classifier
-from hf_biasensemble.reporting.explain.shown_images import classes_in_turn, images_to_show
+from hf_biasensemble.reporting.explain.counterfactuals import classes_in_turn, images_to_show
 
 RUNS: dict[str, tuple[str, dict]] = {
     "erm": ("erm", {"max_steps": 40}),

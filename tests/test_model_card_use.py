@@ -26,7 +26,12 @@ finished = cards.finished
 
 # Examples ------------------------------------------------------------------------------------------------------------
 
-NEEDED = {"lff_be": 2, "disent_be": 2, "timm": 3}
+NEEDED = {"lff_be": 2, "disent_be": 2, "timm": 2}
+WITH_TIMM = """import timm
+model = MODEL.eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+with torch.inference_mode():
+    print(model(transform(Image.open("image.png").convert("RGB")).unsqueeze(0)).argmax(-1).item())"""
 
 
 @pytest.mark.slow
@@ -44,12 +49,14 @@ def test_examples_run_without_the_library_and_classify_alike(finished, tmp_path)
         datasets.load_dataset(str(data), split="test")[row]["image"].save(tmp_path / f"{name}.png")
         examples = re.findall(r"```python\n(.*?)```", card(output_dir), re.DOTALL)
         assert len(examples) == count
+        if name == "timm":
+            examples.append(WITH_TIMM.replace("MODEL", re.search(r"`(timm\.create_model.*?\))`", card(output_dir))[1]))
         scripts += [
             example.replace(REPOSITORY_PLACEHOLDER, str(output_dir)).replace("image.png", f"{name}.png")
             for example in examples
         ]
         label = CLASS_NAMES[predicted[row]]
-        expected += [label, label, str(predicted[row])][:count]
+        expected += [label, label, str(predicted[row])][: len(examples)]
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home"), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-I", "-c", "\n".join(scripts)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from hf_biasensemble.benchmark_datasets.benchmark_files import (
     Benchmark,
@@ -47,36 +45,33 @@ def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[s
         raise BiasEnsembleError(
             f"expected {METADATA} and the images it names, found no {METADATA} in {root}; check the source"
         )
-    table, _ = read_text_table(metadata)
+    rows = read_text_table(metadata)[0].to_pandas().fillna("")
     expected = [image_column, *values]
-    missing = [column for column in expected if column not in table.column_names]
+    missing = [column for column in expected if column not in rows]
     if missing:
         raise BiasEnsembleError(
             f"expected the columns {', '.join(expected)} in {metadata}, found no {missing[0]}; rename the columns"
         )
     columns = {}
     for name, known in values.items():
-        numbers = pc.index_in(table[name], pa.array(known)).fill_null(-1).to_numpy().astype(np.int64)
-        if (numbers < 0).any():
-            row = int((numbers < 0).argmax())
+        columns[name] = pd.Categorical(rows[name], known).codes.astype(np.int64)
+        unknown = np.flatnonzero(columns[name] < 0)
+        if len(unknown):
             raise BiasEnsembleError(
-                f"expected {', '.join(known)} as {name} in {metadata}, line {row + 2}, found "
-                f"{table[name][row].as_py() or ''!r}; correct or drop the row"
+                f"expected {', '.join(known)} as {name} in {metadata}, line {unknown[0] + 2}, found "
+                f"{rows[name][unknown[0]]!r}; correct or drop the row"
             )
-        columns[name] = numbers
-    names = pc.fill_null(table[image_column], "").to_pylist()
-    paths = [root / name for name in names]
     seen = set()
-    for line, path in enumerate(paths, 2):
-        resolved = path.resolve()
+    for line, name in enumerate(rows[image_column], 2):
+        resolved = (root / name).resolve()
         if not resolved.is_file() or not resolved.is_relative_to(root.resolve()) or resolved in seen:
             raise BiasEnsembleError(
                 f"expected an image of its own below the folder for {metadata}, line {line}, found "
-                f"{'one listed twice' if resolved in seen else 'none'} at {names[line - 2]!r}; "
+                f"{'one listed twice' if resolved in seen else 'none'} at {name!r}; "
                 "complete or correct the source"
             )
         seen.add(resolved)
-    return image_files(root, paths, **columns)
+    return image_files(root, [root / name for name in rows[image_column]], **columns)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,11 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.models.export import load_classifier
     from hf_biasensemble.reporting.explain.counterfactuals import (
+        Classifier,
+        images_to_show,
         measure_reliance,
         reliance_text,
         write_counterfactuals,
     )
-    from hf_biasensemble.reporting.explain.shown_images import Classifier, images_to_show
     from hf_biasensemble.reporting.figures.counterfactuals import reliance_figure
 
     names = [name for name in (explain_args.compare_with, explain_args.model) if name]

@@ -18,7 +18,7 @@ def bias_accuracy(
     bias_labels: np.ndarray | None = None,
     is_conflicting: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """How often the predictions are right, in all and where the bias does or does not help.
+    """Overall accuracy, and accuracy where the bias helps and where it misleads.
 
     Args:
         predictions (`np.ndarray` of shape (N,)): Predicted classes.
@@ -57,7 +57,7 @@ Cells = tuple[np.ndarray, np.ndarray, np.ndarray]
 def _grouped(
     predictions: np.ndarray, labels: np.ndarray, bias_labels: np.ndarray | None, is_conflicting: np.ndarray | None
 ) -> tuple[np.ndarray, dict[str, np.ndarray], Cells | None]:
-    """Whether each prediction is right, which samples each accuracy is of, and the groups of label and bias."""
+    """Whether each prediction is correct, the samples of each accuracy, and the groups of label and bias."""
     correct = np.asarray(predictions) == np.asarray(labels)
     known = np.ones_like(correct) if bias_labels is None else np.asarray(bias_labels) >= 0
     groups = {"accuracy": np.ones_like(correct)}
@@ -71,7 +71,7 @@ def _grouped(
 
 
 def accuracy_by_group(predictions: np.ndarray, labels: np.ndarray, attribute: np.ndarray) -> Cells:
-    """How often the predictions are right in each group of label and bias attribute that has samples.
+    """Accuracy in each group of label and bias attribute that has samples.
 
     Args:
         predictions (`np.ndarray` of shape (N,)): Predicted classes.
@@ -94,7 +94,7 @@ def accuracy_intervals(
     bias_labels: np.ndarray | None = None,
     is_conflicting: np.ndarray | None = None,
 ) -> dict[str, tuple[float, float, int]]:
-    """How far chance in the choice of the evaluated images may have moved each metric of [`bias_accuracy`].
+    """95% confidence intervals of the metrics of [`bias_accuracy`]: how far the choice of images may have moved them.
 
     Wilson's 95% score interval of a share of images; for `unbiased_accuracy`, a mean of such shares, the normal one
     from their variances. `ac_score` has none. The worst group was picked for being low, so its interval lies low, too.

@@ -45,7 +45,7 @@ def joined(parts: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.n
 
 
 def finite(logits: torch.Tensor) -> torch.Tensor:
-    """The logits (B, ...) as they are: NaN would count as a class.
+    """Returns the logits (B, ...) unchanged if all are finite: NaN would count as a class.
 
     Raises:
         `BiasEnsembleError`: If one is not finite.

@@ -1,4 +1,4 @@
-"""The most probable classes of images of one's own, by a published classifier."""
+"""The most probable classes of new images, by a published classifier."""
 
 import os
 from collections.abc import Iterator, Sequence

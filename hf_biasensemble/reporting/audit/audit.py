@@ -164,7 +164,7 @@ def file_names(split: ImageSplit, dataset_name: str) -> pa.ChunkedArray | None:
 
 
 def without_formulas(table: pa.Table) -> pa.Table:
-    """The table with a single quote before each text that a spreadsheet would take for a formula; numbers stay."""
+    """The table with a single quote before each text that a spreadsheet would read as a formula; numbers stay."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
             column = pc.replace_substring_regex(table[field.name], FORMULA_START, r"'\1")

@@ -89,7 +89,7 @@ def _first_of_each_class(labels: np.ndarray, positions: np.ndarray, num_classes:
 
 
 def _in_turn(*ranked: Sequence[int] | np.ndarray) -> Iterator[int]:
-    """All that the lists hold, once each: what comes first in one of them, then what comes second in one, ..."""
+    """The elements of all lists, once each: the first ones of every list, then the second ones, and so on."""
     seen: set[int] = set()
     for number in range(max(map(len, ranked))):
         for position in (int(some[number]) for some in ranked if number < len(some)):
@@ -107,7 +107,7 @@ def _rows(table: pa.Table, split: ImageSplit, positions: Iterator[int]) -> Itera
 
 
 def text_of(split: ImageSplit, row: int) -> str | None:
-    """The texts of a row of the split as loaded, each after the name of its column if there are several; `None` where
+    """The texts of a row of the split as loaded, each with the name of its column if there are several; `None` if
     there are none."""
     if split.texts is None:
         return None
@@ -117,8 +117,8 @@ def text_of(split: ImageSplit, row: int) -> str | None:
 
 
 def _thumbnail(split: ImageSplit, row: int) -> str:
-    """An image as a small one: of its file, with the aspect ratio that it has there; where there is none, of the
-    decoded pixels, uint8 (3, S, S). Nothing where there are neither."""
+    """A small version of an image: of its file, in the file's aspect ratio, or else of the decoded pixels, uint8
+    (3, S, S). Empty if there are neither."""
     if split.images is not None:
         return thumbnail(upright_image(split.images[row]["image"]))
     if split.has_vectors:

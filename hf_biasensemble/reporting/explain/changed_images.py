@@ -1,4 +1,4 @@
-"""Counterfactual images: one thing about an image changes and the rest stays, to see what a prediction depends on."""
+"""Counterfactual images: one property of an image changes and the rest stays, to see what a prediction depends on."""
 
 import math
 from collections.abc import Sequence

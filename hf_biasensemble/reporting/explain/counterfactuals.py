@@ -1,6 +1,10 @@
-"""What predictions depend on: how they change when one thing about the images does. No bias labels are needed."""
+"""What predictions depend on: how they change when one property of the images does, and which images show it best.
+
+No bias labels are needed.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +15,54 @@ from transformers import PreTrainedModel
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.evaluation.accuracy import wilson_interval
-from hf_biasensemble.evaluation.classifier import finite
+from hf_biasensemble.evaluation.classifier import check_classes, finite, predict_classes
 from hf_biasensemble.reporting.explain.changed_images import counterfactuals
-from hf_biasensemble.reporting.explain.shown_images import Classifier, ShownImages
 from hf_biasensemble.reporting.figures.counterfactuals import ORIGINAL, counterfactual_panel
+
+Classifier = tuple[PreTrainedModel, ImageTransform, ImageSplit]
+"""A model, its preprocessing, and the images as it wants them decoded."""
+
+
+@dataclass(frozen=True)
+class ShownImages:
+    """A few images of a split: their positions in it, int64 (n,), and what is special about them."""
+
+    positions: np.ndarray
+    title: str
+
+
+def images_to_show(classifiers: Mapping[str, Classifier], num_images: int = 8, batch_size: int = 512) -> ShownImages:
+    """Images that the last classifier gets right and all before it get wrong, bias-conflicting ones where that is
+    known, the classes taking turns; none if there is no such image.
+
+    Args:
+        classifiers: One or several, by the name to show; their splits hold the same images.
+        num_images: Images at most.
+        batch_size: Images at a time when predicting.
+
+    Raises:
+        `BiasEnsembleError`: If a model has other classes than the data.
+    """
+    *_, (_, _, split) = classifiers.values()
+    measured = split.measured_by()
+    labels, conflicting = measured["labels"], measured["is_conflicting"]
+    kind = "images" if conflicting is None else "bias-conflicting images"
+    among = np.ones(len(labels), dtype=bool) if conflicting is None else conflicting
+    wanted, special = among, []
+    *_, last = classifiers
+    for name, (model, transform, images) in classifiers.items():
+        check_classes(model, images)
+        is_right = predict_classes(model, images, transform, batch_size) == labels
+        wanted = wanted & (is_right if name == last else ~is_right)
+        special.append(f"{name} {'right' if name == last else 'wrong'}")
+    title = f"{wanted.sum():,} of {among.sum():,} {kind}: {' and '.join(special)}"
+    return ShownImages(classes_in_turn(np.flatnonzero(wanted), labels)[:num_images], title)
+
+
+def classes_in_turn(candidates: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The candidates with the first of every class before the second of any."""
+    classes = pd.Series(labels[candidates])
+    return candidates[np.lexsort((classes, classes.groupby(classes).cumcount()))]
 
 
 def measure_reliance(

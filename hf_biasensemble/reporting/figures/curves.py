@@ -1,4 +1,4 @@
-"""Pictures of what changes over the training steps, from the `history.csv` of runs."""
+"""Learning curves, from the `history.csv` of runs."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A picture of what the biased members of BiasEnsemble say of the training images."""
+"""A picture of how the biased members of BiasEnsemble vote on the training images."""
 
 from pathlib import Path
 

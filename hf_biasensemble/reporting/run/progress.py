@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, and the table at its end."""
+"""What is printed during a run, and the table at its end."""
 
 import math
 import sys
@@ -31,8 +31,8 @@ _Column = tuple[str, str, str]  # the key of its numbers, and the two words abov
 
 
 class NamedProgressCallback(TrainerCallback):
-    """Losses, learning rate and accuracy of what `name` says is going on: a table with a row per evaluation, or of ten
-    rows if nothing is evaluated; on a terminal with a progress bar below."""
+    """Prints losses, learning rate and accuracy below the title `name`: a table with a row per evaluation, or of ten
+    rows if nothing is evaluated; on a terminal, with a progress bar below."""
 
     def __init__(self, name: str):
         self.name = name
@@ -95,8 +95,8 @@ def use_own_progress(trainer: Trainer) -> None:
 
 
 def _columns(training: dict[str, float], evaluated: dict[str, float]) -> list[_Column]:
-    """What is shown of what training logged (learning rate, loss, then its terms if it has several) and of the
-    evaluations (by split, then in the order of `_ACCURACIES`; then members).
+    """The columns of what training logged (learning rate, loss, then its terms if there are several) and of the
+    evaluations (by split, then in the order of `_ACCURACIES`; members last).
 
     A split without bias labels has its accuracy alone; metrics of weights that are not published have no column.
     """

@@ -1,4 +1,4 @@
-"""`figures/` of a finished run: what the run left behind, as pictures. The model card shows those that are there."""
+"""The `figures/` of a finished run; its model card shows those that exist."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def write_run_figures(
     test: ImageSplit | None = None,
     predictions: np.ndarray | None = None,
 ) -> list[Path]:
-    """Draws what there is to draw, in place of earlier figures of a run in that folder: curves of its `history.csv`,
-    its selection, and accuracy by group of the published model's predictions (N,) for the test split."""
+    """Replaces the figures in a run's folder: curves of its `history.csv`, its selection, and the accuracy by group of
+    the published model's predictions (N,) for the test split. What there is no data for is left out."""
     folder = Path(output_dir)
     for name in FIGURE_FILES:
         (folder / name).unlink(missing_ok=True)

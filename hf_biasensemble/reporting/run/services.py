@@ -1,4 +1,4 @@
-"""What services such as Weights & Biases and Trackio are told of a run, beyond what their own callbacks tell them."""
+"""What services such as Weights & Biases and Trackio get of a run, beyond what their own callbacks send."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ _WITH_CONFIG = ("wandb", "trackio")
 
 
 class SettingsCallback(TrainerCallback):
-    """Adds the settings of data, network and selection to the configuration of a run, which has those of training."""
+    """Adds the settings of data, network and selection to a run's configuration, which has those of training."""
 
     def __init__(self, settings: Mapping[str, Any]):
         self.settings = settings

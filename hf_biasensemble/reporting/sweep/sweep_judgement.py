@@ -1,4 +1,4 @@
-"""What a sweep says of its methods without bias labels, beside what was measured where the test split has them."""
+"""What a sweep estimates of its methods without bias labels, next to what the test split measures where it can."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev

@@ -1,4 +1,4 @@
-"""The comparison that a sweep was run for: mean and spread over seeds, and what each adds to its baseline, by seed."""
+"""The tables of a sweep: mean and spread over seeds, and each method's gain over its baseline, seed by seed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
