@@ -104,26 +104,21 @@ def check_input(split: ImageSplit, transform: ImageTransform | FeatureTransform)
 def predict_classes(
     model: PreTrainedModel, split: ImageSplit, transform: ImageTransform | FeatureTransform, batch_size: int
 ) -> np.ndarray:
-    """Predicted classes (R,) of the split's samples, by the highest of the logits of [`predict_logits`]."""
+    """Predicted classes (R,) of the split's samples, numbered as in the data; the model's classes are matched by name.
+
+    Raises:
+        `BiasEnsembleError`: If the model has other classes or input than the data, or a logit is not finite.
+    """
     check_input(split, transform)
-    found = (
-        {"classes": predict_logits(model, part, transform, batch_size).argmax(dim=-1).cpu().numpy()}
-        for part in in_blocks(split, model.config.num_labels, batch_size)
-    )
-    return joined(found, len(split))["classes"]
+    parts = in_blocks(split, model.config.num_labels, batch_size)
+    logits = (to_classes_of(part, model, predict_logits(model, part, transform, batch_size)) for part in parts)
+    return joined(({"classes": found.argmax(dim=-1).cpu().numpy()} for found in logits), len(split))["classes"]
 
 
-def check_classes(model: PreTrainedModel, split: ImageSplit) -> None:
-    """Raises `BiasEnsembleError` if the model's classes are not those of the data."""
-    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    if names != split.class_names:
-        raise BiasEnsembleError(
-            f"expected a model of the classes {', '.join(split.class_names)}, found {', '.join(names)}"
-        )
-
-
-def to_classes_of(split: ImageSplit, model: PreTrainedModel, logits: torch.Tensor, name: str) -> torch.Tensor:
-    """Logits (R, K) of the model in the order of the data's classes, which go by name.
+def to_classes_of(
+    split: ImageSplit, model: PreTrainedModel, logits: torch.Tensor, name: str = "the model"
+) -> torch.Tensor:
+    """Logits (R, K) of the model in the order of the data's classes, matched by name.
 
     Raises:
         `BiasEnsembleError`: If the model, which is called `name`, has other classes.
@@ -139,12 +134,11 @@ def to_classes_of(split: ImageSplit, model: PreTrainedModel, logits: torch.Tenso
 def evaluate_classifier(
     model: PreTrainedModel, split: ImageSplit, transform: ImageTransform, batch_size: int = 512
 ) -> dict[str, float]:
-    """[`bias_accuracy`] of the classifier on the split.
+    """[`bias_accuracy`] of the classifier on the split; classes are matched by name.
 
     Raises:
-        `BiasEnsembleError`: If the model's classes are not those of the data.
+        `BiasEnsembleError`: If the model has other classes or input than the data, or a logit is not finite.
     """
-    check_classes(model, split)
     return bias_accuracy(predict_classes(model, split, transform, batch_size), **split.measured_by())
 
 

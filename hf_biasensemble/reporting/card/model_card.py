@@ -108,7 +108,6 @@ def write_model_card(
         "is_on_hub": is_on_hub,
         "oracle_mark": ORACLE_MARK if choice == "oracle_test" else "",
         "choice": _CHOICES[choice],
-        "published_step": results.get("published_step", state["global_step"]),
         "last_step": state["global_step"],
         "accuracy_rows": _accuracy_rows(
             results,
@@ -117,7 +116,6 @@ def write_model_card(
             [("the classifier before repair", results.get("before", {})), _compared_with(local_settings)],
         ),
         "meanings": [_MEANINGS[metric] for metric in known],
-        "bias_is_measured": len(known) > 1,
         "figures": {Path(name).stem: name for name in FIGURE_FILES if (folder / name).is_file()},
         "dataset": f"[{dataset_name}](https://huggingface.co/datasets/{dataset_name})"
         if dataset_is_on_hub
@@ -127,9 +125,7 @@ def write_model_card(
         **_counts(splits),
         "train": splits["train"],
         "command": _command("" if dataset_is_on_hub else dataset_name, num_processes, results),
-        "choice_by_folds": as_text(chosen_by_folds.get("sentence", "")),
         "candidate_rows": _candidate_rows(chosen_by_folds),
-        "judgement": as_text(results.get("validation_judgement", "")),
         "estimate_rows": _estimate_rows(results),
         "as_text": as_text,
         "table": markdown_table,

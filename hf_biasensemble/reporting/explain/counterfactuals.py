@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.evaluation.accuracy import wilson_interval
-from hf_biasensemble.evaluation.classifier import check_classes, finite, predict_classes
+from hf_biasensemble.evaluation.classifier import finite, predict_classes, to_classes_of
 from hf_biasensemble.reporting.explain.changed_images import counterfactuals
 from hf_biasensemble.reporting.figures.counterfactuals import ORIGINAL, counterfactual_panel
 
@@ -51,7 +51,6 @@ def images_to_show(classifiers: Mapping[str, Classifier], num_images: int = 8, b
     wanted, special = among, []
     *_, last = classifiers
     for name, (model, transform, images) in classifiers.items():
-        check_classes(model, images)
         is_right = predict_classes(model, images, transform, batch_size) == labels
         wanted = wanted & (is_right if name == last else ~is_right)
         special.append(f"{name} {'right' if name == last else 'wrong'}")
@@ -102,7 +101,7 @@ def _probabilities(
     parts: dict[str, list[torch.Tensor]] = {}
     for rows in split.rows.split(batch_size):
         for version, changed in _versions(split, rows, transform, device).items():
-            logits = finite(model(pixel_values=transform(changed, training=False)).logits)
+            logits = to_classes_of(split, model, finite(model(pixel_values=transform(changed, training=False)).logits))
             parts.setdefault(version, []).append(logits.float().softmax(dim=-1).cpu())
     return {version: torch.cat(found).numpy() for version, found in parts.items()}
 
