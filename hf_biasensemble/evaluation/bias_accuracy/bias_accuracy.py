@@ -19,8 +19,8 @@ except ImportError:
     raise missing_package("evaluate", "evaluate") from None
 
 _DESCRIPTION = """
-How often a classifier is right: in all, on bias-aligned and on bias-conflicting samples, on average over the groups of
-label and bias, and in the worst of these groups. A group without samples is left out, never 0.
+Accuracy of a classifier: overall, on bias-aligned and on bias-conflicting samples, averaged over the groups of label
+and bias, and in the worst of these groups. A group without samples is left out, never 0.
 """
 
 _CITATION = """
@@ -45,7 +45,7 @@ Returns:
     `worst_group_accuracy`, mean and minimum over the non-empty groups of label and bias (or conflict).
 
 Raises:
-    `ValueError`: If there are no samples, the lengths differ, or an optional input is there for some samples only.
+    `ValueError`: If there are no samples, the lengths differ, or an optional input is given for some samples only.
 
 Examples:
 
@@ -68,7 +68,7 @@ _OPTIONAL = ("bias_labels", "is_conflicting")
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS_DESCRIPTION)
 class BiasAccuracy(evaluate.Metric):
-    # `evaluate` knows no optional inputs. Here an absent one is a column of nulls on the way to `_compute`.
+    # `evaluate` has no optional inputs: a missing one reaches `_compute` as a column of nulls.
 
     def _info(self) -> evaluate.MetricInfo:
         columns = {"predictions": "int64", "references": "int64", "bias_labels": "int64", "is_conflicting": "bool"}
