@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
 from PIL import Image
 
 from hf_biasensemble.benchmark_datasets.archive import MAX_UNPACKED_SIZE, unpacked
@@ -29,10 +29,13 @@ from hf_biasensemble.benchmark_datasets.severity import parse_severity
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.sizes import size_in_bytes
 
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
 SEVERITY = "{severity}"  # in a folder of `AuthorsFiles`: one folder per config
 
 
-Splits = dict[tuple[str, str], pd.DataFrame]
+Splits = dict[tuple[str, str], "pd.DataFrame"]
 """Files, as of [`image_files`], by (config, split)."""
 
 
@@ -164,14 +167,16 @@ def files_below(root: Path, folder: str, expected: str) -> list[Path]:
     return sorted(paths, key=Path.as_posix)
 
 
-def image_files(root: Path, paths: Sequence[Path], **columns: Sequence | np.ndarray) -> pd.DataFrame:
+def image_files(root: Path, paths: Sequence[Path], **columns: Sequence | np.ndarray) -> "pd.DataFrame":
     """A row for each image file: `path`, `file_name` (below `root`, with forward slashes) and what is known of it:
     `label`, `is_conflicting` and, in some datasets, `bias_label`."""
+    import pandas as pd  # not needed to show the help of a dataset
+
     names = [path.relative_to(root).as_posix() for path in paths]
     return pd.DataFrame({"path": paths, "file_name": names, **columns})
 
 
-def check_every_class(files: pd.DataFrame, class_names: Sequence[str], where: str) -> None:
+def check_every_class(files: "pd.DataFrame", class_names: Sequence[str], where: str) -> None:
     """Raises BiasEnsembleError if there is no image of a class."""
     absent = np.flatnonzero(np.bincount(files["label"], minlength=len(class_names)) == 0)
     if len(absent):
@@ -197,7 +202,7 @@ def _read_images(paths: Iterable[Path]) -> Iterator[bytes]:
         yield content
 
 
-def _list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: str) -> pd.DataFrame:
+def _list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: str) -> "pd.DataFrame":
     """List a split of an authors' tree, in the order of the paths; of training images the aligned ones first.
 
     Raises:
