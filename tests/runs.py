@@ -130,8 +130,10 @@ def train_only_members(data: str, output_dir: str, changes: dict[str, object]) -
 
 
 def train_one_after_another(file: str) -> None:
-    """The train commands in a JSON file, and then its member stages, in this process."""
+    """The commands in a JSON file, then its train commands and member stages, in this process."""
     commands = json.loads(Path(file).read_text())
+    for name, *given in commands.get("others", []):
+        assert run_command(name, given) == 0, (name, given)
     for command in commands["whole"]:
         assert run_command("train", command) == 0, command
     for stage in commands["members"]:

@@ -27,6 +27,7 @@ from hf_biasensemble.arguments.options import (
 )
 from hf_biasensemble.arguments.selection import SelectionArguments
 from hf_biasensemble.arguments.unsupported import check_reporting, check_supported
+from hf_biasensemble.internal.collectives import is_alone
 
 DEFAULT_STEPS = 50_000
 AUGMENTATIONS = ("none", "affine", "photographs")
@@ -152,6 +153,8 @@ class DebiasingArguments(TrainingArguments):
         take_over_launcher(self)
         check_supported(self, {field.name: field.default for field in dataclasses.fields(DebiasingArguments)})
         super().__post_init__()
+        if is_alone():
+            self.distributed_state: Any = None  # which means one process to TrainingArguments
         check_reporting(self.report_to)
         self.label_names: list[str] = []
 

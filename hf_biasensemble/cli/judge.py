@@ -15,6 +15,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 def main(argv: list[str] | None = None) -> int:
     """Prints a table with estimates and a verdict for each model; exit status 0 also where nothing can be told."""
     from hf_biasensemble.arguments import DataArguments, InferenceArguments, parse_arguments
+    from hf_biasensemble.internal.processes import print_once
     from hf_biasensemble.runs.judging import JudgeArguments, judge_models
 
     argv = sys.argv[1:] if argv is None else argv
@@ -22,5 +23,5 @@ def main(argv: list[str] | None = None) -> int:
         raise BiasEnsembleError(f"expected models after --model and --compare_with, found {argv[0]} before any option")
     types = [DataArguments, JudgeArguments, InferenceArguments]
     data_args, judge_args, inference = parse_arguments(types, argv, description=__doc__, command="judge")
-    print(judge_models(data_args, judge_args, inference)[0])
+    print_once(judge_models(data_args, judge_args, inference)[0])
     return 0

@@ -1,15 +1,80 @@
 """What the processes of a run tell each other. With one process, each of these gives back what it was given."""
 
-from typing import Any
+import copy
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.processes import number_started
+
+Result = TypeVar("Result")
+_ANY_TIME = timedelta(days=365)
+_is_alone = False
+
 
 def num_processes() -> int:
     """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _is_alone else 1
+
+
+def is_alone() -> bool:
+    """Whether this is one of several processes and does work of its own, as [`shared_out`] gives it."""
+    return _is_alone
+
+
+def shared_out(work: Callable[[int], Result], count: int) -> list[Result]:
+    """Calls `work` with each number below `count`, in process r of n with r, r + n, r + 2n, ..., and gives all results
+    to all processes.
+
+    Meanwhile a process finds no others, so it does what one process does, and the results are those of one process.
+    They are pickled. A process waits for the others however long their work takes.
+
+    Args:
+        work (`Callable`): Gives the result of a number. Its settings of training must be made in it.
+        count (`int`): 0 or more.
+
+    Returns:
+        `list`: The results in order.
+
+    Raises:
+        `BiasEnsembleError`: In all processes, if `work` raises it for a number; for the first such number.
+    """
+    global _is_alone
+    processes = num_processes()
+    if processes == 1:
+        return [work(number) for number in range(count)]
+    group: Any = dist.new_group(backend="gloo", timeout=_ANY_TIME)  # --ddp_timeout is for the collectives of a step
+    own: list[Result | BiasEnsembleError] = []
+    _is_alone = True
+    try:
+        for number in range(dist.get_rank(), count, processes):
+            own.append(work(number))
+    except BiasEnsembleError as error:
+        own.append(error)
+    finally:
+        _is_alone = False
+    found: list[Any] = [None] * processes
+    dist.all_gather_object(found, own, group=group)
+    dist.destroy_process_group(group)
+    results = []
+    for number in range(count):
+        result = found[number % processes][number // processes]
+        if isinstance(result, BiasEnsembleError):
+            raise result
+        results.append(result)
+    return results
+
+
+def of_one_process(state: Any) -> Any:
+    """A copy of the state of an `Accelerator` that says that there are no other processes."""
+    state = copy.copy(state)
+    state.distributed_type, state.num_processes, state.process_index = type(state.distributed_type).NO, 1, 0
+    return state
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
@@ -53,6 +118,14 @@ def from_process(values: torch.Tensor, process: int) -> torch.Tensor:
 def from_first(values: torch.Tensor) -> torch.Tensor:
     """The values that the first process holds, on all of them; writes them over those that are there."""
     return from_process(values, 0)
+
+
+def meet(use_cpu: bool) -> None:
+    """Makes the processes of a launch find each other, in a command without settings of training, which do so."""
+    if number_started() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=use_cpu)
 
 
 def leave() -> None:

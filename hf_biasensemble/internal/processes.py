@@ -24,6 +24,11 @@ def print_once(line: str) -> None:
         print(line, flush=True)
 
 
+def print_whole(line: str) -> None:
+    """Prints a line from any process, in one write, so that those of several processes do not mix."""
+    print(f"{line}\n", end="", flush=True)
+
+
 def refuse_data_parallel(gpus: int) -> None:
     """Refuses to spread one process over several GPUs, as the Trainer would: its batch would grow with them.
 

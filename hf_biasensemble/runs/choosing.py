@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from hf_biasensemble.arguments import DebiasingArguments, ModelArguments
 from hf_biasensemble.arguments.descriptors import Method
 from hf_biasensemble.data.held_out import folds_of
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.internal.collectives import num_processes, shared_out
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
-from hf_biasensemble.internal.processes import print_once
+from hf_biasensemble.internal.processes import print_once, print_whole
 from hf_biasensemble.judging.folds import Choice, choose, doubt_of_members
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.inputs import Inputs
@@ -148,11 +149,19 @@ def judged_by_folds(
     part = folds_of(train, args.folds, args.seed, "--folds")
     quiet = {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     quiet |= {"checkpoint_choice": "last", "report_to": ["none"]}
-    correct = {candidate.name: np.zeros(len(train)) for candidate in candidates}
-    for number in range(args.folds):
+    # A fold is left to one process, which trains on the whole batch.
+    quiet["per_device_train_batch_size"] = args.per_device_train_batch_size * num_processes()
+    if selection_args.member_batch_size:
+        whole = selection_args.member_batch_size * num_processes()
+        selection_args = replace(selection_args, member_batch_size=whole)
+    dropped: set[str] = set()  # in the folds of this process
+
+    def judged_on(number: int) -> dict[str, np.ndarray | str]:
+        """Which images of the fold each candidate gets right, or why it is no candidate."""
         inside, held_out = np.flatnonzero(part != number), np.flatnonzero(part == number)
         votes: dict[str, Selection] = {}
-        for candidate in [candidate for candidate in candidates if candidate.name in correct]:
+        found: dict[str, np.ndarray | str] = {}
+        for candidate in [candidate for candidate in candidates if candidate.name not in dropped]:
             selector, settings = candidate.method.selector, candidate.settings(args, **quiet)
             extra = {}
             try:
@@ -172,9 +181,20 @@ def judged_by_folds(
             except BiasEnsembleError as error:
                 if candidate is candidates[0]:
                     raise
-                print_once(f"{candidate.name} is no candidate: {error}")
-                del correct[candidate.name]
+                dropped.add(candidate.name)
+                found[candidate.name] = str(error)
             else:
-                correct[candidate.name][held_out] = trainer.held_out_predictions("", train.select(held_out)).correct
-        print_once(f"Judging {len(correct)} candidates: fold {number + 1} of {args.folds} done")
+                found[candidate.name] = trainer.held_out_predictions("", train.select(held_out)).correct
+        left = len(candidates) - len(dropped)
+        print_whole(f"Judging {left} candidates: fold {number + 1} of {args.folds} done")
+        return found
+
+    correct = {candidate.name: np.zeros(len(train)) for candidate in candidates}
+    for number, found in enumerate(shared_out(judged_on, args.folds)):
+        for name, judged in found.items():
+            if name in correct and isinstance(judged, str):
+                print_once(f"{name} is no candidate: {judged}")
+                del correct[name]
+            elif name in correct:
+                correct[name][part == number] = judged
     return choose(correct, selection.mean_probability, baseline, args.accept_loss / 100)

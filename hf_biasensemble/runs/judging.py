@@ -7,8 +7,10 @@ from typing import Any
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option
 from hf_biasensemble.data.prepare import load_image_splits
+from hf_biasensemble.internal.collectives import meet, shared_out
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.processes import is_first
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.models.export import load_classifier
@@ -42,7 +44,8 @@ def judge_models(
     data_args: DataArguments, judge_args: JudgeArguments, inference: InferenceArguments
 ) -> tuple[str, dict[str, Any]]:
     """Estimates and verdicts as [`judgement_table`] gives them: a text, and the same as plain values, which
-    `output_file` takes."""
+    `output_file` takes. Several processes share out the models."""
+    meet(inference.use_cpu)
     members = Members.load(str(judge_args.members)).to(inference.device)
     names = [name for name in (judge_args.compare_with, *(judge_args.model or ())) if name]
     opened = {name: load_classifier(name, bool(data_args.feature_column)) for name in names}
@@ -55,20 +58,23 @@ def judge_models(
                 "validation images out of the training images"
             )
     seen = decoded[members.geometry]
-    if "train" in seen and seen["train"].fingerprint != members.train_fingerprint:
+    if "train" in seen and seen["train"].fingerprint != members.train_fingerprint and is_first():
         print(
             "note: the members were not trained on the training split of this dataset; the estimates hold only if no "
             f"image of {judge_args.split} was among those they were trained on",
             file=sys.stderr,
         )
     groups = members.groups_of(seen[judge_args.split], inference.batch_size)
-    models = {}
-    for name, (model, transform, geometry) in opened.items():
-        split = decoded[geometry][judge_args.split]
-        placed = inference.placed(model)
-        models[name] = HeldOutPredictions.of_model(placed, split, transform, inference.batch_size, name, groups)
+
+    def said_by(number: int) -> HeldOutPredictions:
+        model, transform, geometry = opened[names[number]]
+        split, placed = decoded[geometry][judge_args.split], inference.placed(model)
+        return HeldOutPredictions.of_model(placed, split, transform, inference.batch_size, names[number])
+
+    said = shared_out(said_by, len(names))
+    models = {name: found.judged_by(groups) for name, found in zip(names, said, strict=True)}
     text, results = judgement_table(models, judge_args.compare_with)
-    if judge_args.output_file:
+    if judge_args.output_file and is_first():
         with written_whole(judge_args.output_file) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return text, results

@@ -19,7 +19,7 @@ from hf_biasensemble.data.batches.prefetching import Prefetch
 from hf_biasensemble.data.batches.transforms import ImageTransform, draw_for_these
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import Features, FeatureTransform
-from hf_biasensemble.internal.collectives import mean_of_processes, total
+from hf_biasensemble.internal.collectives import is_alone, mean_of_processes, of_one_process, total
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import is_first, refuse_data_parallel
 from hf_biasensemble.losses.objectives import group_sums
@@ -158,6 +158,11 @@ class DebiasingTrainer(EvaluatingTrainer):
                 if self.state.global_step == args.max_steps:
                     self.check_finite()
                     return
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if is_alone():
+            self.accelerator.state = of_one_process(self.accelerator.state)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
