@@ -67,12 +67,11 @@ def judge_models(
     groups = members.groups_of(seen[judge_args.split], inference.batch_size)
 
     def said_by(number: int) -> HeldOutPredictions:
-        model, transform, geometry = opened[names[number]]
+        name, (model, transform, geometry) = list(opened.items())[number]
         split, placed = decoded[geometry][judge_args.split], inference.placed(model)
-        return HeldOutPredictions.of_model(placed, split, transform, inference.batch_size, names[number])
+        return HeldOutPredictions.of_model(placed, split, transform, inference.batch_size, name, groups)
 
-    said = shared_out(said_by, len(names))
-    models = {name: found.judged_by(groups) for name, found in zip(names, said, strict=True)}
+    models = dict(zip(opened, shared_out(said_by, len(opened)), strict=True))
     text, results = judgement_table(models, judge_args.compare_with)
     if judge_args.output_file and is_first():
         with written_whole(judge_args.output_file) as file:
