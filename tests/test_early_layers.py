@@ -6,6 +6,7 @@ import timm
 import torch
 from photographs import weights_file
 from runs import error_line, selection_inputs, train
+from safetensors.torch import load_file
 from torch import nn
 
 from hf_biasensemble.judging.members import Members
@@ -103,8 +104,24 @@ def test_final_features_on_demand_are_of_the_same_store(digits, frozen, tmp_path
     assert members.networks.members[0].classifier.in_features == members.backbone.network.width
 
 
-def test_early_features_are_refused_where_nothing_is_frozen(digits, tmp_path, capsys):
+def test_members_read_early_features_of_a_backbone_that_the_classifier_trains(digits, frozen, tmp_path):
+    """As of the frozen backbone: members of both vote alike, and the published network is trained as a whole."""
+    trained = {**frozen, "freeze_backbone": "false", "member_features": "early"}
+    assert train(digits, tmp_path / "out", "lff_be", **trained) == 0
+    assert train(digits, tmp_path / "frozen", "lff_be", **frozen, feature_views=0) == 0
+    votes, same = (Selection.load(tmp_path / name / "selection") for name in ("out", "frozen"))
+    np.testing.assert_array_equal(votes.mean_probability, same.mean_probability)
+    members = Members.load(tmp_path / "out")
+    assert members.features == "early" and members.network_args.backbone == "features"
+    before, after = load_file(frozen["pretrained_weights"]), load_file(tmp_path / "out" / "model.safetensors")
+    first = next(name for name in before if name.endswith("weight"))
+    assert not before[first].equal(after[first])
+
+
+def test_early_features_are_refused_without_pretrained_weights(digits, tmp_path, capsys):
     assert train(digits, tmp_path / "out", "lff_be", member_features="early") == 2
-    assert "--member_features: expected final without --freeze_backbone, found early" in error_line(capsys)
+    assert "--member_features: expected final, or a pretrained backbone that has early layers, found early" in (
+        error_line(capsys)
+    )
     assert train(digits, tmp_path / "out", "lff_be", member_features="middle") == 2
     assert "--member_features: expected one of early, final, found middle" in error_line(capsys)

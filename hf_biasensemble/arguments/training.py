@@ -206,9 +206,10 @@ def settled_selection(selection_args: Any, model_args: ModelArguments, args: Deb
         memorises = model_args.starts_pretrained or model_args.on_features
         crossed = memorises and not selection_args.share_batches and not args.published_protocol
         selection_args = dataclasses.replace(selection_args, cross_fit=crossed)
-    frozen, kind = model_args.freeze_backbone, selection_args.member_features
-    require(frozen or kind != "early", "--member_features", "final without --freeze_backbone", kind)
-    selection_args = dataclasses.replace(selection_args, member_features=kind or ("early" if frozen else "final"))
+    kind = selection_args.member_features or ("early" if model_args.freeze_backbone else "final")
+    expected = "final, or a pretrained backbone that has early layers"
+    require(model_args.starts_pretrained or kind != "early", "--member_features", expected, kind)
+    selection_args = dataclasses.replace(selection_args, member_features=kind)
     if args.published_protocol:
         selection_args = dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
     selection_args.check_evaluations()

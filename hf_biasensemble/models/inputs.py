@@ -10,6 +10,7 @@ from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry, image_transform
 from hf_biasensemble.data.store.features import Features, FeatureTransform
+from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import print_once
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.frozen import FrozenBackbone, head_of_vectors
@@ -23,10 +24,10 @@ class Inputs:
     Attributes:
         image_args: The run's own arguments: how images are resized and normalised, and which network sees them.
         images: Decoded images, or vectors, by split, `train` among them.
-        encoded: Splits with `"final"` features, and `"early"` ones if there are any, in place of the images; without a
-            frozen backbone, the images as `"final"`.
+        encoded: Splits with `"final"` features, and `"early"` ones if there are any, in place of the images; where the
+            whole network is trained, the images as `"final"`.
         member_features: Which of these the members see.
-        backbone: The frozen backbone that made the features, or `None`.
+        backbone: The pretrained backbone that made the features, or `None`.
         identity: What features of training images depend on; empty without them.
         image_transform: How batches of images are augmented and normalised.
     """
@@ -48,24 +49,34 @@ class Inputs:
         images: dict[str, ImageSplit],
         member_features: str = "final",
     ) -> "Inputs":
-        """Encodes the images if the backbone is frozen, and brings what networks see to where `--pixels_on` says.
+        """Encodes the images if the backbone is frozen or members see early features, and brings what networks see to
+        where `--pixels_on` says.
 
         Args:
             model_args (`ModelArguments`): With its preprocessing settled.
             data_args (`DataArguments`): Says how much is kept in memory.
             args (`DebiasingArguments`): Augmentation, device and `pixels_on`.
             images (`dict[str, ImageSplit]`): Decoded images by split, `train` among them.
-            member_features (`str`, *optional*, defaults to `"final"`): What members are to see of a frozen backbone,
-                `"early"` or `"final"`.
+            member_features (`str`, *optional*, defaults to `"final"`): What members are to see of a pretrained
+                backbone, `"early"` or `"final"`; early layers give features as they are before training.
+
+        Raises:
+            `BiasEnsembleError`: If members are to see early layers of a network that is trained as a whole, and its
+                backbone gives no outputs of them.
         """
         backbone, identity, encoded = None, {}, {"final": images}
         transform = image_transform(model_args, args.augmentation, args.color_jitter)
-        if model_args.freeze_backbone:
+        if model_args.freeze_backbone or member_features == "early":
             backbone = FrozenBackbone.of(model_args, transform)
             if member_features not in backbone.kinds:
-                print_once(f"{model_args.backbone} gives no outputs of early layers, so members see final features")
+                said = f"{model_args.backbone} gives no outputs of early layers"
+                if not model_args.freeze_backbone:
+                    raise BiasEnsembleError(f"--member_features: expected final, since {said}, found early")
+                print_once(f"{said}, so members see final features")
                 member_features = "final"
             encoded = backbone.encode(images, data_args, args.device)
+            if not model_args.freeze_backbone:
+                encoded["final"] = images
             identity = backbone.identity | backbone.views_of_training_images(data_args.split_seed)
             identity["of_members"] = member_features
         encoded = {kind: with_pixels_on(args.pixels_on, args.device, splits) for kind, splits in encoded.items()}
@@ -84,7 +95,7 @@ class Inputs:
     @property
     def network_args(self) -> ModelArguments:
         """The arguments of networks on `splits`."""
-        return self.image_args if self.backbone is None else self.backbone.heads()
+        return self.backbone.heads() if self.backbone and self.image_args.freeze_backbone else self.image_args
 
     @property
     def member_args(self) -> ModelArguments:

@@ -95,7 +95,7 @@ class HandedIn:
         """Further datasets by name as the network sees them; a single one has this name."""
         data_args, device = self.prepared.data_args, self.prepared.args.device
         images = _evaluated(evaluated, name, data_args, self.inputs.image_args)
-        if self.inputs.backbone is None:
+        if self.inputs.backbone is None or not self.inputs.image_args.freeze_backbone:
             return images
         every = {"train": self.inputs.images["train"], **images}
         encoded = self.inputs.backbone.encode(every, data_args, device)["final"]
