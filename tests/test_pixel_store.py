@@ -25,6 +25,7 @@ from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.data.store import array_store
+from hf_biasensemble.data.store.making import Store
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SIZE = 16
@@ -251,6 +252,27 @@ def test_verified_store_is_refused_if_damaged_though_its_time_says_nothing(digit
         assert file.read_bytes() == content
 
 
+def test_parts_that_were_begun_are_kept_but_for_those_that_a_crash_lost(cache):
+    values, made = np.arange(600).astype(np.uint8).reshape(200, 3), []
+
+    def blocks(rows, notes):
+        made.append(rows.start)
+        notes[rows.start] = "made"
+        yield values[rows.start : rows.stop]
+
+    store = Store("pixels", "begun", values.shape, values.dtype, blocks)
+    store.help()
+    assert made == [192, 128, 64, 0]
+    with open(store.folder / "array.npy", "rb+") as stream:
+        stream.truncate(stream.seek(0, os.SEEK_END) - 1)
+    (store.folder / "64.json").write_text('{"sha256": "of an earlier version"}')
+    array, notes = array_store.open_or_make(store)
+    assert made[4:] == [64, 192] and set(notes) == {"0", "64", "128", "192"}
+    assert torch.equal(array[torch.arange(200)], torch.from_numpy(values))
+    assert array_store.digest_of(array) == array_store.digest_of(torch.from_numpy(values))
+    assert not store.folder.exists()
+
+
 @pytest.mark.parametrize("read_only", [True, False])
 def test_complete_store_in_a_folder_that_cannot_be_written_serves(tmp_path, cache, read_only):
     """For the administrator no folder is read-only, but where a folder has the place of a lock nobody gets it."""
@@ -319,6 +341,7 @@ def test_store_of_193_gigabytes_opens_at_once_and_takes_no_memory(tmp_path):
 import resource, torch
 from pathlib import Path
 from hf_biasensemble.data.store import array_store
+from hf_biasensemble.data.store.making import Store
 pixels, notes = array_store._open(Path({str(file)!r}), {shape}, "uint8")
 assert array_store.digest_of(pixels) == "0" * 64
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
