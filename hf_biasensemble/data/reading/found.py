@@ -20,7 +20,7 @@ class Found:
     Attributes:
         layout: How it is laid out, in words.
         data: The rows of each split; `train` where nothing names splits.
-        splits_from: What names the splits, in words; `None` where nothing does.
+        splits_from: What names the splits, in words, where it is not the data themselves.
         labels_from: What says which class an image is of, where that is not the column of labels.
         notes: What is not read and why, and what looks odd.
         table: The table that names the images, if one does.
@@ -32,10 +32,6 @@ class Found:
     labels_from: str | None = None
     notes: list[str] = field(default_factory=list)
     table: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.splits_from is None and len(self.data) > 1:
-            self.splits_from = "the names of its splits"
 
 
 def as_dataset(rows: pa.Table, column: str = "image") -> datasets.Dataset:

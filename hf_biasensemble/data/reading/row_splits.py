@@ -35,6 +35,7 @@ def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Da
             in a column of another name, whose test images would be trained on.
     """
     data, asked, where = found.data, args.split_column, str(args.dataset_name)
+    by_names = found.splits_from or ("the names of its splits" if len(data) > 1 else None)
     rows = next(iter(data.values()))
     column = split_column(rows.column_names, None if asked == FROM_PATHS else asked)
     having = [split for split, some in data.items() if column in some.column_names]
@@ -46,11 +47,11 @@ def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Da
             f"{', '.join(rows.column_names)}"
         )
     elif having and not asked and not _is_text_or_whole(data[having[0]], column):
-        return data, found.splits_from
-    if len(data) > 1 or found.splits_from:
+        return data, by_names
+    if by_names:
         for split in having:
-            _check_names(split, data[split], column, found.splits_from or "the names of splits", where)
-        return data, found.splits_from
+            _check_names(split, data[split], column, by_names, where)
+        return data, by_names
     by_column = by_paths = None
     if having:
         values = text_of(rows, column)
