@@ -10,6 +10,7 @@ import torch
 from runs import ROOT, launch, words
 from safetensors.torch import load_file, save_file
 from synthetic import coloured_digits
+from test_machines import ended, two_machines
 
 from hf_biasensemble.cli.main import run_command
 
@@ -146,6 +147,17 @@ def test_judgement_and_audit_are_those_of_one_process(by_processes, processes):
     assert said.count(" contradict the members; percent, with") == 1 and said.count("training images flagged, ") == 1
     audits = [folder / f"audit_{count}" for count in (1, processes)]
     assert audits[0].joinpath("audit.csv").read_bytes() == audits[1].joinpath("audit.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_machines_choose_what_one_process_chooses(by_processes, data, options, tmp_path):
+    given = {**options, **CASES["in_parts"], "per_device_train_batch_size": GLOBAL_BATCH // 2}
+    machines = two_machines(tmp_path, words(data, tmp_path / "out", "auto", **given))
+    assert ended(machines) == [0, 0], (tmp_path / "machine0" / "log").read_text()[-3000:]
+    said = [(tmp_path / f"machine{number}" / "log").read_text() for number in (0, 1)]
+    assert [text.count(f"fold {number + 1} of 2 done") for number, text in enumerate(said)] == [1, 1]
+    alone = by_processes(2)[0] / "in_parts_1" / "selection" / "candidates.json"
+    assert (tmp_path / "out" / "selection" / "candidates.json").read_text() == alone.read_text()
 
 
 @pytest.mark.slow
