@@ -16,10 +16,14 @@ _IS_COMMAND_LINE = PurePath(sys.argv[0]).stem == "hf-biasensemble" or (
     sys.argv[0] == "-m" and __name__ in sys.orig_argv
 )
 
-if TYPE_CHECKING or not _IS_COMMAND_LINE:
+if TYPE_CHECKING:
     from hf_biasensemble.public import *  # noqa: F403
-    from hf_biasensemble.public import __all__ as __all__
-else:  # `hf-biasensemble --help` should not wait for torch: each command imports what it needs
+elif _IS_COMMAND_LINE:  # `hf-biasensemble --help` should not wait for torch: each command imports what it needs
 
     def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("hf_biasensemble.public"), name)
+else:
+    from hf_biasensemble import public
+    from hf_biasensemble.public import *  # noqa: F403
+
+    __all__ = [name for name in vars(public) if not name.startswith("_")]
