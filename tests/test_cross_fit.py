@@ -6,8 +6,7 @@ import pytest
 import torch
 from runs import error_line, selection_inputs, train
 
-from hf_biasensemble.arguments import ModelArguments, SelectionArguments
-from hf_biasensemble.arguments.training import DebiasingArguments, settled_selection
+from hf_biasensemble.arguments import DebiasingArguments, ModelArguments, SelectionArguments, settled_selection
 from hf_biasensemble.data.batches.member_batches import MemberBatches
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.runs.selecting import make_selection

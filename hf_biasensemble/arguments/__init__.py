@@ -1,6 +1,5 @@
 """Everything a run can be told: options by subject, the strict parser, and what `config.yaml` states of them."""
 
-from hf_biasensemble.arguments.config_file import resolved as resolved
 from hf_biasensemble.arguments.data import DataArguments as DataArguments
 from hf_biasensemble.arguments.inference import InferenceArguments as InferenceArguments
 from hf_biasensemble.arguments.model import ModelArguments as ModelArguments
@@ -8,10 +7,11 @@ from hf_biasensemble.arguments.options import option as option
 from hf_biasensemble.arguments.parser import parse_arguments as parse_arguments
 from hf_biasensemble.arguments.selection import SelectionArguments as SelectionArguments
 from hf_biasensemble.arguments.selection import SelectorArguments as SelectorArguments
-from hf_biasensemble.arguments.steps import settle_steps as settle_steps
-from hf_biasensemble.arguments.steps import steps_of_epochs as steps_of_epochs
+from hf_biasensemble.arguments.settled import member_arguments as member_arguments
+from hf_biasensemble.arguments.settled import resolved as resolved
+from hf_biasensemble.arguments.settled import settle_steps as settle_steps
+from hf_biasensemble.arguments.settled import settled_network as settled_network
+from hf_biasensemble.arguments.settled import settled_selection as settled_selection
+from hf_biasensemble.arguments.settled import steps_of_epochs as steps_of_epochs
 from hf_biasensemble.arguments.training import CHECKPOINT_CHOICES as CHECKPOINT_CHOICES
 from hf_biasensemble.arguments.training import DebiasingArguments as DebiasingArguments
-from hf_biasensemble.arguments.training import member_arguments as member_arguments
-from hf_biasensemble.arguments.training import settled_network as settled_network
-from hf_biasensemble.arguments.training import settled_selection as settled_selection

@@ -1,9 +1,6 @@
-"""How `--help` shows options, and which option a mistyped or foreign name means."""
+"""Which options `--help` shows, and how."""
 
 import argparse
-import difflib
-import re
-from collections.abc import Callable
 
 COMMON = frozenset(
     """dataset_name dataset_config_name image_column label_column bias_label_column max_train_samples
@@ -32,57 +29,6 @@ ALIASES = {
     "validation_share": ["--train_val_split", "--train-val-split"],
 }
 """Options of Hugging Face's `run_image_classification.py` that mean the same under another name."""
-
-_USUAL_NAMES = {
-    "learning_rate": "lr",
-    "num_train_epochs": "epochs num_epochs",
-    "max_steps": "steps",
-    "per_device_train_batch_size": "batch_size train_batch_size",
-    "per_device_eval_batch_size": "eval_batch_size",
-    "batch_size": "eval_batch_size per_device_eval_batch_size",
-    "backbone": "model_name_or_path model_name model arch",
-    "model": "model_name_or_path model_name models checkpoint",
-    "dataset_name": "data_dir data_path dataset root_dir",
-    "reference_dataset": "dataset",
-    "dataset_config_name": "dataset_config severity",
-    "dataset_config_names": "dataset_config severity",
-    "weight_decay": "wd",
-    "output_dir": "output out_dir save_dir",
-    "output_file": "output",
-    "resume_from_checkpoint": "resume",
-    "method": "algorithm",
-    "compare_with": "baseline",
-    "reference_checkpoint": "checkpoint_dir",
-    "hub_model_id": "repo_id",
-    "hub_dataset_id": "push_to_hub repo_id",
-    "num_images": "top_k",
-    "use_cpu": "device no_cuda",
-}
-"""By option, names of other scripts and former names of ours, whose values may differ."""
-
-
-def unknown_option(name: str, parser: argparse.ArgumentParser, where: str) -> str:
-    """The error for a name that no option has, with the option that it means: a usual name, else the nearest."""
-    strings = [[text for text in action.option_strings if text.startswith("--")] for action in parser._actions]
-    known = [names[0].lstrip("-") for names in strings if names]
-    typed = name.lstrip("-")
-    meant = [option for option, names in _USUAL_NAMES.items() if option in known and typed in names.split()]
-    near = " or ".join(meant or difflib.get_close_matches(typed, known, n=1))
-    return f"unknown option {name} in {where}; {f'did you mean {near}?' if near else 'see --help for all options'}"
-
-
-def mistake(
-    message: str,
-    parser: argparse.ArgumentParser,
-    refusal: Callable[[str, str], str | None] = lambda name, where: None,
-) -> str:
-    """What argparse says of a mistake, as one of our errors. `refusal(name, where)` is the error for an option that is
-    known but has no place here."""
-    if unknown := re.match("unrecognized arguments: ([^ =]+)", message):
-        where = "the command line"
-        return refusal(unknown[1], where) or unknown_option(unknown[1], parser, where)
-    message = re.sub(r"^argument (--\w+)[^:]*", r"\1", message)
-    return message if message.startswith("--") else f"{message}; see {parser.prog} --help"
 
 
 class OptionHelp(argparse.ArgumentDefaultsHelpFormatter):

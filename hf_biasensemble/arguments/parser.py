@@ -9,16 +9,17 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_biasensemble.arguments.help import ALIASES, COMMON, OUR_WORDS, OptionHelp, mistake, unknown_option
+from hf_biasensemble.arguments.help import ALIASES, COMMON, OUR_WORDS, OptionHelp
 from hf_biasensemble.arguments.unsupported import UNSUPPORTED
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.mistakes import OneLineParser
 from hf_biasensemble.internal.shipped import config_file
 
 _TRANSFORMERS = "options of transformers.TrainingArguments"
@@ -68,14 +69,13 @@ def given_option(name: str, argv: list[str]) -> str | None:
     return getattr(parser.parse_known_args(argv)[0], name)
 
 
-class StrictParser(HfArgumentParser):
+class StrictParser(HfArgumentParser, OneLineParser):
     """A parser whose errors are a `BiasEnsembleError` of one line, and whose help groups options by who declares them.
 
     Args:
         argument_types (`Sequence[type]`, *optional*): Dataclasses whose fields are options.
         command (`str`, *optional*): The command, for help and errors.
-        hidden (`Mapping[type, Collection[str]]`, *optional*): By dataclass, fields that are no options here and keep
-            their defaults.
+        hidden (`Collection[str]`, *optional*): Fields that are no options here and keep their defaults.
         foreign (`Callable`, *optional*): Describes an option that only other methods have. A file may contain one with
             its default, or with any value if the command line names another method than the file.
         show_all (`bool`, *optional*, defaults to `True`): Whether help shows more than the common options.
@@ -85,14 +85,14 @@ class StrictParser(HfArgumentParser):
         self,
         argument_types: Sequence[type] = (),
         command: str | None = None,
-        hidden: Mapping[type, Collection[str]] = MappingProxyType({}),
+        hidden: Collection[str] = (),
         foreign: Callable[[str], Foreign | None] = lambda name: None,
         show_all: bool = True,
         **kwargs: Any,
     ):
         self.hidden, self.foreign, self.show_all = hidden, foreign, show_all
         self.shortened = False
-        super().__init__(argument_types, formatter_class=OptionHelp, allow_abbrev=False, **kwargs)
+        HfArgumentParser.__init__(self, argument_types, formatter_class=OptionHelp, allow_abbrev=False, **kwargs)
         if command:
             self.prog = f"hf-biasensemble {command}"
             self.usage = f"{self.prog} [--config FILE] [--OPTION VALUE ...]" if argument_types else None
@@ -120,8 +120,7 @@ class StrictParser(HfArgumentParser):
                 self._actions[-1].help = argparse.SUPPRESS  # --no_X, the same option the other way round
 
     def _options_of(self, dtype: type) -> list[dataclasses.Field]:
-        hidden = self.hidden.get(dtype, ())
-        return [field for field in dataclasses.fields(dtype) if field.init and field.name not in hidden]
+        return [field for field in dataclasses.fields(dtype) if field.init and field.name not in self.hidden]
 
     def _is_shown(self, name: str, owner: type) -> bool:
         if issubclass(owner, TrainingArguments) and name in UNSUPPORTED:
@@ -138,45 +137,39 @@ class StrictParser(HfArgumentParser):
             for dtype in self.dataclass_types
         )
 
-    def error(self, message: str) -> NoReturn:
-        raise BiasEnsembleError(mistake(message, self, self._refusal))
-
-    def _refusal(self, name: str, where: str) -> str | None:
-        foreign = self.foreign(name.removeprefix("--"))
-        return foreign and f"option {name} in {where} {foreign.reason}"
+    def unknown_option(self, name: str, where: str) -> str:
+        option = name.removeprefix("--")
+        foreign = None if f"--{option}" in self._option_string_actions else self.foreign(option)
+        return f"option {name} in {where} {foreign.reason}" if foreign else super().unknown_option(name, where)
 
     def words_of(self, file: str, argv: list[str]) -> list[str]:
         """The content of a YAML file as words of a command line, which are then checked like any other."""
         content = read_yaml(file)
+        # Steps on the command line replace epochs in the file, and the other way round; -1 and 0 ask for neither.
+        lengths = ("max_steps", "num_train_epochs")
+        if any(given_option(name, argv) not in (None, "-1", "0", "0.0") for name in lengths):
+            content = {key: value for key, value in content.items() if key not in (*lengths, "schedule_steps")}
         actions = {option.lstrip("-"): action for action in self._actions for option in action.option_strings}
         for name in ("h", "help", "help-all", "config"):
             actions.pop(name, None)
-        # Steps on the command line replace epochs in the file, and the other way round; -1 and 0 ask for neither.
-        lengths = ("max_steps", "num_train_epochs")
-        asked = [name for name in lengths if given_option(name, argv) not in (None, "-1", "0", "0.0")]
-        replaced = {*lengths, "schedule_steps"} - set(asked) if asked else set()
         of_another_method = content.get("method") not in (None, given_option("method", argv) or content.get("method"))
         words: list[str] = []
         for key, value in content.items():
             if (action := actions.get(str(key))) is None:
                 foreign = self.foreign(str(key))
-                if foreign is None:
-                    raise BiasEnsembleError(unknown_option(str(key), self, file))
-                if not of_another_method and value != foreign.default:
-                    raise BiasEnsembleError(f"option {key} in {file} {foreign.reason}")
-            elif key not in replaced and (value is not None or action.default is not None):
+                if not foreign or not (of_another_method or value == foreign.default):
+                    raise BiasEnsembleError(self.unknown_option(str(key), file))
+            elif value is not None or action.default is not None:
                 if value in (None, []):
                     raise BiasEnsembleError(
                         f"{file}: {key}: expected a value, found nothing; leave it out for the default"
                     )
-                option = words_of_option(
-                    str(key), value if action.nargs == "+" or isinstance(value, dict) else str(value)
-                )
-                try:
-                    self.parse_known_args(option)
-                except BiasEnsembleError as error:
-                    raise BiasEnsembleError(f"{file}: {error}") from error
-                words += option
+                many = action.nargs == "+" or isinstance(value, dict)
+                words += words_of_option(str(key), value if many else str(value))
+        try:
+            self.parse_known_args(words)
+        except BiasEnsembleError as error:
+            raise BiasEnsembleError(f"{file}: {error}") from error
         return words
 
 

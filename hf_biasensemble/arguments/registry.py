@@ -1,15 +1,15 @@
 """Methods and selectors by name: one file each, in the library, in other packages or the user's own."""
 
-import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hf_biasensemble.arguments.descriptors import Method, Selector
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.shipped import module_in
 
 Descriptor = TypeVar("Descriptor", Method, Selector)
 
@@ -30,42 +30,39 @@ class Registry(Mapping[str, Descriptor], Generic[Descriptor]):
         self.word = kind.__name__.lower()
         self._found: dict[str, Descriptor] = {}
 
-    def _points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.package)}
-
-    def _shipped(self) -> list[str]:
-        return [module.name for module in pkgutil.iter_modules(self.path)]
-
-    def _names(self) -> list[str]:
-        return list(dict.fromkeys([*sorted(self._shipped()), *sorted(self._points()), *self._found]))
+    @cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        """Where each is imported from: modules of the library first, then those of other packages."""
+        ours = sorted(module.name for module in pkgutil.iter_modules(self.path))
+        points = [EntryPoint(name, f"{self.package}.{name}:{self.word.upper()}", self.package) for name in ours]
+        points += sorted(entry_points(group=self.package), key=lambda point: point.name)
+        return {point.name: point for point in points}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
+        return iter({**self._installed, **self._found})
 
     def __len__(self) -> int:
-        return len(self._names())
+        return len({**self._installed, **self._found})
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names()
+        return name in self._installed or name in self._found
 
     def __getitem__(self, name: str) -> Descriptor:
-        if name not in self._names():
+        if name not in self:
             raise BiasEnsembleError(
                 f"--{self.word}: expected one of {', '.join(self)}, found {name}; name a file with your own "
                 f"{self.word} by --{self.word}_file"
             )
         if name not in self._found:
-            points = self._points()
-            if name in points:
-                self._found[name] = self._checked(points[name].load(), f"entry point {name}", name)
-            else:
-                module = importlib.import_module(f"{self.package}.{name}")
-                self._found[name] = self._checked(getattr(module, self.word.upper(), None), name, name)
+            found = self._checked(self._installed[name].load(), name)
+            if found.name != name:
+                raise BiasEnsembleError(f"{name}: expected a {self.word} of that name, found {found.name}")
+            self._found[name] = found
         return self._found[name]
 
     def add(self, descriptor: Descriptor) -> None:
         """Registers one under its name, for this process."""
-        if descriptor.name in [*self._shipped(), *self._points()]:
+        if descriptor.name in self._installed:
             raise BiasEnsembleError(f"a {self.word} named {descriptor.name} already exists; rename yours")
         self._found[descriptor.name] = descriptor
 
@@ -86,26 +83,20 @@ class Registry(Mapping[str, Descriptor], Generic[Descriptor]):
             `BiasEnsembleError`: If there is no such file, it does not run, or it defines none of a new name.
         """
         option, path = f"--{self.word}_file {file}", Path(file).expanduser()
-        if not path.is_file():
-            raise BiasEnsembleError(f"{option}: expected a Python file, found none")
-        spec = importlib.util.spec_from_file_location(f"hf_biasensemble_{self.word}_{path.stem}", path)
-        if spec is None or spec.loader is None:
-            raise BiasEnsembleError(f"{option}: expected a name that ends in .py")
-        module = importlib.util.module_from_spec(spec)
+        if not path.is_file() or path.suffix != ".py":
+            raise BiasEnsembleError(f"{option}: expected a Python file, found none of that name that ends in .py")
         try:
-            spec.loader.exec_module(module)
+            module = module_in(path)
         except Exception as error:  # whatever the user's code raises
             raise BiasEnsembleError(f"{option}: {type(error).__name__}: {error}; fix the file") from error
         found = self._checked(getattr(module, self.word.upper(), None), option)
         self.add(found)
         return found
 
-    def _checked(self, found: object, where: str, name: str | None = None) -> Descriptor:
+    def _checked(self, found: object, where: str) -> Descriptor:
         if not isinstance(found, self.kind):
             raise BiasEnsembleError(
                 f"{where}: expected {self.word.upper()} = {self.kind.__name__}(...), found {found!r}; see "
                 "docs/add_a_method.md"
             )
-        if name not in (None, found.name):
-            raise BiasEnsembleError(f"{where}: expected a {self.word} of that name, found {found.name}")
         return found

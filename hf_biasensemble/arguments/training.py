@@ -1,16 +1,11 @@
 """Options of training that all methods have."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from transformers import TrainingArguments
 
-from hf_biasensemble.arguments.data import DataArguments
-from hf_biasensemble.arguments.launcher import take_over_launcher
-from hf_biasensemble.arguments.model import FEATURES, ModelArguments
 from hf_biasensemble.arguments.options import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -25,8 +20,7 @@ from hf_biasensemble.arguments.options import (
     option,
     require,
 )
-from hf_biasensemble.arguments.selection import SelectionArguments
-from hf_biasensemble.arguments.unsupported import check_reporting, check_supported
+from hf_biasensemble.arguments.unsupported import check_reporting, check_supported, take_over_launcher
 from hf_biasensemble.internal.collectives import is_alone
 
 DEFAULT_STEPS = 50_000
@@ -175,67 +169,3 @@ class DebiasingArguments(TrainingArguments):
         """The number of steps that an option means, which may be a share of `schedule_steps`."""
         value = getattr(self, name)
         return int(value) if value >= 1 else round(value * (self.schedule_steps or self.max_steps))
-
-
-def settled_network(model_args: ModelArguments, data_args: DataArguments, args: DebiasingArguments) -> ModelArguments:
-    """The options of the network, which is a head where the data are vectors; options of images are then refused."""
-    if not data_args.feature_column:
-        require(model_args.backbone != FEATURES, "--backbone", "--feature_column with it", FEATURES)
-        linear = model_args.freeze_backbone or model_args.head == "linear"
-        require(linear, "--head", "linear without --freeze_backbone or --feature_column", model_args.head)
-        return model_args
-    given = model_args
-    if model_args.backbone == FEATURES:  # settled before, as config.yaml states it
-        given = dataclasses.replace(model_args, backbone="mlp", backbone_args=None)
-    for field in dataclasses.fields(ModelArguments):
-        default, found = getattr(ModelArguments(), field.name), getattr(given, field.name)
-        of_heads = field.name in ("head", "head_hidden")
-        require(of_heads or found == default, f"--{field.name}", "it left out with --feature_column", found)
-    require(args.augmentation == "none", "--augmentation", "none with --feature_column", args.augmentation)
-    return dataclasses.replace(model_args, backbone=FEATURES)
-
-
-def settled_selection(selection_args: Any, model_args: ModelArguments, args: DebiasingArguments) -> Any:
-    """The selector's settings with what depends on the others: the method, `published_protocol`, and whether votes are
-    cross-fitted where nobody has said so. They are where the backbone is pretrained, and on vectors, since such
-    networks soon have memorised each image that they are trained on."""
-    if not isinstance(selection_args, SelectionArguments):
-        return selection_args
-    selection_args = args.settled_members(selection_args)
-    if selection_args.cross_fit is None:
-        memorises = model_args.starts_pretrained or model_args.on_features
-        crossed = memorises and not selection_args.share_batches and not args.published_protocol
-        selection_args = dataclasses.replace(selection_args, cross_fit=crossed)
-    kind = selection_args.member_features or ("early" if model_args.freeze_backbone else "final")
-    expected = "final, or a pretrained backbone that has early layers"
-    require(model_args.starts_pretrained or kind != "early", "--member_features", expected, kind)
-    selection_args = dataclasses.replace(selection_args, member_features=kind)
-    if args.published_protocol:
-        selection_args = dataclasses.replace(selection_args, keep_member="best", member_eval_steps=500)
-    selection_args.check_evaluations()
-    return selection_args
-
-
-def member_arguments(
-    args: DebiasingArguments, steps: int, learning_rate: float, batch_size: int
-) -> DebiasingArguments:
-    """Settings of a member stage of the run: its own folder, steps, learning rate and batch size per process, nothing
-    that belongs to the method alone, and at least five checkpoints."""
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(DebiasingArguments) if f.init}
-    changes: dict[str, Any] = {
-        "output_dir": str(Path(args.output_dir) / "selection"),
-        **{"max_steps": steps, "num_train_epochs": 0, "schedule_steps": None, "eval_on_start": False},
-        "learning_rate": learning_rate,
-        "per_device_train_batch_size": batch_size,
-        "eval_strategy": "no",
-        "save_total_limit": 1,
-        "checkpoint_choice": "last",
-        "run_name": f"{args.run_name} members" if args.run_name else None,
-        "published_protocol": False,
-        "step_decay_steps": 0,
-        "weight_average": 0.0,
-    }
-    if args.save_strategy != "no":
-        every = args.save_steps if args.save_strategy == "steps" and args.save_steps >= 1 else math.inf
-        changes |= {"save_strategy": "steps", "save_steps": min(every, math.ceil(steps / 5))}
-    return DebiasingArguments(**(given | changes))

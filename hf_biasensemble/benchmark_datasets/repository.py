@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from hf_biasensemble.folders.output_folder import CARD_FILE, REPOSITORY_PLACEHOLDER
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.fonts import drawable, font_for
+from hf_biasensemble.internal.mistakes import OneLineParser
 
 ROWS_PER_GROUP = 100  # as `datasets` writes images
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
@@ -29,7 +30,7 @@ SHARED = "shared"  # folder of the splits that belong to all configs
 Samples = dict[tuple[int, bool], list[bytes]]  # encoded images by (label, is_conflicting)
 
 
-class RepositoryParser(argparse.ArgumentParser):
+class RepositoryParser(OneLineParser):
     """Argument parser with the options that all dataset scripts have. Mistakes raise an error of one line.
 
     Args:
@@ -49,11 +50,6 @@ class RepositoryParser(argparse.ArgumentParser):
         text = f"configurations to make ({' '.join(published)})"
         names = ("--dataset_config_names", "--severities")  # the second is the word of the papers
         self.add_argument(*names, dest="severities", nargs="+", default=default, help=text)
-
-    def error(self, message: str) -> NoReturn:
-        from hf_biasensemble.arguments.help import mistake
-
-        raise BiasEnsembleError(mistake(message, self))
 
 
 def run_script(

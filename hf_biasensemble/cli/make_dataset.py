@@ -1,12 +1,11 @@
 """Make a dataset that debiasing is measured on: `hf-biasensemble make-dataset NAME --output_dir FOLDER [options]`."""
 
 import ast
-import importlib.util
 import sys
 from pathlib import Path
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.shipped import dataset_scripts
+from hf_biasensemble.internal.shipped import dataset_scripts, module_in
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,11 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if name not in scripts:
         raise BiasEnsembleError(f"expected the name of a dataset, found {name}; known: {', '.join(scripts)}")
-    spec = importlib.util.spec_from_file_location(name, scripts[name])
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script.main(words)
+    return module_in(scripts[name]).main(words)
 
 
 def _summary(script: Path) -> str:

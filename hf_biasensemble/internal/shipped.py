@@ -4,8 +4,10 @@ In a checkout `configs/` and `dataset_scripts/` are beside the package; a wheel 
 """
 
 import difflib
+import importlib.util
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -38,6 +40,15 @@ def config_file(name: str) -> Path:
     raise BiasEnsembleError(
         f"--config {name} could not be read: expected a file or the name of a recipe, found neither; {there}"
     )
+
+
+def module_in(file: Path) -> ModuleType:
+    """The module in a Python file (`.py`) of no package."""
+    spec = importlib.util.spec_from_file_location(f"hf_biasensemble_{file.stem}", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _folder(name: str) -> Path:

@@ -39,7 +39,7 @@ def parse_run(
         types,
         argv,
         command,
-        hidden={method.arguments: method.hidden},
+        hidden=method.hidden,
         foreign=lambda name: _option_of_others(name, method),
         description=description,
         epilog=f"Options of --method {method.name}; others have their own. Methods: {', '.join(METHODS)}.",
