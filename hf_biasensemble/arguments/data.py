@@ -1,5 +1,6 @@
 """Options of the data."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -99,8 +100,8 @@ class DataArguments(Options):
         """`validation_fold` as two numbers, the first from 0 on."""
         if self.validation_fold is None:
             return None
-        words = str(self.validation_fold).split("/")
-        number, count = (int(word) if word.isdecimal() else 0 for word in (words if len(words) == 2 else ("", "")))
+        found = re.fullmatch(r"(\d+)/(\d+)", str(self.validation_fold))
+        number, count = map(int, found.groups()) if found else (0, 0)
         valid = count >= 2 and 1 <= number <= count
         require(valid, "--validation_fold", "K/N with K in 1..N and N at least 2, such as 1/5", self.validation_fold)
         return number - 1, count

@@ -116,10 +116,8 @@ class ModelArguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.backbone, self.init_from = (
-            os.path.expanduser(self.backbone),
-            os.path.expanduser(self.init_from or "") or None,
-        )
+        self.backbone = os.path.expanduser(self.backbone)
+        self.init_from = os.path.expanduser(self.init_from or "") or None
         if self.init_from and self.freeze_backbone:
             own = self.backbone in ("mlp", self.init_from)
             require(own, "--backbone", "nothing with --init_from and --freeze_backbone", self.backbone)

@@ -75,7 +75,8 @@ class StrictParser(HfArgumentParser, OneLineParser):
     Args:
         argument_types (`Sequence[type]`, *optional*): Dataclasses whose fields are options.
         command (`str`, *optional*): The command, for help and errors.
-        hidden (`Collection[str]`, *optional*): Fields that are no options here and keep their defaults.
+        hidden (`Collection[str]`, *optional*): Fields of `TrainingArguments` that are no options here and keep their
+            defaults.
         foreign (`Callable`, *optional*): Describes an option that only other methods have. A file may contain one with
             its default, or with any value if the command line names another method than the file.
         show_all (`bool`, *optional*, defaults to `True`): Whether help shows more than the common options.
@@ -120,7 +121,8 @@ class StrictParser(HfArgumentParser, OneLineParser):
                 self._actions[-1].help = argparse.SUPPRESS  # --no_X, the same option the other way round
 
     def _options_of(self, dtype: type) -> list[dataclasses.Field]:
-        return [field for field in dataclasses.fields(dtype) if field.init and field.name not in self.hidden]
+        hidden = self.hidden if issubclass(dtype, TrainingArguments) else ()
+        return [field for field in dataclasses.fields(dtype) if field.init and field.name not in hidden]
 
     def _is_shown(self, name: str, owner: type) -> bool:
         if issubclass(owner, TrainingArguments) and name in UNSUPPORTED:

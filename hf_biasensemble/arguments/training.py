@@ -1,6 +1,5 @@
 """Options of training that all methods have."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -24,7 +23,6 @@ from hf_biasensemble.arguments.unsupported import check_reporting, check_support
 from hf_biasensemble.internal.collectives import is_alone
 
 DEFAULT_STEPS = 50_000
-AUGMENTATIONS = ("none", "affine", "photographs")
 PIXELS_ON = ("host", "device")
 CHECKPOINT_CHOICES = {
     "last": None,
@@ -60,7 +58,7 @@ class DebiasingArguments(TrainingArguments):
     )
     step_decay_factor: float = option(0.1, "Factor of step_decay_steps.")
     step_decay_start: Steps = option(0, "Step from which step_decay_steps counts; below 1: a fraction of max_steps.")
-    augmentation: Annotated[str, one_of(*AUGMENTATIONS)] = option(
+    augmentation: Annotated[str, one_of("none", "affine", "photographs")] = option(
         "none",
         "none; affine: rotate, zoom and shift training images at random, after crop and flip; photographs: random "
         "resized crops of at least 0.4 of the area, flipped at random. Members see plain images or, with a frozen "
@@ -145,7 +143,7 @@ class DebiasingArguments(TrainingArguments):
         if self.published_protocol:
             self.checkpoint_choice = "oracle_test"
         take_over_launcher(self)
-        check_supported(self, {field.name: field.default for field in dataclasses.fields(DebiasingArguments)})
+        check_supported(self)
         super().__post_init__()
         if is_alone():
             self.distributed_state: Any = None  # which means one process to TrainingArguments

@@ -1,5 +1,6 @@
 """Options of `transformers.TrainingArguments` that would have no effect here, or another than they promise."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -65,9 +66,10 @@ _AS_DEFAULT: dict[str, tuple[Any, ...]] = {
 """Values that are as good as the default: what `TrainingArguments` makes of it, and what also works."""
 
 
-def check_supported(args: Any, defaults: dict[str, Any]) -> None:
+def check_supported(args: Any) -> None:
     """Refuses an option that is set but would be ignored, and a learning rate schedule that would ignore another one.
-    `args` are settings before or after `TrainingArguments.__post_init__`, `defaults` the default of each field."""
+    `args` are settings before or after `TrainingArguments.__post_init__`."""
+    defaults = {field.name: field.default for field in dataclasses.fields(args)}
     for name, reason in UNSUPPORTED.items():
         value = getattr(args, name)
         if value not in (defaults[name], *_AS_DEFAULT.get(name, ())):

@@ -4,18 +4,15 @@ Trains only the biased members of BiasEnsemble and writes the page OUT/audit.htm
 and OUT/audit.parquet. Takes the options of training, needs no bias labels, and by default holds out no images.
 """
 
-import sys
 
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Makes the selection, or takes the one that is there, and writes page and lists."""
     from hf_biasensemble.cli.stop_signal import StopSignal
     from hf_biasensemble.runs.auditing import AuditArguments, AuditDataArguments, audit_images
     from hf_biasensemble.runs.run_arguments import parse_run
 
-    words = sys.argv[1:] if argv is None else argv
     data_args, model_args, selection_args, args, asked = parse_run(
-        words, __doc__, AuditDataArguments, (AuditArguments,), "audit"
+        argv, __doc__, AuditDataArguments, (AuditArguments,), "audit"
     )
     with StopSignal() as stop_signal:
         audit_images(data_args, model_args, selection_args, args, asked.num_images, [stop_signal])

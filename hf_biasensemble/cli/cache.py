@@ -32,7 +32,7 @@ class CacheEntry:
     size: int
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Lists the entries, or removes them."""
     (arguments,) = parse_arguments([CacheArguments], argv, description=__doc__, command="cache")
     from hf_biasensemble.data.store.cache import cache_folder

@@ -27,7 +27,7 @@ class CheckArguments(Options):
     output_dir: str | None = option(None, "Folder for contact_sheet.png and the list of bad images.")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Prints splits, counts by class and bias, image sizes and modes, and bad images; writes a contact sheet."""
     data_args, arguments = parse_arguments(
         [DataArguments, CheckArguments], argv, description=__doc__, command="check-data"

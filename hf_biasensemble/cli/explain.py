@@ -44,7 +44,7 @@ class ExplainArguments(Options):
             raise BiasEnsembleError(f"--compare_with: expected another model than --model, found {self.model} twice")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Opens the models and the data, and writes table and pictures."""
     data_args, explain_args, inference = parse_arguments(
         [DataArguments, ExplainArguments, InferenceArguments], argv, description=__doc__, command="explain"

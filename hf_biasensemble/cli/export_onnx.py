@@ -13,7 +13,7 @@ from hf_biasensemble.internal.files import written_whole
 TOLERANCE = 1e-4
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Exports with a free batch size, and compares the logits with those of the model where onnxruntime is installed.
 
     The file takes normalised `pixel_values` (B, C, H, W) and gives `logits` (B, K).

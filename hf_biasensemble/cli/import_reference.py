@@ -42,7 +42,7 @@ class ImportArguments:
                 raise BiasEnsembleError(f"--{name}: expected {expected}, found nothing")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Writes weights, config, preprocessing and card."""
     (arguments,) = parse_arguments([ImportArguments], argv, description=__doc__, command="import-reference")
     from hf_biasensemble.models.export import save_classifier

@@ -7,18 +7,15 @@ The members of BiasEnsemble in RUN, which must not have been trained on the imag
 contradict the shortcut.
 """
 
-import sys
-
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Prints a table with estimates and a verdict for each model; exit status 0 also where nothing can be told."""
     from hf_biasensemble.arguments import DataArguments, InferenceArguments, parse_arguments
     from hf_biasensemble.internal.processes import print_once
     from hf_biasensemble.runs.judging import JudgeArguments, judge_models
 
-    argv = sys.argv[1:] if argv is None else argv
     if argv and not argv[0].startswith("-"):
         raise BiasEnsembleError(f"expected models after --model and --compare_with, found {argv[0]} before any option")
     types = [DataArguments, JudgeArguments, InferenceArguments]

@@ -44,6 +44,7 @@ def run_command(command: str, argv: list[str] | None = None) -> int:
     Returns:
         `int`: 0; 2 after a mistake of the user or for want of memory, which is printed as one line.
     """
+    words = sys.argv[1:] if argv is None else argv
     # Large tensors in large pages (Linux): batches of 224 pixels are normalised several times faster. Before torch.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not sys.stderr.isatty():
@@ -51,7 +52,7 @@ def run_command(command: str, argv: list[str] | None = None) -> int:
         if transformers := sys.modules.get("transformers"):
             transformers.utils.logging.disable_progress_bar()
     try:
-        return importlib.import_module(f"hf_biasensemble.cli.{command.replace('-', '_')}").main(argv)
+        return importlib.import_module(f"hf_biasensemble.cli.{command.replace('-', '_')}").main(words)
     except BiasEnsembleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

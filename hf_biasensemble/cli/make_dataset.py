@@ -1,16 +1,15 @@
 """Make a dataset that debiasing is measured on: `hf-biasensemble make-dataset NAME --output_dir FOLDER [options]`."""
 
 import ast
-import sys
 from pathlib import Path
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.shipped import dataset_scripts, module_in
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the script of the named dataset with all other words; without a name, lists the datasets."""
-    name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    name, *words = argv or ["--help"]
     scripts = dataset_scripts()
     if name in ("-h", "--help"):
         listed = "\n".join(f"  {name:<18}{_summary(script)}" for name, script in scripts.items())

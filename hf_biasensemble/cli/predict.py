@@ -22,7 +22,7 @@ from hf_biasensemble.internal.files import without_formula, written_whole
 FORMATS = (".csv", ".jsonl")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Predicts, writes CSV to the screen or to a file, and lists images that could not be read."""
     usage = "hf-biasensemble predict --model MODEL FILE_OR_FOLDER [FILE_OR_FOLDER ...] [--OPTION VALUE ...]"
     parser = StrictParser([InferenceArguments], usage=usage, description=__doc__)

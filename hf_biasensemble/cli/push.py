@@ -5,7 +5,7 @@ from pathlib import Path
 from hf_biasensemble.arguments.parser import StrictParser
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Pushes in one commit and prints its address."""
     parser = StrictParser(command="push", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="OUT", help="Output folder of a finished run.")

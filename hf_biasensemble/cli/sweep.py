@@ -33,7 +33,7 @@ _NOT_FOR_SWEEPS = {
 """Options of `train` that a sweep sets itself, and what is given to it in their place."""
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs what is missing and writes the tables; 1 if a run failed."""
     asked, overrides = _parse(argv)
     output_dir = Path(asked.output_dir)
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of the sweep, and the rest, which is for the runs."""
     parser = StrictParser(command="sweep", description=__doc__)
     parser.add_argument("--methods", nargs="+", required=True, help=f"What to compare: {', '.join(METHODS)}.")

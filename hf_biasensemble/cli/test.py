@@ -34,7 +34,7 @@ class TestArguments:
             raise BiasEnsembleError(f"--{stray[0]}: expected only with --reference_checkpoint, found with --model")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Evaluates, prints a table and writes the metrics as JSON."""
     data_args, test_args, inference = parse_arguments(
         [DataArguments, TestArguments, InferenceArguments], argv, description=__doc__, command="test"

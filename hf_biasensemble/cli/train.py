@@ -1,6 +1,5 @@
 """Train a debiased classifier: `train --config lff_be/cmnist --dataset_name DIR --output_dir OUT`."""
 
-import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,11 +16,10 @@ class CommandArguments:
     dry_run: bool = option(False, "Check settings and data, print what would run, and stop.")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Parses the settings and runs."""
-    words = sys.argv[1:] if argv is None else argv
     data_args, model_args, selection_args, args, asked = parse_run(
-        words, __doc__, DataArguments, (CommandArguments,), "train"
+        argv, __doc__, DataArguments, (CommandArguments,), "train"
     )
     if asked.dry_run:
         from hf_biasensemble.cli.dry_run import describe_run

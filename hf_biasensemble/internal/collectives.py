@@ -108,16 +108,11 @@ def mean_of_processes(values: torch.Tensor) -> torch.Tensor:
     return values if num_processes() == 1 else total(values) / num_processes()
 
 
-def from_process(values: torch.Tensor, process: int) -> torch.Tensor:
-    """The values that this process holds, on all of them; writes them over those that are there."""
+def from_process(values: torch.Tensor, process: int = 0) -> torch.Tensor:
+    """The values that one process holds, by default the first, on all of them; overwrites those that are there."""
     if num_processes() > 1:
         dist.broadcast(values, src=process)
     return values
-
-
-def from_first(values: torch.Tensor) -> torch.Tensor:
-    """The values that the first process holds, on all of them; writes them over those that are there."""
-    return from_process(values, 0)
 
 
 def meet(use_cpu: bool) -> None:
@@ -141,7 +136,7 @@ def leave() -> None:
 def share_buffers(model: nn.Module) -> None:
     """Gives all processes the first one's buffers (BatchNorm's statistics), which are the ones that are saved."""
     for buffer in model.buffers():
-        from_first(buffer)
+        from_process(buffer)
 
 
 class _GatherRows(torch.autograd.Function):

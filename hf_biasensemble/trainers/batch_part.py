@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_biasensemble.internal.collectives import from_first, gather_rows, num_processes
+from hf_biasensemble.internal.collectives import from_process, gather_rows, num_processes
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.losses.objectives import group_sums, masked_mean
 
@@ -81,7 +81,7 @@ class BatchPart:
         permuted among themselves, as the first process draws it."""
         places = torch.arange(num_rows * num_processes(), device=device)
         places[: self.num_samples] = torch.randperm(self.num_samples, device=device)
-        return from_first(places)[self.first : self.first + num_rows]
+        return from_process(places)[self.first : self.first + num_rows]
 
 
 @dataclass(frozen=True)
