@@ -9,7 +9,6 @@ from hf_biasensemble.arguments import SelectorArguments as SelectorArguments
 from hf_biasensemble.arguments import option as option
 from hf_biasensemble.arguments.descriptors import Method as Method
 from hf_biasensemble.arguments.descriptors import Selector as Selector
-from hf_biasensemble.arguments.options import require as require
 from hf_biasensemble.cli.main import run_command as run_command
 from hf_biasensemble.data.batches.sampling import WeightedSampler as WeightedSampler
 from hf_biasensemble.data.batches.transforms import ImageTransform as ImageTransform
@@ -20,6 +19,7 @@ from hf_biasensemble.data.prepare import load_image_splits as load_image_splits
 from hf_biasensemble.evaluation.accuracy import bias_accuracy as bias_accuracy
 from hf_biasensemble.evaluation.classifier import evaluate_classifier as evaluate_classifier
 from hf_biasensemble.internal.errors import BiasEnsembleError as BiasEnsembleError
+from hf_biasensemble.internal.errors import require as require
 from hf_biasensemble.losses.objectives import cross_entropy as cross_entropy
 from hf_biasensemble.losses.objectives import generalized_cross_entropy as generalized_cross_entropy
 from hf_biasensemble.losses.objectives import relative_difficulty as relative_difficulty

@@ -214,7 +214,7 @@ def test_damaged_checkpoint_is_left_out_and_named(copy, caplog, damage, named):
     assert newest_readable(copy).name == "checkpoint-50"
     damage(copy / "checkpoint-50")
     assert newest_readable(copy).name == "checkpoint-40"
-    assert f"{copy / 'checkpoint-50'} is left out: {named}" in caplog.text
+    assert f"{copy / 'checkpoint-50'} is skipped: {named}" in caplog.text
 
 
 def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(copy, undisturbed, digits, monkeypatch, caplog):
@@ -223,7 +223,7 @@ def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(copy, undisturbed,
     steps = Steps(monkeypatch, DisentTrainer)
     assert resume(digits, copy) == 0
     assert steps.made == 30
-    assert "checkpoint-40 is left out: optimizer.pt is damaged" in caplog.text
+    assert "checkpoint-40 is skipped: optimizer.pt is damaged" in caplog.text
     assert problem_of(copy / "checkpoint-40") is None  # written again
     assert_same(copy, undisturbed)
 

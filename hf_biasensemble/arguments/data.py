@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from hf_biasensemble.arguments.options import Fraction, NonNegativeInt, Options, PositiveInt, one_of, option, require
+from hf_biasensemble.arguments.options import Fraction, NonNegativeInt, Options, PositiveInt, one_of, option
+from hf_biasensemble.internal.errors import require
 from hf_biasensemble.internal.sizes import size_in_bytes
 
 LAYOUTS = ("auto", "folders", "table")
 IN_MEMORY = "in memory"
-"""Name of a dataset that Python handed in, unless it was given another."""
+"""Default name of a dataset that is passed from Python."""
 
 
 @dataclass
@@ -18,8 +19,7 @@ class DataArguments(Options):
     """Which data, and where in it.
 
     Attributes:
-        in_memory: The data by split where Python handed them in, which no option does; `dataset_name` is then what
-            texts call them.
+        in_memory: Data by split that are passed from Python, not by an option; `dataset_name` is then only a label.
     """
 
     _argument_group_name: ClassVar[str] = "data"

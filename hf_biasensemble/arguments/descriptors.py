@@ -1,7 +1,4 @@
-"""What a method and a selector are: all that the rest of the library has to know of one, in one place.
-
-Arguments, run, network, card, sweep and tests read these; nobody asks how a name begins or ends.
-"""
+"""What a method and a selector are: all that the rest of the library has to know of one, in one place."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +15,7 @@ _VOTES_DEPEND_ON = (
     *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("gradient_accumulation_steps", "dataloader_drop_last", "bf16", "fp16"),
 )
-"""Of training, what members are trained with."""
+"""Options of training that members are trained with."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,8 @@ class Selector:
     judges: bool = False
 
     def settings(self, model_args: ModelArguments, selection_args: Any, args: DebiasingArguments) -> dict[str, Any]:
-        """All that its votes depend on besides the data, as plain values: batches, training, and each option of model
-        and selector that sways them. A selection is used again only where they are equal."""
+        """All that its votes depend on besides the data, as plain values: options of training, of the model and of the
+        selector. A selection is reused only if these are equal."""
         settings: dict[str, Any] = {name: getattr(args, name) for name in _VOTES_DEPEND_ON}
         settings |= {"selector": self.name, "batch_size": args.per_device_train_batch_size}
         for part in (selection_args, model_args):

@@ -1,9 +1,10 @@
-"""Where a finished classifier runs, for the commands that only ask models; the names are those of `train`."""
+"""Where a finished classifier runs, for commands that don't train; the options are named as those of `train`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hf_biasensemble.arguments.options import Options, PositiveInt, option, require
+from hf_biasensemble.arguments.options import Options, PositiveInt, option
+from hf_biasensemble.internal.errors import require
 
 if TYPE_CHECKING:
     import torch

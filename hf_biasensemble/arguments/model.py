@@ -18,9 +18,8 @@ from hf_biasensemble.arguments.options import (
     PositiveInt,
     one_of,
     option,
-    require,
 )
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 
 FEATURES = "features"
 """In the place of a backbone: networks read vectors."""
@@ -36,15 +35,15 @@ DEFAULT_PREPROCESSING: dict[str, Any] = {
     "crop_pct": 1.0,
     "resize_mode": "squash",
 }
-"""What holds for a network from scratch where its options say nothing; a pretrained one brings its own."""
+"""Defaults for a network from scratch; a pretrained one comes with its own."""
 
 
 @dataclass
 class ModelArguments(Options):
     """Network and preprocessing.
 
-    A pretrained backbone brings its preprocessing: options that are left out are `None` here until
-    [`with_preprocessing`] fills them in. A network from scratch has the library's defaults at once.
+    A pretrained backbone comes with its preprocessing: options that are left out are `None` until
+    [`with_preprocessing`] fills them in. A network from scratch has the library's defaults.
     """
 
     _argument_group_name: ClassVar[str] = "model"
@@ -161,15 +160,11 @@ class ModelArguments(Options):
         return self.freeze_backbone or self.backbone == FEATURES
 
     def open_preprocessing(self) -> list[str]:
-        """The options of preprocessing that nobody has settled yet."""
+        """The options of preprocessing that are not settled yet."""
         return [name for name in DEFAULT_PREPROCESSING if getattr(self, name) is None]
 
     def preprocessing(self) -> dict[str, Any]:
-        """The options of preprocessing, all settled.
-
-        Raises:
-            `BiasEnsembleError`: If those of a pretrained backbone have not been filled in yet.
-        """
+        """The options of preprocessing; a `BiasEnsembleError` before those of a pretrained backbone are filled in."""
         if self.open_preprocessing():
             raise BiasEnsembleError(
                 f"expected {', '.join(f'--{name}' for name in self.open_preprocessing())} of the pretrained backbone "
@@ -186,8 +181,7 @@ class ModelArguments(Options):
 
 
 def _is_a_backbone(classifier: str) -> bool:
-    """Whether a published classifier says by itself which network it is; one with a modeling file, such as the MLP, is
-    named by options."""
+    """Whether a published classifier can be named as a backbone, unlike one with a modeling file, such as the MLP."""
     file = Path(classifier) / "config.json"
     kind = _model_type(classifier, file.stat().st_mtime_ns if file.exists() else 0)
     return kind not in (None, "debiased_image_classifier")

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, get_args, get_type_hints
 
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import require
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """Values that an option may have, in words and as a test; `Annotated` with it, a field is checked by
-    [`check_options`]. `None` is always allowed."""
+    """Values that an option may have, in words and as a test. [`check_options`] checks fields that are `Annotated`
+    with one; `None` is always allowed."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -45,12 +45,6 @@ def option(default: Any, help: str) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
-
-
-def require(holds: bool, option: str, expected: str, found: Any) -> None:
-    """Raises `BiasEnsembleError` unless the value of an option is as expected."""
-    if not holds:
-        raise BiasEnsembleError(f"{option}: expected {expected}, found {found}")
 
 
 def check_options(arguments: Any) -> None:

@@ -41,8 +41,8 @@ def parse_arguments(
     Args:
         argument_types (`Sequence[type]`): The dataclasses whose fields are the options.
         argv (`list[str]`, *optional*): The words of the command line; by default those of this process.
-        command (`str`, *optional*): The command, for `--help`: `train`, ...
-        options: Of [`StrictParser`], such as `description`.
+        command (`str`, *optional*): The command, for help and errors: `train`, ...
+        options: Further ones of [`StrictParser`], such as `description`.
 
     Raises:
         `BiasEnsembleError`: If an option is unknown, a value has the wrong type, or the file cannot be read.
@@ -63,14 +63,14 @@ def parse_arguments(
 
 
 def given_option(name: str, argv: list[str]) -> str | None:
-    """The value of one option on the command line, whatever else stands there; `None` without it."""
+    """The value of one option on the command line, whatever else is on it; `None` without it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{name}", nargs="?")
     return getattr(parser.parse_known_args(argv)[0], name)
 
 
 class StrictParser(HfArgumentParser, OneLineParser):
-    """A parser whose errors are a `BiasEnsembleError` of one line, and whose help groups options by who declares them.
+    """A parser whose mistakes are a `BiasEnsembleError` and whose help groups options by the class that declares them.
 
     Args:
         argument_types (`Sequence[type]`, *optional*): Dataclasses whose fields are options.
@@ -183,11 +183,7 @@ def _title(owner: type) -> str:
 
 
 def read_yaml(file: str) -> dict[str, Any]:
-    """The options in a YAML file, unchecked.
-
-    Raises:
-        `BiasEnsembleError`: If it cannot be read or is no mapping.
-    """
+    """The options in a YAML file, unchecked; `BiasEnsembleError` if it cannot be read or is not a mapping."""
     try:
         content = yaml.safe_load(config_file(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

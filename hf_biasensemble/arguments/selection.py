@@ -12,8 +12,8 @@ from hf_biasensemble.arguments.options import (
     PositiveInt,
     one_of,
     option,
-    require,
 )
+from hf_biasensemble.internal.errors import require
 
 UNEVEN_CLASSES = 4
 """Ratio of class sizes above which members are balanced by default. BAR, with a published recipe, has 3.2."""

@@ -10,9 +10,9 @@ from transformers import TrainingArguments
 
 from hf_biasensemble.arguments.data import DataArguments
 from hf_biasensemble.arguments.model import FEATURES, ModelArguments
-from hf_biasensemble.arguments.options import require
 from hf_biasensemble.arguments.selection import SelectionArguments
 from hf_biasensemble.arguments.training import DebiasingArguments
+from hf_biasensemble.internal.errors import require
 
 _NEVER_ENDING = ("constant", "constant_with_warmup", "inverse_sqrt")
 _STATED = frozenset(
@@ -25,7 +25,7 @@ runs and where it reports to."""
 
 
 def settled_network(model_args: ModelArguments, data_args: DataArguments, args: DebiasingArguments) -> ModelArguments:
-    """The options of the network, which is a head where the data are vectors; options of images are then refused."""
+    """The options of the network. Where the data are vectors, it is a head, and options of images are refused."""
     if not data_args.feature_column:
         require(model_args.backbone != FEATURES, "--backbone", "--feature_column with it", FEATURES)
         linear = model_args.freeze_backbone or model_args.head == "linear"
@@ -43,9 +43,9 @@ def settled_network(model_args: ModelArguments, data_args: DataArguments, args: 
 
 
 def settled_selection(selection_args: Any, model_args: ModelArguments, args: DebiasingArguments) -> Any:
-    """The selector's settings with what depends on the others: the method, `published_protocol`, and whether votes are
-    cross-fitted where nobody has said so. They are where the backbone is pretrained, and on vectors, since such
-    networks soon have memorised each image that they are trained on."""
+    """The selector's settings with what depends on others: the method, `published_protocol`, and by default whether
+    votes are cross-fitted. They are with a pretrained backbone and on vectors, where networks soon memorise the images
+    that they are trained on."""
     if not isinstance(selection_args, SelectionArguments):
         return selection_args
     selection_args = args.settled_members(selection_args)
@@ -66,8 +66,8 @@ def settled_selection(selection_args: Any, model_args: ModelArguments, args: Deb
 def member_arguments(
     args: DebiasingArguments, steps: int, learning_rate: float, batch_size: int
 ) -> DebiasingArguments:
-    """Settings of a member stage of the run: its own folder, steps, learning rate and batch size per process, nothing
-    that belongs to the method alone, and at least five checkpoints."""
+    """Settings of the members' training: a folder, steps, learning rate and batch size per process of its own, at
+    least five checkpoints, and no options of the method."""
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(DebiasingArguments) if f.init}
     changes: dict[str, Any] = {
         "output_dir": str(Path(args.output_dir) / "selection"),
@@ -89,7 +89,7 @@ def member_arguments(
 
 
 def steps_of_epochs(args: DebiasingArguments, num_samples: int) -> int:
-    """The optimisation steps that `num_train_epochs` passes over the training images come to, as a Trainer counts."""
+    """The optimisation steps of `num_train_epochs` passes over the training images, as the Trainer counts them."""
     batch_size = args.train_batch_size * args.world_size
     batches = num_samples / batch_size
     per_epoch = max(1, math.floor(batches) if args.dataloader_drop_last else math.ceil(batches))
@@ -97,13 +97,9 @@ def steps_of_epochs(args: DebiasingArguments, num_samples: int) -> int:
 
 
 def settle_steps(args: DebiasingArguments, num_samples: int, before: Mapping[str, Any]) -> None:
-    """Sets `max_steps` where epochs were asked for, and `schedule_steps`, from which fractions and learning rate
-    schedules count: those of the run that is resumed (its `config.yaml` is `before`), so that another `max_steps`
-    moves no schedule.
-
-    Raises:
-        `BiasEnsembleError`: If a resumed run would go on with a learning rate that has reached its end.
-    """
+    """Sets `max_steps` from epochs, and `schedule_steps`, which fractions and learning rate schedules refer to. A
+    resumed run, whose `config.yaml` is `before`, keeps its `schedule_steps`, so that a new `max_steps` moves no
+    schedule. Refuses to train beyond the end of a learning rate schedule."""
     if args.num_train_epochs:
         args.max_steps, args.num_train_epochs = steps_of_epochs(args, num_samples), 0
     kept = before.get("schedule_steps", before.get("max_steps", args.schedule_steps))
@@ -117,7 +113,7 @@ def settle_steps(args: DebiasingArguments, num_samples: int, before: Mapping[str
 
 
 def resolved(*arguments: Any, hidden: Collection[str] = ()) -> dict[str, Any]:
-    """All settings as plain values, for `config.yaml`: of dataclasses (or `None`), without those that are `hidden`."""
+    """The settings of dataclasses (or `None`) as plain values for `config.yaml`, without those that are `hidden`."""
     settings: dict[str, Any] = {}
     for part in arguments:
         if not isinstance(part, TrainingArguments):

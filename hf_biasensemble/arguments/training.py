@@ -17,10 +17,10 @@ from hf_biasensemble.arguments.options import (
     check_options,
     one_of,
     option,
-    require,
 )
 from hf_biasensemble.arguments.unsupported import check_reporting, check_supported, take_over_launcher
 from hf_biasensemble.internal.collectives import is_alone
+from hf_biasensemble.internal.errors import require
 
 DEFAULT_STEPS = 50_000
 PIXELS_ON = ("host", "device")

@@ -1,4 +1,4 @@
-"""Options of `transformers.TrainingArguments` that would have no effect here, or another than they promise."""
+"""Options of transformers and of `accelerate launch` that would have no effect here, or not the one they promise."""
 
 import dataclasses
 import os
@@ -7,8 +7,7 @@ from typing import Any
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from hf_biasensemble.arguments.options import require
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 
 _REASONS = {
     "the optimizer is Adam, with --learning_rate, --weight_decay, --adam_beta1, --adam_beta2 and --adam_epsilon": (
@@ -97,8 +96,8 @@ def check_reporting(services: list[str]) -> None:
 
 
 def take_over_launcher(args: Any) -> None:
-    """Sets the options that mean what `accelerate launch` asks for, so that `config.yaml` states it and a resumed run
-    is compared with it. An option that is set already wins; what is not supported is refused."""
+    """Sets the options that mean the same as those of `accelerate launch`, so that `config.yaml` states them. An
+    option that is already set wins; what is not supported is refused."""
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     require(precision in ("no", "bf16", "fp16"), "accelerate launch --mixed_precision", "no, bf16 or fp16", precision)
     if precision != "no" and not (args.bf16 or args.fp16):

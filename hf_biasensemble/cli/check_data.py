@@ -10,7 +10,8 @@ from statistics import median_high
 from typing import TYPE_CHECKING, Any
 
 from hf_biasensemble.arguments import DataArguments, option, parse_arguments
-from hf_biasensemble.arguments.options import Options, PositiveInt, require
+from hf_biasensemble.arguments.options import Options, PositiveInt
+from hf_biasensemble.internal.errors import require
 
 if TYPE_CHECKING:
     from hf_biasensemble.data.pixels import ImageSplit

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
-from hf_biasensemble.arguments.options import Allowed, Options, PositiveInt, one_of, require
+from hf_biasensemble.arguments.options import Allowed, Options, PositiveInt, one_of
 from hf_biasensemble.folders.output_folder import FIGURES_DIR
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 from hf_biasensemble.internal.files import written_whole
 
 
@@ -38,10 +38,9 @@ class ExplainArguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.model:
-            raise BiasEnsembleError("--model: expected the folder or Hub id of a saved classifier, found nothing")
-        if self.compare_with == self.model:
-            raise BiasEnsembleError(f"--compare_with: expected another model than --model, found {self.model} twice")
+        require(bool(self.model), "--model", "the folder or Hub id of a saved classifier", "nothing")
+        another = self.compare_with != self.model
+        require(another, "--compare_with", "another model than --model", f"{self.model} twice")
 
 
 def main(argv: list[str]) -> int:

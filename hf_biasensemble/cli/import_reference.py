@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hf_biasensemble.arguments import option, parse_arguments
 from hf_biasensemble.folders.output_folder import check_no_file, written_in
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 from hf_biasensemble.internal.files import written_whole
 
 if TYPE_CHECKING:
@@ -27,26 +27,39 @@ _READS = {
 
 
 @dataclass
-class ImportArguments:
-    """Which checkpoint, and where to."""
+class ReferenceArguments:
+    """Checkpoint of the authors' code."""
 
     reference_checkpoint: str | None = option(None, "Folder of best_model_d.th and best_model_b.th.")
-    method: str | None = option(None, "lff or disent, with or without BiasEnsemble.")
-    reference_dataset: str | None = option(None, "cmnist, bffhq, dogs_and_cats or bar.")
+    method: str | None = option(None, "Its method: lff or disent, with or without BiasEnsemble.")
+    reference_dataset: str | None = option(None, "Its dataset: cmnist, bffhq, dogs_and_cats or bar.")
+    which: str | None = option(None, "Which of its networks: debiased (default) or biased.")
+
+    def load(self) -> ReferenceCheckpoint:
+        """The network, with what the files say of it."""
+        from hf_biasensemble.models.reference_checkpoint import load_reference_checkpoint
+
+        return load_reference_checkpoint(
+            str(self.reference_checkpoint), self.method, self.reference_dataset, self.which or "debiased"
+        )
+
+
+@dataclass
+class ImportArguments(ReferenceArguments):
+    """Where to."""
+
     output_dir: str | None = option(None, "Folder for the classifier.")
-    which: str = option("debiased", "debiased or biased.")
 
     def __post_init__(self) -> None:
-        for name, expected in (("reference_checkpoint", "a folder of the authors' code"), ("output_dir", "a folder")):
-            if not getattr(self, name):
-                raise BiasEnsembleError(f"--{name}: expected {expected}, found nothing")
+        found = bool(self.reference_checkpoint)
+        require(found, "--reference_checkpoint", "a folder of the authors' code", "nothing")
+        require(bool(self.output_dir), "--output_dir", "a folder", "nothing")
 
 
 def main(argv: list[str]) -> int:
     """Writes weights, config, preprocessing and card."""
     (arguments,) = parse_arguments([ImportArguments], argv, description=__doc__, command="import-reference")
     from hf_biasensemble.models.export import save_classifier
-    from hf_biasensemble.models.reference_checkpoint import load_reference_checkpoint
 
     output_dir = Path(arguments.output_dir)
     check_no_file(output_dir)
@@ -55,9 +68,7 @@ def main(argv: list[str]) -> int:
             f"--output_dir {output_dir}: expected a folder without a model or a run, found {found[0].name}; "
             "name another folder"
         )
-    checkpoint = load_reference_checkpoint(
-        arguments.reference_checkpoint, arguments.method, arguments.reference_dataset, arguments.which
-    )
+    checkpoint = arguments.load()
     save_classifier(checkpoint.model, checkpoint.transform, output_dir)
     with written_whole(output_dir / "README.md") as file:
         file.write_text(model_card(checkpoint, arguments), encoding="utf-8")
@@ -72,7 +83,7 @@ def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> s
     from hf_biasensemble.models.export import as_published
     from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE
 
-    method, dataset, which = str(arguments.method), str(arguments.reference_dataset), arguments.which
+    method, dataset, which = str(arguments.method), str(arguments.reference_dataset), arguments.which or "debiased"
     transform, size = checkpoint.transform, checkpoint.image_size
     name = {"lff": "LfF", "disent": "DisEnt"}[method]
     reads = _READS[method].format(which=which, head="intrinsic" if which == "debiased" else "bias")

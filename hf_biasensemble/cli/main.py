@@ -42,7 +42,7 @@ def run_command(command: str, argv: list[str] | None = None) -> int:
         argv (`list[str]`, *optional*): Its options and their values; by default those of this process.
 
     Returns:
-        `int`: 0; 2 after a mistake of the user or for want of memory, which is printed as one line.
+        `int`: 0, or 2 after a user's mistake or when memory runs out, which is reported in one line.
     """
     words = sys.argv[1:] if argv is None else argv
     # Large tensors in large pages (Linux): batches of 224 pixels are normalised several times faster. Before torch.
@@ -69,7 +69,7 @@ def run_command(command: str, argv: list[str] | None = None) -> int:
 
 
 def run_process(command: str, argv: list[str] | None = None) -> int:
-    """[`run_command`] as all that this process does; one of several then leaves the others in order."""
+    """[`run_command`] as all that this process does; one of several then leaves its process group."""
     status = run_command(command, argv)
     if status == 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:  # set by the launcher
         from hf_biasensemble.internal.collectives import leave

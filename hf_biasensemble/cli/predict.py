@@ -14,12 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hf_biasensemble.arguments import InferenceArguments
-from hf_biasensemble.arguments.options import require
 from hf_biasensemble.arguments.parser import StrictParser
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 from hf_biasensemble.internal.files import without_formula, written_whole
-
-FORMATS = (".csv", ".jsonl")
 
 
 def main(argv: list[str]) -> int:
@@ -36,8 +33,8 @@ def main(argv: list[str]) -> int:
     inference = InferenceArguments(options.batch_size, options.use_cpu, options.bf16, options.fp16)
     require(options.top_k >= 1, "--top_k", "at least 1", options.top_k)
     output_file: Path | None = options.output_file
-    if output_file and output_file.suffix not in FORMATS:
-        raise BiasEnsembleError(f"--output_file: expected a name that ends in .csv or .jsonl, found {output_file}")
+    known = output_file is None or output_file.suffix in (".csv", ".jsonl")
+    require(known, "--output_file", "a name that ends in .csv or .jsonl", output_file)
     files = options.paths if options.feature_column else list_images(options.paths)
 
     unread: dict[Path, str] = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.folders.output_folder import CONFIG_FILE, sole_writer
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 from hf_biasensemble.methods import METHODS
 from hf_biasensemble.runs.sweep_plan import Plan, check_earlier_run, check_same_data, make_plan, with_judges
 
@@ -82,10 +82,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--config", help="YAML file or recipe; {method} in its name stands for the method.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; they share the processor cores.")
     asked, overrides = parser.parse_known_args(argv)
-    if asked.jobs < 1:
-        raise BiasEnsembleError(f"--jobs: expected at least 1, found {asked.jobs}")
-    if asked.judge_folds < 0 or asked.judge_folds == 1:
-        raise BiasEnsembleError(f"--judge_folds: expected 0 or at least 2, found {asked.judge_folds}")
+    require(asked.jobs >= 1, "--jobs", "at least 1", asked.jobs)
+    require(asked.judge_folds == 0 or asked.judge_folds >= 2, "--judge_folds", "0 or at least 2", asked.judge_folds)
     for word in overrides:
         name = word.split("=")[0].removeprefix("--")
         if word.startswith("--") and name in _NOT_FOR_SWEEPS:
@@ -98,8 +96,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         METHODS[method]  # refuses an unknown one
     for name in ("methods", "dataset_config_names", "seeds"):
         values = getattr(asked, name)
-        if len(set(values)) < len(values):
-            raise BiasEnsembleError(f"--{name}: expected different values, found {' '.join(map(str, values))}")
+        require(len(set(values)) == len(values), f"--{name}", "different values", " ".join(map(str, values)))
     return asked, overrides
 
 

@@ -7,19 +7,16 @@ import json
 from dataclasses import dataclass
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.cli.import_reference import ReferenceArguments
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 from hf_biasensemble.internal.files import written_whole
 
 
 @dataclass
-class TestArguments:
+class TestArguments(ReferenceArguments):
     """What to evaluate."""
 
-    model: str | None = option(None, "Folder or Hub id of a saved classifier.")
-    reference_checkpoint: str | None = option(None, "Instead: folder of best_model_d.th and best_model_b.th.")
-    method: str | None = option(None, "Of the reference checkpoint: lff or disent.")
-    reference_dataset: str | None = option(None, "Of the reference checkpoint: cmnist, bffhq, dogs_and_cats or bar.")
-    which: str | None = option(None, "Of the reference checkpoint: debiased (default) or biased.")
+    model: str | None = option(None, "Folder or Hub id of a saved classifier, in place of a reference_checkpoint.")
     split: str = option("test", "Split of the dataset.")
     output_file: str | None = option(None, "JSON file for the metrics.")
 
@@ -29,9 +26,9 @@ class TestArguments:
                 "expected one of --model (folder or Hub id of a saved classifier) and --reference_checkpoint (folder "
                 f"of the authors' code), found {'both' if self.model else 'nothing'}"
             )
-        stray = [name for name in ("method", "reference_dataset", "which") if self.model and getattr(self, name)]
-        if stray:
-            raise BiasEnsembleError(f"--{stray[0]}: expected only with --reference_checkpoint, found with --model")
+        for name in ("method", "reference_dataset", "which"):
+            fits = not (self.model and getattr(self, name))
+            require(fits, f"--{name}", "only with --reference_checkpoint", "with --model")
 
 
 def main(argv: list[str]) -> int:
@@ -43,18 +40,13 @@ def main(argv: list[str]) -> int:
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.evaluation.classifier import evaluate_classifier
     from hf_biasensemble.models.export import load_classifier
-    from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE, load_reference_checkpoint
+    from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE
     from hf_biasensemble.reporting.run.progress import results_table
 
     if test_args.model:
         model, transform, geometry = load_classifier(test_args.model, bool(data_args.feature_column))
     else:
-        checkpoint = load_reference_checkpoint(
-            test_args.reference_checkpoint,
-            test_args.method,
-            test_args.reference_dataset,
-            test_args.which or "debiased",
-        )
+        checkpoint = test_args.load()
         model, transform = checkpoint.model, checkpoint.transform
         geometry = Geometry(checkpoint.image_size)
     splits = load_image_splits(data_args, geometry)

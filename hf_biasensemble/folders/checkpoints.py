@@ -1,4 +1,4 @@
-"""Checkpoint folders: complete or not to be seen, which one to go on from, and which ones to keep."""
+"""Checkpoint folders: visible only once complete, which one to resume from, and which ones to keep."""
 
 import errno
 import json
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 from hf_biasensemble.internal.processes import is_first
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
-"""Folder beside the checkpoints in which one is written; one that is still there was never finished."""
+"""Folder beside the checkpoints in which one is written; if it remains, the checkpoint was never finished."""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -31,10 +31,8 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def problem_of(checkpoint: Path) -> str | None:
-    """Why a run cannot go on from this checkpoint; `None` if it can.
-
-    Files are opened, not read: that shows those that are cut short, in the time that a directory listing takes.
-    """
+    """Why a run cannot resume from this checkpoint; `None` if it can. Files are opened but not read, which is fast and
+    reveals those that were cut short."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -64,38 +62,34 @@ def problem_of(checkpoint: Path) -> str | None:
 
 
 def newest_readable(folder: Path) -> Path | None:
-    """The last checkpoint that a run can go on from; later ones that are damaged are named in a warning."""
+    """The last checkpoint that a run can resume from; a warning names later ones that are damaged."""
     for checkpoint in reversed(checkpoints_in(folder)):
         problem = problem_of(checkpoint)
         if problem is None:
             return checkpoint
         if is_first():
-            logger.warning("warning: %s is left out: %s", checkpoint, problem)
+            logger.warning("warning: %s is skipped: %s", checkpoint, problem)
     return None
 
 
 def check_processes(checkpoint: Path, processes: int) -> None:
-    """Refuses a checkpoint of another number of processes: each goes on with random numbers of its own."""
+    """Refuses a checkpoint of another number of processes: each resumes its own random numbers."""
     saved = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
-    if saved != processes:
-        raise BiasEnsembleError(
-            f"{checkpoint}: expected a checkpoint of {processes} process{'es' if processes > 1 else ''}, found one of "
-            f"{saved}; resume with as many as before, or start again in another --output_dir"
-        )
+    expected = f"a checkpoint of {processes} process{'es' if processes > 1 else ''}"
+    found = f"one of {saved}; resume with as many as before, or start again in another --output_dir"
+    require(saved == processes, str(checkpoint), expected, found)
 
 
 def publish(unfinished: Path, final: Path) -> None:
-    """Puts a checkpoint that is complete in its place, which one from an earlier attempt may hold."""
+    """Moves a complete checkpoint into place, over one that an earlier attempt may have left."""
     if final.exists():
         shutil.rmtree(final)
     os.replace(unfinished, final)
 
 
 def remove_older(newest: Path, limit: int | None) -> None:
-    """Keeps the newest checkpoint, which has just been written, and the `limit` - 1 before it.
-
-    Those of later steps do not count: they are what an earlier attempt left, maybe damaged.
-    """
+    """Keeps the newest checkpoint, which has just been written, and the `limit` - 1 before it. Those of later steps,
+    which an earlier attempt left, don't count."""
     if limit is None or limit < 1:
         return
     earlier = [path for path in checkpoints_in(newest.parent) if step_of(path) < step_of(newest)]
@@ -104,14 +98,14 @@ def remove_older(newest: Path, limit: int | None) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Removes all checkpoints in the folder, and what was left of an unfinished one."""
+    """Removes all checkpoints in the folder, also an unfinished one."""
     for path in [*checkpoints_in(folder), folder / UNFINISHED]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def one_line_if_not_written(what: str) -> Iterator[None]:
-    """Turns what a full disk, a quota or missing rights make of writing into a `BiasEnsembleError`."""
+    """Turns the errors of a full disk, a quota or missing write permission into a `BiasEnsembleError`."""
     from safetensors import SafetensorError
 
     try:
@@ -121,14 +115,13 @@ def one_line_if_not_written(what: str) -> Iterator[None]:
             raise
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:200]
         raise BiasEnsembleError(
-            f"{what} could not be written ({reason}); free disk space, then go on with --resume_from_checkpoint true. "
-            "Complete checkpoints are unharmed"
+            f"{what} could not be written ({reason}); free disk space, then resume with --resume_from_checkpoint "
+            "true. Complete checkpoints are intact"
         ) from error
 
 
 def _of_writing(error: Exception) -> bool:
-    """safetensors passes the system's error on as text; `torch.save` says that a write failed, or what its clean-up
-    finds then."""
+    """Whether writing failed: safetensors passes the system's error on as text, `torch.save` has texts of its own."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
     return any(text in str(error) for text in ("os error", "PytorchStreamWriter failed writing", "unexpected pos"))

@@ -1,7 +1,7 @@
 """Finished folders -> repositories on the Hub, each in one commit.
 
-One commit means that whoever opens the repository finds the old state or the new one, never half of each, however the
-upload ends. Nothing here imports torch.
+With one commit, a repository has its old content or the new one, never half of each, however the upload ends. Nothing
+here imports torch.
 """
 
 import re
@@ -39,7 +39,7 @@ _ADVICE = {
     401: "the Hub does not accept the token (401); log in with `hf auth login`",
     403: "the token may not write there (403); name a repository of yours, or log in with a token that may write",
     404: "there is no such place (404), or the token may not see it; check the name",
-    429: "the Hub has had too many requests (429); wait a few minutes",
+    429: "too many requests to the Hub (429); wait a few minutes",
 }
 
 
@@ -53,15 +53,15 @@ def push_model(
 ) -> str:
     """Uploads the published model of a finished output folder, its card, results, settings and figures.
 
-    Files that an earlier push of ours left and that the folder no longer has are removed in the same commit, except
-    the card; files of other names stay.
+    Files of an earlier push that the folder no longer has are removed in the same commit, except the card; other
+    files of the repository stay.
 
     Args:
         folder (`str` or `Path`): The `output_dir` of a finished run.
-        repo_id (`str`): Model repository, `namespace/name`, or a name in the namespace of the token. Made if missing.
-        private (`bool`, *optional*, defaults to `False`): Make it private. One that is public is refused then.
-        with_selection (`bool`, *optional*, defaults to `False`): Also the bias-amplified set, which lists every
-            training image by its row, and the members that made it, which can judge other models.
+        repo_id (`str`): Model repository, `namespace/name`, or a name in the token's namespace. Created if missing.
+        private (`bool`, *optional*, defaults to `False`): Make it private; a public one is refused.
+        with_selection (`bool`, *optional*, defaults to `False`): Also upload the bias-amplified set, which
+            lists every training image by its row, and its members, which can judge other models.
         commit_message (`str`, *optional*): Title of the commit.
         token (`str`, *optional*): By default `HF_TOKEN` or the one of `hf auth login`.
 
@@ -69,8 +69,7 @@ def push_model(
         `str`: Address of the commit.
 
     Raises:
-        `BiasEnsembleError`: If there is no finished model, or the upload fails; the folder is unharmed in any case,
-            and the push can be made again.
+        `BiasEnsembleError`: If there is no finished model or the upload fails, after which it can be repeated.
     """
     folder = Path(folder)
     found = [f"no {name}" for name in ("config.json", "model.safetensors*") if not any(folder.glob(name))]
@@ -93,10 +92,10 @@ def push_model(
 
 
 def check_can_push(repo_id: str, token: str | None = None) -> str:
-    """The token to push with. Tells without network what would make a push to `repo_id` fail.
+    """The token to push with, after the checks of a push to `repo_id` that need no network.
 
     Raises:
-        `BiasEnsembleError`: If the name is no repository's, there is no token, or the Hub is switched off.
+        `BiasEnsembleError`: If the name is not a repository's, there is no token, or the Hub is switched off.
     """
     try:
         validate_repo_id(repo_id)
@@ -123,20 +122,18 @@ def push_folder(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Commits files of a folder, by default all, to a repository, made if missing, all at once; gives the address of
-    the commit. If that fails, a `BiasEnsembleError` says so, and the folder is unharmed.
+    """Commits files of a folder to a repository, which is created if missing, and returns the commit's address.
 
     Args:
         folder: The finished folder.
-        repo_id: Name of the repository.
+        repo_id, private, commit_message, token: As of [`push_model`].
         again: The words of the command that repeats this push, for the error message.
-        commit_message: Title of the commit.
-        files: Paths in the folder.
-        replaced: Patterns of the files that belong to such a push: those in the repository that are not pushed anew
-            are removed, except the card.
+        files: Paths in the folder, by default all.
+        replaced: Patterns of files in the repository that are removed if they are not pushed again, except the card.
         repo_type: `"model"` or `"dataset"`.
-        private: See [`push_model`].
-        token: See [`push_model`].
+
+    Raises:
+        `BiasEnsembleError`: If the upload fails.
     """
     folder = Path(folder)
     files = _files_in(folder) if files is None else files
@@ -173,8 +170,7 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _content(file: Path, repo_id: str) -> Path | bytes:
-    """What is uploaded of a file: itself; a card with the repository's name in its examples, settings without paths of
-    this machine."""
+    """What is uploaded for a file: the card names the repository in its examples, settings have no local paths."""
     if file.name == CONFIG_FILE:
         settings = without_local_paths(yaml.safe_load(file.read_text(encoding="utf-8")))
         return yaml.safe_dump(settings, sort_keys=False).encode()
@@ -185,7 +181,7 @@ def _content(file: Path, repo_id: str) -> Path | bytes:
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a path is of one of the patterns; `*` stays within a folder."""
+    """Whether a path matches one of the patterns; `*` stays within a folder."""
     return any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in patterns)
 
 

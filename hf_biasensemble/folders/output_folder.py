@@ -1,4 +1,4 @@
-"""The folder of a run: what may be in it, who may write into it, and what a run may be resumed with."""
+"""The folder of a run: what may be in it, who may write to it, and what must not change when a run is resumed."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hf_biasensemble.folders.checkpoints import check_processes, newest_readable, problem_of
-from hf_biasensemble.internal.errors import BiasEnsembleError, differences
+from hf_biasensemble.internal.errors import BiasEnsembleError, differences, require
 from hf_biasensemble.internal.files import remove_unfinished
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _FURTHER_FILES = (
 
 
 def without_local_paths(value: Any) -> Any:
-    """The settings or results with `path/to/NAME` for each absolute path, which is of no use on another machine."""
+    """The settings or results with `path/to/NAME` in place of absolute paths, which mean nothing elsewhere."""
     if isinstance(value, dict):
         return {name: without_local_paths(content) for name, content in value.items()}
     if isinstance(value, list):
@@ -59,10 +59,9 @@ def without_local_paths(value: Any) -> Any:
 
 @contextmanager
 def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = False) -> Iterator[None]:
-    """Keeps other processes from writing into the folder, which is made if missing; the system lets go of it when the
-    process ends or dies.
+    """Keeps other processes from writing to the folder, which is created if missing, until the block or process ends.
 
-    Refuses a file, and a folder into which another process writes unless `wait` is set; `option` names it in errors.
+    Refuses a file and, unless `wait` is set, a folder that another process is writing to; `option` names it in errors.
     """
     folder = Path(folder)
     check_no_file(folder, option)
@@ -79,9 +78,8 @@ def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = F
 
 
 def check_no_file(folder: Path, option: str = "--output_dir") -> None:
-    """Refuses a file where a folder is to be."""
-    if folder.exists() and not folder.is_dir():
-        raise BiasEnsembleError(f"{option} {folder}: expected a folder, found a file; name another")
+    """Refuses a file in place of a folder."""
+    require(folder.is_dir() or not folder.exists(), f"{option} {folder}", "a folder", "a file; name another")
 
 
 def results_in(folder: Path) -> list[Path]:
@@ -96,7 +94,7 @@ def written_in(folder: Path) -> list[Path]:
 
 
 def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None) -> list[Path]:
-    """Refuses to touch the results of another run unless told so; gives the files to remove once all else is well."""
+    """Refuses to touch the results of another run unless told to; returns the files to remove once all is checked."""
     resumes_here = args.resume_from_checkpoint and (checkpoint is None or checkpoint.parent == output_dir.resolve())
     if not output_dir.exists() or resumes_here:
         return []
@@ -117,7 +115,7 @@ def remove_earlier_run(output_dir: Path, args: "DebiasingArguments", checkpoint:
 
 def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means: a folder, or `true` for the newest complete one in
-    output_dir. `None` if the run is to start at the beginning, also when an earlier run ended before its first one."""
+    output_dir. `None` if the run starts from the beginning, also when an earlier one ended before its first."""
     asked = str(args.resume_from_checkpoint or "false")
     if asked.lower() == "false":
         args.resume_from_checkpoint = None
@@ -126,18 +124,13 @@ def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     if asked.lower() != "true":
         checkpoint = Path(asked).expanduser().resolve()
         problem = problem_of(checkpoint) if checkpoint.is_dir() else "no such folder"
-        if problem:
-            raise BiasEnsembleError(
-                f"--resume_from_checkpoint {asked}: expected true or the folder of a complete checkpoint, found "
-                f"otherwise ({problem})"
-            )
+        expected, found = "true or the folder of a complete checkpoint", f"one that is not ({problem})"
+        require(problem is None, f"--resume_from_checkpoint {asked}", expected, found)
         check_processes(checkpoint, args.world_size)
         return checkpoint
-    if not (output_dir / CONFIG_FILE).exists():
-        raise BiasEnsembleError(
-            f"--resume_from_checkpoint true: expected a run in {args.output_dir}, found no {CONFIG_FILE} there; "
-            "check --output_dir or leave the option out"
-        )
+    found = f"no {CONFIG_FILE} there; check --output_dir or leave the option out"
+    is_run = (output_dir / CONFIG_FILE).exists()
+    require(is_run, "--resume_from_checkpoint true", f"a run in {args.output_dir}", found)
     newest = newest_readable(output_dir)
     if newest is not None:
         check_processes(newest, args.world_size)
@@ -145,7 +138,7 @@ def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
 
 
 def check_same_run(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Refuses to resume a run that was another: other data, method, model or seed. Gives the settings that it had."""
+    """Refuses to resume with other data, method, model or seed. Returns the settings that the run had."""
     file = output_dir / CONFIG_FILE
     if not file.exists():
         return {}

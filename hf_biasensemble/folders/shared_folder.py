@@ -7,15 +7,15 @@ import torch
 
 from hf_biasensemble.folders.output_folder import CONFIG_FILE
 from hf_biasensemble.internal.collectives import largest, num_processes, total
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import require
 
 SECONDS_TO_APPEAR = 30
-"""A network disk may show a new file to other machines that late."""
+"""How late a network disk may show a new file to other machines."""
 
 
 def check_seen_by_all(output_dir: Path, device: torch.device) -> None:
-    """Refuses an output folder that processes on other machines do not see: their part of each checkpoint would be
-    missing. To be called by all processes, once the first one has written `config.yaml`.
+    """Refuses an output folder that processes on other machines don't see: checkpoints would lack their part. To be
+    called by all processes, once the first has written `config.yaml`.
 
     Raises:
         `BiasEnsembleError`: In all processes, if one of them does not see it.
@@ -28,8 +28,5 @@ def check_seen_by_all(output_dir: Path, device: torch.device) -> None:
             break
         time.sleep(1)
     blind = int(total(torch.tensor(int(not (output_dir / CONFIG_FILE).exists()), device=device)))
-    if blind:
-        raise BiasEnsembleError(
-            f"--output_dir {output_dir}: expected a folder that all processes see, found {blind} of {num_processes()} "
-            "that do not; name one on a disk that all machines share, by its full path"
-        )
+    found = f"{blind} of {num_processes()} that do not; name one on a disk that all machines share, by its full path"
+    require(not blind, f"--output_dir {output_dir}", "a folder that all processes see", found)

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other. With one process, each of these gives back what it was given."""
+"""Communication between the processes of a run. With a single process, each function returns what it was given."""
 
 import copy
 from collections.abc import Callable
@@ -124,10 +124,10 @@ def meet(use_cpu: bool) -> None:
 
 
 def leave() -> None:
-    """Ends what this process tells the others with, once all went well and before Python ends.
+    """Closes the process group, after success and before Python exits.
 
-    Where a thread of gloo is still there then, it may let go of its last tensor too late, which aborts the process
-    (PyTorch's issue 190489); the launcher stops the other processes, the first of which may still be writing.
+    A gloo thread that is still alive at exit may free its last tensor too late and abort the process (PyTorch issue
+    190489). The launcher then kills the other processes, of which the first may still be writing.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
@@ -149,5 +149,5 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        """What all processes made of the rows of this one, added up."""
+        """The sum of the gradients that all processes have for the rows of this one."""
         return total(gradient)[dist.get_rank() * ctx.num_rows :][: ctx.num_rows]

@@ -12,8 +12,14 @@ class BiasEnsembleError(ValueError):
     """
 
 
+def require(holds: bool, option: str, expected: str, found: Any) -> None:
+    """Raises `BiasEnsembleError` unless the value of an option is as expected."""
+    if not holds:
+        raise BiasEnsembleError(f"{option}: expected {expected}, found {found}")
+
+
 def missing_package(package: str, extra: str) -> BiasEnsembleError:
-    """The error where an optional package is needed and not installed; `extra` of this library brings it."""
+    """The error for an optional package that is not installed; the `extra` of this library includes it."""
     return BiasEnsembleError(
         f"expected the package {package}, found none; pip install 'hf_biasensemble[{extra}]', "
         f"or in a checkout pip install '.[{extra}]'"
@@ -21,7 +27,7 @@ def missing_package(package: str, extra: str) -> BiasEnsembleError:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> list[str]:
-    """What differs between the settings of something that is there and those asked for, worded for an error."""
+    """How the settings of something that exists differ from those asked for, worded for an error."""
     return [
         f"{name} (then: {then.get(name)}, now: {now.get(name)})"
         for name in sorted(then.keys() | now.keys())

@@ -10,13 +10,13 @@ from pathlib import Path
 UNFINISHED_SUFFIX = ".unfinished"
 """Of a file that is being written."""
 FORMULA_START = r"^([=+\-@\t\r\n])"
-"""How text begins that a spreadsheet takes for a formula; a single quote before it makes it text."""
+"""The first character of text that a spreadsheet takes for a formula."""
 
 
 @contextmanager
 def written_whole(file: str | Path) -> Iterator[Path]:
-    """Yields a new path beside `file`, whose folder is made if missing. It replaces `file` when the block ends well,
-    and is removed when it raises."""
+    """Yields a new path beside `file`, whose folder is created if missing. It replaces `file` when the block succeeds
+    and is removed when the block raises."""
     final = Path(file)
     final.parent.mkdir(parents=True, exist_ok=True)
     unfinished = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{UNFINISHED_SUFFIX}")
@@ -28,11 +28,11 @@ def written_whole(file: str | Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes left of [`written_whole`] in a folder into which nobody else writes."""
+    """Removes what killed processes left of [`written_whole`] in a folder that nobody else is writing to."""
     for file in folder.glob(f".*.{'[0-9a-f]' * 8}{UNFINISHED_SUFFIX}"):
         file.unlink(missing_ok=True)
 
 
 def without_formula(text: str) -> str:
-    """The text for a cell of a CSV file, with a single quote before what a spreadsheet would take for a formula."""
+    """The text for a CSV cell; one that a spreadsheet would take for a formula gets a single quote in front."""
     return re.sub(FORMULA_START, r"'\1", text)

@@ -7,7 +7,7 @@ DEFAULT = "DejaVu Sans"  # comes with matplotlib
 
 @cache
 def font_for(text: str) -> tuple[str, str] | None:
-    """Name and file of an installed font with all characters of the text, `None` if there is none."""
+    """Name and file of an installed font that has all characters of the text, or `None`."""
     from matplotlib.font_manager import fontManager
     from matplotlib.ft2font import FT2Font
 
@@ -32,5 +32,5 @@ def _characters(reader: type, file: str) -> frozenset[int]:
 
 
 def drawable(text: str) -> str:
-    """The text, or its characters beyond ASCII as escapes where no installed font has them all."""
+    """The text, with characters beyond ASCII escaped if no installed font has them all."""
     return text if font_for(text) else text.encode("ascii", "backslashreplace").decode()

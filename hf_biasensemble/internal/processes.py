@@ -1,4 +1,4 @@
-"""Which of several processes this is, before any is set up, and whether as many were started as were asked for."""
+"""Which of several processes this is, before torch knows, and whether as many were started as requested."""
 
 import logging
 import os
@@ -30,11 +30,7 @@ def print_whole(line: str) -> None:
 
 
 def refuse_data_parallel(gpus: int) -> None:
-    """Refuses to spread one process over several GPUs, as the Trainer would: its batch would grow with them.
-
-    Raises:
-        `BiasEnsembleError`: If this process would use more than one GPU.
-    """
+    """Raises `BiasEnsembleError` if one process has several GPUs: the Trainer would multiply its batch by them."""
     if gpus > 1:
         raise BiasEnsembleError(
             f"expected one GPU for each process, found one process and {gpus} GPUs; start as many processes with "
@@ -64,7 +60,7 @@ def warn_of_missing_processes(started: int) -> None:
 
 
 def _processes_asked_for(words: list[str]) -> int:
-    """How many processes a command line of `accelerate launch` asks for, by flag or config file; else 1."""
+    """How many processes an `accelerate launch` command line requests, by flag or config file; else 1."""
     if "launch" not in words or not any("accelerate" in word for word in words[: words.index("launch")]):
         return 1
     from accelerate.commands.config import default_config_file, load_config_from_file

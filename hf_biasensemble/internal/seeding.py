@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 def derived_seed(seed: int, purpose: str, number: int = 0) -> int:
-    """A seed of its own for each purpose and number, so that streams neither coincide nor depend on their order."""
+    """A separate seed for each purpose and number, so that streams neither coincide nor depend on their order."""
     return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), number]).generate_state(1)[0])
 
 
 def build_with_seed(seed: int, build: Callable[[], T]) -> T:
-    """Calls `build`, which draws on the processor, with torch's random state there set to `seed`, and puts the state
-    back afterwards. The generators of GPUs are not touched, nor seeded for when they are first used."""
+    """Calls `build`, which draws random numbers on the CPU, with torch's CPU generator seeded, and restores its state
+    afterwards. Generators of GPUs are left alone, also those not yet in use."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices
         return build()

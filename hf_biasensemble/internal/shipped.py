@@ -1,4 +1,4 @@
-"""Recipes and dataset scripts that come with the library, found by name from any folder.
+"""Recipes and dataset scripts that ship with the library, found by name from any folder.
 
 In a checkout `configs/` and `dataset_scripts/` are beside the package; a wheel holds them inside it.
 """

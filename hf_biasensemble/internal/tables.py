@@ -17,8 +17,8 @@ _METADATA_KEY = b"hf_biasensemble"
 
 
 def save_table(path: Path, columns: Mapping[str, np.ndarray | None], stated: dict[str, Any]) -> Path:
-    """Writes columns (N,) or (N, K), complete or not at all; `None` is left out. What is stated of them, plain values,
-    goes into the metadata."""
+    """Writes columns (N,) or (N, K), completely or not at all, without those that are `None`. Plain values `stated` of
+    them go into the metadata."""
     table = pa.table({name: _column(values) for name, values in columns.items() if values is not None})
     table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(stated, sort_keys=True)})
     with written_whole(path) as file:
@@ -27,7 +27,7 @@ def save_table(path: Path, columns: Mapping[str, np.ndarray | None], stated: dic
 
 
 def load_table(path: Path, what: str, remedy: str, build: Callable[[dict[str, np.ndarray], dict[str, Any]], T]) -> T:
-    """What `build` makes of the columns and stated values that [`save_table`] wrote.
+    """What `build` returns for the columns and stated values that [`save_table`] wrote.
 
     Raises:
         `BiasEnsembleError`: If there is no readable file, or `build` misses something in it.

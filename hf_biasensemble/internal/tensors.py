@@ -6,10 +6,8 @@ import torch
 
 
 def separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors, each contiguous and in memory of its own; those that already are so are not copied.
-
-    A network may hold one weight under two names, which safetensors refuses.
-    """
+    """The same tensors, each contiguous and in memory of its own, which is copied only where needed. A network may
+    hold one weight under two names, which safetensors refuses."""
     seen: set[int] = set()
     found = {}
     for name, tensor in tensors.items():

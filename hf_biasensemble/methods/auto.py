@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar
 
 from hf_biasensemble.arguments import DebiasingArguments, option
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.arguments.options import Allowed, require
+from hf_biasensemble.arguments.options import Allowed
+from hf_biasensemble.internal.errors import require
 from hf_biasensemble.methods.erm import ErmTrainer
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE

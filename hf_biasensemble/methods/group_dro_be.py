@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from hf_biasensemble.arguments.descriptors import Method
-from hf_biasensemble.arguments.options import PositiveFloat, option, require
+from hf_biasensemble.arguments.options import PositiveFloat, option
 from hf_biasensemble.internal.collectives import mean_of_processes
+from hf_biasensemble.internal.errors import require
 from hf_biasensemble.losses.objectives import cross_entropy
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
