@@ -1,4 +1,4 @@
-"""List what the library keeps between runs, with `hf-biasensemble cache`, or remove it with `--clear`.
+"""List what is kept between runs, or remove it: `hf-biasensemble cache --clear`.
 
 Clearing costs nothing but the time to make it again. Entries that another process is writing are left alone.
 """

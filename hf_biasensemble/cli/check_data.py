@@ -1,4 +1,4 @@
-"""Validate and preview a dataset without training: `hf-biasensemble check-data --dataset_name DIR`.
+"""Validate and preview a dataset: `hf-biasensemble check-data --dataset_name DIR`.
 
 Takes the data options of training. Exit status 0 if training would start, 1 if images would stop it.
 """

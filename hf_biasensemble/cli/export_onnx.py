@@ -1,4 +1,4 @@
-"""A saved classifier as an ONNX file: `hf-biasensemble export-onnx --model OUT --output_file FILE.onnx`.
+"""Write a saved classifier as an ONNX file: `hf-biasensemble export-onnx --model OUT --output_file FILE.onnx`.
 
 Needs the extra `onnx`.
 """

@@ -1,4 +1,4 @@
-"""Turns a checkpoint of the authors' code (github.com/kakaoenterprise/BiasEnsemble) into a saved classifier.
+"""Turn a checkpoint of the authors' code into a saved classifier:
 
     hf-biasensemble import-reference --reference_checkpoint log/cmnist/NAME/result --method lff \\
         --reference_dataset cmnist --output_dir OUT

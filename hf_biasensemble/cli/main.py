@@ -4,33 +4,19 @@ import difflib
 import importlib
 import os
 import sys
+from pathlib import Path
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.shipped import summary_of
 
 GROUPS = {
-    "before training": {
-        "check-data": "validate and preview a dataset",
-        "make-dataset": "write a benchmark dataset as a folder of Parquet files",
-    },
-    "training": {
-        "train": "train a debiased classifier",
-        "sweep": "compare methods over datasets and seeds",
-    },
-    "looking at images and models": {
-        "audit": "show which training images contradict the shortcut, as an HTML page",
-        "test": "measure the accuracy by group of a saved classifier",
-        "judge": "compare models where the shortcut misleads, without bias labels",
-        "explain": "measure what predictions depend on: colour, shape, border, single pixels",
-    },
-    "using models": {
-        "predict": "label your own images",
-        "push": "upload a finished output folder to the Hub",
-        "export-onnx": "write a saved classifier as an ONNX file",
-        "import-reference": "turn a checkpoint of the authors' code into a saved classifier",
-    },
-    "housekeeping": {"cache": "list or clear what is kept between runs"},
+    "before training": ("check-data", "make-dataset"),
+    "training": ("train", "sweep"),
+    "looking at images and models": ("audit", "test", "judge", "explain"),
+    "using models": ("predict", "push", "export-onnx", "import-reference"),
+    "housekeeping": ("cache",),
 }
-COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
+COMMANDS = {name: group for group, names in GROUPS.items() for name in names}
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Unable to allocate")  # of CUDA, torch and numpy
 
 
@@ -103,6 +89,9 @@ def main() -> int:
 def usage() -> str:
     """What `hf-biasensemble --help` prints."""
     lines = ["usage: hf-biasensemble COMMAND [options]", "       hf-biasensemble COMMAND --help | --version"]
-    for title, commands in GROUPS.items():
-        lines += ["", f"{title}:", *(f"  {name:<18}{text}" for name, text in commands.items())]
+    for title, names in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            summary = summary_of(Path(__file__).with_name(f"{name.replace('-', '_')}.py")).partition(":")[0]
+            lines.append(f"  {name:<18}{summary}")
     return "\n".join(lines)

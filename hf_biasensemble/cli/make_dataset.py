@@ -1,10 +1,7 @@
 """Make a dataset that debiasing is measured on: `hf-biasensemble make-dataset NAME --output_dir FOLDER [options]`."""
 
-import ast
-from pathlib import Path
-
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.shipped import dataset_scripts, module_in
+from hf_biasensemble.internal.shipped import dataset_scripts, module_in, summary_of
 
 
 def main(argv: list[str]) -> int:
@@ -12,13 +9,9 @@ def main(argv: list[str]) -> int:
     name, *words = argv or ["--help"]
     scripts = dataset_scripts()
     if name in ("-h", "--help"):
-        listed = "\n".join(f"  {name:<18}{_summary(script)}" for name, script in scripts.items())
+        listed = "\n".join(f"  {name:<18}{summary_of(script)}" for name, script in scripts.items())
         print(f"usage: hf-biasensemble make-dataset NAME [options]; NAME --help shows its options\n\n{listed}")
         return 0
     if name not in scripts:
         raise BiasEnsembleError(f"expected the name of a dataset, found {name}; known: {', '.join(scripts)}")
     return module_in(scripts[name]).main(words)
-
-
-def _summary(script: Path) -> str:
-    return (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Upload the model of a finished run to the Hub: `hf-biasensemble push OUT REPO`."""
+"""Upload a finished run to the Hub: `hf-biasensemble push OUT REPO`."""
 
 from pathlib import Path
 

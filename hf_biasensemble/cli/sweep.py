@@ -1,4 +1,4 @@
-"""Compare methods: one run per method, dataset configuration and seed, each in a process and a folder of its own.
+"""Compare methods over datasets and seeds: one run for each, in a process and a folder of its own.
 
 hf-biasensemble sweep --config '{method}/cmnist' --methods erm lff_be --dataset_config_names 1pct 5pct
 --seeds 0 1 2 --dataset_name data/cmnist --output_dir outputs/sweep [any option of train]

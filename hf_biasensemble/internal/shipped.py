@@ -3,6 +3,7 @@
 In a checkout `configs/` and `dataset_scripts/` are beside the package; a wheel holds them inside it.
 """
 
+import ast
 import difflib
 import importlib.util
 from importlib.resources import files
@@ -40,6 +41,11 @@ def config_file(name: str) -> Path:
     raise BiasEnsembleError(
         f"--config {name} could not be read: expected a file or the name of a recipe, found neither; {there}"
     )
+
+
+def summary_of(file: Path) -> str:
+    """The first line of a Python file's docstring, without importing it."""
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def module_in(file: Path) -> ModuleType:
