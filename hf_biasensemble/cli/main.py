@@ -1,4 +1,7 @@
-"""`hf-biasensemble COMMAND ...`: each command is a small module with a `main(argv) -> int`."""
+"""`hf-biasensemble COMMAND ...`: each command is a small module with a `main(argv) -> int`.
+
+Its docstring is its help, and the first line, up to a colon, what `hf-biasensemble --help` says of it.
+"""
 
 import difflib
 import importlib
