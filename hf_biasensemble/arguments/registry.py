@@ -67,7 +67,7 @@ class Registry(Mapping[str, Descriptor], Generic[Descriptor]):
         self._found[descriptor.name] = descriptor
 
     def asked(self, value_of: Callable[[str], Any]) -> Descriptor | None:
-        """The one that is asked for: by name (`--method`), or the one in the user's file (`--method_file`).
+        """The one that is asked for by name (`--method`) or in the user's file (`--method_file`).
 
         Args:
             value_of (`Callable[[str], Any]`): The value of an option by its name, `None` where it is not given.

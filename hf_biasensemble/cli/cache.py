@@ -1,6 +1,6 @@
 """List what is kept between runs, or remove it: `hf-biasensemble cache --clear`.
 
-Clearing costs nothing but the time to make it again. Entries that another process is writing are left alone.
+What is removed is made again when it is needed. Entries that another process is writing are left alone.
 """
 
 import shutil

@@ -18,9 +18,9 @@ from hf_biasensemble.runs.run import checked
 def describe_run(
     data_args: DataArguments, model_args: ModelArguments, selection_args: Any, args: DebiasingArguments
 ) -> str:
-    """Checks all that a run checks before it trains, decodes the images, and says in lines what would run.
+    """Makes all checks that a run makes before it trains, decodes the images, and describes in lines what would run.
 
-    Writes nothing into `output_dir`; decoded images above `pixel_memory_limit` go to the cache, as in a run. Raises a
+    Writes nothing to `output_dir`; decoded images above `pixel_memory_limit` go to the cache, as in a run. Raises
     `BiasEnsembleError` where the run would stop before training.
     """
     method = method_of(args)

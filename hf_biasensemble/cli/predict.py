@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
 
 
 def list_images(paths: list[Path]) -> list[Path]:
-    """The files among the paths, whatever their names, and the images in the folders as training finds them, in order;
-    each once. Refuses a folder without image files."""
+    """The files among the paths, whatever their names, and the images in the folders among them, as training finds
+    them; each once, in order. Refuses a folder without image files."""
     from hf_biasensemble.data.reading.files import image_files
 
     files: list[Path] = []

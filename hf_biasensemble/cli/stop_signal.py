@@ -13,14 +13,14 @@ from hf_biasensemble.internal.collectives import largest, num_processes
 from hf_biasensemble.internal.processes import print_once
 
 STEPS_BETWEEN_AGREEMENTS = 8
-"""Several processes ask each other every so many steps, because asking makes each wait for its device."""
+"""How often several processes ask each other for a signal, which makes each wait for its device."""
 
 
 class StopSignal(TrainerCallback):
-    """Ends training, and then the process, after the step in which one of the processes was told to end.
+    """Ends training, and then the process, after the step in which one of the processes received a signal.
 
-    Works inside `with`, which puts back what the process did on these signals before. A signal that comes five seconds
-    or more after the first ends the process at once.
+    Works inside `with`, which restores the previous signal handlers. A signal that comes five seconds or more after
+    the first ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class StopSignal(TrainerCallback):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ends the process with 128 + the number of the signal, if one came."""
+        """Ends the process with exit status 128 + the number of the signal, if one came."""
         self._restore()
         if self.received:
             saved = "no checkpoint saved (--save_strategy no)"

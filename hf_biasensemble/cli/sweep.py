@@ -30,7 +30,7 @@ _NOT_FOR_SWEEPS = {
     **{"validation_fold": "--judge_folds", "resume_from_checkpoint": "the same command again"},
     **dict.fromkeys(("selection_dir", "compare_with", "push_to_hub", "hub_model_id")),
 }
-"""Options of `train` that a sweep sets itself, and what is given to it in their place."""
+"""Options of `train` that a sweep sets itself, and what to give it instead."""
 
 
 def main(argv: list[str]) -> int:
@@ -101,7 +101,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def run_all(plans: list[Plan], jobs: int) -> list[str]:
-    """Runs what is not finished, `jobs` at a time; a run that fails does not keep the others. Gives the failures."""
+    """Runs what is not finished, `jobs` at a time, whether or not others fail. Returns the failures."""
     failures: dict[str, str] = {}
     with ThreadPoolExecutor(jobs) as pool:
         # First what others are compared with or start from.
@@ -126,7 +126,7 @@ def run_all(plans: list[Plan], jobs: int) -> list[str]:
 
 
 def run_one(plan: Plan, jobs: int) -> str:
-    """Makes one run, or the rest of it, in a process of its own; says how that ended."""
+    """Starts or resumes one run in a process of its own; returns how it ended."""
     with sole_writer(plan.folder, wait=True):
         pass  # a run that an earlier, killed sweep had started may still go on: let it end
     if plan.is_finished:
