@@ -34,7 +34,7 @@ class CacheEntry:
 
 def main(argv: list[str]) -> int:
     """Lists the entries, or removes them."""
-    (arguments,) = parse_arguments([CacheArguments], argv, description=__doc__, command="cache")
+    (arguments,) = parse_arguments([CacheArguments], argv, "cache", description=__doc__)
     from hf_biasensemble.data.store.cache import cache_folder
 
     entries = list_cache()

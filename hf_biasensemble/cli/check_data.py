@@ -30,9 +30,7 @@ class CheckArguments(Options):
 
 def main(argv: list[str]) -> int:
     """Prints splits, counts by class and bias, image sizes and modes, and bad images; writes a contact sheet."""
-    data_args, arguments = parse_arguments(
-        [DataArguments, CheckArguments], argv, description=__doc__, command="check-data"
-    )
+    data_args, arguments = parse_arguments([DataArguments, CheckArguments], argv, "check-data", description=__doc__)
     from hf_biasensemble.data.loading import load_splits
     from hf_biasensemble.data.pixels import write_unreadable
     from hf_biasensemble.data.prepare import classes_without_images, decode_splits, parts_to_use
@@ -66,12 +64,12 @@ def main(argv: list[str]) -> int:
         sheet = folder / "contact_sheet.png"
         draw_contact_sheet(first, f"{next(iter(splits))} of {data_args.dataset_name}").save(sheet)
         print(f"contact sheet: {sheet}")
-    for name, classes in lost.items():
-        if classes:
-            print(f"training would stop: split {name} has no readable image of {', '.join(classes[:10])}")
+    stops = [f"split {name} has no readable image of {', '.join(lost[name][:10])}" for name in lost if lost[name]]
     if bad and not data_args.skip_unreadable_images:
-        print(f"training would stop: {len(bad)} unreadable images; fix them, or use --skip_unreadable_images")
-    return int(any(lost.values()) or bool(bad and not data_args.skip_unreadable_images))
+        stops.append(f"{len(bad)} unreadable images; fix them, or use --skip_unreadable_images")
+    for reason in stops:
+        print(f"training would stop: {reason}")
+    return int(bool(stops))
 
 
 def count_table(split: "ImageSplit") -> str:

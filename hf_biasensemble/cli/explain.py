@@ -45,9 +45,8 @@ class ExplainArguments(Options):
 
 def main(argv: list[str]) -> int:
     """Opens the models and the data, and writes table and pictures."""
-    data_args, explain_args, inference = parse_arguments(
-        [DataArguments, ExplainArguments, InferenceArguments], argv, description=__doc__, command="explain"
-    )
+    types = [DataArguments, ExplainArguments, InferenceArguments]
+    data_args, explain_args, inference = parse_arguments(types, argv, "explain", description=__doc__)
     require(not data_args.feature_column, "--feature_column", "images, which can be changed to explain", "vectors")
     from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.pixels import ImageSplit

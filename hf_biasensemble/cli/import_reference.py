@@ -58,7 +58,7 @@ class ImportArguments(ReferenceArguments):
 
 def main(argv: list[str]) -> int:
     """Writes weights, config, preprocessing and card."""
-    (arguments,) = parse_arguments([ImportArguments], argv, description=__doc__, command="import-reference")
+    (arguments,) = parse_arguments([ImportArguments], argv, "import-reference", description=__doc__)
     from hf_biasensemble.models.export import save_classifier
 
     output_dir = Path(arguments.output_dir)

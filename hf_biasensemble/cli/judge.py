@@ -19,6 +19,6 @@ def main(argv: list[str]) -> int:
     if argv and not argv[0].startswith("-"):
         raise BiasEnsembleError(f"expected models after --model and --compare_with, found {argv[0]} before any option")
     types = [DataArguments, JudgeArguments, InferenceArguments]
-    data_args, judge_args, inference = parse_arguments(types, argv, description=__doc__, command="judge")
+    data_args, judge_args, inference = parse_arguments(types, argv, "judge", description=__doc__)
     print_once(judge_models(data_args, judge_args, inference)[0])
     return 0

@@ -35,12 +35,12 @@ def main(argv: list[str]) -> int:
     output_file: Path | None = options.output_file
     known = output_file is None or output_file.suffix in (".csv", ".jsonl")
     require(known, "--output_file", "a name that ends in .csv or .jsonl", output_file)
-    files = options.paths if options.feature_column else list_images(options.paths)
-
     unread: dict[Path, str] = {}
     if options.feature_column:
+        files, what = options.paths, "tables"
         rows = predictions_of_vectors(options.model, files, options.feature_column, inference, options.top_k)
     else:
+        files, what = list_images(options.paths), "images"
         rows = predictions(options.model, files, inference, options.top_k, unread)
     first = next(rows, None)
     if first is None:
@@ -62,7 +62,6 @@ def main(argv: list[str]) -> int:
     for file in files:
         if file in unread:
             print(f"not read: {file} ({unread[file]})", file=sys.stderr)
-    what = "tables" if options.feature_column else "images"
     print(f"{len(files) - len(unread)} of {len(files)} {what} read", file=sys.stderr)
     return 1 if unread else 0
 

@@ -33,9 +33,8 @@ class TestArguments(ReferenceArguments):
 
 def main(argv: list[str]) -> int:
     """Evaluates, prints a table and writes the metrics as JSON."""
-    data_args, test_args, inference = parse_arguments(
-        [DataArguments, TestArguments, InferenceArguments], argv, description=__doc__, command="test"
-    )
+    types = [DataArguments, TestArguments, InferenceArguments]
+    data_args, test_args, inference = parse_arguments(types, argv, "test", description=__doc__)
     from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.evaluation.classifier import evaluate_classifier
