@@ -13,28 +13,25 @@ from hf_biasensemble.internal.files import written_whole
 
 
 @dataclass
-class TestArguments(ReferenceArguments):
+class TestArguments:
     """What to evaluate."""
 
     model: str | None = option(None, "Folder or Hub id of a saved classifier, in place of a reference_checkpoint.")
     split: str = option("test", "Split of the dataset.")
     output_file: str | None = option(None, "JSON file for the metrics.")
 
-    def __post_init__(self) -> None:
-        if bool(self.model) == bool(self.reference_checkpoint):
-            raise BiasEnsembleError(
-                "expected one of --model (folder or Hub id of a saved classifier) and --reference_checkpoint (folder "
-                f"of the authors' code), found {'both' if self.model else 'nothing'}"
-            )
-        for name in ("method", "reference_dataset", "which"):
-            fits = not (self.model and getattr(self, name))
-            require(fits, f"--{name}", "only with --reference_checkpoint", "with --model")
-
 
 def main(argv: list[str]) -> int:
     """Evaluates, prints a table and writes the metrics as JSON."""
-    types = [DataArguments, TestArguments, InferenceArguments]
-    data_args, test_args, inference = parse_arguments(types, argv, "test", description=__doc__)
+    types = [DataArguments, TestArguments, ReferenceArguments, InferenceArguments]
+    data_args, test_args, reference, inference = parse_arguments(types, argv, "test", description=__doc__)
+    if bool(test_args.model) == bool(reference.reference_checkpoint):
+        raise BiasEnsembleError(
+            "expected one of --model (folder or Hub id of a saved classifier) and --reference_checkpoint (folder of "
+            f"the authors' code), found {'both' if test_args.model else 'nothing'}"
+        )
+    for name, value in vars(reference).items():
+        require(not (test_args.model and value), f"--{name}", "only with --reference_checkpoint", "with --model")
     from hf_biasensemble.data.geometry import Geometry
     from hf_biasensemble.data.prepare import load_image_splits
     from hf_biasensemble.evaluation.classifier import evaluate_classifier
@@ -45,7 +42,7 @@ def main(argv: list[str]) -> int:
     if test_args.model:
         model, transform, geometry = load_classifier(test_args.model, bool(data_args.feature_column))
     else:
-        checkpoint = test_args.load()
+        checkpoint = reference.load()
         model, transform = checkpoint.model, checkpoint.transform
         geometry = Geometry(checkpoint.image_size)
     splits = load_image_splits(data_args, geometry)
@@ -55,7 +52,7 @@ def main(argv: list[str]) -> int:
     measured = {f"{test_args.split}_{name}": value for name, value in metrics.items()}
     print(results_table({"": measured}, [test_args.split]))
     results: dict[str, float | str] = {**measured}
-    if test_args.reference_checkpoint:
+    if reference.reference_checkpoint:
         results["checkpoint_choice"] = CHECKPOINT_CHOICE
         print(f"checkpoint: {CHECKPOINT_CHOICE}")
     if test_args.output_file:
