@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from runs import error_line, history, results, train, weights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from synthetic import coloured_digits
 
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice
@@ -67,6 +67,18 @@ def test_best_step_before_an_interruption_is_remembered(many_to_validate, tmp_pa
     assert {k: v for k, v in kept.items() if k not in runtime} == {
         k: v for k, v in resumed.items() if k not in runtime
     }
+
+
+def test_state_of_another_version_is_refused(many_to_validate, tmp_path, capsys):
+    changes = {"checkpoint_choice": "validation_accuracy", "max_steps": 6, "eval_steps": 3, "save_steps": 3}
+    assert train(many_to_validate, tmp_path / "out", "erm", **changes) == 0
+    (tmp_path / "out" / "model.safetensors").unlink()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-6")
+    file = tmp_path / "out" / "checkpoint-3" / "published.safetensors"
+    state = load_file(file)
+    save_file({name: value for name, value in state.items() if name != "figures"}, file)
+    assert train(many_to_validate, tmp_path / "out", "erm", resume_from_checkpoint="true", **changes) == 2
+    assert f"{file}: expected what this version of the library saves, found something else" in error_line(capsys)
 
 
 def test_oracle_is_warned_of_and_marked(digits, tmp_path, capsys, caplog):

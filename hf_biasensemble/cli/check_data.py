@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_high
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from hf_biasensemble.arguments import DataArguments, option, parse_arguments
@@ -88,7 +89,7 @@ def count_table(split: "ImageSplit") -> str:
     counts = np.zeros((len(split.class_names), len(groups)), dtype=int)
     np.add.at(counts, (labels, group), 1)
     table = pd.DataFrame(counts, split.class_names, groups).rename_axis(columns="class")
-    return table.map("{:,}".format).to_string()
+    return indent(table.map("{:,}".format).to_string(), "  ")
 
 
 def describe_files(images: Any) -> str:

@@ -310,7 +310,13 @@ class EvaluatingTrainer(Trainer):
             self.load_method_state(load_file(Path(checkpoint) / METHOD_STATE_FILE))
         for name, part in self._parts_with_state().items():
             if (file := Path(checkpoint) / name).exists():
-                part.load_state_dict(load_file(file))
+                try:
+                    part.load_state_dict(load_file(file))
+                except (KeyError, RuntimeError) as error:
+                    raise BiasEnsembleError(
+                        f"{file}: expected what this version of the library saves, found something else "
+                        f"({' '.join(str(error).split())[:100]}); train from the start with --overwrite_output_dir"
+                    ) from error
 
     def _parts_with_state(self) -> dict[str, CheckpointChoice | WeightAverage]:
         """By the names of their files in a checkpoint."""
