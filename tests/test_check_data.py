@@ -38,6 +38,13 @@ def test_check_data_counts_by_class_and_bias(digits, capsys):
     assert lines[-1].startswith("files of test: width 28 to 28") and lines[-1].endswith("64 PNG RGB")
 
 
+def test_tables_are_indented_below_their_split(digits, capsys):
+    assert run_command("check_data", ["--dataset_name", str(digits)]) == 0
+    _, after = capsys.readouterr().out.split("train: 96 images, 4 classes\n")
+    table, _ = after.split("\n\n", 1)
+    assert all(line.startswith("  ") and line.strip() for line in table.splitlines()) and table.count("\n") == 4
+
+
 def test_check_data_shows_cut_splits_bad_images_and_a_contact_sheet(tmp_path, capsys):
     folder = tmp_path / "data"
     for number in range(20):
