@@ -54,7 +54,7 @@ def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[s
         )
     columns = {}
     for name, known in values.items():
-        columns[name] = pd.Categorical(rows[name], known).codes.astype(np.int64)
+        columns[name] = pd.Index(known).get_indexer(rows[name])
         unknown = np.flatnonzero(columns[name] < 0)
         if len(unknown):
             raise BiasEnsembleError(
