@@ -126,11 +126,14 @@ def push_folder(
 
     Args:
         folder: The finished folder.
-        repo_id, private, commit_message, token: As of [`push_model`].
+        repo_id: Repository, such as `"me/name"`.
+        commit_message: Of the only commit.
         again: The words of the command that repeats this push, for the error message.
         files: Paths in the folder, by default all.
         replaced: Patterns of files in the repository that are removed if they are not pushed again, except the card.
         repo_type: `"model"` or `"dataset"`.
+        private: Whether a new repository is private.
+        token: Of the Hub.
 
     Raises:
         `BiasEnsembleError`: If the upload fails.
