@@ -93,9 +93,9 @@ def test_a_lacking_class_is_refused_with_the_option_that_keeps_some_of_each(unev
 def test_members_that_give_a_class_up_judge_nobody():
     labels = np.repeat([0, 1], [425, 75])
     sure = np.full(500, 0.001, dtype=np.float32)
-    given_up = PseudoGroups(labels, np.zeros(500, dtype=np.int64), sure, 2)
+    given_up = PseudoGroups(labels, np.zeros(500, dtype=np.int64), sure, 2, "m")
     assert "only 0% of the 75 held-out images of class 1" in given_up.doubt()
     assert "--balance_members true" in given_up.doubt()
     predicted = labels.copy()
     predicted[[*range(40), *range(425, 445)]] ^= 1  # 73% of the small class
-    assert PseudoGroups(labels, predicted, sure, 2).doubt() is None
+    assert PseudoGroups(labels, predicted, sure, 2, "m").doubt() is None
