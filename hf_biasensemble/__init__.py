@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 elif _IS_COMMAND_LINE:  # `hf-biasensemble --help` should not wait for torch: each command imports what it needs
 
     def __getattr__(name: str) -> Any:
-        return getattr(importlib.import_module("hf_biasensemble.public"), name)
+        public = importlib.import_module("hf_biasensemble.public")
+        if name == "__all__":  # for `from hf_biasensemble import *` in a file of the user
+            return [name for name in vars(public) if not name.startswith("_")]
+        return getattr(public, name)
 else:
     from hf_biasensemble import public
     from hf_biasensemble.public import *  # noqa: F403

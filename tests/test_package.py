@@ -52,7 +52,7 @@ from hf_biasensemble import run
 print(callable(run))
 """
 OWN_METHOD = """
-from hf_biasensemble import ErmTrainer, Method, classifier_alone, run
+from hf_biasensemble import {names}
 METHOD = Method(name="own", title=run.__name__, trainer=ErmTrainer, network=classifier_alone)
 """
 
@@ -77,8 +77,9 @@ def test_command_line_imports_what_the_command_needs(words, tmp_path):
     assert not {"datasets", "pyarrow", "torch", "transformers", "mlxtend"} & imported
 
 
-def test_a_method_file_imports_from_the_package_in_the_command_line_too(tmp_path):
-    (tmp_path / "own.py").write_text(OWN_METHOD, encoding="utf-8")
+@pytest.mark.parametrize("names", ["ErmTrainer, Method, classifier_alone, run", "*"])
+def test_a_method_file_imports_from_the_package_in_the_command_line_too(names, tmp_path):
+    (tmp_path / "own.py").write_text(OWN_METHOD.format(names=names), encoding="utf-8")
     done = fresh_python("-m", "hf_biasensemble", "train", "--method_file", "own.py", "--help", cwd=tmp_path)
     assert done.returncode == 0 and "Options of --method own;" in done.stdout, done.stderr
 
