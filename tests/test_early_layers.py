@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 from photographs import weights_file
-from runs import error_line, selection_inputs, train
+from runs import content, error_line, selection_inputs, train
 from safetensors.torch import load_file
 from torch import nn
 
@@ -116,6 +116,32 @@ def test_members_read_early_features_of_a_backbone_that_the_classifier_trains(di
     before, after = load_file(frozen["pretrained_weights"]), load_file(tmp_path / "out" / "model.safetensors")
     first = next(name for name in before if name.endswith("weight"))
     assert not before[first].equal(after[first])
+
+
+def test_a_backbone_without_early_layers_is_refused_before_anything_is_written(
+    digits, frozen, tmp_path, monkeypatch, capsys
+):
+    """A frozen one has final features in their place; of one that is trained as a whole there are none."""
+    trained = {**frozen, "freeze_backbone": "false", "member_features": "early"}
+    assert train(digits, tmp_path / "out", "erm", max_steps=4) == 0
+    before = content(tmp_path / "out")
+    monkeypatch.setattr("hf_biasensemble.models.early_layers.early_layers", lambda reductions: [99])
+    for asked in ({"overwrite_output_dir": "true"}, {"overwrite_output_dir": "true", "dry_run": "true"}):
+        assert train(digits, tmp_path / "out", "lff_be", **trained, **asked) == 2
+        said = "expected final, since test_resnet gives no outputs of early layers, found early"
+        assert error_line(capsys) == f"error: --member_features: {said}"
+        assert content(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("changes", [{"augmentation": "none"}, {"crop_padding": 2}])
+def test_dry_run_counts_the_features_that_members_see_of_a_trained_backbone(digits, frozen, changes, tmp_path, capsys):
+    options = {**frozen, "freeze_backbone": "false", "member_features": "early", "feature_views": 2, **changes}
+    assert train(digits, tmp_path / "out", "lff_be", **options, dry_run="true") == 0
+    inputs = selection_inputs(digits, tmp_path / "out", "lff_be", **options)[1]
+    rows = sum(split.pixels.shape[:-1].numel() for split in inputs.encoded["early"].values())
+    assert inputs.backbone is not None
+    values = rows * (inputs.backbone.network.width + inputs.backbone.network.early_width)
+    assert f"{2 * values / 1000:.3g} kB of features" in capsys.readouterr().out
 
 
 def test_early_features_are_refused_without_pretrained_weights(digits, tmp_path, capsys):

@@ -74,7 +74,9 @@ class ModelArguments(Options):
         False, "Freeze the pretrained backbone: compute features once and train heads on them."
     )
     feature_views: NonNegativeInt = option(
-        4, "With freeze_backbone and an augmentation: augmented views of each training image, besides the plain one."
+        4,
+        "With an augmentation and features of a pretrained backbone (freeze_backbone or member_features early): "
+        "augmented views of each training image, besides the plain one.",
     )
     head: Annotated[str, one_of("linear", "mlp")] = option(
         "linear", "With freeze_backbone or feature_column: the head to train, linear or mlp (one hidden layer)."

@@ -61,8 +61,8 @@ class DebiasingArguments(TrainingArguments):
     augmentation: Annotated[str, one_of("none", "affine", "photographs")] = option(
         "none",
         "none; affine: rotate, zoom and shift training images at random, after crop and flip; photographs: random "
-        "resized crops of at least 0.4 of the area, flipped at random. Members see plain images or, with a frozen "
-        "backbone, the same stored views.",
+        "resized crops of at least 0.4 of the area, flipped at random. Members see plain images or, on "
+        "features of a pretrained backbone, the same stored views.",
     )
     color_jitter: Annotated[float, Allowed("in [0, 1]", lambda value: 0 <= value <= 1)] = option(
         0.0,

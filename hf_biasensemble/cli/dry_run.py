@@ -7,11 +7,13 @@ from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelAr
 from hf_biasensemble.arguments.model import FEATURES
 from hf_biasensemble.data.batches.device_pixels import check_room
 from hf_biasensemble.data.pixels import ImageSplit
+from hf_biasensemble.data.prepare import image_transform
 from hf_biasensemble.folders.output_folder import check_output_dir, checkpoint_to_resume
 from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, build_encoder
+from hf_biasensemble.runs.prepared import Prepared
 from hf_biasensemble.runs.run import checked
 
 
@@ -39,7 +41,7 @@ def describe_run(
         "dataset": f"{data_args.dataset_name} {data_args.dataset_config_name or ''}".strip(),
         **{f"  {name}": _size_of(split) for name, split in splits.items()},
         "network": _network(model_args, splits["train"]),
-        "memory": _memory(model_args, args, splits),
+        "memory": _memory(prepared),
         "training": f"{args.max_steps:,} steps of {batch:,} images ({epochs:,.1f} epochs), evaluated {evaluated}",
     }
     if selection_args is not None:
@@ -70,8 +72,10 @@ def _network(model_args: ModelArguments, train: ImageSplit) -> str:
     return f"{model_args.backbone}, {count:,} parameters, {start}{frozen}, input {model_args.image_size} pixels"
 
 
-def _memory(model_args: ModelArguments, args: DebiasingArguments, splits: dict[str, ImageSplit]) -> str:
-    """Bytes of the decoded images and, with a frozen backbone, of its features; splits cut from train share both."""
+def _memory(prepared: Prepared) -> str:
+    """Bytes of the decoded images and of the features that networks or members see; splits cut from train share
+    both."""
+    model_args, splits = prepared.model_args, prepared.splits
     stores: dict[int, tuple[Any, bool]] = {}
     for name in sorted(splits, key=lambda name: name != "train"):
         stores.setdefault(id(splits[name].pixels), (splits[name].pixels, name == "train"))
@@ -79,10 +83,11 @@ def _memory(model_args: ModelArguments, args: DebiasingArguments, splits: dict[s
     if model_args.backbone == FEATURES:
         return f"{_bytes(4 * pixels)} of vectors"
     text = f"{_bytes(pixels)} of decoded images"
-    if model_args.freeze_backbone:
+    if model_args.freeze_backbone or prepared.member_features == "early":
         config = classifier_config(model_args, splits["train"].class_names)
         network = EarlyAndFinal(build_encoder(config), config.image_size)
-        views = model_args.feature_views if args.augmentation != "none" or model_args.horizontal_flip else 0
+        augments = image_transform(model_args, prepared.args.augmentation).augments
+        views = model_args.feature_views if augments else 0
         rows = sum(store.shape[0] * (1 + views * is_train) for store, is_train in stores.values())
         text += f", {_bytes(2 * rows * (network.width + network.early_width))} of features"
     return text

@@ -9,6 +9,7 @@ from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
 from hf_biasensemble.models.backbones import source_of, timm_errors_named
+from hf_biasensemble.models.early_layers import EarlyAndFinal, check_early_layers
 from hf_biasensemble.models.fine_tuning import freeze_first_layers
 from hf_biasensemble.models.modeling_debiased import (
     FEATURES,
@@ -37,18 +38,20 @@ def classifier_config(
     )
 
 
-def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
+def check_backbone(model_args: ModelArguments, batch_size: int, member_features: str = "final") -> None:
     """Tries one encoder, with its weights, on one black image, so that a backbone that does not fit is refused before
     anything is written.
 
     Args:
         model_args (`ModelArguments`): Network and image size.
         batch_size (`int`): Samples in a training batch, at least 1.
+        member_features (`str`, *optional*, defaults to `"final"`): What members are to see of it, `"early"` or
+            `"final"`. A frozen backbone without early layers shows them final features.
 
     Raises:
         `BiasEnsembleError`: If there is no such backbone, its weights cannot be loaded or do not fit, it cannot take
-            images of that size, does not give pooled features, has fewer layers than are to be trained, or cannot
-            train on so few samples at once.
+            images of that size, does not give pooled features or those of early layers, has fewer layers than are to
+            be trained, or cannot train on so few samples at once.
     """
     if model_args.backbone == FEATURES:
         return
@@ -75,6 +78,8 @@ def check_backbone(model_args: ModelArguments, batch_size: int) -> None:
                 f"{width or 'num_features'}), found {found} for one image; use another backbone, or leave out "
                 "--backbone_args that change its output"
             )
+        if member_features == "early" and not model_args.freeze_backbone:
+            check_early_layers(EarlyAndFinal(encoder, config.image_size), model_args.backbone)
         if batch_size == 1:
             try:
                 encoder.train()(image)

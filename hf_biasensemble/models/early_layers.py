@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_biasensemble.internal.errors import require
 from hf_biasensemble.models.modeling_debiased import TransformersEncoder, feature_width
 
 NUM_LAYERS = 4
@@ -67,6 +68,12 @@ class EarlyAndFinal(nn.Module):
         layers = early_layers(reductions)
         last, maps = backbone.forward_intermediates(images, indices=layers, output_fmt="NCHW")
         return backbone.forward_head(last), maps
+
+
+def check_early_layers(network: EarlyAndFinal, backbone: str) -> None:
+    """Raises `BiasEnsembleError` if the network, which has this name, gives no outputs of early layers."""
+    expected = f"final, since {backbone} gives no outputs of early layers"
+    require(network.early_width > 0, "--member_features", expected, "early")
 
 
 def early_layers(reductions: list[float]) -> list[int]:

@@ -10,8 +10,8 @@ from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry, image_transform
 from hf_biasensemble.data.store.features import Features, FeatureTransform
-from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import print_once
+from hf_biasensemble.models.early_layers import check_early_layers
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.frozen import FrozenBackbone, head_of_vectors
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
@@ -68,11 +68,10 @@ class Inputs:
         transform = image_transform(model_args, args.augmentation, args.color_jitter)
         if model_args.freeze_backbone or member_features == "early":
             backbone = FrozenBackbone.of(model_args, transform)
-            if member_features not in backbone.kinds:
-                said = f"{model_args.backbone} gives no outputs of early layers"
-                if not model_args.freeze_backbone:
-                    raise BiasEnsembleError(f"--member_features: expected final, since {said}, found early")
-                print_once(f"{said}, so members see final features")
+            if not model_args.freeze_backbone:
+                check_early_layers(backbone.network, model_args.backbone)
+            elif member_features not in backbone.kinds:
+                print_once(f"{model_args.backbone} gives no outputs of early layers, so members see final features")
                 member_features = "final"
             encoded = backbone.encode(images, data_args, args.device)
             if not model_args.freeze_backbone:

@@ -71,7 +71,7 @@ def audit_images(
     checkpoint_to_resume(args)  # members find their own
     prepared = Prepared.of(method, data_args, model_args, selection_args, args)
     splits = prepared.splits
-    check_backbone(prepared.model_args, args.per_device_train_batch_size)
+    check_backbone(prepared.model_args, args.per_device_train_batch_size, prepared.member_features)
     if args.resume_from_checkpoint:
         check_same_run(output_dir, prepared.settings)
     with sole_writer(output_dir) if args.should_save else nullcontext():

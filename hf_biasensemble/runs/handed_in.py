@@ -80,7 +80,7 @@ class HandedIn:
         names = prepared.splits["train"].class_names
         check_checkpoint_choice(args, prepared.splits, has_members=False)  # no members judge here
         if network is None:
-            check_network(method, prepared.model_args, args, names)
+            check_network(prepared)
         inputs = prepared.inputs()
         network = network or method.network(inputs.network_args, names, args.seed)
         settle_steps(args, len(prepared.splits["train"]), {})

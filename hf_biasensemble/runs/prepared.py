@@ -74,6 +74,11 @@ class Prepared:
         settings["aligned_bias"] = stated_aligned_bias(splits["train"], data_args)
         return cls(method, data_args, model_args, selection_args, args, splits, settings)
 
+    @property
+    def member_features(self) -> str:
+        """What members are to see of a pretrained backbone, `"early"` or `"final"`."""
+        return getattr(self.selection_args, "member_features", "final")
+
     def settle_steps(self, checkpoint: Path | None = None) -> None:
         """Sets steps and schedule in `args`. Refuses to resume a run, from this checkpoint or from the beginning,
         that was another."""
@@ -90,5 +95,4 @@ class Prepared:
 
     def inputs(self) -> Inputs:
         """What networks see of the images, which a frozen backbone encodes first."""
-        features = getattr(self.selection_args, "member_features", "final")
-        return Inputs.of_run(self.model_args, self.data_args, self.args, self.splits, features)
+        return Inputs.of_run(self.model_args, self.data_args, self.args, self.splits, self.member_features)

@@ -131,15 +131,15 @@ def checked(
         )
     if method.chooses:
         check_candidates(args, model_args, method.selector, splits["train"])
-    check_network(method, model_args, args, splits["train"].class_names)
+    check_network(prepared)
     prepared.settle_steps(checkpoint)
     return prepared
 
 
-def check_network(
-    method: Method, model_args: ModelArguments, args: DebiasingArguments, class_names: list[str]
-) -> None:
+def check_network(prepared: Prepared) -> None:
     """Refuses a network that cannot be built, started, trained or published as asked."""
+    method, model_args, args = prepared.method, prepared.model_args, prepared.args
+    class_names = prepared.splits["train"].class_names
     if method.starts_from and not (model_args.init_from or model_args.on_features):
         raise BiasEnsembleError(
             f"--init_from: expected the folder of a finished run of {method.starts_from}, from which {method.name} "
@@ -149,7 +149,7 @@ def check_network(
         raise BiasEnsembleError(
             f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
         )
-    check_backbone(model_args, args.per_device_train_batch_size)
+    check_backbone(model_args, args.per_device_train_batch_size, prepared.member_features)
     if model_args.init_from and not model_args.freeze_backbone:
         build_with_seed(0, lambda: method.network(model_args, class_names, 0))  # what it starts from may not fit
     if args.should_save:
