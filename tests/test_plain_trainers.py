@@ -113,6 +113,15 @@ def test_without_other_splits_nothing_is_evaluated(data, tmp_path):
     assert not any("eval_accuracy" in entry for entry in trainer.state.log_history)
 
 
+def test_a_run_is_resumed_from_a_folder_that_was_named_late(data, tmp_path):
+    for resumed in (None, True):
+        trainer = be.ErmTrainer("mlp", settings(tmp_path / "first"), train_dataset=data["train"])
+        trainer.args.output_dir = str(tmp_path / "late")
+        trainer.train(resume_from_checkpoint=resumed)
+        assert (tmp_path / "late" / "config.yaml").exists()
+        assert not (tmp_path / "first" / "config.yaml").exists()
+
+
 def test_splits_of_a_dataset_dict_are_evaluated(data, tmp_path):
     trainer = be.ErmTrainer("mlp", settings(tmp_path / "out"), train_dataset=data)
     assert {name: len(split) for name, split in trainer.eval_dataset.items()} == {"validation": 32, "test": 64}

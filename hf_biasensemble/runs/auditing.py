@@ -78,7 +78,7 @@ def audit_images(
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
         if args.should_save and all(path.name == "selection" for path in results_in(output_dir)):  # no run's folder
-            prepared.write_settings()
+            prepared.write_settings(output_dir)
         selection, _ = make_selection(
             selector,
             prepared.inputs(),

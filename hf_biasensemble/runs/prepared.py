@@ -88,9 +88,9 @@ class Prepared:
         settle_steps(self.args, len(self.splits["train"]), before)
         self.settings["schedule_steps"] = self.args.schedule_steps
 
-    def write_settings(self) -> None:
+    def write_settings(self, folder: Path) -> None:
         """Writes `config.yaml` into the output folder, complete or not at all."""
-        with written_whole(Path(self.args.output_dir) / CONFIG_FILE) as file:
+        with written_whole(folder / CONFIG_FILE) as file:
             file.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
 
     def inputs(self) -> Inputs:

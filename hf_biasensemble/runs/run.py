@@ -88,7 +88,7 @@ def run(
         if args.should_save:
             remove_earlier_run(output_dir, args, checkpoint)
             shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)
-            prepared.write_settings()
+            prepared.write_settings(output_dir)
             write_unreadable(prepared.splits, output_dir / DROPPED_FILE)
         check_seen_by_all(output_dir, args.device)
         inputs, selection_args = prepared.inputs(), prepared.selection_args

@@ -143,9 +143,8 @@ class DebiasingTrainer(base.DebiasingTrainer):
                 if path.name != "selection":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self.args.should_save:
-            folder.mkdir(parents=True, exist_ok=True)
             found.prepared.settings["schedule_steps"] = self.args.schedule_steps
-            found.prepared.write_settings()
+            found.prepared.write_settings(folder)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
