@@ -86,8 +86,8 @@ class SelectionArguments(SelectorArguments):
     )
     member_features: Annotated[str | None, one_of("early", "final")] = option(
         None,
-        "What members see of a pretrained backbone: early, features of its first layers, which show a shortcut more "
-        "than the class and stay as they are; or final, as the classifier. By default early with freeze_backbone.",
+        "What members see of a pretrained backbone: early, features of its first layers, which stay frozen and show a "
+        "shortcut more than the class; or final, the same as the classifier. By default early with freeze_backbone.",
     )
 
     def __post_init__(self) -> None:

@@ -124,7 +124,7 @@ def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     if asked.lower() != "true":
         checkpoint = Path(asked).expanduser().resolve()
         problem = problem_of(checkpoint) if checkpoint.is_dir() else "no such folder"
-        expected, found = "true or the folder of a complete checkpoint", f"one that is not ({problem})"
+        expected, found = "true or the folder of a complete checkpoint", f"none ({problem})"
         require(problem is None, f"--resume_from_checkpoint {asked}", expected, found)
         check_processes(checkpoint, args.world_size)
         return checkpoint

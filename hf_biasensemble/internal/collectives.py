@@ -23,7 +23,7 @@ def num_processes() -> int:
 
 
 def is_alone() -> bool:
-    """Whether this is one of several processes and does work of its own, as [`shared_out`] gives it."""
+    """Whether this is one of several processes and currently works by itself, inside [`shared_out`]."""
     return _is_alone
 
 
@@ -31,11 +31,11 @@ def shared_out(work: Callable[[int], Result], count: int) -> list[Result]:
     """Calls `work` with each number below `count`, in process r of n with r, r + n, r + 2n, ..., and gives all results
     to all processes.
 
-    Meanwhile a process finds no others, so it does what one process does, and the results are those of one process.
-    They are pickled. A process waits for the others however long their work takes.
+    Meanwhile each process finds no others, so the results are those of a single process. They are pickled. A process
+    waits for the others however long their work takes.
 
     Args:
-        work (`Callable`): Gives the result of a number. Its settings of training must be made in it.
+        work (`Callable`): Returns the result for a number. It must create its training settings itself.
         count (`int`): 0 or more.
 
     Returns:
@@ -116,7 +116,7 @@ def from_process(values: torch.Tensor, process: int = 0) -> torch.Tensor:
 
 
 def meet(use_cpu: bool) -> None:
-    """Makes the processes of a launch find each other, in a command without settings of training, which do so."""
+    """Connects the processes of a launch, for commands without training settings, which otherwise connect them."""
     if number_started() > 1:
         from accelerate import PartialState
 

@@ -70,10 +70,10 @@ def judgement(model: HeldOutPredictions, other: HeldOutPredictions | None, other
 def before_repair(
     inputs: Inputs, names: Sequence[str], device: torch.device, batch_size: int
 ) -> dict[str, HeldOutPredictions]:
-    """What a classifier that is repaired says of these splits of its run, as it was.
+    """Predictions for these splits by the classifier that a run repairs, as it was before.
 
-    Empty for other runs, and where the classifier has other classes, sees images of another size, or does not say how;
-    why is then printed.
+    Empty for other runs, and if that classifier has other classes, takes images of another size or does not say how it
+    resizes them; the reason is then printed.
     """
     name, geometry = inputs.image_args.init_from, image_geometry(inputs.image_args)
     if not (name and inputs.image_args.freeze_backbone and names):

@@ -33,7 +33,7 @@ class MemberSharingTrainer(DebiasingTrainer):
         train_dataset (`MemberBatches` or `ImageSplit`): A batch for each member, or one batch for all of them.
 
     Attributes:
-        own_members: The numbers of the members that this process trains, in rising order.
+        own_members: The numbers of the members that this process trains, in ascending order.
     """
 
     splits_batches = False
