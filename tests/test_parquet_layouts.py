@@ -92,6 +92,23 @@ def test_splits_in_paths_in_parquet(tmp_path, capsys):
     assert "by the folders in its paths" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("paths", [False, True])
+def test_test_images_of_class_minus_one_in_parquet_have_no_label(tmp_path, capsys, paths):
+    content = contents(GREYS + [50, 60])
+    for number, each in enumerate(content):
+        (tmp_path / f"{number}.png").write_bytes(each)
+    images = [f"{number}.png" for number in range(6)] if paths else [{"bytes": b, "path": None} for b in content]
+    features = datasets.Features(
+        image=datasets.Value("string") if paths else datasets.Image(),
+        label=datasets.ClassLabel(names=["ant", "owl"]),
+        split=datasets.Value("string"),
+    )
+    columns = {"image": images, "label": [0, 1, 0, 1, -1, -1], "split": ["train"] * 4 + ["test"] * 2}
+    write_parquet(tmp_path / "all.parquet", columns, features)
+    assert seen(tmp_path / "all.parquet") == {"train": EXPECTED}
+    assert "the test split is left out, since it has no labels (2 images)" in capsys.readouterr().out
+
+
 def test_one_image_with_two_labels_in_parquet(tmp_path):
     folder = paths_in_parquet(tmp_path, [0, 1, 0, 1])
     table = pq.read_table(folder / "list.parquet")

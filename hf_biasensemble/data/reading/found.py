@@ -59,9 +59,11 @@ def paths_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
 
 
 def text_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
-    """A column as text; of a `ClassLabel`, the names."""
+    """A column as text; of a `ClassLabel`, the names, and null for a number such as -1 that is none of theirs."""
     values, feature = values_of(rows, column), rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
+        is_name = pc.and_(pc.greater_equal(values, 0), pc.less(values, len(feature.names)))
+        values = pc.if_else(is_name, values, pa.scalar(None, values.type))
         return pc.take(pa.chunked_array([feature.names], pa.string()), values)
     return values.cast(pa.string())
 
