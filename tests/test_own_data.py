@@ -141,6 +141,12 @@ def test_metadata_in_each_split_folder(tmp_path):
     assert seen(tmp_path) == {"train": EXPECTED, "validation": EXPECTED}
 
 
+def test_several_tables_below_a_folder_that_is_called_like_a_split(tmp_path):
+    for place in ("one", "two"):
+        table(tmp_path / "test" / "photos" / place / "metadata.csv", photos(tmp_path / "test" / "photos" / place))
+    assert seen(tmp_path / "test" / "photos") == {"train": 2 * EXPECTED}
+
+
 def test_one_table_of_files_in_split_folders(tmp_path):
     parts = {split: photos(tmp_path / split) for split in ("train", "test")}
     files = [f"{split}/{file}" for split, columns in parts.items() for file in columns["file_name"]]

@@ -109,6 +109,36 @@ def test_test_images_of_class_minus_one_in_parquet_have_no_label(tmp_path, capsy
     assert "the test split is left out, since it has no labels (2 images)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("split", [pa.array([0, 0, 2, 2], pa.uint8()), pa.array([0.0, 0.0, 2.0, 2.0])], ids=str)
+def test_whole_numbers_of_any_type_in_a_table_of_paths(tmp_path, split):
+    """pandas writes whole numbers with a gap as floats."""
+    for number, content in enumerate(contents()):
+        (tmp_path / f"{number}.png").write_bytes(content)
+    columns = {"file_name": [f"{number}.png" for number in range(4)], "label": [0.0, 1.0, 0.0, 1.0], "split": split}
+    pq.write_table(pa.table(columns | {"bias_label": [0.0, None, 1.0, 0.0]}), tmp_path / "metadata.parquet")
+    splits = load_splits(str(tmp_path))
+    assert {use: found.labels.tolist() for use, found in splits.items()} == {"train": [0, 1], "test": [0, 1]}
+    assert splits["train"].class_names == ["0", "1"]
+    assert [found.bias_labels.tolist() for found in splits.values()] == [[0, -1], [1, 0]]
+
+
+@pytest.mark.parametrize("other", ["class folders", "metadata.csv"])
+def test_classes_of_parquet_beside_the_same_as_text(tmp_path, other):
+    for number, content in enumerate(contents()):
+        for file in (f"train/{number}.png", f"test/{LABELS[number] if 'folders' in other else ''}/{number}.png"):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_bytes(content)
+    names = [f"{number}.png" for number in range(4)]
+    features = datasets.Features(file_name=datasets.Value("string"), label=datasets.ClassLabel(names=["owl", "ant"]))
+    columns = {"file_name": names, "label": [1, 0, 1, 0]}
+    write_parquet(tmp_path / "train" / "metadata.parquet", columns, features)
+    if other == "metadata.csv":
+        rows = [f"{name},{label}\n" for name, label in zip(names, LABELS, strict=True)]
+        (tmp_path / "test" / "metadata.csv").write_text("file_name,label\n" + "".join(rows))
+    found = seen(tmp_path)
+    assert found["train"] == EXPECTED and sorted(found["test"]) == sorted(EXPECTED)
+
+
 def test_one_image_with_two_labels_in_parquet(tmp_path):
     folder = paths_in_parquet(tmp_path, [0, 1, 0, 1])
     table = pq.read_table(folder / "list.parquet")

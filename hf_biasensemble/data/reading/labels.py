@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from hf_biasensemble.data.reading.found import values_of
+from hf_biasensemble.data.reading.found import is_text, values_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 UNKNOWN = "unknown"
@@ -41,7 +41,10 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
             )
     declared = [data.features[column].names for data in raw.values() if hasattr(data.features[column], "names")]
     if declared:
-        if any(names != declared[0] for names in declared) or len(declared) < len(raw):
+        unlike = [names for names in declared if names != declared[0]]
+        if unlike or not all(
+            hasattr(data.features[column], "names") or is_text(data, column) for data in raw.values()
+        ):
             raise BiasEnsembleError(f"{name}: the splits declare different classes in column {column!r}")
         return list(declared[0]), []
     values: set = set()

@@ -24,7 +24,7 @@ from hf_biasensemble.data.reading.splits import (
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 _NAMED = 10
-_TYPES = (*TEXT, "int64", "int32", "int8")
+_TYPES = (*TEXT, *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Dataset], str | None]:
@@ -169,7 +169,9 @@ def _by_paths(rows: datasets.Dataset, table: Path, args: DataArguments) -> np.nd
     Raises:
         `BiasEnsembleError`: If some paths have one and others do not; names the first of these.
     """
-    start = "" if str(table.parent) == "." else f"{table.parent}/"  # a folder's own name says nothing of splits
+    named = Path(str(args.dataset_name)).expanduser()
+    folder = named if named.is_dir() else table.parent  # whose own name says nothing of splits
+    start = "" if str(folder) == "." else f"{folder}/"
     paths = pc.fill_null(paths_of(rows, args.image_column), "")
     paths = pc.if_else(pc.starts_with(paths, start), pc.utf8_slice_codeunits(paths, len(start)), paths)
     classes = set()

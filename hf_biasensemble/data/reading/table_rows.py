@@ -1,5 +1,6 @@
 """Tables: the image and the class of each row, where folders may say some of it."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -68,13 +69,25 @@ def _read(files: list[Path], args: DataArguments, tree: Tree | None, found: Foun
     if tree:
         check_inside(paths, file)
     columns = [as_dataset(pa.table({image: located(paths, image, file, found.notes)}), image)]
-    if len(rows.column_names) > 1:
-        columns.append(rows.remove_columns(image))
+    whole = _whole_numbers(rows)
+    others = rows.remove_columns([image, *whole])
+    columns += [others] if others.column_names else []
+    columns += [datasets.Dataset(pa.table(whole))] if whole else []
     labels = _labels_of_folders(rows, paths, file, args, tree) if tree or label not in rows.column_names else None
     if labels is not None:
         found.labels_from = "the names of folders"
         columns.append(datasets.Dataset(pa.table({label: labels})))
     return datasets.concatenate_datasets(columns, axis=1)
+
+
+def _whole_numbers(rows: datasets.Dataset) -> dict[str, pa.ChunkedArray]:
+    """The columns of floats that are whole or blank, as pandas writes whole numbers with a gap, as int64."""
+    whole = {}
+    for name, feature in rows.features.items():
+        if str(getattr(feature, "dtype", "")).startswith("float"):
+            with suppress(pa.ArrowException):
+                whole[name] = values_of(rows, name).cast(pa.int64())
+    return whole
 
 
 def _refuse_without_images(rows: datasets.Dataset, args: DataArguments, file: Path, tree: Tree | None) -> None:
