@@ -1,5 +1,6 @@
 """Several processes and one store of decoded images, or of features: made once, by all of them together."""
 
+import errno
 import json
 import re
 import signal
@@ -7,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
+import torch
 from datasets import Features, Value
 from fresh_python import environment
 from loaded import load_splits
@@ -19,7 +22,9 @@ from runs import ROOT, launch, words
 from synthetic import class_folders, encoded, write_parquet
 
 from hf_biasensemble.data.pixels import decode_split
-from hf_biasensemble.data.store import content
+from hf_biasensemble.data.store import content, making
+from hf_biasensemble.data.store.array_store import open_or_make
+from hf_biasensemble.data.store.making import Store
 
 
 @pytest.fixture(autouse=True)
@@ -239,3 +244,30 @@ def test_processes_that_want_the_same_features_share_them_out_and_killed_ones_lo
     assert not list(cache.parent.glob("features/*.unfinished"))
     stores = [next(folder.parent.glob("features/*.npy")) for folder in (cache, tmp_path / "other/hf_biasensemble/x")]
     assert stores[0].read_bytes() == stores[1].read_bytes()
+
+
+def test_helper_begins_nothing_that_does_not_fit_and_leaves_errors_to_the_process_that_it_helps(cache, monkeypatch):
+    def blocks(rows, notes):
+        made.append(rows.start)
+        yield np.zeros((len(rows), 3), np.uint8)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store, made = Store("pixels", "full", (200, 3), np.dtype(np.uint8), blocks), []
+    cache.mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(making.shutil, "disk_usage", lambda folder: SimpleNamespace(free=599))
+        store.help()
+    assert made == [] and not store.folder.exists()
+    store.help()
+    assert made == [192]
+    with pytest.raises(making.NotWrittenError, match="No space left on device"):
+        open_or_make(store)
+    assert not store.folder.exists()
+
+
+def test_store_has_the_rights_of_other_files(tmp_path):
+    (tmp_path / "other").touch()
+    store = Store("pixels", "rights", (3, 3), np.dtype(np.uint8), lambda rows, notes: iter([np.eye(3)]))
+    array, _ = open_or_make(store)
+    assert torch.equal(array[torch.arange(3)], torch.eye(3, dtype=torch.uint8))
+    assert store.file.stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -93,14 +93,18 @@ class Store:
             )
 
     def help(self) -> None:
-        """Makes parts, from the last one on, until there is none that nobody has begun."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for rows in reversed(self.parts()):
-            with suppress(Timeout, FileNotFoundError), self._lock(rows).acquire(timeout=0):
-                if self.file.with_suffix(".json").exists():
-                    return
-                if not self._mark(rows).exists():
-                    self._make(rows)
+        """Makes parts, from the last one on, until there is none that nobody has begun. Where it cannot, for want of
+        room or of rights, it stops: whether there will be a store is for the process with the store's lock to say."""
+        with suppress(NotWrittenError, OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.check_room()
+            self.folder.mkdir(exist_ok=True)
+            for rows in reversed(self.parts()):
+                with suppress(Timeout, FileNotFoundError), self._lock(rows).acquire(timeout=0):
+                    if self.file.with_suffix(".json").exists():
+                        return
+                    if not self._mark(rows).exists():
+                        self._make(rows)
 
     def finish(self) -> None:
         """Makes the array and all that goes with it, for the only process that is here. It keeps the parts that others
@@ -146,8 +150,9 @@ class Store:
         return FileLock(self._mark(rows).with_suffix(".lock"))
 
     def _opened(self, row: int = 0) -> BinaryIO:
-        """The array so far, at a row; made if there is none."""
-        stream = open(os.open(self.folder / "array.npy", os.O_RDWR | os.O_CREAT), "rb+")
+        """The array so far, to write from a row on; made if there is none. It cannot be read: a network file system
+        may write pages that were read back whole, over what another machine has since written to them."""
+        stream = open(self.folder / "array.npy", "wb", opener=_keep_content)
         np.lib.format.write_array_header_1_0(
             stream, {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
         )
@@ -168,7 +173,9 @@ class Store:
 
     def _add(self, rows: range, digest: Any, notes: dict[str, Any]) -> bool:
         """Adds a part to the hash and the notes of the array, if it is there and whole, which a crash may prevent."""
-        with suppress(OSError, ValueError), self._opened(rows.start) as stream:
+        with suppress(OSError, ValueError), open(self.folder / "array.npy", "rb") as stream:
+            read_header(stream)
+            stream.seek(rows.start * self._row_bytes, os.SEEK_CUR)
             stated = json.loads(self._mark(rows).read_text(encoding="utf-8"))
             content = stream.read(len(rows) * self._row_bytes)
             if zlib.crc32(content) == stated.get("crc32"):
@@ -176,6 +183,10 @@ class Store:
                 notes |= stated["notes"]
                 return True
         return False
+
+
+def _keep_content(file: str, flags: int) -> int:
+    return os.open(file, flags & ~os.O_TRUNC, 0o666)
 
 
 def hash_of_shape(shape: tuple[int, ...]) -> Any:
