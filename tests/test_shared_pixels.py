@@ -21,6 +21,7 @@ from PIL import Image
 from runs import ROOT, launch, words
 from synthetic import class_folders, encoded, write_parquet
 
+from hf_biasensemble.cli.main import run_command
 from hf_biasensemble.data.pixels import decode_split
 from hf_biasensemble.data.store import content, making
 from hf_biasensemble.data.store.array_store import open_or_make
@@ -263,6 +264,20 @@ def test_helper_begins_nothing_that_does_not_fit_and_leaves_errors_to_the_proces
     with pytest.raises(making.NotWrittenError, match="No space left on device"):
         open_or_make(store)
     assert not store.folder.exists()
+
+
+def test_the_cache_command_lists_of_a_store_that_is_being_made_what_is_on_the_disk(cache, capsys):
+    """Its last part is written first, at its place in a file of the full length."""
+    folder = cache / "begun.unfinished"
+    folder.mkdir(parents=True)
+    with open(folder / "array.npy", "wb") as stream:
+        stream.truncate(10**10)
+        stream.seek(10**10 - 10**6)
+        stream.write(bytes(range(250)) * 4000)
+    assert run_command("cache", []) == 0
+    (line, *_) = capsys.readouterr().out.splitlines()
+    kind, size, *_ = line.split()
+    assert kind == "unfinished" and 0.9 < float(size) < 1.1
 
 
 def test_store_has_the_rights_of_other_files(tmp_path):

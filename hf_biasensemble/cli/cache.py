@@ -73,9 +73,9 @@ def list_cache() -> list[CacheEntry]:
 
 
 def _size_of(path: Path) -> int:
-    """Of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """Bytes on the disk of a file, or of all files in a folder. One that is being made has the length of all of it."""
+    found = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return sum(min(file.st_size, 512 * getattr(file, "st_blocks", file.st_size)) for file in found)
 
 
 def remove(entry: CacheEntry) -> bool:
