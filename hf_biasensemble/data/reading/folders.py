@@ -23,7 +23,6 @@ class ClassFolders:
         place: By folder that holds images, the name of its split (`None` where there are none) and its class.
         splits_from: Where the names of the splits are, in words; `None` where there are none.
         notes: What is not read, and why.
-        empty: Class folders without an image that can be read.
     """
 
     place: dict[Parts, tuple[str | None, str]] = field(default_factory=dict)
