@@ -77,6 +77,13 @@ def test_column_of_splits_in_parquet(tmp_path):
     assert seen(tmp_path) == {"train": EXPECTED[:2], "validation": EXPECTED[2:3], "test": EXPECTED[3:]}
 
 
+def test_column_of_splits_that_holds_lists_is_refused_by_name(tmp_path):
+    table = pa.table({"image": contents(), "label": LABELS, "tags": [["train"]] * 4})
+    pq.write_table(table, tmp_path / "all.parquet")
+    with pytest.raises(BiasEnsembleError, match=r"in the column 'tags' given by --split_column, found List\("):
+        load_splits(str(tmp_path), split_column="tags")
+
+
 def paths_in_parquet(folder: Path, labels: pa.Array) -> Path:
     """Four images in split folders, and a table of their paths."""
     names = [f"{split}/{number}.png" for split in ("train", "test") for number in range(2)]

@@ -48,6 +48,12 @@ def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Da
         )
     elif having and not asked and not _is_text_or_whole(data[having[0]], column):
         return data, by_names
+    for split in having:
+        if not isinstance(data[split].features[column], datasets.Value | datasets.ClassLabel):
+            raise BiasEnsembleError(
+                f"{where}: expected names of splits, or 0, 1, 2, in the column {column!r} given by --split_column, "
+                f"found {data[split].features[column]}; name another column, or use --split_column {NO_SPLITS}"
+            )
     if by_names:
         for split in having:
             _check_names(split, data[split], column, by_names, where)
