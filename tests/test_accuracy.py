@@ -1,10 +1,14 @@
 """Accuracy by group against tables worked out by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from worked_out import BIAS_LABELS, EXPECTED, LABELS, PREDICTIONS
 
 from hf_biasensemble.evaluation.accuracy import METRICS, accuracy_intervals, bias_accuracy
+from hf_biasensemble.evaluation.classifier import to_classes_of
 
 
 def test_all_metrics_of_a_hand_computed_table():
@@ -82,3 +86,12 @@ def test_samples_of_unknown_bias_count_in_no_group():
     intervals = accuracy_intervals(predictions, labels, bias_labels, is_conflicting)
     expected = accuracy_intervals(predictions[known], labels[known], bias_labels[known], is_conflicting[known])
     assert intervals.pop("accuracy") != expected.pop("accuracy") and intervals == expected
+
+
+def test_logits_are_in_the_order_of_the_data_and_only_copied_if_that_of_the_model_differs():
+    split = SimpleNamespace(class_names=["ant", "owl", "elk"])
+    config = SimpleNamespace(num_labels=3, id2label=dict(enumerate(split.class_names)))
+    logits = torch.arange(6.0).reshape(2, 3)
+    assert to_classes_of(split, SimpleNamespace(config=config), logits) is logits
+    config.id2label = {0: "elk", 1: "ant", 2: "owl"}
+    assert torch.equal(to_classes_of(split, SimpleNamespace(config=config), logits), logits[:, [1, 2, 0]])

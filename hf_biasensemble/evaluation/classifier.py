@@ -128,7 +128,10 @@ def to_classes_of(
         raise BiasEnsembleError(
             f"{name}: expected a model of the classes {', '.join(split.class_names)}, found {', '.join(names)}"
         )
-    return logits[:, [names.index(class_name) for class_name in split.class_names]]
+    if names == split.class_names:
+        return logits
+    places = {class_name: place for place, class_name in enumerate(names)}
+    return logits[:, [places[class_name] for class_name in split.class_names]]
 
 
 def evaluate_classifier(
