@@ -121,6 +121,13 @@ def test_folder_with_metadata(tmp_path, name):
     assert seen(tmp_path) == {"train": EXPECTED}
 
 
+def test_empty_records_of_json_are_left_out_and_that_is_said(tmp_path, capsys):
+    file = table(tmp_path / "list.jsonl", photos(tmp_path))
+    file.write_text("{}\n\n" + file.read_text())
+    assert seen(file) == {"train": EXPECTED}
+    assert "list.jsonl: 1 empty row is left out" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["list.csv", "list.jsonl", "list.parquet"])
 def test_table_with_a_column_of_paths_of_any_name(tmp_path, name):
     columns = photos(tmp_path)

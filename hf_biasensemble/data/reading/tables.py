@@ -159,14 +159,15 @@ def _records(text: str, file: Path) -> Iterator[dict]:
         yield from content
         return
     for number, line in enumerate(io.StringIO(text), 1):
+        if not line.strip():
+            continue
         try:
-            record = json.loads(line) if line.strip() else {}
+            record = json.loads(line)
         except ValueError as error:
             raise BiasEnsembleError(f"{file}, line {number}: expected JSON, found {error}") from error
         if not isinstance(record, dict):
             raise BiasEnsembleError(f"{file}, line {number}: expected a record, found {line.strip()[:40]}")
-        if record:
-            yield record
+        yield record
 
 
 def _text(value: object) -> str | None:
