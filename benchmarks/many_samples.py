@@ -36,8 +36,8 @@ from hf_biasensemble.methods.lff import LffTrainer
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.frozen import FrozenBackbone
 from hf_biasensemble.models.preprocessing import with_preprocessing
+from hf_biasensemble.runs import prepared, selecting
 from hf_biasensemble.runs import run as whole_run
-from hf_biasensemble.runs import selecting
 from hf_biasensemble.runs.run_arguments import parse_run
 from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 from hf_biasensemble.trainers.evaluating import EvaluatingTrainer
@@ -191,17 +191,17 @@ def measure(samples: int, classes: int, held_out: int, steps: int, batch_size: i
         cache, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, f"{name}/cache"
         memory = PrivateMemory()
         kept = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in STAGES]
-        load = whole_run.load_training_splits
+        load = prepared.load_training_splits
         try:
             _store(model_args, splits, {split: file for split, (_, file) in made.items()})
-            whole_run.load_training_splits = lambda *_: splits
+            prepared.load_training_splits = lambda *_: splits
             for owner, attribute, title in STAGES:
                 setattr(owner, attribute, memory.measured(getattr(owner, attribute), title))
             memory.measured(whole_run.run, "the whole run")(data_args, model_args, selection_args, args)
         finally:
             for owner, attribute, work in kept:
                 setattr(owner, attribute, work)
-            whole_run.load_training_splits = load
+            prepared.load_training_splits = load
             datasets.config.HF_DATASETS_CACHE = cache
             memory.stop()
     return memory
