@@ -18,6 +18,7 @@ from image_trees import SCRIPTS, load_script
 from synthetic import coloured_digits
 from test_published_commands import SEVERITIES, write_card
 
+import hf_biasensemble
 from hf_biasensemble.arguments.parser import StrictParser
 from hf_biasensemble.cli.main import COMMANDS, run_command
 from hf_biasensemble.methods import METHODS
@@ -315,3 +316,10 @@ def test_shell_blocks_run_one_after_another(page, place, capsys):
                 continue  # make and pip: checked above
             main, argv = command
             assert main(shortened(words, argv)) == 0, f"{block}: {shlex.join(words)}: {capsys.readouterr().err}"
+
+
+def test_the_api_reference_has_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^::: hf_biasensemble\.public\.(\w+)$", page, re.MULTILINE)
+    named = [name for name in hf_biasensemble.__all__ if f"`{name}`" in page]
+    assert sorted(documented + named) == sorted(hf_biasensemble.__all__)
