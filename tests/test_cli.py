@@ -63,6 +63,14 @@ def test_help_has_every_command_once(monkeypatch, capsys):
     assert sorted(listed) == sorted(COMMANDS)
 
 
+def test_help_keeps_the_paragraphs_of_a_description(capsys):
+    with pytest.raises(SystemExit):
+        run_command("sweep", ["--help"])
+    usage, summary, example, *_ = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith("usage: hf-biasensemble sweep --methods METHOD")
+    assert summary.startswith("Compare methods") and example.startswith("hf-biasensemble sweep --config")
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"make-dataset"}))  # has a parser for each benchmark
 def test_help_of_a_command_names_it_and_has_each_option_once(command, capsys):
     with pytest.raises(SystemExit) as done:

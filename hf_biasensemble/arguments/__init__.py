@@ -1,4 +1,4 @@
-"""Everything a run can be told: options by subject, the strict parser, and what `config.yaml` states of them."""
+"""The options of a run by subject, the strict parser, and the settings written to `config.yaml`."""
 
 from hf_biasensemble.arguments.data import DataArguments as DataArguments
 from hf_biasensemble.arguments.inference import InferenceArguments as InferenceArguments

@@ -11,15 +11,15 @@ from hf_biasensemble.internal.sizes import size_in_bytes
 
 LAYOUTS = ("auto", "folders", "table")
 IN_MEMORY = "in memory"
-"""Default name of a dataset that is passed from Python."""
+"""Default name of a dataset passed from Python."""
 
 
 @dataclass
 class DataArguments(Options):
-    """Which data, and where in it.
+    """Which data to use.
 
     Attributes:
-        in_memory: Data by split that are passed from Python, not by an option; `dataset_name` is then only a label.
+        in_memory: Splits passed from Python by name; `dataset_name` is then only a label.
     """
 
     _argument_group_name: ClassVar[str] = "data"
@@ -45,14 +45,14 @@ class DataArguments(Options):
     )
     image_column: str = option("image", "Column with the images.")
     feature_column: str | None = option(
-        None, "Column of vectors (lists of numbers) to train on in place of images; audits show images and texts."
+        None, "Column of vectors (lists of numbers) to train on instead of images; audits still show images and texts."
     )
     label_column: str = option("label", "Column with the classes.")
     bias_label_column: str | None = option(None, "Column with the bias attribute; used for evaluation only.")
     conflicting_column: str | None = option(None, "Column that marks bias-conflicting images.")
     aligned_bias: list[str] | None = option(
         None,
-        "BIAS=CLASS pairs that are bias-aligned, such as female=blond male=dark; by default equal names, else the "
+        "Bias-aligned BIAS=CLASS pairs, such as female=blond male=dark; by default pairs of equal names, else the "
         "most frequent bias of each class in train.",
     )
 
@@ -64,10 +64,9 @@ class DataArguments(Options):
     )
     test_share: Fraction = option(0.1, "Fraction of train held out when there is no test split; 0 disables it.")
     validation_fold: str | None = option(
-        None,
-        "K/N, such as 1/5: hold out fold K of N of the training images instead of the validation split.",
+        None, "K/N, such as 1/5: hold out fold K of N of the training images instead of the validation split."
     )
-    split_seed: NonNegativeInt = option(0, "Seed of these splits; use the same for all runs that you compare.")
+    split_seed: NonNegativeInt = option(0, "Seed for holding out images; use the same for all runs you compare.")
     max_train_samples: PositiveInt | None = option(None, "Use at most N training images, drawn with split_seed.")
     max_eval_samples: PositiveInt | None = option(None, "Use at most N validation and N test images.")
     skip_unreadable_images: bool = option(False, "Skip images that cannot be read, and list them in output_dir.")
@@ -77,9 +76,7 @@ class DataArguments(Options):
     relabel: str | None = option(
         None, "Marks exported from an audit page (CSV): give training images their new_label."
     )
-    pixel_memory_limit: str = option(
-        "4GB", "Above this size, decoded images are kept in a cached file instead of memory."
-    )
+    pixel_memory_limit: str = option("4GB", "Keep decoded images above this size in a cached file instead of memory.")
     verify_pixels: bool = option(False, "Verify cached decoded images and features before using them.")
 
     def __post_init__(self) -> None:
@@ -97,7 +94,7 @@ class DataArguments(Options):
             require(decodes, f"--{name}", "false with --feature_column", True)
 
     def fold(self) -> tuple[int, int] | None:
-        """`validation_fold` as two numbers, the first from 0 on."""
+        """`validation_fold` as index (from 0) and count."""
         if self.validation_fold is None:
             return None
         found = re.fullmatch(r"(\d+)/(\d+)", str(self.validation_fold))
@@ -107,5 +104,5 @@ class DataArguments(Options):
         return number - 1, count
 
     def pixel_memory_bytes(self) -> int:
-        """`pixel_memory_limit` as a number of bytes."""
+        """`pixel_memory_limit` in bytes."""
         return size_in_bytes(str(self.pixel_memory_limit), "--pixel_memory_limit")

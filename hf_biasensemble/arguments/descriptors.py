@@ -1,4 +1,4 @@
-"""What a method and a selector are: all that the rest of the library has to know of one, in one place."""
+"""Descriptors of methods and selectors: everything the rest of the library needs to know about one."""
 
 import json
 from collections.abc import Callable
@@ -15,24 +15,24 @@ _VOTES_DEPEND_ON = (
     *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("gradient_accumulation_steps", "dataloader_drop_last", "bf16", "fp16"),
 )
-"""Options of training that members are trained with."""
+"""Training options that members share."""
 
 
 @dataclass(frozen=True)
 class Selector:
-    """Who says which training samples are bias-conflicting.
+    """A way to decide which training samples are bias-conflicting.
 
     Attributes:
-        name: As given to `--selector`.
-        title: As in texts.
-        trainer: `(model_args, selection_args, args, splits, callbacks) -> BiasEnsembleTrainer`, which trains members
-            and then has [`~BiasEnsembleTrainer.select`]; most call [`member_trainer`].
-        arguments: Dataclass of its options. Those in its `sways_no_vote` do not change the selection; one called
-            `member_learning_rate`, `member_image_scale` or `member_batch_size` stands in place of the run's.
-        check: `(selection, class_names) -> None`: raises `BiasEnsembleError` if the set cannot serve training.
-        about: A paragraph of Markdown for the model card; `{name}` stands for a setting.
+        name: Value of `--selector`.
+        title: Name for display.
+        trainer: `(model_args, selection_args, args, splits, callbacks) -> BiasEnsembleTrainer` that trains the
+            members; its [`~BiasEnsembleTrainer.select`] then makes the selection. Most call [`member_trainer`].
+        arguments: Dataclass of its options. Those in `sways_no_vote` do not change the selection.
+            `member_learning_rate`, `member_image_scale` and `member_batch_size` override the run's options.
+        check: `(selection, class_names) -> None`; raises `BiasEnsembleError` if training cannot use the set.
+        about: Markdown paragraph for the model card; `{name}` inserts a setting.
         citations: BibTeX entries.
-        judges: Whether its members follow the shortcut, so that what they predict can judge models.
+        judges: Whether its members follow the shortcut, so that their predictions can be used to judge models.
     """
 
     name: str
@@ -45,8 +45,7 @@ class Selector:
     judges: bool = False
 
     def settings(self, model_args: ModelArguments, selection_args: Any, args: DebiasingArguments) -> dict[str, Any]:
-        """All that its votes depend on besides the data, as plain values: options of training, of the model and of the
-        selector. A selection is reused only if these are equal."""
+        """Everything the votes depend on besides the data. A selection is reused only if these settings are equal."""
         settings: dict[str, Any] = {name: getattr(args, name) for name in _VOTES_DEPEND_ON}
         settings |= {"selector": self.name, "batch_size": args.per_device_train_batch_size}
         for part in (selection_args, model_args):
@@ -59,24 +58,23 @@ class Selector:
 
 @dataclass(frozen=True)
 class Method:
-    """A way of training.
+    """A training method.
 
     Attributes:
-        name: As given to `--method`.
-        title: As in texts.
-        trainer: A [`DebiasingTrainer`]; with a selector, it takes `selection`.
-        arguments: The trainer's dataclass of settings; what it adds to `DebiasingArguments` are the method's options.
-        network: `(model_args, class_names, seed) -> nn.Module`: what is built and trained.
-        selector: Who makes the selection that it trains with, if it needs one and `--selector` names no other.
-        needs_set: Whether the selected set must be of use; not where only what members predict is read.
-        unused: Options of `arguments` that do nothing here, and are refused.
-        baseline: Name of the method that gains are counted against; `None` for the ordinary classifier.
-        starts_from: Name of the method whose finished run it starts from with `--init_from`, if it must.
-        purpose: Ends the sentence "An image classifier ..., trained ..." of the model card.
-        about: A paragraph of Markdown for the model card; `{name}` stands for a setting.
+        name: Value of `--method`.
+        title: Name for display.
+        trainer: A [`DebiasingTrainer`]; with a selector, it also takes `selection`.
+        arguments: Dataclass of settings; its fields beyond `DebiasingArguments` are the method's options.
+        network: `(model_args, class_names, seed) -> nn.Module`: builds the network to train.
+        selector: The default selector, if the method trains with a selection.
+        needs_set: Whether the method uses the bias-amplified set, not only the members' predictions.
+        unused: Fields of `arguments` that have no effect here and are refused.
+        baseline: Name of the method to compare with; `None` for the ordinary classifier.
+        starts_from: Name of the method whose finished run `--init_from` must name, if any.
+        purpose: Completes the sentence "An image classifier ..., trained ..." in the model card.
+        about: Markdown paragraph for the model card; `{name}` inserts a setting.
         citations: BibTeX entries.
-        chooses: Whether it trains nothing itself, but judges the candidates of `--candidates` by folds and trains the
-            best of them.
+        chooses: Whether it compares the methods in `--candidates` by cross-validation and trains the best one.
     """
 
     name: str
@@ -96,16 +94,16 @@ class Method:
 
     @property
     def hidden(self) -> frozenset[str]:
-        """Options of `arguments` that are refused."""
+        """Fields of `arguments` that are refused."""
         return self.unused if self.selector else self.unused | {"selector", "selector_file"}
 
     def argument_types(self, data_arguments: type) -> list[type]:
-        """The dataclasses of all options of a run: data, model, selection where there is one, training."""
+        """The dataclasses of all options of a run: data, model, selection (if any), training."""
         selection = [self.selector.arguments] if self.selector else []
         return [data_arguments, ModelArguments, *selection, self.arguments]
 
     def option_names(self) -> set[str]:
-        """Names of all options of a run with this method."""
+        """Names of all options that this method takes."""
         *others, own = self.argument_types(DataArguments)
         names = {field.name for field in fields(own) if field.init} - self.hidden
         return names | {field.name for kind in others for field in fields(kind) if field.init}

@@ -1,4 +1,4 @@
-"""Which options `--help` shows, and how."""
+"""The options that `--help` shows, and their layout."""
 
 import argparse
 
@@ -10,7 +10,7 @@ COMMON = frozenset(
     learning_rate augmentation eval_steps checkpoint_choice compare_with seed resume_from_checkpoint push_to_hub
     batch_size use_cpu bf16""".split()
 )
-"""Of the options that commands share, those that `--help` shows; `--help-all` shows all."""
+"""Shared options that `--help` shows; `--help-all` shows all."""
 
 OUR_WORDS = {
     "output_dir": "Folder for the results.",
@@ -20,7 +20,7 @@ OUR_WORDS = {
     "use_cpu": "Use the CPU even if there are other devices.",
     "resume_from_checkpoint": "true: resume from the last checkpoint in output_dir; or the folder of a checkpoint.",
 }
-"""Help for options of transformers that says what they do here."""
+"""Help that replaces that of transformers."""
 
 ALIASES = {
     "dataset_name": ["--train_dir", "--train-dir"],
@@ -28,14 +28,18 @@ ALIASES = {
     "label_column": ["--label_column_name", "--label-column-name"],
     "validation_share": ["--train_val_split", "--train-val-split"],
 }
-"""Options of Hugging Face's `run_image_classification.py` that mean the same under another name."""
+"""Names of the same options in Hugging Face's `run_image_classification.py`."""
 
 
 class OptionHelp(argparse.ArgumentDefaultsHelpFormatter):
-    """Each option once, under its first name, with a short word for its value, and its default if it has one."""
+    """Lists each option once, with a short placeholder for its value and its default, if any."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34, width=110)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text  # which would join all paragraphs
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.strip().split("\n\n"))
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:

@@ -1,7 +1,7 @@
-"""Where a finished classifier runs, for commands that don't train; the options are named as those of `train`."""
+"""Device, precision and batch size of commands that do not train."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hf_biasensemble.arguments.options import Options, PositiveInt, option
 from hf_biasensemble.internal.errors import require
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class InferenceArguments(Options):
-    """Device, precision and batch size of a command that trains nothing."""
+    """Device, precision and batch size of a command that does not train."""
+
+    _argument_group_name: ClassVar[str] = "inference"
 
     batch_size: PositiveInt = option(512, "Images per batch.")
     use_cpu: bool = option(False, "Use the CPU even if Accelerate finds another device.")
@@ -26,14 +28,14 @@ class InferenceArguments(Options):
 
     @property
     def device(self) -> "torch.device":
-        """The device that Accelerate finds, or the CPU."""
+        """The device that Accelerate selects, or the CPU."""
         import torch
         from accelerate import PartialState
 
         return torch.device("cpu") if self.use_cpu else PartialState().device
 
     def placed(self, model: "nn.Module") -> "nn.Module":
-        """The same model on the device, in evaluation mode; its outputs are float32 in mixed precision as well."""
+        """The model on the device in evaluation mode, with float32 outputs also in mixed precision."""
         import torch
         from accelerate.utils import convert_outputs_to_fp32
 
@@ -41,5 +43,5 @@ class InferenceArguments(Options):
         if self.bf16 or self.fp16:
             dtype = torch.bfloat16 if self.bf16 else torch.float16
             autocast = torch.autocast(self.device.type, dtype)
-            model.forward = convert_outputs_to_fp32(autocast(model.forward))  # as Accelerate prepares models
+            model.forward = convert_outputs_to_fp32(autocast(model.forward))  # like Accelerator.prepare_model
         return model

@@ -22,7 +22,7 @@ from hf_biasensemble.arguments.options import (
 from hf_biasensemble.internal.errors import BiasEnsembleError, require
 
 FEATURES = "features"
-"""In the place of a backbone: networks read vectors."""
+"""Backbone name for networks that read vectors."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 RESIZE_MODES = ("crop", "squash")
 THREE = Allowed("three numbers", lambda values: len(values) == 3)
@@ -35,21 +35,19 @@ DEFAULT_PREPROCESSING: dict[str, Any] = {
     "crop_pct": 1.0,
     "resize_mode": "squash",
 }
-"""Defaults for a network from scratch; a pretrained one comes with its own."""
+"""Defaults for a network trained from scratch; a pretrained one brings its own."""
 
 
 @dataclass
 class ModelArguments(Options):
     """Network and preprocessing.
 
-    A pretrained backbone comes with its preprocessing: options that are left out are `None` until
-    [`with_preprocessing`] fills them in. A network from scratch has the library's defaults.
+    A pretrained backbone brings its own preprocessing: options left out are `None` until [`with_preprocessing`] fills
+    them in. A network trained from scratch uses the library's defaults.
     """
 
     _argument_group_name: ClassVar[str] = "model"
-    sways_no_vote: ClassVar[frozenset[str]] = frozenset(
-        {"init_from", "init_part", "pretrained_weights"}
-    )  # its hash counts
+    sways_no_vote: ClassVar[frozenset[str]] = frozenset({"init_from", "init_part", "pretrained_weights"})
 
     backbone: str = option(
         "mlp",
@@ -91,11 +89,10 @@ class ModelArguments(Options):
         None, "Height and width of the network input in pixels; by default the pretrained backbone's, else 28."
     )
     image_mean: Annotated[list[float] | None, THREE] = option(
-        None,
-        "Mean per channel, after division by 255 and image_scale; by default the pretrained backbone's, else 0.",
+        None, "Mean per channel, after division by 255 and image_scale; by default the pretrained backbone's, else 0."
     )
     image_std: Annotated[list[float] | None, THREE_POSITIVE] = option(
-        None, "Standard deviation per channel, likewise; by default the pretrained backbone's, else 1."
+        None, "Standard deviation per channel, on the same scale; by default the pretrained backbone's, else 1."
     )
     interpolation: Annotated[str | None, one_of(*INTERPOLATIONS)] = option(
         None,
@@ -103,8 +100,7 @@ class ModelArguments(Options):
         "bilinear.",
     )
     crop_pct: PositiveFraction | None = option(
-        None,
-        "Fraction of the resized side that the centre crop keeps; by default the pretrained backbone's, else 1.",
+        None, "Fraction of the resized side that the centre crop keeps; by default the pretrained backbone's, else 1."
     )
     resize_mode: Annotated[str | None, one_of(*RESIZE_MODES)] = option(
         None,
@@ -153,20 +149,20 @@ class ModelArguments(Options):
 
     @property
     def starts_pretrained(self) -> bool:
-        """Whether the encoders start from pretrained weights, the backbone's own or those of a file."""
+        """Whether encoders start from pretrained weights, the backbone's own or a file's."""
         return self.pretrained or self.pretrained_weights is not None
 
     @property
     def on_features(self) -> bool:
-        """Whether only heads are trained, on features of a frozen backbone or on vectors of the dataset."""
+        """Whether only heads are trained, on features of a frozen backbone or on the dataset's vectors."""
         return self.freeze_backbone or self.backbone == FEATURES
 
     def open_preprocessing(self) -> list[str]:
-        """The options of preprocessing that are not settled yet."""
+        """Preprocessing options that are still `None`."""
         return [name for name in DEFAULT_PREPROCESSING if getattr(self, name) is None]
 
     def preprocessing(self) -> dict[str, Any]:
-        """The options of preprocessing; a `BiasEnsembleError` before those of a pretrained backbone are filled in."""
+        """The preprocessing options; raises `BiasEnsembleError` before [`with_preprocessing`] has filled them in."""
         if self.open_preprocessing():
             raise BiasEnsembleError(
                 f"expected {', '.join(f'--{name}' for name in self.open_preprocessing())} of the pretrained backbone "
@@ -183,7 +179,7 @@ class ModelArguments(Options):
 
 
 def _is_a_backbone(classifier: str) -> bool:
-    """Whether a published classifier can be named as a backbone, unlike one with a modeling file, such as the MLP."""
+    """Whether a published classifier can serve as a backbone; one with a modeling file, such as the MLP, cannot."""
     file = Path(classifier) / "config.json"
     kind = _model_type(classifier, file.stat().st_mtime_ns if file.exists() else 0)
     return kind not in (None, "debiased_image_classifier")
@@ -193,5 +189,5 @@ def _is_a_backbone(classifier: str) -> bool:
 def _model_type(classifier: str, changed: int) -> str | None:
     try:
         return PreTrainedConfig.get_config_dict(classifier)[0].get("model_type")
-    except OSError:  # an error when it is opened
+    except OSError:  # reported when the classifier is opened
         return None

@@ -1,4 +1,4 @@
-"""How an option is declared, which values it may have, and how another value is refused."""
+"""Declaring options, and checking their values."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,7 @@ from hf_biasensemble.internal.errors import require
 
 @dataclass(frozen=True)
 class Allowed:
-    """Values that an option may have, in words and as a test. [`check_options`] checks fields that are `Annotated`
-    with one; `None` is always allowed."""
+    """A constraint on the value of an option, in words and as a predicate, for `Annotated`; `None` always passes."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -36,26 +35,26 @@ Steps = Annotated[
 
 
 def one_of(*values: str) -> Allowed:
-    """Only these values."""
+    """One of these values."""
     return Allowed(f"one of {', '.join(values)}", lambda value: value in values)
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field with its text for `--help`."""
+    """A dataclass field with its default and its help text."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
 def check_options(arguments: Any) -> None:
-    """Raises `BiasEnsembleError` if a field of the dataclass has a value that its `Annotated` type does not allow."""
+    """Raises `BiasEnsembleError` if the value of a field violates the `Allowed` in its type."""
     for name, allowed in _allowed(arguments.__class__):
         value = getattr(arguments, name)
         require(value is None or allowed.holds(value), f"--{name}", allowed.words, value)
 
 
 class Options:
-    """Base of dataclasses of options, whose values are checked when one is made."""
+    """Base of dataclasses of options; checks the values on creation."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -63,7 +62,7 @@ class Options:
 
 @cache
 def _allowed(kind: Any) -> list[tuple[str, Allowed]]:
-    """By name of a field, what its type allows, also as `PositiveInt | None`."""
+    """The constraints in the types of the fields, also within unions such as `PositiveInt | None`."""
     found = []
     for name, hint in get_type_hints(kind, include_extras=True).items():
         parts = [of for part in (hint, *get_args(hint)) for of in getattr(part, "__metadata__", ())]

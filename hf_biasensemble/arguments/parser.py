@@ -1,6 +1,6 @@
-"""The strict parser of command line and YAML file, on top of `transformers.HfArgumentParser`.
+"""A strict parser for command line and YAML file, built on `transformers.HfArgumentParser`.
 
-The command line wins over the file, and the file over the defaults. An unknown option is an error.
+The command line overrides the file, and the file overrides the defaults. Unknown options are errors.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from hf_biasensemble.internal.mistakes import OneLineParser
 from hf_biasensemble.internal.shipped import config_file
 
 _TRANSFORMERS = "options of transformers.TrainingArguments"
-_SHARED = ("hf_biasensemble.arguments", "transformers")  # modules of options of which --help shows the common ones
+_SHARED = ("hf_biasensemble.arguments", "transformers")  # --help shows only the common options of these modules
 
 
 class Foreign(NamedTuple):
-    """An option that only other methods have: its default there, and why it is refused here."""
+    """An option of other methods: its default there, and why it is refused here."""
 
     default: Any
     reason: str
@@ -36,17 +36,8 @@ class Foreign(NamedTuple):
 def parse_arguments(
     argument_types: Sequence[type], argv: list[str] | None = None, command: str | None = None, **options: Any
 ) -> tuple[Any, ...]:
-    """Fills dataclasses from the command line and `--config` (a YAML file or the name of a recipe).
-
-    Args:
-        argument_types (`Sequence[type]`): The dataclasses whose fields are the options.
-        argv (`list[str]`, *optional*): The words of the command line; by default those of this process.
-        command (`str`, *optional*): The command, for help and errors: `train`, ...
-        options: Further ones of [`StrictParser`], such as `description`.
-
-    Raises:
-        `BiasEnsembleError`: If an option is unknown, a value has the wrong type, or the file cannot be read.
-    """
+    """Fills dataclasses from the command line (by default that of this process) and `--config`, a YAML file or recipe.
+    `options` go to [`StrictParser`]."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = StrictParser(argument_types, command, show_all="--help-all" in argv, **options)
     parser.add_argument("--config", help="YAML file with any of these options, or a recipe such as lff_be/cmnist.")
@@ -58,28 +49,27 @@ def parse_arguments(
         return parser.parse_args_into_dataclasses([*words, *argv])
     except BiasEnsembleError:
         raise
-    except ValueError as error:  # TrainingArguments refuses a value
+    except ValueError as error:  # raised by TrainingArguments
         raise BiasEnsembleError(" ".join(str(error).split())) from error
 
 
 def given_option(name: str, argv: list[str]) -> str | None:
-    """The value of one option on the command line, whatever else is on it; `None` without it."""
+    """The value of one option on a command line with any other options; `None` if it is absent."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{name}", nargs="?")
     return getattr(parser.parse_known_args(argv)[0], name)
 
 
 class StrictParser(HfArgumentParser, OneLineParser):
-    """A parser whose mistakes are a `BiasEnsembleError` and whose help groups options by the class that declares them.
+    """A parser that raises `BiasEnsembleError` and groups options in its help by the class that declares them.
 
     Args:
-        argument_types (`Sequence[type]`, *optional*): Dataclasses whose fields are options.
-        command (`str`, *optional*): The command, for help and errors.
-        hidden (`Collection[str]`, *optional*): Fields of `TrainingArguments` that are no options here and keep their
-            defaults.
-        foreign (`Callable`, *optional*): Describes an option that only other methods have. A file may contain one with
-            its default, or with any value if the command line names another method than the file.
-        show_all (`bool`, *optional*, defaults to `True`): Whether help shows more than the common options.
+        argument_types: Dataclasses whose fields are options.
+        command: The command, for help and errors.
+        hidden: Fields of `TrainingArguments` that are not options here and keep their defaults.
+        foreign: Looks up an option of other methods. A file may contain it with its default, or with any value if the
+            command line overrides the method of the file.
+        show_all: Whether help shows more than the common options.
     """
 
     def __init__(
@@ -96,16 +86,17 @@ class StrictParser(HfArgumentParser, OneLineParser):
         HfArgumentParser.__init__(self, argument_types, formatter_class=OptionHelp, allow_abbrev=False, **kwargs)
         if command:
             self.prog = f"hf-biasensemble {command}"
-            self.usage = f"{self.prog} [--config FILE] [--OPTION VALUE ...]" if argument_types else None
+            if argument_types:
+                self.usage = f"{self.prog} [--config FILE] [--OPTION VALUE ...]"
         self._action_groups.sort(key=lambda group: group.title == _TRANSFORMERS)
-        # argparse would take -1e-3 for an option.
+        # By default argparse takes -1e-3 for an option.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         hints = get_type_hints(dtype)
         groups: dict[type, Any] = {}
         for field in self._options_of(dtype):
-            # A new default for an option of transformers makes it one of ours.
+            # An option of transformers with a new default counts as ours.
             owner = next(kind for kind in dtype.__mro__ if field.name in kind.__dict__.get("__annotations__", {}))
             if owner not in groups:
                 groups[owner] = self.add_argument_group(_title(owner))
@@ -118,7 +109,7 @@ class StrictParser(HfArgumentParser, OneLineParser):
             field.type, field.metadata = hints[field.name], MappingProxyType(metadata)
             self._parse_dataclass_field(groups[owner], field)
             if field.default is True:
-                self._actions[-1].help = argparse.SUPPRESS  # --no_X, the same option the other way round
+                self._actions[-1].help = argparse.SUPPRESS  # hide the negated form, --no_X
 
     def _options_of(self, dtype: type) -> list[dataclasses.Field]:
         hidden = self.hidden if issubclass(dtype, TrainingArguments) else ()
@@ -145,9 +136,9 @@ class StrictParser(HfArgumentParser, OneLineParser):
         return f"option {name} in {where} {foreign.reason}" if foreign else super().unknown_option(name, where)
 
     def words_of(self, file: str, argv: list[str]) -> list[str]:
-        """The content of a YAML file as words of a command line, which are then checked like any other."""
+        """The options in a YAML file as command line words, to be checked like these."""
         content = read_yaml(file)
-        # Steps on the command line replace epochs in the file, and the other way round; -1 and 0 ask for neither.
+        # Steps on the command line override epochs in the file and vice versa; -1 and 0 mean unset.
         lengths = ("max_steps", "num_train_epochs")
         if any(given_option(name, argv) not in (None, "-1", "0", "0.0") for name in lengths):
             content = {key: value for key, value in content.items() if key not in (*lengths, "schedule_steps")}
@@ -183,7 +174,7 @@ def _title(owner: type) -> str:
 
 
 def read_yaml(file: str) -> dict[str, Any]:
-    """The options in a YAML file, unchecked; `BiasEnsembleError` if it cannot be read or is not a mapping."""
+    """The mapping in a YAML file, unchecked; raises `BiasEnsembleError` if there is none."""
     try:
         content = yaml.safe_load(config_file(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -194,6 +185,6 @@ def read_yaml(file: str) -> dict[str, Any]:
 
 
 def words_of_option(name: str, value: Any) -> list[str]:
-    """An option with its value as words of a command line: a list is several, a dict is JSON."""
+    """An option as command line words: one per item of a list, JSON for a dict."""
     values = value if isinstance(value, (list, tuple)) else [value]
     return [f"--{name}", *(json.dumps(one) if isinstance(one, dict) else str(one) for one in values)]

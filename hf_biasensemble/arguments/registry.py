@@ -1,4 +1,4 @@
-"""Methods and selectors by name: one file each, in the library, in other packages or the user's own."""
+"""Methods and selectors by name, from this library, other packages or files of the user."""
 
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,13 +15,12 @@ Descriptor = TypeVar("Descriptor", Method, Selector)
 
 
 class Registry(Mapping[str, Descriptor], Generic[Descriptor]):
-    """The descriptors of a kind. Each is imported when it is asked for.
+    """Descriptors of one kind by name, imported on first use.
 
     Args:
-        kind (`type`): `Method` or `Selector`; a file defines its descriptor as `METHOD` or `SELECTOR`.
-        package (`str`): The package of the library with one module for each, and the group of entry points by which
-            other packages add theirs: the name of one, and `module:METHOD`.
-        path (`Iterable[str]`): Its folders.
+        kind (`type`): `Method` or `Selector`; a module defines its descriptor as `METHOD` or `SELECTOR`.
+        package (`str`): Our package with one module per descriptor; also the entry point group of other packages.
+        path (`Iterable[str]`): The folders of the package.
     """
 
     def __init__(self, kind: type[Descriptor], package: str, path: Iterable[str]):
@@ -32,7 +31,7 @@ class Registry(Mapping[str, Descriptor], Generic[Descriptor]):
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
-        """Where each is imported from: modules of the library first, then those of other packages."""
+        """Entry points: modules of this library first, then those of other packages."""
         ours = sorted(module.name for module in pkgutil.iter_modules(self.path))
         points = [EntryPoint(name, f"{self.package}.{name}:{self.word.upper()}", self.package) for name in ours]
         points += sorted(entry_points(group=self.package), key=lambda point: point.name)
@@ -61,33 +60,26 @@ class Registry(Mapping[str, Descriptor], Generic[Descriptor]):
         return self._found[name]
 
     def add(self, descriptor: Descriptor) -> None:
-        """Registers one under its name, for this process."""
+        """Registers a descriptor for this process."""
         if descriptor.name in self._installed:
             raise BiasEnsembleError(f"a {self.word} named {descriptor.name} already exists; rename yours")
         self._found[descriptor.name] = descriptor
 
     def asked(self, value_of: Callable[[str], Any]) -> Descriptor | None:
-        """The one that is asked for by name (`--method`) or in the user's file (`--method_file`).
-
-        Args:
-            value_of (`Callable[[str], Any]`): The value of an option by its name, `None` where it is not given.
-        """
+        """The descriptor named by `--method` or defined in `--method_file`; `value_of` gives the value of an option,
+        or `None`."""
         file, name = value_of(f"{self.word}_file"), value_of(self.word)
         own = self.load_file(str(file)) if file else None
         return self[str(name)] if name else own
 
     def load_file(self, file: str) -> Descriptor:
-        """Runs a Python file that defines `METHOD` or `SELECTOR`, and registers what it defines.
-
-        Raises:
-            `BiasEnsembleError`: If there is no such file, it does not run, or it defines none of a new name.
-        """
+        """Runs a Python file that defines `METHOD` or `SELECTOR`, and registers that descriptor."""
         option, path = f"--{self.word}_file {file}", Path(file).expanduser()
         if not path.is_file() or path.suffix != ".py":
             raise BiasEnsembleError(f"{option}: expected a Python file, found none of that name that ends in .py")
         try:
             module = module_in(path)
-        except Exception as error:  # whatever the user's code raises
+        except Exception as error:  # anything that user code may raise
             raise BiasEnsembleError(f"{option}: {type(error).__name__}: {error}; fix the file") from error
         found = self._checked(getattr(module, self.word.upper(), None), option)
         self.add(found)

@@ -1,4 +1,4 @@
-"""Options of selectors: those that all have, and those of BiasEnsemble."""
+"""Options shared by all selectors, and those of BiasEnsemble."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -16,20 +16,20 @@ from hf_biasensemble.arguments.options import (
 from hf_biasensemble.internal.errors import require
 
 UNEVEN_CLASSES = 4
-"""Ratio of class sizes above which members are balanced by default. BAR, with a published recipe, has 3.2."""
+"""Class size ratio above which members are balanced by default. BAR, which has a published recipe, has 3.2."""
 
 
 @dataclass
 class SelectorArguments(Options):
-    """Options that every selector has."""
+    """Options of every selector."""
 
     _argument_group_name: ClassVar[str] = "selection"
     sways_no_vote: ClassVar[frozenset[str]] = frozenset({"selection_dir", "audit"})
 
     selection_dir: str | None = option(
         None,
-        "Folder for sharing selections between runs: one made from the same data and settings is reused, else the new "
-        "one is saved there.",
+        "Folder for sharing selections between runs: a selection with the same data and settings is reused; "
+        "otherwise the new one is saved there.",
     )
     audit: bool = option(False, "Also write an audit page of the flagged images.")
 
@@ -49,17 +49,17 @@ class SelectionArguments(SelectorArguments):
     member_agreement: int = option(3, "Votes that an image needs to enter the bias-amplified set.")
     member_keep: Annotated[float | None, Allowed("in (0, 1)", lambda value: 0 < value < 1)] = option(
         None,
-        "Instead of counting votes, put this fraction of each class into the bias-amplified set: the images to which "
-        "members give the highest mean probability of their class. In (0, 1).",
+        "Instead of counting votes, put this fraction of each class into the bias-amplified set: the images with the "
+        "highest mean member probability of their class. In (0, 1).",
     )
     generalized_cross_entropy_q: PositiveFraction = option(
         0.7, "Exponent q of the members' generalized cross entropy."
     )
     keep_member: Annotated[str, one_of("last", "best")] = option(
-        "last", "Weights of each member that vote: last, or best (by validation accuracy)."
+        "last", "Weights each member votes with: last, or best (by validation accuracy)."
     )
     member_eval_steps: PositiveInt = option(
-        500, "With keep_member best: steps between evaluations, the first after one step."
+        500, "With keep_member best: steps between evaluations; the first is after one step."
     )
     share_batches: bool = option(
         False, "Give all members the same batches: saves decoding, but makes members less diverse."
@@ -86,8 +86,8 @@ class SelectionArguments(SelectorArguments):
     )
     member_features: Annotated[str | None, one_of("early", "final")] = option(
         None,
-        "What members see of a pretrained backbone: early, features of its first layers, which stay frozen and show a "
-        "shortcut more than the class; or final, the same as the classifier. By default early with freeze_backbone.",
+        "Features of a pretrained backbone that members see: early, from its first layers, which stay frozen and show "
+        "a shortcut more clearly than the class; or final, as the classifier. By default early with freeze_backbone.",
     )
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class SelectionArguments(SelectorArguments):
             require(not shared, "--share_batches", f"false with --{name}", self.share_batches)
 
     def check_evaluations(self) -> None:
-        """Refuses `keep_member="best"` where members are evaluated only once, after a single update."""
+        """Refuses `keep_member="best"` if members are evaluated only once, after a single update."""
         expected = f"more than member_eval_steps ({self.member_eval_steps}), or --keep_member best would keep "
         expected += "members after a single update"
         found = f"{self.member_steps}; raise it, lower --member_eval_steps, or use --keep_member last"

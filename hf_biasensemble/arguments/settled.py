@@ -1,4 +1,4 @@
-"""Settings that depend on others: settled once, before a run, and stated in its `config.yaml`."""
+"""Settings that depend on other settings: resolved before a run and written to its `config.yaml`."""
 
 import dataclasses
 import math
@@ -20,19 +20,18 @@ _STATED = frozenset(
     gradient_accumulation_steps train_sampling_strategy eval_delay eval_on_start full_determinism use_cpu bf16 fp16
     tf32 torch_compile torch_compile_backend torch_compile_mode ddp_broadcast_buffers dataloader_in_order""".split()
 )
-"""Options of `TrainingArguments` that a run depends on, stated if they are not the default. The others say where it
-runs and where it reports to."""
+"""Options of `TrainingArguments` that affect results; `config.yaml` contains them if they are not the default."""
 
 
 def settled_network(model_args: ModelArguments, data_args: DataArguments, args: DebiasingArguments) -> ModelArguments:
-    """The options of the network. Where the data are vectors, it is a head, and options of images are refused."""
+    """The network options. On vectors the network is a head, and image options are refused."""
     if not data_args.feature_column:
         require(model_args.backbone != FEATURES, "--backbone", "--feature_column with it", FEATURES)
         linear = model_args.freeze_backbone or model_args.head == "linear"
         require(linear, "--head", "linear without --freeze_backbone or --feature_column", model_args.head)
         return model_args
     given = model_args
-    if model_args.backbone == FEATURES:  # settled before, as config.yaml states it
+    if model_args.backbone == FEATURES:  # already resolved, as in config.yaml
         given = dataclasses.replace(model_args, backbone="mlp", backbone_args=None)
     for field in dataclasses.fields(ModelArguments):
         default, found = getattr(ModelArguments(), field.name), getattr(given, field.name)
@@ -43,9 +42,11 @@ def settled_network(model_args: ModelArguments, data_args: DataArguments, args: 
 
 
 def settled_selection(selection_args: Any, model_args: ModelArguments, args: DebiasingArguments) -> Any:
-    """The selector's settings with what depends on others: the method, `published_protocol`, and by default whether
-    votes are cross-fitted. They are with a pretrained backbone and on vectors, where networks soon memorise the images
-    that they are trained on."""
+    """The selector's settings with the parts that depend on the method, the network and `published_protocol`.
+
+    By default votes are cross-fitted with a pretrained backbone and on vectors, where networks quickly memorise their
+    training images.
+    """
     if not isinstance(selection_args, SelectionArguments):
         return selection_args
     selection_args = args.settled_members(selection_args)
@@ -66,8 +67,8 @@ def settled_selection(selection_args: Any, model_args: ModelArguments, args: Deb
 def member_arguments(
     args: DebiasingArguments, steps: int, learning_rate: float, batch_size: int
 ) -> DebiasingArguments:
-    """Settings of the members' training: a folder, steps, learning rate and batch size per process of its own, at
-    least five checkpoints, and no options of the method."""
+    """Settings for training the members: their own folder, steps, learning rate and batch size per process, at least
+    five checkpoints, and none of the method's options."""
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(DebiasingArguments) if f.init}
     changes: dict[str, Any] = {
         "output_dir": str(Path(args.output_dir) / "selection"),
@@ -89,7 +90,7 @@ def member_arguments(
 
 
 def steps_of_epochs(args: DebiasingArguments, num_samples: int) -> int:
-    """The optimisation steps of `num_train_epochs` passes over the training images, as the Trainer counts them."""
+    """Optimisation steps in `num_train_epochs`, counted as the Trainer does."""
     batch_size = args.train_batch_size * args.world_size
     batches = num_samples / batch_size
     per_epoch = max(1, math.floor(batches) if args.dataloader_drop_last else math.ceil(batches))
@@ -97,9 +98,9 @@ def steps_of_epochs(args: DebiasingArguments, num_samples: int) -> int:
 
 
 def settle_steps(args: DebiasingArguments, num_samples: int, before: Mapping[str, Any]) -> None:
-    """Sets `max_steps` from epochs, and `schedule_steps`, which fractions and learning rate schedules refer to. A
-    resumed run, whose `config.yaml` is `before`, keeps its `schedule_steps`, so that a new `max_steps` moves no
-    schedule. Refuses to train beyond the end of a learning rate schedule."""
+    """Sets `max_steps` from epochs, and `schedule_steps`, the length of learning rate schedules and the base of step
+    fractions. A resumed run, with settings `before`, keeps its `schedule_steps`, whatever its new `max_steps`. Refuses
+    to train beyond the end of a learning rate schedule."""
     if args.num_train_epochs:
         args.max_steps, args.num_train_epochs = steps_of_epochs(args, num_samples), 0
     kept = before.get("schedule_steps", before.get("max_steps", args.schedule_steps))
@@ -113,7 +114,7 @@ def settle_steps(args: DebiasingArguments, num_samples: int, before: Mapping[str
 
 
 def resolved(*arguments: Any, hidden: Collection[str] = ()) -> dict[str, Any]:
-    """The settings of dataclasses (or `None`) as plain values for `config.yaml`, without those that are `hidden`."""
+    """The settings in dataclasses (or `None`) as plain values for `config.yaml`, except `hidden` ones."""
     settings: dict[str, Any] = {}
     for part in arguments:
         if not isinstance(part, TrainingArguments):

@@ -1,4 +1,4 @@
-"""Options of training that all methods have."""
+"""Training options shared by all methods."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -31,18 +31,17 @@ CHECKPOINT_CHOICES = {
     "estimated": "validation_estimated_unbiased_probability",
     "oracle_test": "test_accuracy",
 }
-"""What may decide which step is published, and the metric whose highest value does; `None`: the last step."""
+"""Ways to choose the published step, with the metric that is maximised; `None`: the last step."""
 
 _OF_TRANSFORMERS = {"gradient_accumulation_steps": AT_LEAST_1, "weight_decay": NOT_NEGATIVE, "seed": NOT_NEGATIVE}
 
 
 @dataclass
 class DebiasingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` and what the methods add.
+    """`transformers.TrainingArguments` with the options that all methods share.
 
-    Defaults that differ from `TrainingArguments`, so that a run is the published algorithm unless told otherwise: no
-    gradient clipping, constant learning rate, incomplete last batch dropped, evaluation every 500 steps, no report
-    integrations.
+    Some defaults differ from `TrainingArguments`, to follow the published algorithm: no gradient clipping, a constant
+    learning rate, the incomplete last batch dropped, evaluation every 500 steps, no reporting.
     """
 
     _argument_group_name: ClassVar[str] = "training"
@@ -50,7 +49,7 @@ class DebiasingArguments(TrainingArguments):
     method: str = option("lff_be", "The method; `--help --method NAME` shows its options.")
     method_file: str | None = option(None, "Python file that defines your own method; see docs/add_a_method.md.")
     selector: str | None = option(
-        None, "What makes the selection; by default the method's own. `--help --selector NAME` shows its options."
+        None, "Selector to use; by default the method's own. `--help --selector NAME` shows its options."
     )
     selector_file: str | None = option(None, "Python file that defines your own selector; see docs/add_a_method.md.")
     step_decay_steps: Steps = option(
@@ -61,31 +60,31 @@ class DebiasingArguments(TrainingArguments):
     augmentation: Annotated[str, one_of("none", "affine", "photographs")] = option(
         "none",
         "none; affine: rotate, zoom and shift training images at random, after crop and flip; photographs: random "
-        "resized crops of at least 0.4 of the area, flipped at random. Members see plain images or, on "
+        "resized crops of at least 0.4 of the area, flipped at random. Members see plain images or, with "
         "features of a pretrained backbone, the same stored views.",
     )
     color_jitter: Annotated[float, Allowed("in [0, 1]", lambda value: 0 <= value <= 1)] = option(
         0.0,
         "With augmentation photographs: vary brightness, contrast and saturation by up to this fraction, such as "
-        "0.4. Makes colour less of a shortcut, but also less of a cue where it defines the class; 0: off.",
+        "0.4. Weakens colour as a shortcut, but also where it defines the class; 0: off.",
     )
     weight_average: Fraction = option(
         0.0, "Publish an exponential moving average of the weights with this decay, such as 0.999; 0: off."
     )
     checkpoint_choice: str = option(
         "last",
-        f"Which step to publish, one of {', '.join(CHECKPOINT_CHOICES)}; validation_ac_score needs bias labels, "
-        "oracle_test looks at the test split, estimated needs neither (docs/judging.md).",
+        f"Step to publish, one of {', '.join(CHECKPOINT_CHOICES)}; validation_ac_score needs bias labels, "
+        "oracle_test uses the test split, estimated needs neither (docs/judging.md).",
     )
     judge: str | None = option(
         None,
-        "Folder of a run with BiasEnsemble, or of its selection, whose members tell which validation images "
+        "Folder of a run with BiasEnsemble, or of its selection, whose members identify the validation images that "
         "contradict the shortcut; by default the run's own members.",
     )
     published_protocol: bool = option(
         False,
-        "Protocol of the published figures: members kept at the better of 1 and 501 updates, checkpoint_choice "
-        "oracle_test. Use it only to compare with those figures.",
+        "Follow the protocol of the published figures: members kept at the better of 1 and 501 updates, "
+        "checkpoint_choice oracle_test. Use it only to compare with those figures.",
     )
     compare_with: str | None = option(
         None, "Folder of a finished run on the same data, such as ERM, to compare with in the model card."
@@ -103,16 +102,15 @@ class DebiasingArguments(TrainingArguments):
     num_train_epochs: NonNegativeFloat = option(0, "Epochs to train, instead of max_steps; 0: use max_steps.")
     schedule_steps: PositiveInt | None = option(
         None,
-        "Steps that fractions of max_steps and learning rate schedules refer to; by default max_steps, or those of "
-        "the run that is resumed.",
+        "Length of learning rate schedules, and base of options that are fractions of max_steps; by default "
+        "max_steps, or the value of the resumed run.",
     )
     max_grad_norm: float = option(0.0, "Largest gradient norm; 0: no clipping.")
     lr_scheduler_type: str = option("constant", "Learning rate schedule.")
     dataloader_drop_last: bool = option(True, "Drop an incomplete last batch.")
-    dataloader_pin_memory: bool = option(False, "Pin memory of batches that worker processes load.")
+    dataloader_pin_memory: bool = option(False, "Pin the memory of batches loaded by worker processes.")
     pixels_on: Annotated[str, one_of(*PIXELS_ON)] = option(
-        "host",
-        "Where decoded images are kept: host, or device (all of them on each GPU, if they fit).",
+        "host", "Where decoded images are kept: host, or device (all of them on each GPU, if they fit)."
     )
     eval_strategy: str = option("steps", "When to evaluate: no, steps or epoch.")
     eval_steps: PositiveFloat = option(500, "Steps between evaluations.")
@@ -122,7 +120,7 @@ class DebiasingArguments(TrainingArguments):
     save_steps: PositiveFloat = option(5000, "Steps between checkpoints.")
     save_total_limit: int | None = option(2, "Checkpoints to keep.")
     logging_steps: PositiveFloat = option(100, "Steps between logged losses.")
-    logging_nan_inf_filter: bool = option(False, "Has no effect here: losses that are not finite end the run.")
+    logging_nan_inf_filter: bool = option(False, "Has no effect: a loss that is not finite ends the run.")
     report_to: list[str] = option(["none"], "Services to report to: none, tensorboard, wandb, trackio, ...")
     remove_unused_columns: bool = option(False, "Must stay false: the dataset yields whole batches.")
 
@@ -146,12 +144,12 @@ class DebiasingArguments(TrainingArguments):
         check_supported(self)
         super().__post_init__()
         if is_alone():
-            self.distributed_state: Any = None  # which means one process to TrainingArguments
+            self.distributed_state: Any = None  # TrainingArguments then counts one process
         check_reporting(self.report_to)
         self.label_names: list[str] = []
 
     def _check_steps(self) -> None:
-        """Epochs stand in place of steps, which are then -1 until the number of images is known."""
+        """Checks epochs against steps, which stay -1 with epochs until the number of images is known."""
         epochs, steps = self.num_train_epochs, self.max_steps
         require(steps == -1 or steps >= 1, "--max_steps", "at least 1", steps)
         if epochs:
@@ -160,10 +158,10 @@ class DebiasingArguments(TrainingArguments):
             self.max_steps = DEFAULT_STEPS
 
     def settled_members(self, selection_args: Any) -> Any:
-        """The selector's settings with what the method needs of them; refuses others."""
+        """The selector's settings, adapted to the method; refuses those that do not fit it."""
         return selection_args
 
     def in_steps(self, name: str) -> int:
-        """The number of steps that an option means, which may be a share of `schedule_steps`."""
+        """An option in steps; values below 1 are fractions of `schedule_steps`."""
         value = getattr(self, name)
         return int(value) if value >= 1 else round(value * (self.schedule_steps or self.max_steps))

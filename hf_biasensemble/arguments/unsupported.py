@@ -1,4 +1,4 @@
-"""Options of transformers and of `accelerate launch` that would have no effect here, or not the one they promise."""
+"""Options of transformers and `accelerate launch` that would be ignored here, or not do what they promise."""
 
 import dataclasses
 import os
@@ -50,7 +50,7 @@ _REASONS = {
 }
 
 UNSUPPORTED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
-"""By option, why it is refused."""
+"""Options that are refused, with the reason."""
 
 _AS_DEFAULT: dict[str, tuple[Any, ...]] = {
     "accelerator_config": (AcceleratorConfig(),),
@@ -62,12 +62,12 @@ _AS_DEFAULT: dict[str, tuple[Any, ...]] = {
     "label_names": ([],),
     "train_sampling_strategy": ("sequential",),  # the trainer refuses it for a method with its own order
 }
-"""Values that are as good as the default: what `TrainingArguments` makes of it, and what also works."""
+"""Values accepted besides the default: those `TrainingArguments` turns it into, and others that work."""
 
 
 def check_supported(args: Any) -> None:
-    """Refuses an option that is set but would be ignored, and a learning rate schedule that would ignore another one.
-    `args` are settings before or after `TrainingArguments.__post_init__`."""
+    """Refuses options that would be ignored, also by the learning rate schedule. Works before and after
+    `TrainingArguments.__post_init__`."""
     defaults = {field.name: field.default for field in dataclasses.fields(args)}
     for name, reason in UNSUPPORTED.items():
         value = getattr(args, name)
@@ -89,15 +89,15 @@ def check_supported(args: Any) -> None:
 def check_reporting(services: list[str]) -> None:
     """Refuses a reporting service that is unknown or whose package is not installed."""
     known = sorted(INTEGRATION_TO_CALLBACK)
-    installed = (*get_available_reporting_integrations(), "flyte", "kubeflow")  # transformers does not list these two
+    installed = (*get_available_reporting_integrations(), "flyte", "kubeflow")  # not listed by transformers
     for name in services:
         require(name in known, "--report_to", f"none, all, or any of {', '.join(known)}", name)
         require(name in installed, f"--report_to {name}", "its package", "none; install it or leave the option out")
 
 
 def take_over_launcher(args: Any) -> None:
-    """Sets the options that mean the same as those of `accelerate launch`, so that `config.yaml` states them. An
-    option that is already set wins; what is not supported is refused."""
+    """Copies precision and compilation settings of `accelerate launch` into the arguments, unless they are set, so
+    that `config.yaml` contains them; refuses unsupported ones."""
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     require(precision in ("no", "bf16", "fp16"), "accelerate launch --mixed_precision", "no, bf16 or fp16", precision)
     if precision != "no" and not (args.bf16 or args.fp16):

@@ -1,6 +1,6 @@
-"""List what is kept between runs, or remove it: `hf-biasensemble cache --clear`.
+"""List or remove decoded images, features and tables kept between runs: `hf-biasensemble cache --clear`.
 
-What is removed is made again when it is needed. Entries that another process is writing are left alone.
+Removed entries are recomputed when needed. Entries that another process is writing are kept.
 """
 
 import shutil
@@ -15,16 +15,20 @@ from hf_biasensemble.arguments import option, parse_arguments
 
 @dataclass
 class CacheArguments:
-    """What to do with the cache."""
+    """Cache."""
 
     clear: bool = option(False, "Remove the entries instead of only listing them.")
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One thing in the cache: a file of a store or manifest, or the folder of tables that `datasets` made of a local
-    folder; `kind` is `pixels`, `features`, `manifest`, `tables`, or `unfinished` (still being written, or left by a
-    killed process); `source` is the dataset, as far as known, and `size` the bytes on disk."""
+    """A file of a store or manifest, or a folder of tables that `datasets` made of local files.
+
+    Attributes:
+        kind: `pixels`, `features`, `manifest`, `tables`, or `unfinished` (being written, or left by a killed process).
+        source: The dataset, if known.
+        size: Bytes on disk.
+    """
 
     path: Path
     kind: str
@@ -33,7 +37,7 @@ class CacheEntry:
 
 
 def main(argv: list[str]) -> int:
-    """Lists the entries, or removes them."""
+    """Lists or removes the entries."""
     (arguments,) = parse_arguments([CacheArguments], argv, "cache", description=__doc__)
     from hf_biasensemble.data.store.cache import cache_folder
 
@@ -49,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def list_cache() -> list[CacheEntry]:
-    """All entries, by kind and size."""
+    """All entries, sorted by kind and size."""
     from hf_biasensemble.data.store.array_store import source_of
     from hf_biasensemble.data.store.cache import SOURCE_FILE, STORES, cache_folder
     from hf_biasensemble.data.store.content import MANIFEST_SUFFIX, source_of_manifest
@@ -73,13 +77,13 @@ def list_cache() -> list[CacheEntry]:
 
 
 def _size_of(path: Path) -> int:
-    """Bytes on the disk of a file, or of all files in a folder. One that is being made has the length of all of it."""
+    """Bytes on disk of a file or folder. A file being written already has its full length, but not its blocks."""
     found = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
     return sum(min(file.st_size, 512 * getattr(file, "st_blocks", file.st_size)) for file in found)
 
 
 def remove(entry: CacheEntry) -> bool:
-    """Removes the entry, unless a process is writing it."""
+    """Removes the entry unless another process is writing it."""
     from hf_biasensemble.data.store.cache import lock_of
 
     locks = [FileLock(file) for file in entry.path.rglob("*.lock")]
@@ -92,8 +96,8 @@ def remove(entry: CacheEntry) -> bool:
             if entry.path.is_dir():
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
-                entry.path.with_suffix(".json").unlink(missing_ok=True)  # without it there is no store
+                entry.path.with_suffix(".json").unlink(missing_ok=True)  # a store without it does not count
                 entry.path.unlink(missing_ok=True)
-    except (Timeout, OSError):  # the system may keep files that are open
+    except (Timeout, OSError):  # the system may refuse to delete open files
         return False
     return True

@@ -1,6 +1,6 @@
 """Validate and preview a dataset: `hf-biasensemble check-data --dataset_name DIR`.
 
-Takes the data options of training. Exit status 0 if training would start, 1 if images would stop it.
+Takes the data options of train. Exit status: 0 if training would start, 1 if images would stop it.
 """
 
 from collections import Counter
@@ -17,20 +17,20 @@ from hf_biasensemble.internal.errors import require
 if TYPE_CHECKING:
     from hf_biasensemble.data.pixels import ImageSplit
 
-LISTED = 25  # bad images on the screen
-WIDEST = 12  # columns of a table
+LISTED = 25  # bad images printed
+WIDEST = 12  # columns of a printed table
 
 
 @dataclass
 class CheckArguments(Options):
-    """How to look at the data."""
+    """Preview."""
 
-    image_size: PositiveInt = option(64, "Height and width, in pixels, of the images in the contact sheet.")
+    image_size: PositiveInt = option(64, "Height and width of the images in the contact sheet, in pixels.")
     output_dir: str | None = option(None, "Folder for contact_sheet.png and the list of bad images.")
 
 
 def main(argv: list[str]) -> int:
-    """Prints splits, counts by class and bias, image sizes and modes, and bad images; writes a contact sheet."""
+    """Prints splits, counts by class and bias, sizes, modes and unreadable images; writes a contact sheet."""
     data_args, arguments = parse_arguments([DataArguments, CheckArguments], argv, "check-data", description=__doc__)
     from hf_biasensemble.data.loading import load_splits
     from hf_biasensemble.data.pixels import write_unreadable
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 
 def count_table(split: "ImageSplit") -> str:
-    """Images by class and bias label or, where there is none, by class and conflict, else by class."""
+    """Number of images by class and bias label if known, else by class and conflict if known, else by class."""
     import numpy as np
     import pandas as pd  # type: ignore[import-untyped]
 
@@ -93,7 +93,7 @@ def count_table(split: "ImageSplit") -> str:
 
 
 def describe_files(images: Any) -> str:
-    """Sizes, formats and modes of the images that can be opened."""
+    """Sizes, formats and modes of the images that open."""
     from hf_biasensemble.data.decoding import open_image
 
     sizes, kinds = [], Counter[str]()
@@ -102,7 +102,7 @@ def describe_files(images: Any) -> str:
             with open_image(images[row]["image"]) as image:
                 sizes.append(image.size)
                 kinds[f"{image.format} {image.mode}"] += 1
-        except Exception:  # listed as unreadable already
+        except Exception:  # already listed as unreadable
             continue
     if not sizes:
         return "none can be opened"
@@ -115,7 +115,7 @@ def describe_files(images: Any) -> str:
 
 
 def draw_contact_sheet(split: "ImageSplit", title: str) -> Any:
-    """A row of images per class; bias-aligned and bias-conflicting ones apart, where that is known."""
+    """A row of images per class, with bias-aligned and bias-conflicting ones apart if known."""
     import io
 
     from PIL import Image

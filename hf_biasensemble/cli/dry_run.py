@@ -1,4 +1,4 @@
-"""What `train --dry_run` prints: the run that these settings mean, after all checks and without training."""
+"""`train --dry_run`: all checks of a run and a summary of it, without training."""
 
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,16 @@ from hf_biasensemble.runs.run import checked
 def describe_run(
     data_args: DataArguments, model_args: ModelArguments, selection_args: Any, args: DebiasingArguments
 ) -> str:
-    """Makes all checks that a run makes before it trains, decodes the images, and describes in lines what would run.
+    """Checks everything a run checks before training, decodes the images, and summarises the run.
 
-    Writes nothing to `output_dir`; decoded images above `pixel_memory_limit` go to the cache, as in a run. Raises
-    `BiasEnsembleError` where the run would stop before training.
+    Writes nothing to `output_dir`. Raises `BiasEnsembleError` if the run would stop before training.
     """
     method = method_of(args)
     checkpoint = checkpoint_to_resume(args)
     check_output_dir(Path(args.output_dir), args, checkpoint)
     prepared = checked(data_args, model_args, selection_args, args, checkpoint)
     model_args, selection_args, splits = prepared.model_args, prepared.selection_args, prepared.splits
-    if not model_args.freeze_backbone:  # else features are, whose size a run knows once it has them
+    if not model_args.freeze_backbone:  # otherwise features go there, whose size is not known yet
         check_room(args.pixels_on, args.device, splits)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs = args.max_steps * batch / max(1, len(splits["train"]))
@@ -73,8 +72,7 @@ def _network(model_args: ModelArguments, train: ImageSplit) -> str:
 
 
 def _memory(prepared: Prepared) -> str:
-    """Bytes of the decoded images and of the features that networks or members see; splits cut from train share
-    both."""
+    """Size of the decoded images and features; splits cut from train share both."""
     model_args, splits = prepared.model_args, prepared.splits
     stores: dict[int, tuple[Any, bool]] = {}
     for name in sorted(splits, key=lambda name: name != "train"):

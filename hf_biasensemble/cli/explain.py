@@ -1,9 +1,8 @@
 """Measure what a classifier's predictions depend on: `hf-biasensemble explain --model OUT --dataset_name DIR`.
 
-Changes one thing about each image (its colour, the order of its patches, its border or its centre) and counts the
-predictions that change with it: reliance.csv and reliance.png. counterfactuals.png shows single images that the model
-gets right and, with `--compare_with ERM_OUT`, the other model gets wrong; bias-conflicting ones if known. Needs no
-bias labels.
+Changes one thing about each image (its colour, the order of its patches, its border or its centre) and counts how many
+predictions change: reliance.csv and reliance.png. counterfactuals.png shows images that the model classifies correctly
+and, with `--compare_with ERM_OUT`, the other model does not; bias-conflicting ones if known. Needs no bias labels.
 """
 
 import sys
@@ -20,11 +19,11 @@ from hf_biasensemble.internal.files import written_whole
 
 @dataclass
 class ExplainArguments(Options):
-    """What to explain."""
+    """Explanation."""
 
     model: str | None = option(None, "Folder or Hub id of a saved classifier.")
     compare_with: str | None = option(
-        None, "Folder or Hub id of a classifier that gets these images wrong, such as ERM."
+        None, "Folder or Hub id of a classifier that misclassifies these images, such as ERM."
     )
     split: str = option("test", "Split of the dataset.")
     num_images: Annotated[int, Allowed("1 to 20", lambda value: 1 <= value <= 20)] = option(
@@ -44,7 +43,7 @@ class ExplainArguments(Options):
 
 
 def main(argv: list[str]) -> int:
-    """Opens the models and the data, and writes table and pictures."""
+    """Loads models and data, and writes the table and the pictures."""
     types = [DataArguments, ExplainArguments, InferenceArguments]
     data_args, explain_args, inference = parse_arguments(types, argv, "explain", description=__doc__)
     require(not data_args.feature_column, "--feature_column", "images, which can be changed to explain", "vectors")
@@ -92,7 +91,7 @@ def main(argv: list[str]) -> int:
 
 
 def short_names(names: list[str]) -> list[str]:
-    """As many last parts of paths or Hub ids as tell them apart: `erm/seed_0` and `lff_be/seed_0`."""
+    """The shortest endings of paths or Hub ids that are distinct: `erm/seed_0` and `lff_be/seed_0`."""
     parts = [Path(name).resolve().parts for name in names]
     length = 1
     while len({part[-length:] for part in parts}) < len({*parts}):

@@ -14,10 +14,8 @@ TOLERANCE = 1e-4
 
 
 def main(argv: list[str]) -> int:
-    """Exports with a free batch size, and compares the logits with those of the model where onnxruntime is installed.
-
-    The file takes normalised `pixel_values` (B, C, H, W) and gives `logits` (B, K).
-    """
+    """Exports `pixel_values` (B, C, H, W), normalised, to `logits` (B, K) with a dynamic batch size, and checks the
+    logits if onnxruntime is installed."""
     parser = StrictParser(command="export-onnx", description=__doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of a saved classifier.")
     parser.add_argument("--output_file", required=True, type=Path, help="ONNX file to write.")

@@ -36,7 +36,7 @@ class ReferenceArguments:
     which: str | None = option(None, "Which of its networks: debiased (default) or biased.")
 
     def load(self) -> ReferenceCheckpoint:
-        """The network, with what the files say of it."""
+        """The network in the files, with their metadata."""
         from hf_biasensemble.models.reference_checkpoint import load_reference_checkpoint
 
         return load_reference_checkpoint(
@@ -46,7 +46,7 @@ class ReferenceArguments:
 
 @dataclass
 class ImportArguments(ReferenceArguments):
-    """Where to."""
+    """Output."""
 
     output_dir: str | None = option(None, "Folder for the classifier.")
 
@@ -57,7 +57,7 @@ class ImportArguments(ReferenceArguments):
 
 
 def main(argv: list[str]) -> int:
-    """Writes weights, config, preprocessing and card."""
+    """Writes weights, configuration, preprocessing and model card."""
     (arguments,) = parse_arguments([ImportArguments], argv, "import-reference", description=__doc__)
     from hf_biasensemble.models.export import save_classifier
 

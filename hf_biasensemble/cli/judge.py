@@ -2,16 +2,16 @@
 
 hf-biasensemble judge --model MODEL [MODEL ...] --compare_with MODEL --members RUN --dataset_name DIR
 
-MODEL is the folder or Hub id of any image classifier that transformers or timm opens, with the classes of the dataset.
-The members of BiasEnsemble in RUN, which must not have been trained on the images of --split, tell which of these
-contradict the shortcut.
+MODEL is the folder or Hub id of any image classifier that transformers or timm can load, with the classes of the
+dataset. The members of BiasEnsemble in RUN identify the images of --split that contradict the shortcut; they must not
+have been trained on that split.
 """
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 def main(argv: list[str]) -> int:
-    """Prints a table with estimates and a verdict for each model; exit status 0 also where nothing can be told."""
+    """Prints estimates and a verdict for each model; exit status 0 even if it cannot tell."""
     from hf_biasensemble.arguments import DataArguments, InferenceArguments, parse_arguments
     from hf_biasensemble.internal.processes import print_once
     from hf_biasensemble.runs.judging import JudgeArguments, judge_models

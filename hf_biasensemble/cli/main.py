@@ -1,6 +1,6 @@
 """`hf-biasensemble COMMAND ...`: each command is a small module with a `main(argv) -> int`.
 
-Its docstring is its help, and the first line, up to a colon, what `hf-biasensemble --help` says of it.
+Its docstring is its help; `hf-biasensemble --help` shows the first line up to the colon.
 """
 
 import difflib
@@ -20,24 +20,24 @@ GROUPS = {
     "housekeeping": ("cache",),
 }
 COMMANDS = {name: group for group, names in GROUPS.items() for name in names}
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Unable to allocate")  # of CUDA, torch and numpy
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Unable to allocate")  # messages of CUDA, torch and numpy
 
 
 def run_command(command: str, argv: list[str] | None = None) -> int:
-    """Runs a command, such as `run_command("train", ["--config", "lff_be/cmnist", ...])`, and gives its exit status.
+    """Runs a command, such as `run_command("train", ["--config", "lff_be/cmnist", ...])`.
 
     Args:
         command (`str`): Its name, as in `hf-biasensemble --help`.
         argv (`list[str]`, *optional*): Its options and their values; by default those of this process.
 
     Returns:
-        `int`: 0, or 2 after a user's mistake or when memory runs out, which is reported in one line.
+        `int`: The exit status: 0, or 2 after a user error or when memory runs out, which is reported in one line.
     """
     words = sys.argv[1:] if argv is None else argv
-    # Large tensors in large pages (Linux): batches of 224 pixels are normalised several times faster. Before torch.
+    # Linux: large pages make normalising batches of 224 pixels several times faster. Must be set before torch starts.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of transformers too, if it is yet to be imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also read by transformers on import
         if transformers := sys.modules.get("transformers"):
             transformers.utils.logging.disable_progress_bar()
     try:
@@ -58,7 +58,7 @@ def run_command(command: str, argv: list[str] | None = None) -> int:
 
 
 def run_process(command: str, argv: list[str] | None = None) -> int:
-    """[`run_command`] as all that this process does; one of several then leaves its process group."""
+    """[`run_command`] for a process of its own, which leaves its process group afterwards."""
     status = run_command(command, argv)
     if status == 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:  # set by the launcher
         from hf_biasensemble.internal.collectives import leave

@@ -1,11 +1,11 @@
-"""Make a dataset that debiasing is measured on: `hf-biasensemble make-dataset NAME --output_dir FOLDER [options]`."""
+"""Build a benchmark dataset: `hf-biasensemble make-dataset NAME --output_dir FOLDER [options]`."""
 
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.shipped import dataset_scripts, module_in, summary_of
 
 
 def main(argv: list[str]) -> int:
-    """Runs the script of the named dataset with all other words; without a name, lists the datasets."""
+    """Runs the script of the named dataset with the remaining arguments; without a name, lists the datasets."""
     name, *words = argv or ["--help"]
     scripts = dataset_scripts()
     if name in ("-h", "--help"):

@@ -1,8 +1,8 @@
 """Label your own images: `hf-biasensemble predict --model OUT FILES_OR_FOLDERS...`.
 
-With `--feature_column`, for the vectors in tables (Parquet, Arrow) or folders of `save_to_disk`.
+With `--feature_column`, labels vectors in tables (Parquet, Arrow) or folders written by `save_to_disk`.
 
-Exit status: 0 if all images were read, 1 if some were not, 2 if none was, or after a mistake.
+Exit status: 0 if all images were read, 1 if some were not, 2 if none was or after an error.
 """
 
 import csv
@@ -20,7 +20,7 @@ from hf_biasensemble.internal.files import without_formula, written_whole
 
 
 def main(argv: list[str]) -> int:
-    """Predicts, writes CSV to the screen or to a file, and lists images that could not be read."""
+    """Prints predictions as CSV or writes them to a file, and lists unreadable images."""
     usage = "hf-biasensemble predict --model MODEL FILE_OR_FOLDER [FILE_OR_FOLDER ...] [--OPTION VALUE ...]"
     parser = StrictParser([InferenceArguments], usage=usage, description=__doc__)
     parser.set_defaults(batch_size=64)
@@ -67,8 +67,8 @@ def main(argv: list[str]) -> int:
 
 
 def list_images(paths: list[Path]) -> list[Path]:
-    """The files among the paths, whatever their names, and the images in the folders among them, as training finds
-    them; each once, in order. Refuses a folder without image files."""
+    """The files among the paths, whatever their names, and the image files in the folders, each once and in order.
+    Refuses folders without images."""
     from hf_biasensemble.data.reading.files import image_files
 
     files: list[Path] = []
@@ -83,8 +83,8 @@ def list_images(paths: list[Path]) -> list[Path]:
 def predictions(
     model_name: str, files: list[Path], inference: InferenceArguments, top_k: int, unread: dict[Path, str]
 ) -> Iterator[dict[str, str | float]]:
-    """One row per readable file, in order: `file`, `label`, `probability`, then `label_2`, `probability_2`, ... for
-    the `top_k` most probable classes. Puts files that cannot be read into `unread`, with the reason."""
+    """Yields one row per readable file: `file`, `label`, `probability`, then `label_2`, `probability_2`, ... up to
+    `top_k`. Adds unreadable files to `unread`, with the reason."""
     from hf_biasensemble.evaluation.ranking import ranked_classes
     from hf_biasensemble.models.export import load_classifier
 
@@ -101,7 +101,7 @@ def predictions(
 def predictions_of_vectors(
     model_name: str, tables: list[Path], column: str, inference: InferenceArguments, top_k: int
 ) -> Iterator[dict[str, str | float]]:
-    """One row per vector, in order: `file`, `split`, `row`, then as [`predictions`] has it."""
+    """Yields one row per vector: `file`, `split`, `row`, then the columns of [`predictions`]."""
     import torch
 
     from hf_biasensemble.data.pixels import ImageSplit

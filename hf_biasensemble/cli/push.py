@@ -6,7 +6,7 @@ from hf_biasensemble.arguments.parser import StrictParser
 
 
 def main(argv: list[str]) -> int:
-    """Pushes in one commit and prints its address."""
+    """Pushes in one commit and prints its URL."""
     parser = StrictParser(command="push", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="OUT", help="Output folder of a finished run.")
     parser.add_argument("repo_id", metavar="REPO", help="Repository, such as me/my-model; created if missing.")

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT while a command trains: the step is finished, a checkpoint saved, and the process ends."""
+"""Handles SIGTERM and SIGINT during training: finishes the step, saves a checkpoint and exits."""
 
 import signal
 import threading
@@ -13,14 +13,14 @@ from hf_biasensemble.internal.collectives import largest, num_processes
 from hf_biasensemble.internal.processes import print_once
 
 STEPS_BETWEEN_AGREEMENTS = 8
-"""How often several processes ask each other for a signal, which makes each wait for its device."""
+"""Steps between collective checks for a signal, since each check waits for the device."""
 
 
 class StopSignal(TrainerCallback):
-    """Ends training, and then the process, after the step in which one of the processes received a signal.
+    """Ends training and the process after the step in which any of the processes received a signal.
 
-    Works inside `with`, which restores the previous signal handlers. A signal that comes five seconds or more after
-    the first ends the process at once.
+    A context manager that restores the previous signal handlers. A second signal, at least five seconds after the
+    first, ends the process immediately.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class StopSignal(TrainerCallback):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ends the process with exit status 128 + the number of the signal, if one came."""
+        """After a signal, exits with status 128 + its number."""
         self._restore()
         if self.received:
             saved = "no checkpoint saved (--save_strategy no)"
@@ -69,7 +69,7 @@ class StopSignal(TrainerCallback):
             signal.signal(number, handler)
         unheard = self._told if self._before and not self.received else 0
         self._before = {}
-        if unheard:  # it came after the last agreement
+        if unheard:  # received after the last collective check
             signal.raise_signal(unheard)
 
     def _hear(self, number: int, frame: object) -> None:

@@ -1,12 +1,12 @@
-"""Compare methods over datasets and seeds: one run for each, in a process and a folder of its own.
+"""Compare methods over datasets and seeds: each run has its own process and folder.
 
 hf-biasensemble sweep --config '{method}/cmnist' --methods erm lff_be --dataset_config_names 1pct 5pct
 --seeds 0 1 2 --dataset_name data/cmnist --output_dir outputs/sweep [any option of train]
 
-Started again, it keeps finished runs and resumes unfinished ones. Methods with BiasEnsemble share a selection where
-everything it depends on is equal. The members are trained first and judge all runs on the same data and seed, also
-those of other methods. Where few images are held out, --judge_folds 5 trains each run five more times, each without a
-fifth of the training images, and judges by these runs. Writes table.md, table.csv, cells.csv and table.png.
+Run again, it keeps finished runs and resumes unfinished ones. Methods with BiasEnsemble share a selection if
+everything it depends on is equal. The members are trained first and judge all runs on the same data and seed,
+including those of other methods. If few images are held out, --judge_folds 5 trains each run five more times, each
+without a fifth of the training images, and judges by these. Writes table.md, table.csv, cells.csv and table.png.
 """
 
 import argparse
@@ -30,11 +30,11 @@ _NOT_FOR_SWEEPS = {
     **{"validation_fold": "--judge_folds", "resume_from_checkpoint": "the same command again"},
     **dict.fromkeys(("selection_dir", "compare_with", "push_to_hub", "hub_model_id")),
 }
-"""Options of `train` that a sweep sets itself, and what to give it instead."""
+"""Options of `train` that a sweep sets itself, with what to use instead."""
 
 
 def main(argv: list[str]) -> int:
-    """Runs what is missing and writes the tables; 1 if a run failed."""
+    """Makes the missing runs and writes the tables; returns 1 if a run failed."""
     asked, overrides = _parse(argv)
     output_dir = Path(asked.output_dir)
     folds = [None, *(f"{number}/{asked.judge_folds}" for number in range(1, asked.judge_folds + 1))]
@@ -66,9 +66,13 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options of the sweep, and the rest, which is for the runs."""
-    parser = StrictParser(command="sweep", description=__doc__)
-    parser.add_argument("--methods", nargs="+", required=True, help=f"What to compare: {', '.join(METHODS)}.")
+    """The options of the sweep, and the remaining words for its runs."""
+    parser = StrictParser(
+        command="sweep",
+        description=__doc__,
+        usage="hf-biasensemble sweep --methods METHOD ... --output_dir DIR [--OPTION VALUE ...]",
+    )
+    parser.add_argument("--methods", nargs="+", required=True, help=f"Methods to compare: {', '.join(METHODS)}.")
     parser.add_argument("--method_file", help="Python file that defines a further method of --methods.")
     parser.add_argument("--dataset_config_names", nargs="+", default=["default"], help="Configurations, as 1pct 5pct.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds.")
@@ -77,10 +81,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--judge_folds",
         type=int,
         default=0,
-        help="Judge by N folds of the training images: also train each run without each fold; 0: off.",
+        help="Judge by N folds of the training images: also train without each fold; 0: off.",
     )
     parser.add_argument("--config", help="YAML file or recipe; {method} in its name stands for the method.")
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time; they share the processor cores.")
+    parser.add_argument("--jobs", type=int, default=1, help="Concurrent runs; they share the processor cores.")
     asked, overrides = parser.parse_known_args(argv)
     require(asked.jobs >= 1, "--jobs", "at least 1", asked.jobs)
     require(asked.judge_folds == 0 or asked.judge_folds >= 2, "--judge_folds", "0 or at least 2", asked.judge_folds)
@@ -93,7 +97,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if asked.method_file:
         METHODS.load_file(asked.method_file)
     for method in asked.methods:
-        METHODS[method]  # refuses an unknown one
+        METHODS[method]  # raises for an unknown one
     for name in ("methods", "dataset_config_names", "seeds"):
         values = getattr(asked, name)
         require(len(set(values)) == len(values), f"--{name}", "different values", " ".join(map(str, values)))
@@ -101,10 +105,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def run_all(plans: list[Plan], jobs: int) -> list[str]:
-    """Runs what is not finished, `jobs` at a time, whether or not others fail. Returns the failures."""
+    """Makes the unfinished runs, `jobs` at a time, and continues after failures, which it returns."""
     failures: dict[str, str] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        # First what others are compared with or start from.
+        # Baselines and runs that others start from come first.
         judges = [plan for plan in plans if plan.command != "train"]
         runs = [plan for plan in plans if plan.command == "train"]
         needed = {METHODS[plan.method].starts_from for plan in runs}
@@ -126,9 +130,9 @@ def run_all(plans: list[Plan], jobs: int) -> list[str]:
 
 
 def run_one(plan: Plan, jobs: int) -> str:
-    """Starts or resumes one run in a process of its own; returns how it ended."""
+    """Starts or resumes one run in a new process; returns its outcome in words."""
     with sole_writer(plan.folder, wait=True):
-        pass  # a run that an earlier, killed sweep had started may still go on: let it end
+        pass  # wait for a run that an earlier, killed sweep left behind
     if plan.is_finished:
         return "was finished before"
     start = time.monotonic()

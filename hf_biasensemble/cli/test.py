@@ -14,15 +14,15 @@ from hf_biasensemble.internal.files import written_whole
 
 @dataclass
 class TestArguments:
-    """What to evaluate."""
+    """Evaluation."""
 
-    model: str | None = option(None, "Folder or Hub id of a saved classifier, in place of a reference_checkpoint.")
+    model: str | None = option(None, "Folder or Hub id of a saved classifier, instead of a reference_checkpoint.")
     split: str = option("test", "Split of the dataset.")
     output_file: str | None = option(None, "JSON file for the metrics.")
 
 
 def main(argv: list[str]) -> int:
-    """Evaluates, prints a table and writes the metrics as JSON."""
+    """Prints a table of accuracies and writes them as JSON."""
     types = [DataArguments, TestArguments, ReferenceArguments, InferenceArguments]
     data_args, test_args, reference, inference = parse_arguments(types, argv, "test", description=__doc__)
     if bool(test_args.model) == bool(reference.reference_checkpoint):

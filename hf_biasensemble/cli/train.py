@@ -9,7 +9,7 @@ from hf_biasensemble.runs.run_arguments import parse_run
 
 @dataclass
 class CommandArguments:
-    """What to do with the settings."""
+    """Command."""
 
     _argument_group_name: ClassVar[str] = "command"
 
@@ -17,7 +17,7 @@ class CommandArguments:
 
 
 def main(argv: list[str]) -> int:
-    """Parses the settings and runs."""
+    """Runs, or describes the run."""
     data_args, model_args, selection_args, args, asked = parse_run(
         argv, __doc__, DataArguments, (CommandArguments,), "train"
     )
