@@ -3,12 +3,10 @@
 import argparse
 
 COMMON = frozenset(
-    """dataset_name dataset_config_name image_column label_column bias_label_column max_train_samples
-    backbone pretrained freeze_backbone image_size
-    num_members member_steps member_threshold member_agreement audit
-    method selector output_dir overwrite_output_dir max_steps num_train_epochs per_device_train_batch_size
-    learning_rate augmentation eval_steps checkpoint_choice compare_with seed resume_from_checkpoint push_to_hub
-    batch_size use_cpu bf16""".split()
+    """dataset_name dataset_config_name image_column label_column bias_label_column
+    backbone pretrained freeze_backbone num_members member_steps audit
+    method output_dir overwrite_output_dir max_steps num_train_epochs per_device_train_batch_size learning_rate
+    augmentation compare_with seed resume_from_checkpoint push_to_hub batch_size use_cpu bf16""".split()
 )
 """Shared options that `--help` shows; `--help-all` shows all."""
 
