@@ -1,4 +1,4 @@
-"""What the biased members predict for the training data, as a table that outlives the run."""
+"""The members' predictions for the training data and the bias-amplified set, saved as a table."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +11,7 @@ from hf_biasensemble.internal.tables import load_table, save_table
 FILE_NAME = "selection.parquet"
 PSEUDO_GROUPS = ("selected", "predicted")
 DENSE_CLASSES = 100
-"""With at most this many classes, a selection keeps the members' probabilities of all; with more, of `TOP_CLASSES`."""
+"""With more classes than this, a selection only keeps the probabilities of the `TOP_CLASSES` most probable ones."""
 TOP_CLASSES = 10
 
 _COLUMNS = {
@@ -32,23 +32,24 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Selection:
-    """What the biased members predict for each training sample.
+    """Votes and predictions of the biased members for each training sample.
 
     Attributes:
         index: int64 (N,), row of each sample in the training split as loaded.
-        labels: int64 (N,).
-        votes: int64 (N,), members that give the true class a probability above the threshold.
-        mean_probability: float32 (N,), mean over the members of the probability of the true class.
+        labels: int64 (N,), true classes.
+        votes: int64 (N,), number of members with a probability of the true class above the threshold.
+        mean_probability: float32 (N,), mean of these probabilities.
         is_selected: bool (N,), whether the sample is in the bias-amplified set D_A.
-        provenance: What the selection depends on: data fingerprint, member settings, seed. Reused only when equal.
-        bias_labels, is_conflicting: For measuring, where known.
-        predicted_labels: int64 (N,), class with the highest mean probability over the members. This and all below are
-            `None` where the saved table is older than they are.
-        agreeing_members: int64 (N,), members that find that class the most probable.
-        lowest_probability: float32 (N,), lowest probability that a member gives that class.
-        probabilities: float16 (N, K), mean probability of each class over the members; of more than `DENSE_CLASSES`
-            classes, (N, `TOP_CLASSES`) of the most probable ones.
-        probability_classes: int32 (N, `TOP_CLASSES`), which classes these are; `None` if all are kept.
+        provenance: What the selection depends on: data fingerprint, member settings, seed. It is reused only if equal.
+        bias_labels: int64 (N,), if known; for evaluation only.
+        is_conflicting: bool (N,), if known; for evaluation only.
+        predicted_labels: int64 (N,), class with the highest mean probability. Like the attributes below, `None` in
+            tables of older versions.
+        agreeing_members: int64 (N,), number of members that predict that class.
+        lowest_probability: float32 (N,), lowest probability of that class by any member.
+        probabilities: float16 (N, K), mean probabilities of the classes; with more than `DENSE_CLASSES` classes,
+            (N, `TOP_CLASSES`), those of the most probable ones.
+        probability_classes: int32 (N, `TOP_CLASSES`), these classes; `None` if all are stored.
     """
 
     index: np.ndarray
@@ -83,11 +84,11 @@ class Selection:
             member_probabilities (`np.ndarray` of shape (M, N)): Probability of the true class, in [0, 1].
             index (`np.ndarray` of shape (N,)): Row of each sample in the training split.
             labels (`np.ndarray` of shape (N,)): True classes.
-            threshold (`float`): A member votes for a sample above this probability, in [0, 1).
+            threshold (`float`): Probability above which a member votes for a sample, in [0, 1).
             agreement (`int`): Votes that put a sample into the bias-amplified set, 1 to M.
             provenance (`dict`, *optional*): What the probabilities depend on.
-            keep (`float`, *optional*): In place of votes, the fraction of each class with the highest mean probability
-                makes up the bias-amplified set, in (0, 1); see [`top_of_each_class`].
+            keep (`float`, *optional*): Ignores the votes and selects this fraction of each class, in (0, 1), with the
+                highest mean probability.
             columns (`np.ndarray`, *optional*): Further attributes.
         """
         votes = (member_probabilities > threshold).sum(axis=0)
@@ -109,11 +110,11 @@ class Selection:
 
     @property
     def num_members(self) -> int:
-        """Members that voted; if `provenance` does not say, the most votes that any sample got."""
+        """Number of members by `provenance`, or else the highest number of votes."""
         return self.provenance.get("num_members") or int(self.votes.max(initial=0))
 
     def by_row(self, values: np.ndarray, num_rows: int) -> np.ndarray:
-        """Values (num_rows, ...) by row of the training split, from those of the samples (N, ...); else 0."""
+        """Scatters values (N, ...) of the samples to the rows of the training split (num_rows, ...); 0 elsewhere."""
         rows = np.zeros((num_rows, *values.shape[1:]), values.dtype)
         rows[self.index] = values
         return rows
@@ -123,19 +124,19 @@ class Selection:
         return self.by_row(self.is_selected, num_rows)
 
     def pseudo_groups(self, by: str, num_rows: int) -> tuple[np.ndarray, int]:
-        """Groups of training samples that stand in for those of class and bias, which are unknown.
+        """Groups the training samples, as a substitute for the unknown groups of class and bias.
 
         Args:
-            by (`str`): With `"predicted"`, the samples of a class are grouped by the class that the members predict;
-                with `"selected"`, by whether they are in the bias-amplified set.
+            by (`str`): `"predicted"` groups the samples of a class by the class that the members predict,
+                `"selected"` by whether they are in the bias-amplified set.
             num_rows (`int`): Rows of the training split.
 
         Returns:
-            int64 (num_rows,), the group of each row, and the number of groups. None is empty. Rows without votes are
-            in group 0.
+            int64 (num_rows,), the group of each row (0 for rows that are not in the selection), and the number of
+            groups, none of which is empty.
 
         Raises:
-            `BiasEnsembleError`: If the saved table does not say what the members predict.
+            `BiasEnsembleError`: If the table is of an older version and lacks the predictions.
         """
         opinion = self.is_selected if by == "selected" else self.predicted_labels
         if opinion is None:
@@ -145,9 +146,8 @@ class Selection:
         return self.by_row(group, num_rows), len(cells)
 
     def summary(self) -> dict[str, float]:
-        """`selection_size` and, where bias labels exist, how much of the aligned samples the set holds
-        (`selection_aligned_recall`) and how much of the conflicting ones it wrongly holds
-        (`selection_conflicting_leak`)."""
+        """`selection_size` and, if bias labels exist, the fractions of bias-aligned and bias-conflicting samples that
+        are in the set: `selection_aligned_recall` and `selection_conflicting_leak`."""
         summary: dict[str, float] = {"selection_size": int(self.is_selected.sum())}
         if self.is_conflicting is not None:
             known = True if self.bias_labels is None else self.bias_labels >= 0
@@ -160,17 +160,13 @@ class Selection:
         return summary
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `selection.parquet` into the folder, complete or not at all."""
+        """Writes `selection.parquet` into the folder, completely or not at all."""
         columns = {column: getattr(self, name) for name, column in _COLUMNS.items()}
         return save_table(Path(folder) / FILE_NAME, columns, self.provenance)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Selection":
-        """Reads what [`~Selection.save`] wrote.
-
-        Raises:
-            `BiasEnsembleError`: If there is no readable selection in the folder.
-        """
+        """Reads a saved selection; raises `BiasEnsembleError` if the folder has none that is readable."""
 
         def build(columns: dict[str, np.ndarray], provenance: dict) -> "Selection":
             optional = {field.name for field in fields(cls) if field.default is None}
@@ -181,13 +177,8 @@ class Selection:
 
 
 def top_of_each_class(values: np.ndarray, labels: np.ndarray, fraction: float) -> np.ndarray:
-    """bool (N,): whether a sample is among this fraction of its class with the highest values, at least one sample.
-
-    Args:
-        values (`np.ndarray` of shape (N,)): The higher, the sooner; of equal ones the first.
-        labels (`np.ndarray` of shape (N,)): Classes.
-        fraction (`float`): In (0, 1].
-    """
+    """Selects the given fraction, in (0, 1], of each class with the highest values (N,), and at least one sample; the
+    first ones among equal values. Returns bool (N,)."""
     order = np.lexsort((-values, labels))
     sizes = np.bincount(labels)
     rank = np.empty(len(labels), dtype=np.int64)
@@ -196,7 +187,7 @@ def top_of_each_class(values: np.ndarray, labels: np.ndarray, fraction: float) -
 
 
 def outdated(option: str, lacking: str) -> BiasEnsembleError:
-    """The error where a saved selection lacks what an option or method needs."""
+    """The error if a saved selection lacks a column that an option or method needs."""
     return BiasEnsembleError(
         f"{option}: expected a selection that says {lacking}, found an older one; remove its {FILE_NAME} to "
         "make it again"

@@ -1,7 +1,4 @@
-"""The losses of the method as pure functions: tensors in, tensors out, nothing remembered.
-
-Shapes: B samples in the batch, K classes. Per-sample values are float32 whatever the precision of the logits.
-"""
+"""The losses as pure functions. B samples, K classes; per-sample losses are float32 for logits of any precision."""
 
 from collections.abc import Callable
 
@@ -10,27 +7,36 @@ from torch.nn import functional
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of each sample: logits (..., K), labels (...) -> (...)."""
+    """Per-sample cross entropy.
+
+    Args:
+        logits (`torch.Tensor` of shape (..., K)): Unnormalised scores.
+        labels (`torch.Tensor` of shape (...), int64): True classes.
+
+    Returns:
+        `torch.Tensor` of shape (...), float32.
+    """
     losses = functional.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none")
     return losses.view(labels.shape)
 
 
 def generalized_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, q: float = 0.7) -> torch.Tensor:
-    """Generalized cross entropy of each sample, in the form LfF uses: CE * q * p_y^q with p_y^q held constant.
+    """Per-sample generalized cross entropy in the form that LfF uses: CE * q * p_y^q, with p_y^q held constant.
 
-    Its gradient is that of the cross entropy, weighted by how sure the model already is, so that easy samples teach
-    most (https://huggingface.co/papers/2007.02561, section 3.1).
+    The gradient is that of the cross entropy, weighted by the model's confidence in the true class. Easy samples
+    therefore dominate training (https://huggingface.co/papers/2007.02561, section 3.1).
 
     Args:
         logits (`torch.Tensor` of shape (..., K)): Unnormalised scores.
-        labels (`torch.Tensor` of shape (...)): True classes.
-        q (`float`, *optional*, defaults to 0.7): Strength of the amplification, above 0; near 0 all count alike.
+        labels (`torch.Tensor` of shape (...), int64): True classes.
+        q (`float`, *optional*, defaults to 0.7): Strength of the amplification, above 0. Near 0, all samples count
+            equally.
 
     Returns:
         `torch.Tensor` of shape (...), float32.
     """
     loss = cross_entropy(logits, labels)
-    # p_y^q as exp(-q * CE): p_y itself is 0 in float32 for a sample that is very wrong, and would silence it.
+    # p_y^q is computed as exp(-q * CE): p_y underflows to 0 for badly misclassified samples, which would then be lost.
     return loss * q * (-q * loss.detach()).exp()
 
 
@@ -40,22 +46,30 @@ def true_class_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean of the values (B,) where the mask (B,) holds, or of all; 0 where it holds nowhere."""
+    """Mean of the values (B,) selected by the mask (B,), or of all values; 0 if the mask is empty."""
     if mask is None:
         return values.mean(dim=0)
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def group_sums(values: torch.Tensor, groups: torch.Tensor, num_groups: int) -> torch.Tensor:
-    """Sum of the values (B,) of each group (G,): groups (B,) int64 in [0, G)."""
+    """Sum of the values (B,) in each group (G,); `groups` (B,) is int64 in [0, G)."""
     return values.new_zeros(num_groups).index_add(0, groups, values)
 
 
 def relative_difficulty(biased: torch.Tensor, debiased: torch.Tensor, epsilon: float = 1e-8) -> torch.Tensor:
-    """Weight of each sample for the debiased model: L_B / (L_B + L_D) of losses (B,) scaled to their class maximum.
+    """Weight of each sample for the debiased model: L_B / (L_B + L_D).
 
-    Near 1 where only the biased model finds a sample hard (bias-conflicting), near 0 where the biased model finds it
-    easy (https://huggingface.co/papers/2007.02561, equation 2).
+    Near 1 if only the biased model finds the sample hard (bias-conflicting), near 0 if the biased model finds it easy
+    (https://huggingface.co/papers/2007.02561, equation 2).
+
+    Args:
+        biased (`torch.Tensor` of shape (B,)): Losses of the biased model, scaled by the maximum of their class.
+        debiased (`torch.Tensor` of shape (B,)): Losses of the debiased model, scaled in the same way.
+        epsilon (`float`, *optional*, defaults to 1e-8): Avoids a division by zero.
+
+    Returns:
+        `torch.Tensor` of shape (B,), in [0, 1).
     """
     return biased / (biased + debiased + epsilon)
 
@@ -67,18 +81,9 @@ def biased_objective(
     q: float,
     mean: Callable[..., torch.Tensor] = masked_mean,
 ) -> torch.Tensor:
-    """What the biased model minimises.
-
-    With the bias-amplified set: mean cross entropy of the batch members in it (BiasEnsemble,
-    https://huggingface.co/papers/2205.14594). Without: mean generalized cross entropy of the batch (LfF, DisEnt).
-
-    Args:
-        logits (`torch.Tensor` of shape (B, K)): Scores of the biased model.
-        labels (`torch.Tensor` of shape (B,)): True classes.
-        in_amplified_set (`torch.Tensor` of shape (B,), *optional*): Whether each sample is in the bias-amplified set.
-        q (`float`): Exponent of the generalized cross entropy.
-        mean (`Callable`, *optional*, defaults to [`masked_mean`]): Takes values (B,) and, maybe, a mask (B,).
-    """
+    """Loss of the biased model, from logits (B, K): the mean cross entropy over the batch's samples in the
+    bias-amplified set, given as a mask (B,) (BiasEnsemble, https://huggingface.co/papers/2205.14594); without a mask,
+    the mean generalized cross entropy of the batch (LfF, DisEnt)."""
     if in_amplified_set is None:
         return mean(generalized_cross_entropy(logits, labels, q))
     return mean(cross_entropy(logits, labels), in_amplified_set)
@@ -87,20 +92,11 @@ def biased_objective(
 def importance_weights(
     in_amplified_set: torch.Tensor, share: float, num_samples: int, num_outside: int
 ) -> torch.Tensor:
-    """Factors that undo, in the mean, what drawing a share of the samples from outside the bias-amplified set does.
+    """Weights (B,), float32, that keep the expected loss that of uniform sampling when a fraction `share` of the draws
+    comes from the M samples outside the bias-amplified set.
 
-    A sample outside is drawn with probability `(1 - share) / N + share / M` instead of 1 / N, one inside with
-    `(1 - share) / N`. Multiplied by these factors, the expected loss is that of uniform draws; only its variance is
-    another.
-
-    Args:
-        in_amplified_set (`torch.Tensor` of shape (B,), bool): Whether each sample is in the set.
-        share (`float`): Share of draws from outside the set, in [0, 1).
-        num_samples (`int`): Training samples N.
-        num_outside (`int`): How many of them are outside the set, M; if 0, all draws are uniform and all factors 1.
-
-    Returns:
-        `torch.Tensor` of shape (B,), float32.
+    Samples outside are drawn with probability `(1 - share) / N + share / M` instead of 1 / N, those inside with
+    `(1 - share) / N`. With M = 0 all draws are uniform and all weights 1.
     """
     share = share if num_outside else 0.0
     inside = 1 / (1 - share)

@@ -1,26 +1,24 @@
-"""Memory of every training sample's loss: moving averages, scaled by the largest of the same class.
+"""Moving averages of each training sample's loss, scaled by the maximum of its class.
 
-LfF compares how hard a sample is for two networks. Single losses are noisy and classes differ in difficulty, so it
-compares moving averages, each divided by the largest of its class over the whole training set. Rescanning the
-training set at each step would cost more than the step, so the largest values are kept in a tree per class that an
-update climbs: a few small gathers, no host synchronisation, and exact also when the largest value falls.
+Rescanning the training set for these maxima would cost more than a training step. They are kept in one tree per class
+instead, which each update climbs: a few small gathers, no host synchronisation, and exact even when a maximum falls.
 """
 
 import torch
 
 
 class SampleLosses:
-    """Exponential moving average of the loss of each training sample, for one or more networks.
+    """Exponential moving average of each training sample's loss, for one or more networks.
 
-    `average[i] = decay * average[i] + (1 - decay * seen[i]) * loss_i`, so the first value is the loss itself
-    (https://huggingface.co/papers/2007.02561; `EMA` in the authors' code).
+    Computes `average[i] = decay * average[i] + (1 - decay * seen[i]) * loss_i`, so the first average is the loss
+    itself (https://huggingface.co/papers/2007.02561; `EMA` in the authors' code).
 
     Args:
-        labels (`torch.Tensor` of shape (N,), int64): Class of each training sample, in the order of its `index`.
+        labels (`torch.Tensor` of shape (N,), int64): Class of each training sample, by `index`.
         num_classes (`int`): Number of classes K.
-        num_networks (`int`, *optional*, defaults to 2): Networks whose losses are kept, G.
-        decay (`float`, *optional*, defaults to 0.7): Share of the old average, in [0, 1).
-        device (`torch.device`, *optional*): Where the averages are kept; by default where the labels are.
+        num_networks (`int`, *optional*, defaults to 2): Number of networks G.
+        decay (`float`, *optional*, defaults to 0.7): Weight of the old average, in [0, 1).
+        device (`torch.device`, *optional*): Device of the averages; by default that of the labels.
     """
 
     def __init__(
@@ -33,18 +31,15 @@ class SampleLosses:
     ):
         self.labels = labels.to(device or labels.device)
         self.decay = decay
-        # Where in its last batch each sample stood; -1 if it has not been in one.
+        # Position of each sample in its latest batch; -1 before its first one.
         self._last_place = torch.full((len(labels),), -1, dtype=torch.int32, device=self.labels.device)
         self._maximum = _ClassMaximum(labels, num_classes, num_networks, self.labels.device)
 
     def update(self, index: torch.Tensor, losses: torch.Tensor) -> None:
-        """Takes in the losses of one batch.
-
-        A sample that stands in the batch more than once (padding of the last batch over several processes, sampling
-        with replacement) counts once, with the last of its losses.
+        """Updates the averages with the losses of a batch. Of a sample that occurs twice, the last loss counts.
 
         Args:
-            index (`torch.Tensor` of shape (B,), int64): Which training samples these are, in [0, N).
+            index (`torch.Tensor` of shape (B,), int64): Indices of the samples, in [0, N).
             losses (`torch.Tensor` of shape (B, G)): Their losses, one column per network.
         """
         seen = self._last_place.index_select(0, index) >= 0
@@ -60,20 +55,20 @@ class SampleLosses:
         return self._last_place >= 0
 
     def averages(self) -> torch.Tensor:
-        """The averages of all samples (N, G); 0 for those not seen yet."""
+        """Averages (N, G) of all samples; 0 for those not seen yet."""
         return self._maximum.get(torch.arange(len(self.labels), device=self.labels.device)).T.contiguous()
 
     def scaled(self, index: torch.Tensor) -> torch.Tensor:
-        """The averages of these samples (B, G), each divided by the largest of its class: in [0, 1]."""
+        """Averages (B, G) of these samples, divided by the maximum of their class: in [0, 1]."""
         largest = self._maximum.of_classes(self.labels.index_select(0, index))
         return (self._maximum.get(index) / (largest + 1e-8)).T  # 0 / 0 is 0
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint must hold: `averages` (N, G) and `seen` (N,)."""
+        """Returns `averages` (N, G) and `seen` (N,), on the CPU."""
         return {"averages": self.averages().cpu(), "seen": self.seen.cpu()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores what [`~SampleLosses.state_dict`] gave."""
+        """Restores a [`~SampleLosses.state_dict`]; raises `ValueError` if it is for another number of samples."""
         if state["averages"].shape != self.averages().shape:
             raise ValueError(
                 f"expected averages of shape {tuple(self.averages().shape)}, found {tuple(state['averages'].shape)}: "
@@ -84,26 +79,25 @@ class SampleLosses:
 
 
 class _ClassMaximum:
-    """Values (G, N) of G networks, with the largest of each class at hand.
+    """Values (G, N) of G networks and the maximum of each class.
 
-    The samples of a class stand together in blocks of `width` leaves; the level above holds the maximum of each block,
-    again in blocks, up to a last level with one value per class. Padding leaves are 0, which no loss is below.
+    The samples of a class are leaves in blocks of `width`. The level above stores the maximum of each block, again in
+    blocks, and so on up to one value per class. Padding leaves are 0; losses are never negative.
     """
 
     width = 128  # two levels up to 16,384 samples a class, three up to two million
 
     def __init__(self, labels: torch.Tensor, num_classes: int, num_rows: int, keep_on: torch.device):
-        device = labels.device  # where sizes are worked out; another device would be asked for each of them
+        device = labels.device  # the tree is laid out here: reading sizes from `keep_on` would synchronise
         counts = torch.bincount(labels, minlength=num_classes)
         first_of_class = counts.cumsum(0) - counts
         by_class = torch.argsort(labels, stable=True)
         rank = torch.empty_like(labels)
         rank[by_class] = torch.arange(len(labels), device=device) - first_of_class[labels[by_class]]
 
-        self.levels: list[torch.Tensor] = []  # (G, blocks, width) each, leaves first; at last (G, K, 1)
-        self.parents: list[torch.Tensor] = []  # (blocks,): where the maximum of each block stands in the level above
-        nodes = counts.clamp(min=1)
-        blocks, first_block, self.leaf = self._layout(nodes, labels, rank)
+        self.levels: list[torch.Tensor] = []  # (G, blocks, width) each, leaves first; the last is (G, K, 1)
+        self.parents: list[torch.Tensor] = []  # (blocks,): position of each block's maximum in the level above
+        blocks, first_block, self.leaf = self._layout(counts.clamp(min=1), labels, rank)
         while True:
             self.levels.append(torch.zeros(num_rows, int(blocks.sum()), self.width, device=keep_on))
             class_of_block = torch.repeat_interleave(torch.arange(num_classes, device=device), blocks)
@@ -120,7 +114,7 @@ class _ClassMaximum:
     def _layout(
         self, nodes: torch.Tensor, classes: torch.Tensor, rank: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Blocks per class, first block of each class, and place of the nodes given by class and rank in it."""
+        """Blocks of each class, its first block, and the positions of the nodes with these classes and ranks."""
         blocks = (nodes + self.width - 1) // self.width
         first_block = blocks.cumsum(0) - blocks
         return blocks, first_block, first_block[classes] * self.width + rank
@@ -133,11 +127,11 @@ class _ClassMaximum:
         return self._flat(0).index_select(1, self.leaf.index_select(0, index))
 
     def of_classes(self, classes: torch.Tensor) -> torch.Tensor:
-        """Largest values (G, B) of the classes (B,)."""
+        """Maxima (G, B) of the classes (B,)."""
         return self._flat(-1).index_select(1, classes)
 
     def set(self, index: torch.Tensor, values: torch.Tensor) -> None:
-        """Sets the values (G, B) of the samples (B,), and what follows from them on the way up."""
+        """Sets the values (G, B) of the samples (B,) and updates the maxima above them."""
         place = self.leaf.index_select(0, index)
         self._flat(0).index_copy_(1, place, values)
         for number, parent in enumerate(self.parents):

@@ -1,4 +1,4 @@
-"""The methods by name: one file each in this folder, which defines `METHOD`."""
+"""All methods by name. Each file of this folder defines one as `METHOD`."""
 
 from dataclasses import replace
 
@@ -12,11 +12,8 @@ METHODS = Registry(Method, __name__, __path__)
 
 
 def method_of(args: DebiasingArguments) -> Method:
-    """The method of a run, with the selector that the run gives it, if any.
-
-    Raises:
-        `BiasEnsembleError`: If there is no such method or selector, or the method takes none.
-    """
+    """The method of a run, with its `--selector` if given. Raises `BiasEnsembleError` if either does not exist, or the
+    method takes no selector."""
     method = METHODS[args.method]
     if args.selector is None:
         return method

@@ -1,4 +1,4 @@
-"""No method of its own: judges others by folds, without bias labels, and trains the best of them."""
+"""Judges several methods by cross-validation without bias labels, and trains the best one."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
@@ -20,27 +20,28 @@ class AutoArguments(DebiasingArguments):
 
     candidates: list[str] = option(
         ["erm", "logit_adjusted:adjustment=soft,adjustment_tau=2", "logit_adjusted", "lff_be"],
-        "Methods to choose from, the ordinary one first, then in order of preference, which decides between equally "
-        "good ones; METHOD:OPTION=VALUE sets an option of a method.",
+        "Methods to choose from: first the baseline, then the others in order of preference, which breaks ties; "
+        "METHOD:OPTION=VALUE sets an option of a method.",
     )
     folds: Annotated[int, Allowed("at least 2", lambda value: value >= 2)] = option(
-        5, "Number of folds; each candidate is trained once without each fold and judged on it."
+        5, "Number of folds; each candidate is trained without each fold in turn and judged on it."
     )
     accept_loss: Annotated[float, Allowed("in [0, 100]", lambda value: 0 <= value <= 100)] = option(
-        3.0, "Accuracy by folds that a candidate may lose against the first one, in percentage points, 0 to 100."
+        3.0,
+        "Cross-validated accuracy that a candidate may lose against the first one, in percentage points, 0 to 100.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(len(self.candidates) >= 2, "--candidates", "at least two methods", " ".join(self.candidates) or "none")
-        repeated = len(set(self.candidates)) < len(self.candidates)
-        require(not repeated, "--candidates", "different ones", " ".join(self.candidates))
+        names = " ".join(self.candidates)
+        require(len(self.candidates) >= 2, "--candidates", "at least two methods", names or "none")
+        require(len(set(self.candidates)) == len(self.candidates), "--candidates", "different ones", names)
         require(not self.published_protocol, "--published_protocol", "false with --method auto", True)
 
     def settled_members(self, selection_args: Any) -> Any:
-        """Members that can rank candidates: they see all classes equally often, and vote on images they never saw."""
+        """Makes members see all classes equally often and vote on images they never saw, to rank the candidates."""
         require(selection_args.cross_fit is not False, "--cross_fit", "true, so that members can judge", False)
-        kept = selection_args.keep_member  # folds have no validation split to choose by
+        kept = selection_args.keep_member  # folds have no validation split
         require(kept == "last", "--keep_member", "last with --method auto", kept)
         balanced = selection_args.balance_members is not False
         return replace(selection_args, cross_fit=True, balance_members=balanced)

@@ -1,4 +1,4 @@
-"""DisEnt: disentangled features, exchanged between images."""
+"""DisEnt: intrinsic and bias features are disentangled, and bias features swapped between images."""
 
 import logging
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class DisentArguments(RelativeDifficultyArguments):
-    """Options of DisEnt, beside those that it shares with LfF."""
+    """Options of DisEnt."""
 
     _argument_group_name: ClassVar[str] = "method: DisEnt"
 
@@ -38,15 +38,15 @@ class DisentArguments(RelativeDifficultyArguments):
 
 
 class DisentTrainer(RelativeDifficultyTrainer):
-    """DisEnt (https://huggingface.co/papers/2107.01372), and DisEnt + BiasEnsemble when given a selection.
+    """DisEnt (https://huggingface.co/papers/2107.01372) or, given a selection, DisEnt + BiasEnsemble.
 
-    The intrinsic head C_i minimises the weighted cross entropy, the bias head C_b what f_B of LfF minimises, times
-    `lambda_dis`. After `swap_start_step` steps the bias features are also permuted within the batch: C_i is still
-    scored against the label, with the same weight, and C_b against the label of the sample its features come from,
-    times `lambda_swap_bias`; both times `lambda_swap`.
+    The intrinsic head C_i minimises the weighted cross entropy; the bias head C_b minimises the loss of LfF's biased
+    model f_B, times `lambda_dis`. After `swap_start_step` steps, bias features are also permuted within the batch.
+    C_i must still predict the label of the image, with the same weight, and C_b the label of the image that its bias
+    features come from, times `lambda_swap_bias`. Both terms are multiplied by `lambda_swap`.
 
     Logs `loss_debiased`, `loss_biased` and, once the swap has started, `loss_swapped_debiased` and
-    `loss_swapped_biased`, each with its factors.
+    `loss_swapped_biased`, including their factors.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -61,8 +61,8 @@ class DisentTrainer(RelativeDifficultyTrainer):
             )
 
     def swap_permutation(self, batch_size: int) -> torch.Tensor | None:
-        """For each row here (B,), the place in the batch of all processes that its bias features come from: a random
-        permutation from torch's global generator; `None` before the swap starts."""
+        """Positions (B,) in the batch of all processes that the bias features come from: a random permutation, drawn
+        from torch's global generator. `None` before the swap starts."""
         if self.state.global_step <= self.args.in_steps("swap_start_step"):
             return None
         return self.part.permutation(batch_size, self.args.device)
@@ -73,19 +73,17 @@ class DisentTrainer(RelativeDifficultyTrainer):
         outputs = model(pixel_values=batch["pixel_values"], swap_permutation=permutation)
         debiased_loss = cross_entropy(outputs["logits"], labels)
         weight = self.weigh(index, cross_entropy(outputs["biased_logits"], labels), debiased_loss)
-        importance = self.importance(index)
-        biased_term = self.biased_term(outputs["biased_logits"], labels, self.in_amplified_set(index))
+        weight = self.importance(index) * weight
+        biased_term = self.biased_term(outputs["biased_logits"], labels, index)
         terms = {
-            "debiased": self.part.mean(importance * weight * debiased_loss),
+            "debiased": self.part.mean(weight * debiased_loss),
             "biased": self.args.lambda_dis * biased_term,
         }
         if permutation is not None:
             swapped_loss = cross_entropy(outputs["swapped_logits"], labels)
             labels, index = gather_rows(labels)[permutation], gather_rows(index)[permutation]
-            swapped_biased_term = self.biased_term(
-                outputs["swapped_biased_logits"], labels, self.in_amplified_set(index)
-            )
-            terms["swapped_debiased"] = self.args.lambda_swap * self.part.mean(importance * weight * swapped_loss)
+            swapped_biased_term = self.biased_term(outputs["swapped_biased_logits"], labels, index)
+            terms["swapped_debiased"] = self.args.lambda_swap * self.part.mean(weight * swapped_loss)
             terms["swapped_biased"] = self.args.lambda_swap * self.args.lambda_swap_bias * swapped_biased_term
         return terms
 
@@ -100,12 +98,12 @@ _CITATION = """\
 
 
 def about(biased_set: str) -> str:
-    """The card's words, with what the bias encoder learns from."""
+    """Text of the model card; `biased_set` names the images that the bias encoder learns from."""
     return (
-        "DisEnt ([Lee et al., 2021](https://huggingface.co/papers/2107.01372)): one encoder is meant to capture what "
+        "DisEnt ([Lee et al., 2021](https://huggingface.co/papers/2107.01372)): one encoder should capture what "
         f"defines the class, the other what merely correlates with it. The second learns from {biased_set}; the first "
-        "learns most from the images that are hard for the second. Later the second encoder's features are exchanged "
-        "between images, so that the classifier sees classes with attributes that they rarely occur with. Both "
+        "learns most from images that are hard for the second. Later, the second encoder's features are swapped "
+        "between images, which shows the classifier classes with attributes that they rarely occur with. Both "
         "encoders are part of the published model."
     )
 
@@ -119,5 +117,5 @@ METHOD = Method(
     unused=frozenset({"conflicting_share"}),
     baseline="erm",
     about=about(lff.EASY_IMAGES),
-    citations=(*lff.METHOD.citations, _CITATION),  # DisEnt weighs images as LfF does
+    citations=(*lff.METHOD.citations, _CITATION),  # DisEnt weights images like LfF
 )

@@ -1,4 +1,4 @@
-"""DisEnt whose bias encoder learns from the bias-amplified set of BiasEnsemble alone."""
+"""DisEnt whose bias encoder is trained on BiasEnsemble's bias-amplified set only."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ METHOD = replace(
     name="disent_be",
     title="DisEnt + BiasEnsemble",
     selector=BIAS_ENSEMBLE,
-    unused=frozenset({"generalized_cross_entropy_q"}),  # the members have one
+    unused=frozenset({"generalized_cross_entropy_q"}),  # the members' own option
     baseline="disent",
     about=disent.about("that set alone"),
 )

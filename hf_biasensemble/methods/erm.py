@@ -1,4 +1,4 @@
-"""Empirical risk minimisation: the ordinary classifier that debiasing is measured against."""
+"""Empirical risk minimisation: the baseline of all debiasing methods."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from hf_biasensemble.trainers.base import DebiasingTrainer
 
 
 class ErmTrainer(DebiasingTrainer):
-    """Mean cross entropy over the batch. Logs `loss_classification`."""
+    """Minimises the mean cross entropy. Logs `loss_classification`."""
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         logits = model(pixel_values=batch["pixel_values"])["logits"]
@@ -24,7 +24,7 @@ METHOD = Method(
     network=classifier_alone,
     purpose="the ordinary way, as the baseline that debiasing methods are compared with",
     about=(
-        "Empirical risk minimisation: one network, cross entropy, all images weighted equally. Nothing keeps it from "
-        "using a shortcut."
+        "Empirical risk minimisation: one network, trained with cross entropy on equally weighted images. Nothing "
+        "keeps it from using a shortcut."
     ),
 )

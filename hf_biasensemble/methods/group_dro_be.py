@@ -1,4 +1,4 @@
-"""GroupDRO on pseudo-groups: groups with the highest loss count most, and nobody needs to know the true groups."""
+"""GroupDRO on pseudo-groups: groups with the highest loss count most, without group labels."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoG
 
 @dataclass
 class GroupDroArguments(PseudoGroupArguments):
-    """Options of GroupDRO, beside those of all methods on pseudo-groups."""
+    """Options of GroupDRO."""
 
     _argument_group_name: ClassVar[str] = "method: GroupDRO"
 
@@ -33,9 +33,11 @@ class GroupDroArguments(PseudoGroupArguments):
 
 
 class GroupDroTrainer(PseudoGroupTrainer):
-    """GroupDRO (https://arxiv.org/abs/1911.08731, algorithm 1). Each step multiplies the weight q_g of each group by
-    exp(eta * mean loss of the group in the batch), lets the weights sum to 1, and minimises sum_g q_g * that loss.
-    Logs `loss_worst_groups`."""
+    """GroupDRO (https://arxiv.org/abs/1911.08731, algorithm 1) on pseudo-groups. Logs `loss_worst_groups`.
+
+    Each step multiplies the weight q_g of each group by exp(eta * L_g), where L_g is the mean loss of the group in the
+    batch, normalises the weights to sum 1, and minimises sum_g q_g * L_g.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -65,8 +67,8 @@ METHOD = Method(
     needs_set=False,
     baseline="erm",
     about=(
-        "GroupDRO ([Sagawa et al., 2020](https://huggingface.co/papers/1911.08731)) without its group labels: the "
-        "groups are made of class and votes (`pseudo_groups: {pseudo_groups}`), and those with the highest loss count "
+        "GroupDRO ([Sagawa et al., 2020](https://huggingface.co/papers/1911.08731)) without group labels: images are "
+        "grouped by class and votes (`pseudo_groups: {pseudo_groups}`), and the groups with the highest loss count "
         "most."
     ),
     citations=(

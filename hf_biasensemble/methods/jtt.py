@@ -1,4 +1,4 @@
-"""Just Train Twice: images that a first classifier gets wrong are drawn more often when a second one is trained."""
+"""Just Train Twice: the second classifier sees the errors of the first one more often."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -18,18 +18,19 @@ from hf_biasensemble.selectors.erm_errors import SELECTOR as ERM_ERRORS
 
 @dataclass
 class JttArguments(DebiasingArguments):
-    """Options of JTT, beside those that all methods have."""
+    """Options of JTT."""
 
     _argument_group_name: ClassVar[str] = "method: JTT"
 
     upweight: Annotated[float, AT_LEAST_1] = option(
-        20.0, "How many times as often an image that the first classifier got wrong is drawn, 1 or more; JTT's lambda."
+        20.0, "How many times as often errors of the first classifier are drawn, 1 or more; JTT's lambda."
     )
 
 
 class JttTrainer(ErmTrainer):
-    """JTT's second stage (https://arxiv.org/abs/2107.09044, algorithm 1): mean cross entropy over the training images,
-    in which each error of the first stage stands `upweight` times. Logs `loss_classification`."""
+    """Second stage of JTT (https://arxiv.org/abs/2107.09044, algorithm 1): cross entropy on samples among which the
+    errors of the first stage, outside the selected set, are drawn `upweight` times as often. Logs
+    `loss_classification`."""
 
     def __init__(self, *args: Any, selection: Selection, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -49,8 +50,8 @@ METHOD = Method(
     selector=ERM_ERRORS,
     baseline="erm",
     about=(
-        "JTT ([Liu et al., 2021](https://huggingface.co/papers/2107.09044)): the classifier published here is trained "
-        "with cross entropy on batches in which each of these images comes {upweight} times as often as any other."
+        "JTT ([Liu et al., 2021](https://huggingface.co/papers/2107.09044)): the published classifier is trained with "
+        "cross entropy on batches in which each of these images is {upweight} times as frequent as any other."
     ),
     citations=(
         """\

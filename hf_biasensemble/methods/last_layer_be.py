@@ -1,4 +1,4 @@
-"""Deep feature reweighting on pseudo-groups: the head of an ordinary classifier, retrained on balanced batches."""
+"""Deep feature reweighting on pseudo-groups: retrains the head of an ERM classifier on balanced batches."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from hf_biasensemble.trainers.pseudo_groups import PseudoGroupArguments, PseudoG
 
 
 class LastLayerTrainer(PseudoGroupTrainer, ErmTrainer):
-    """Last layer retraining (https://arxiv.org/abs/2204.02937) on balanced pseudo-groups. The
-    encoder stays as it is, batch normalisation included. Logs `loss_classification`."""
+    """Last layer retraining (https://arxiv.org/abs/2204.02937) on balanced pseudo-groups. The encoder is frozen,
+    including batch normalisation. Logs `loss_classification`."""
 
     def __init__(self, model: DebiasedImageClassifier, *args: Any, **kwargs: Any):
         for encoder in model.encoders():
@@ -31,9 +31,9 @@ METHOD = Method(
     baseline="erm",
     starts_from="erm",
     about=(
-        "Deep feature reweighting ([Kirichenko et al., 2023](https://huggingface.co/papers/2204.02937)) without its "
-        "group labels: the last layer of an ordinary classifier is trained again, on balanced groups of class and "
-        "votes (`pseudo_groups: {pseudo_groups}`). All other layers stay as they were."
+        "Deep feature reweighting ([Kirichenko et al., 2023](https://huggingface.co/papers/2204.02937)) without group "
+        "labels: the last layer of an ordinary classifier is retrained on balanced groups of class and votes "
+        "(`pseudo_groups: {pseudo_groups}`). All other layers are unchanged."
     ),
     citations=(
         """\

@@ -1,4 +1,4 @@
-"""Learning from Failure: samples that a biased model finds hard count more."""
+"""Learning from Failure: samples that are hard for a biased model count more."""
 
 import torch
 from torch import nn
@@ -10,11 +10,11 @@ from hf_biasensemble.trainers.relative_difficulty import RelativeDifficultyArgum
 
 
 class LffTrainer(RelativeDifficultyTrainer):
-    """LfF (https://huggingface.co/papers/2007.02561), and LfF + BiasEnsemble when given a selection.
+    """LfF (https://huggingface.co/papers/2007.02561) or, given a selection, LfF + BiasEnsemble.
 
-    Minimises the mean cross entropy of f_B over the batch's members of the bias-amplified set (without a selection:
-    its generalized cross entropy over the batch) plus the weighted mean cross entropy of f_D over the whole batch.
-    Logs `loss_biased` and `loss_debiased`.
+    Minimises the sum of two terms: the mean generalized cross entropy of the biased model f_B (given a selection, its
+    mean cross entropy over the bias-amplified set) and the mean cross entropy of the debiased model f_D, weighted by
+    relative difficulty. Logs `loss_biased` and `loss_debiased`.
     """
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -24,7 +24,7 @@ class LffTrainer(RelativeDifficultyTrainer):
         debiased_loss = cross_entropy(outputs["logits"], labels)
         weight = self.weigh(index, biased_loss, debiased_loss)
         return {
-            "biased": self.biased_term(outputs["biased_logits"], labels, self.in_amplified_set(index)),
+            "biased": self.biased_term(outputs["biased_logits"], labels, index),
             "debiased": self.part.mean(self.importance(index) * weight * debiased_loss),
         }
 
@@ -37,15 +37,15 @@ _CITATION = """\
   year      = {2020}
 }"""
 
-EASY_IMAGES = "all images with a loss (generalized cross entropy) that favours those it finds easy"
+EASY_IMAGES = "all images with a loss (generalized cross entropy) that emphasises the easy ones"
 
 
 def about(biased_set: str) -> str:
-    """The card's words, with what the biased network learns from."""
+    """Text of the model card; `biased_set` names the images that the biased network learns from."""
     return (
-        "LfF ([Nam et al., 2020](https://huggingface.co/papers/2007.02561)): a biased and a debiased network learn "
-        f"side by side. The biased one learns from {biased_set}. The debiased one, which is published here, learns "
-        "most from the images that are harder for the biased one than for itself."
+        "LfF ([Nam et al., 2020](https://huggingface.co/papers/2007.02561)): a biased and a debiased network are "
+        f"trained together. The biased one learns from {biased_set}. The debiased one, which is published here, "
+        "learns most from images that are harder for the biased one than for itself."
     )
 
 

@@ -1,4 +1,4 @@
-"""LfF whose biased model learns from the bias-amplified set of BiasEnsemble alone."""
+"""LfF whose biased model is trained on BiasEnsemble's bias-amplified set only."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ METHOD = replace(
     name="lff_be",
     title="LfF + BiasEnsemble",
     selector=BIAS_ENSEMBLE,
-    unused=frozenset({"generalized_cross_entropy_q"}),  # the members have one
+    unused=frozenset({"generalized_cross_entropy_q"}),  # the members' own option
     baseline="lff",
     about=lff.about("that set alone"),
 )

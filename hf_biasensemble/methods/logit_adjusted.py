@@ -1,4 +1,4 @@
-"""Logit adjustment: what the members predict is a prior for the class, and the classifier learns the rest."""
+"""Logit adjustment: the members' predictions serve as a prior, so the classifier learns the rest."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -14,20 +14,23 @@ from hf_biasensemble.trainers.member_prior import MemberPriorArguments, MemberPr
 
 @dataclass
 class LogitAdjustedArguments(MemberPriorArguments):
-    """Options of logit adjustment, beside those of all methods that train on top of the members."""
+    """Options of logit adjustment."""
 
     _argument_group_name: ClassVar[str] = "method: logit adjustment"
 
     adjustment: Annotated[str, one_of("hard", "soft")] = option(
         "hard",
-        "Prior of an image: hard (that of the class that the members predict) or soft (a mean over all classes, "
-        "weighted by how probable the members find them).",
+        "Prior of an image: hard (of the class that the members predict) or soft (the mean over all classes, weighted "
+        "by the members' probabilities).",
     )
 
 
 class LogitAdjustedTrainer(MemberPriorTrainer):
-    """Adds log P(y | x), with P(y | x) = sum over s of p(s | x) P(y | s), where s is the class that members predict
-    (https://huggingface.co/papers/2310.18562). P(y | s) is counted on the training images, each class once more."""
+    """Logit adjustment (https://huggingface.co/papers/2310.18562). Logs `loss_classification`.
+
+    The prior is log P(y | x) with P(y | x) = sum_s p(s | x) P(y | s), where s is the class that the members predict.
+    P(y | s) is counted on the training images, plus one of each class.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -54,8 +57,8 @@ METHOD = Method(
     baseline="erm",
     about=(
         "Logit adjustment ([Tsirigotis et al., 2023](https://huggingface.co/papers/2310.18562)): in training, "
-        "{adjustment_tau} times the log-probability of each class, given what the members predict ({adjustment}), is "
-        "added to the logits. The shortcut is then accounted for, and the classifier learns the rest."
+        "{adjustment_tau} times the log-probability of each class given the members' prediction ({adjustment}) is "
+        "added to the logits. This accounts for the shortcut, and the classifier learns the rest."
     ),
     citations=(
         """\

@@ -1,4 +1,4 @@
-"""Product of experts: the classifier is trained together with the members, and published without them."""
+"""Product of experts: the classifier is trained in combination with the members and published alone."""
 
 import torch
 
@@ -8,11 +8,12 @@ from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.trainers.member_prior import MemberPriorArguments, MemberPriorTrainer
 
 LOWEST_PROBABILITY = 0.001
-"""What members give a class at least, so that no image outweighs a batch."""
+"""Lower bound on the members' probabilities, which keeps a single image from dominating a batch."""
 
 
 class ProductOfExpertsTrainer(MemberPriorTrainer):
-    """Adds the log of the members' mean probabilities (https://huggingface.co/papers/1909.03683)."""
+    """Product of experts (https://huggingface.co/papers/1909.03683): the prior is the log of the members' mean
+    probabilities. Logs `loss_classification`."""
 
     def log_prior(self, index: torch.Tensor) -> torch.Tensor:
         return self.member_probabilities(index).clamp(min=LOWEST_PROBABILITY).log()
@@ -30,8 +31,8 @@ METHOD = Method(
     about=(
         "Product of experts ([Hinton, 2002](https://doi.org/10.1162/089976602760128018); [Clark et al., "
         "2019](https://huggingface.co/papers/1909.03683)): in training, {adjustment_tau} times the log of the "
-        "members' mean probabilities is added to the logits, so that the classifier gains nothing from what they know "
-        "already. It is published alone."
+        "members' mean probabilities is added to the logits, so the classifier gains nothing from what they already "
+        "know. It is published without them."
     ),
     citations=(
         """\

@@ -1,4 +1,4 @@
-"""The selectors by name: one file each in this folder, which defines `SELECTOR`."""
+"""All selectors by name. Each file of this folder defines one as `SELECTOR`."""
 
 from hf_biasensemble.arguments.descriptors import Selector
 from hf_biasensemble.arguments.registry import Registry

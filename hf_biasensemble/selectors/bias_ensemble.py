@@ -1,4 +1,4 @@
-"""BiasEnsemble as a selector: images that most of the briefly trained biased members are sure of are bias-aligned."""
+"""BiasEnsemble: images that briefly trained, biased members classify with high confidence are bias-aligned."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,18 +23,18 @@ def member_trainer(
     callbacks: Sequence[TrainerCallback],
     **rules: Any,
 ) -> BiasEnsembleTrainer:
-    """The trainer of the members of a run.
+    """Creates the trainer of the members.
 
     Args:
         model_args (`ModelArguments`): Their network.
-        selection_args (`SelectionArguments`): How many there are, and how they are trained and vote.
+        selection_args (`SelectionArguments`): Their number, and how they are trained and vote.
         args (`DebiasingArguments`): Settings of the run.
-        splits (`dict[str, ImageSplit]`): `train`, and `validation` where there is one.
-        callbacks (`Sequence[TrainerCallback]`): Of the member stage.
-        rules (*optional*): `loss` and `rule` of [`BiasEnsembleTrainer`], where they are others.
+        splits (`dict[str, ImageSplit]`): `train` and, if there is one, `validation`.
+        callbacks (`Sequence[TrainerCallback]`): Callbacks for training the members.
+        rules (*optional*): `loss` and `rule` of [`BiasEnsembleTrainer`].
 
     Raises:
-        `BiasEnsembleError`: If members are chosen by validation accuracy and there is no validation split.
+        `BiasEnsembleError`: With `keep_member="best"` and no validation split.
     """
     if selection_args.keep_member == "best" and "validation" not in splits:
         raise BiasEnsembleError("--keep_member best: expected a validation split to choose by, found none; use last")
@@ -62,9 +62,9 @@ SELECTOR = Selector(
     judges=True,
     about=(
         "BiasEnsemble ([Lee et al., 2023](https://huggingface.co/papers/2205.14594)): {num_members} biased networks "
-        "are trained for {member_steps} steps each. An image that at least {member_agreement} of them assign to its "
-        "class with probability above {member_threshold} goes into the bias-amplified set: so early in training, "
-        "such confidence usually comes from the shortcut."
+        "are trained for {member_steps} steps each. The bias-amplified set consists of the images that at least "
+        "{member_agreement} of them assign to their class with probability above {member_threshold}: so early in "
+        "training, such confidence usually comes from the shortcut."
     ),
     citations=(
         """\

@@ -1,4 +1,4 @@
-"""The first stage of JTT: images that a briefly trained ordinary classifier gets wrong count as bias-conflicting."""
+"""The first stage of JTT: images that a briefly trained ERM classifier gets wrong count as bias-conflicting."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -17,17 +17,17 @@ from hf_biasensemble.trainers.bias_ensemble import BiasEnsembleTrainer
 
 @dataclass
 class ErmErrorsArguments(SelectorArguments):
-    """JTT's first stage: an ordinary classifier, trained briefly."""
+    """Options of JTT's first stage."""
 
     _argument_group_name: ClassVar[str] = "selection: errors of a first classifier"
 
     first_stage_steps: PositiveInt = option(
-        300, "Optimisation steps of the first classifier, 1 or more; JTT's number of epochs T, here in steps."
+        300, "Optimisation steps of the first classifier, 1 or more; JTT's T, in steps instead of epochs."
     )
 
 
 def errors(made: Selection) -> Selection:
-    """The selection whose set holds what the classifier gets right; its errors are outside."""
+    """Selects the images that the classifier gets right."""
     right = np.asarray(made.predicted_labels) == made.labels
     return replace(made, votes=right.astype(made.votes.dtype), is_selected=right)
 
@@ -39,11 +39,11 @@ def _trainer(model_args: Any, selection_args: ErmErrorsArguments, *others: Any) 
 
 
 def _check(selection: Selection, class_names: list[str]) -> None:
-    if selection.is_selected.all() or not selection.is_selected.any():
+    right, total = int(selection.is_selected.sum()), len(selection.index)
+    if right in (0, total):
         raise BiasEnsembleError(
-            f"the first classifier: expected some training images right and some wrong, found all "
-            f"{len(selection.index)} {'right' if selection.is_selected.all() else 'wrong'}; "
-            f"{'lower' if selection.is_selected.all() else 'raise'} --first_stage_steps"
+            f"the first classifier: expected some training images right and some wrong, found all {total} "
+            + ("right; lower --first_stage_steps" if right else "wrong; raise --first_stage_steps")
         )
 
 
@@ -54,7 +54,7 @@ SELECTOR = Selector(
     arguments=ErmErrorsArguments,
     check=_check,
     about=(
-        "An ordinary classifier is trained for {first_stage_steps} steps. The training images that it then gets wrong "
-        "are assumed to be those that contradict the shortcut."
+        "An ordinary classifier is trained for {first_stage_steps} steps. The training images that it gets wrong are "
+        "assumed to contradict the shortcut."
     ),
 )

@@ -1,4 +1,4 @@
-"""What all trainers of the library share: Adam, transforms on the device, terms of the loss, means of whole steps."""
+"""The base of all trainers: Adam, transforms on the device, named loss terms, means over whole steps."""
 
 import itertools
 import logging
@@ -35,24 +35,16 @@ logger = logging.getLogger(__name__)
 class DebiasingTrainer(EvaluatingTrainer):
     """Trainer over [`ImageSplit`]s whose loss is a sum of named terms.
 
-    A method is a subclass with [`~DebiasingTrainer.training_terms`]; what it must remember between steps goes through
-    [`~DebiasingTrainer.method_state`] into the checkpoints.
+    A method implements [`~DebiasingTrainer.training_terms`]. If it keeps state between steps, it also implements
+    [`~DebiasingTrainer.method_state`] and [`~DebiasingTrainer.load_method_state`].
 
     Differences from `transformers.Trainer`: Adam instead of AdamW, no gradient clipping by default, whole uint8
-    batches that are transformed on the device, an evaluation that reports accuracy for aligned and conflicting samples
-    of each split, and an error instead of silence when the loss is not finite.
-
-    Args:
-        model (`nn.Module`): What is trained; its output holds `logits` of the classifier that is evaluated.
-        args (`DebiasingArguments`): Settings.
-        transform (`ImageTransform` or `FeatureTransform`): From uint8 batches, or stored features, to network input.
-        train_dataset (`ImageSplit`, *optional*): Needed for training.
-        eval_dataset (`dict[str, ImageSplit]`, *optional*): Splits to evaluate, by the prefix of their metrics.
-        callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
+    batches that `transform` turns into inputs on the device, accuracy on bias-aligned and bias-conflicting samples of
+    each split of `eval_dataset`, and an error if the loss is not finite.
     """
 
     loss_is_scaled_for_ga = False  # each term is a mean over the batch
-    splits_batches = True  # several processes take parts of each batch; otherwise each has the whole
+    splits_batches = True  # whether several processes split each batch; otherwise each has all of it
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     _tr_loss: torch.Tensor
@@ -68,16 +60,19 @@ class DebiasingTrainer(EvaluatingTrainer):
     ):
         refuse_data_parallel(args.n_gpu)
         if train_dataset is not None:
-            filled_up = self.splits_batches and args.world_size > 1
-            _settle_last_batch(model, args, len(train_dataset), filled_up)  # type: ignore[arg-type]
-        # The Trainer would push the pair while it trains, and write the token into `training_args.bin`.
-        settled: dict[str, Any] = {"push_to_hub": False, "hub_token": None}
-        settled["run_name"] = args.run_name or f"{args.method} in {args.output_dir}"
+            padded = self.splits_batches and args.world_size > 1
+            _settle_last_batch(model, args, len(train_dataset), padded)  # type: ignore[arg-type]
+        settled: dict[str, Any] = {
+            # The Trainer would push the pair while it trains, and write the token into `training_args.bin`.
+            "push_to_hub": False,
+            "hub_token": None,
+            "run_name": args.run_name or f"{args.method} in {args.output_dir}",
+            # Every forward pass uses all parameters, and searching for unused ones costs time.
+            "ddp_find_unused_parameters": bool(args.ddp_find_unused_parameters),
+        }
         if args.num_train_epochs and train_dataset is not None:
             steps = steps_of_epochs(args, len(train_dataset))  # type: ignore[arg-type]
             settled |= {"max_steps": steps, "num_train_epochs": 0}
-        # No forward pass leaves parameters out, and looking for them costs time.
-        settled["ddp_find_unused_parameters"] = bool(args.ddp_find_unused_parameters)
         super().__init__(
             model=model,
             args=replace(args, **settled),
@@ -88,9 +83,9 @@ class DebiasingTrainer(EvaluatingTrainer):
         )
         if any(isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks):
             raise BiasEnsembleError(
-                "callbacks: expected no EarlyStoppingCallback, which needs metric_for_best_model, found one; "
-                "--checkpoint_choice publishes the best evaluated step, and a TrainerCallback whose on_evaluate sets "
-                "control.should_training_stop ends training early (docs/troubleshooting.md)"
+                "callbacks: expected no EarlyStoppingCallback, which needs metric_for_best_model, found one; use "
+                "--checkpoint_choice to publish the best evaluated step, or a TrainerCallback whose on_evaluate sets "
+                "control.should_training_stop to stop early (docs/troubleshooting.md)"
             )
         self.transform = transform
         self.checkpoint_choice = CheckpointChoice(args.checkpoint_choice)
@@ -105,26 +100,29 @@ class DebiasingTrainer(EvaluatingTrainer):
     # The method ------------------------------------------------------------------------------------------------------
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The terms whose sum is minimised, by name; means over samples are `self.part.mean`.
+        """The terms of the loss by name; their sum is minimised, and each is logged as `loss_{name}`.
+
+        Average over samples with `self.part.mean`, which spans processes and accumulated batches.
 
         Args:
-            model (`nn.Module`): The model as wrapped for training; call it once.
-            batch (`dict[str, torch.Tensor]`): `pixel_values` (B, C, H, W) float, `labels` (B,), `index` (B,).
+            model (`nn.Module`): The model, wrapped for training; call it once.
+            batch (`dict[str, torch.Tensor]`): `pixel_values` (B, C, H, W) float, `labels` (B,) and `index` (B,), the
+                rows of the training split.
         """
         raise NotImplementedError
 
     def train_sampler(self) -> Sampler | None:
-        """Which training sample comes when; `None` for another random order in each epoch.
+        """Sampler of the training split; `None` shuffles it in each epoch.
 
-        A sampler must know its length and draw the same in all processes; one with `set_epoch` is told the epoch.
+        It must have a length and draw the same samples in all processes. `set_epoch` is called if it exists.
         """
         return None
 
     # Training --------------------------------------------------------------------------------------------------------
 
     def train_bare(self) -> None:
-        """[`~Trainer.train`] without logs, evaluations, checkpoints and callbacks, for many short runs in a row: the
-        same weights, in half the time where a step is a millisecond. What needs more than that is left to `train`."""
+        """Trains to the same weights as [`~Trainer.train`], without logs, evaluations, checkpoints and callbacks:
+        twice as fast if a step takes a millisecond. Falls back to `train` for settings that it does not support."""
         args = self.args
         plain = not (args.fp16 or args.bf16 or args.max_grad_norm or args.weight_average)
         if not plain or args.world_size > 1 or args.gradient_accumulation_steps > 1:
@@ -136,8 +134,8 @@ class DebiasingTrainer(EvaluatingTrainer):
             loader = self.get_train_dataloader()
         else:
             unread: Any = _Unread(self.train_dataset)
-            sampler = self._get_train_sampler
-            loader = self._get_dataloader(unread, "Training", self._train_batch_size, sampler, is_training=True)
+            draw = self._get_train_sampler
+            loader = self._get_dataloader(unread, "Training", self._train_batch_size, draw, is_training=True)
         self.create_optimizer_and_scheduler(args.max_steps)
         optimizer, scheduler = self.optimizer, self.lr_scheduler
         assert optimizer is not None and scheduler is not None
@@ -181,11 +179,10 @@ class DebiasingTrainer(EvaluatingTrainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         start, every = self.args.in_steps("step_decay_start"), self.args.in_steps("step_decay_steps")
         if self.lr_scheduler is None and every:
-
-            def factor(step: int) -> float:
-                return self.args.step_decay_factor ** (max(0, step - start) // every)
-
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), factor)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.create_optimizer(),
+                lambda step: self.args.step_decay_factor ** (max(0, step - start) // every),
+            )
             self._created_lr_scheduler = True
         return super().create_scheduler(self.args.schedule_steps or num_training_steps, optimizer)
 
@@ -193,25 +190,25 @@ class DebiasingTrainer(EvaluatingTrainer):
         sampler = self.train_sampler()
         if sampler is not None and self.args.train_sampling_strategy != "random":
             raise BiasEnsembleError(
-                "--train_sampling_strategy: expected random, as the method has an order of its own"
+                "--train_sampling_strategy: expected random, because the method has its own sampler"
             )
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     def group_samples(self, groups: torch.Tensor, num_groups: int) -> None:
-        """Says which group each training sample is in, so that `self.part.mean(values, groups)` of samples of a batch
-        is the mean of each group over the whole step.
+        """Assigns the training samples to groups. Call it in `__init__` to use `self.part.mean(values, groups)`.
 
         Args:
-            groups (`torch.Tensor` of shape (N,), int64 or bool): By row of the training split, in [0, num_groups).
-            num_groups (`int`): How many groups; 2 for a mask.
+            groups (`torch.Tensor` of shape (N,), int64 or bool): Group of each row of the training split, in
+                [0, num_groups).
+            num_groups (`int`): Number of groups; 2 for a mask.
         """
         self.sample_groups, self.num_groups = groups.long().to(self.args.device), num_groups
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | int | None]:
-        """The batches of one optimisation step; each says which part of the step it is, unless it is the whole."""
-        if self.state.global_step >= self.state.max_steps:  # resumed where the training ended: no further step
+        """Adds its [`BatchPart`] to each batch of an optimisation step, unless the step is a single batch."""
+        if self.state.global_step >= self.state.max_steps:  # resumed after the last step
             return [], None
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         processes, rows = self.args.world_size if self.splits_batches else 1, self.args.train_batch_size
@@ -219,8 +216,10 @@ class DebiasingTrainer(EvaluatingTrainer):
             return batches, num_items
         samples = [processes * rows if processes > 1 else len(batch["labels"]) for batch in batches]
         ends_epoch = processes > 1 and self.accelerator.gradient_state.end_of_dataloader
-        if ends_epoch and not self.args.dataloader_drop_last:  # filled up by repeating samples
-            samples[-1] = self._samples_per_epoch() % samples[-1] or samples[-1]
+        if ends_epoch and not self.args.dataloader_drop_last:  # the last batch is padded with repeated samples
+            sampler = self.train_sampler()
+            epoch = len(self.train_dataset if sampler is None else sampler)  # type: ignore[arg-type]
+            samples[-1] = epoch % samples[-1] or samples[-1]
         first = self.args.process_index * rows if processes > 1 else 0
         parts = [BatchPart(first, num_samples, sum(samples), processes * len(batches)) for num_samples in samples]
         if self.sample_groups is not None and parts:
@@ -234,10 +233,6 @@ class DebiasingTrainer(EvaluatingTrainer):
         for batch, part in zip(batches, parts, strict=True):
             batch["part"] = part
         return batches, num_items
-
-    def _samples_per_epoch(self) -> int:
-        sampler = self.train_sampler()
-        return len(self.train_dataset if sampler is None else sampler)  # type: ignore[arg-type]
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch = super()._prepare_inputs(inputs)
@@ -261,13 +256,13 @@ class DebiasingTrainer(EvaluatingTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each term since the last log to the Trainer's own record."""
+        """Adds the mean of each term since the last log."""
         if "loss" in logs:
             logs |= self._drain_terms()
         super().log(logs, start_time)
 
     def _drain_terms(self) -> dict[str, float]:
-        """Means of the recorded terms; a loss that is not finite ends the run before anything more is saved."""
+        """Means of the recorded terms; raises `BiasEnsembleError` at the first loss that is not finite."""
         recorded = {name: self.over_processes(torch.stack(values)) for name, values in self._terms.items()}
         self._terms.clear()
         if "loss" in recorded:
@@ -278,7 +273,7 @@ class DebiasingTrainer(EvaluatingTrainer):
                 raise BiasEnsembleError(
                     f"the loss is {float(recorded['loss'][bad[0]])} at step {step} (learning rate "
                     f"{self._get_learning_rate():g}): expected a finite number; lower --learning_rate. Checkpoints "
-                    "before that step are unharmed"
+                    "before that step are intact"
                 )
         return {name: float(values.mean()) for name, values in recorded.items()}
 
@@ -288,43 +283,41 @@ class DebiasingTrainer(EvaluatingTrainer):
             self._drain_terms()
 
     def over_processes(self, values: torch.Tensor) -> torch.Tensor:
-        """Losses of the whole batch, from those that each process computed."""
+        """Losses of the whole batch, from the losses of each process."""
         return mean_of_processes(values)
 
     def _finalize_training(self, *args: Any) -> TrainOutput:
-        self._tr_loss = self.over_processes(self._tr_loss)  # since the last log; until then the Trainer has done so
+        self._tr_loss = self.over_processes(self._tr_loss)  # the Trainer has averaged the losses before
         return super()._finalize_training(*args)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: float | None = None) -> float | None:
-        # The Trainer would compute the norm of all gradients at every step, just to log it.
+        # The Trainer would compute it at every step, just to log it.
         return grad_norm
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
 
 
-def _settle_last_batch(model: nn.Module, args: DebiasingArguments, num_samples: int, filled_up: bool) -> None:
-    """Keeps an incomplete batch that is the only one; drops one of a single sample that batch normalisation fails on.
-
-    Processes that split batches fill the last one up with samples from the start, so there it has no single sample.
-    """
+def _settle_last_batch(model: nn.Module, args: DebiasingArguments, num_samples: int, padded: bool) -> None:
+    """Keeps an incomplete batch if it is the only one; drops one of a single sample, unless it will be padded, if the
+    model has batch normalisation."""
     batch_size = args.train_batch_size * args.world_size
     if num_samples < batch_size:
         args.dataloader_drop_last = False
-    elif not args.dataloader_drop_last and not filled_up and num_samples % batch_size == 1:
+    elif not args.dataloader_drop_last and not padded and num_samples % batch_size == 1:
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
             args.dataloader_drop_last = True
             if is_first():
                 logger.warning(
-                    "warning: each epoch leaves out its last batch, which would be one sample (%d samples in batches "
-                    "of %d), because batch normalisation needs two or more; another one each epoch",
+                    "warning: each epoch skips its last batch, a single random sample (%d samples in batches of %d), "
+                    "because batch normalisation needs at least two",
                     num_samples,
                     batch_size,
                 )
 
 
 class _Unread(Dataset):
-    """A split whose batches lack their pixels, which are read once it is drawn what of them is needed."""
+    """A split whose batches come without pixels: the caller reads only the views that it draws."""
 
     def __init__(self, split: ImageSplit):
         self.split = split
@@ -338,11 +331,11 @@ class _Unread(Dataset):
 
 
 def _of_frozen_backbone(split: Any) -> torch.Tensor | None:
-    """All features (N, 1 + V, D) of a split that has such in memory, where it is trained on them."""
+    """All features (N, 1 + V, D) of a split that holds them in host memory; else `None`."""
     values = split.pixels.values if isinstance(split, ImageSplit) and isinstance(split.pixels, Features) else None
     return values if isinstance(values, torch.Tensor) and split.on_device is None else None
 
 
 def _ready_batch(batch: Any) -> Any:
-    """The split has already made the batch."""
+    """Collates nothing: the split yields whole batches."""
     return batch

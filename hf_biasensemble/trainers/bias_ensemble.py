@@ -25,26 +25,26 @@ _BEST_ACCURACY = "best_accuracy"
 
 
 class BiasEnsembleTrainer(MemberSharingTrainer):
-    """Trains all members in one run and makes the selection from their votes.
+    """Trains all members in one run and selects the bias-amplified set by their votes.
 
-    With `cross_fit`, a member is a pair of networks: each is trained on a half of the images and votes on the other
-    half, so that no member votes on an image that it was trained on.
+    With `cross_fit`, a member is a pair of networks. Each is trained on one half of the images and votes on the other,
+    so no member votes on an image that it was trained on.
 
-    The loss is the sum over the members of their mean loss. Adam works on each parameter alone, so this equals
-    separate runs. Logs `loss_member_0`, `loss_member_1`, ...
+    The loss is the sum of the members' mean losses. Adam updates each parameter independently, so training them
+    together equals separate runs. Logs `loss_member_0`, `loss_member_1`, ...
 
     Args:
         model (`MemberEnsemble`): The untrained members.
         args (`DebiasingArguments`): Settings; `max_steps` is the number of member steps.
-        transform (`ImageTransform`): From uint8 batches to network input.
-        selection_args (`SelectionArguments`): How members are trained, which state of them votes, and the rule that
-            makes the bias-amplified set of their votes.
+        transform (`ImageTransform` or `FeatureTransform`): Turns uint8 batches, or stored features, into inputs.
+        selection_args (`SelectionArguments`): How members are trained and vote.
         train_dataset (`ImageSplit`): The training split.
-        eval_dataset (`dict[str, ImageSplit]`, *optional*): With `keep_member="best"`, `validation` decides.
-        batches (`MemberBatches`, *optional*): Batches of the members, when not in a random order from `args.seed`.
-        loss (`Callable`, *optional*): What each member minimises the mean of: logits (B, M, K), labels (B, M) ->
-            (B, M). By default the generalized cross entropy.
-        rule (`Callable`, *optional*): Makes the selection that is wanted of the one by votes.
+        eval_dataset (`dict[str, ImageSplit]`, *optional*): Must have `validation` with `keep_member="best"`.
+        batches (`MemberBatches`, *optional*): Batches of the members; by default in random orders from `args.seed`.
+        callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
+        loss (`Callable`, *optional*): Per-sample loss of the members: logits (B, M, K), labels (B, M) -> (B, M). By
+            default the generalized cross entropy.
+        rule (`Callable`, *optional*): Changes the selection that the votes make: `Selection` -> `Selection`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self.rule = rule
         self.num_networks = len(model.members)
         self.num_members = selection_args.num_members
-        self.trained_on: torch.Tensor | None = None  # (R, M), with cross_fit: by the first network of each pair
+        self.trained_on: torch.Tensor | None = None  # (R, M) with cross_fit: whether the first network was
         self.selection_args = selection_args
         self.member_transform = transform
         self.split = train_dataset
@@ -78,7 +78,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
             batches = batches.balanced(args.seed)
         callbacks = list(callbacks or [])
         if selection_args.keep_member == "best":
-            callbacks.append(_EvaluateAfter(lambda step: (step - 1) % selection_args.member_eval_steps == 0))
+            callbacks.append(_EvaluateMembers(selection_args.member_eval_steps))
         super().__init__(
             model, args, transform, batches or train_dataset, eval_dataset=eval_dataset, callbacks=callbacks
         )
@@ -89,7 +89,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         losses: list[torch.Tensor] = []
         for start in range(0, own, at_once):
             found = self._mean_losses(model, batch, slice(start, start + at_once))
-            if start + at_once < own:  # no term has to do with another, so these members are done before the next run
+            if start + at_once < own:  # members are independent: this frees memory before the next ones
                 self.accelerator.backward(found.sum() / self.current_gradient_accumulation_steps)
                 found = found.detach()
             losses += found.unbind()
@@ -99,7 +99,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         return {f"member_{number}": terms[number] for number in range(self.num_networks)}
 
     def _mean_losses(self, model: nn.Module, batch: dict[str, torch.Tensor], part: slice) -> torch.Tensor:
-        """Mean loss of each member in this part of the own ones."""
+        """Mean losses of this part of the process's own members."""
         numbers, pixels, labels = self.own_members[part], batch["pixel_values"], batch["labels"]
         if per_member := labels.dim() == 2:
             pixels, labels = pixels[:, part], labels[:, part]
@@ -111,7 +111,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Validation accuracy of each member; remembers the weights of those that got better."""
+        """Validation accuracy of each member; keeps the weights of those that improved."""
         self.share_members()
         split = (eval_dataset or self.eval_dataset)["validation"]
         right = [
@@ -137,16 +137,16 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self.best_state = {name: value for name, value in state.items() if name != _BEST_ACCURACY}
 
     def member_votes(self) -> dict[str, np.ndarray]:
-        """What the trained members predict for each training sample, without augmentation.
+        """Predictions of the trained members for each training sample, without augmentation and in float32.
 
-        In float32 also where training was in another precision; the trainer is done with training after this.
+        Ends mixed precision training: the trainer cannot train any further.
 
         Returns:
-            `dict[str, np.ndarray]`: `member_probabilities` (N, M), that each member gives the true class, and the
-            columns of [`Selection`] that say what the members predict.
+            `dict[str, np.ndarray]`: The true class's probability by each member, `member_probabilities` (N, M), and
+            the predictions in columns of [`Selection`].
         """
         self.share_members()
-        # bfloat16 has no number between .9922 and .9961; the wrapper would compute in it whatever stands around it.
+        # bfloat16 has no number between 0.9922 and 0.9961, and the wrapper that is removed here would force it.
         members = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
         def in_parts() -> Iterator[dict[str, np.ndarray]]:
@@ -163,10 +163,13 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         return joined(in_parts(), len(self.split))
 
     def select(self, provenance: dict | None = None) -> Selection:
-        """The bias-amplified set by the votes of the trained members.
+        """Selects the bias-amplified set by the votes of the trained members.
 
-        With `keep_member="best"`, each member votes with its weights of the best validation accuracy.
-        [`Selection.check`] says whether the set can be used.
+        With `keep_member="best"`, each member votes with its weights of the best validation accuracy. Whether the set
+        is usable is left to [`Selection.check`].
+
+        Args:
+            provenance (`dict`, *optional*): What the selection depends on.
         """
         if self.best_state:
             self.model.load_state_dict(self.best_state)
@@ -185,7 +188,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
 
 
 def _balanced(selection_args: SelectionArguments, split: ImageSplit) -> bool:
-    """Whether members see all classes equally often."""
+    """Whether members see all classes equally often: as set, or if the class sizes differ a lot."""
     if selection_args.balance_members is not None:
         return selection_args.balance_members
     sizes = torch.bincount(split.labels[split.rows])
@@ -193,7 +196,7 @@ def _balanced(selection_args: SelectionArguments, split: ImageSplit) -> bool:
 
 
 def _predictions(logits: torch.Tensor) -> dict[str, np.ndarray]:
-    """What the members predict for each sample by their logits (N, M, K), and how much they agree on it."""
+    """Predictions and agreement of the members from their logits (N, M, K), as columns of [`Selection`]."""
     mean = torch.stack([member.float().softmax(dim=-1) for member in logits.unbind(1)]).mean(dim=0)
     predicted = mean.argmax(dim=-1)
     probability = true_class_probability(logits, predicted[:, None].expand(-1, logits.shape[1]))
@@ -209,11 +212,11 @@ def _predictions(logits: torch.Tensor) -> dict[str, np.ndarray]:
     return {name: values.numpy() for name, values in found.items()}
 
 
-class _EvaluateAfter(TrainerCallback):
-    """Asks for an evaluation after the steps that the rule names."""
+class _EvaluateMembers(TrainerCallback):
+    """Evaluates after step 1 and every `steps` steps from there."""
 
-    def __init__(self, rule: Callable[[int], bool]):
-        self.rule = rule
+    def __init__(self, steps: int):
+        self.steps = steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_evaluate = self.rule(state.global_step)
+        control.should_evaluate = (state.global_step - 1) % self.steps == 0

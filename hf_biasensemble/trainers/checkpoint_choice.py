@@ -1,4 +1,4 @@
-"""Which of the evaluated states of a model is published."""
+"""Chooses which evaluated step of a model to publish."""
 
 import logging
 import math
@@ -14,34 +14,28 @@ from hf_biasensemble.reporting.run.progress import ORACLE_MARK
 
 logger = logging.getLogger(__name__)
 
-_SMOOTHED = {"estimated"}
-"""Choices whose score is a mean over neighbouring evaluations, since each is measured on few images."""
 _OWN_WEIGHT = 2
-"""Weight of an evaluation among its neighbours: with equal weights, a bad step between two good ones looks good."""
+"""Weight of an evaluation relative to its neighbours. With 1, a bad step between two good ones would look good."""
 
 
 class CheckpointChoice:
-    """Keeps the weights of the evaluation with the highest score; of equal ones, the latest.
+    """Keeps the weights of the evaluation with the highest score; the latest one of equals.
 
-    The score is the value of one metric or, with `"estimated"`, its mean over an evaluation, which counts twice, and
-    those before and after it. Then the last evaluation is a candidate only once [`~CheckpointChoice.settle`] says that
-    no other follows.
+    The score is a metric. `"estimated"`, a metric of few images, is averaged over an evaluation (counted twice), the
+    one before and the one after; the last evaluation gets its score in [`~CheckpointChoice.settle`].
 
     Args:
-        name (`str`): A key of `CHECKPOINT_CHOICES`. With `"last"` nothing is kept: the last step is published.
+        name (`str`): A key of `CHECKPOINT_CHOICES`. `"last"` keeps nothing: the last step is published.
 
     Attributes:
-        step (`int`): Step of the kept weights, 0 before there are any.
-        score (`float`): Their score.
-        weights (`dict[str, torch.Tensor]`): The state dict itself.
-        scores (`list[float]`): The metric at the last evaluations, as many as are still needed.
-        waiting (`dict[str, torch.Tensor]`): Weights of the last evaluation, which has no score yet.
+        step, score, weights: Step, score and state dict of the best evaluation; 0, -inf and empty before the first.
+        scores: Metric at the last three evaluations.
+        waiting, waiting_step: State dict and step of the last evaluation while it has no score yet.
     """
 
     def __init__(self, name: str):
         self.name = name
         self.metric = CHECKPOINT_CHOICES[name]
-        self.is_smoothed = name in _SMOOTHED
         self.step = 0
         self.score = -math.inf
         self.weights: dict[str, torch.Tensor] = {}
@@ -50,11 +44,11 @@ class CheckpointChoice:
         self.waiting_step = 0
 
     def consider(self, step: int, metrics: dict[str, float], model: nn.Module) -> None:
-        """Takes the model's weights if no evaluation before has a higher score."""
+        """Keeps the model's weights if no earlier evaluation has a higher score."""
         if not self.metric:
             return
         weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        if not self.is_smoothed:
+        if self.name != "estimated":
             self._keep(step, metrics[self.metric], weights)
             return
         self.scores = [*self.scores, metrics[self.metric]][-3:]
@@ -64,7 +58,7 @@ class CheckpointChoice:
         self.waiting, self.waiting_step = weights, step
 
     def settle(self) -> None:
-        """No evaluation follows: the last one has its score from itself and the one before."""
+        """Scores the last evaluation without a successor."""
         if self.waiting:
             *before, own = self.scores[-2:]
             self._keep(self.waiting_step, _smoothed(own, before), self.waiting)
@@ -75,7 +69,7 @@ class CheckpointChoice:
             self.step, self.score, self.weights = step, score, weights
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint must hold; empty before the first evaluation."""
+        """State for a checkpoint; empty before the first evaluation."""
         state = {f"kept.{name}": value for name, value in self.weights.items()}
         state |= {f"waiting.{name}": value for name, value in self.waiting.items()}
         if state:
@@ -84,7 +78,7 @@ class CheckpointChoice:
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores what [`~CheckpointChoice.state_dict`] gave."""
+        """Restores a [`~CheckpointChoice.state_dict`]."""
         if self.metric:
             step, waiting_step, self.score, *self.scores = state["figures"].tolist()
             self.step, self.waiting_step = int(step), int(waiting_step)
@@ -99,7 +93,7 @@ def _smoothed(own: float, neighbours: list[float]) -> float:
 
 
 def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSplit], has_members: bool = True) -> None:
-    """Refuses a `checkpoint_choice` that the data cannot make, and warns of one that looks at the test split."""
+    """Raises `BiasEnsembleError` if the data does not support the choice; warns if it uses the test split."""
     metric = CHECKPOINT_CHOICES[args.checkpoint_choice]
     if metric is None:
         return
@@ -113,8 +107,8 @@ def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSpl
         raise BiasEnsembleError(f"{name}: expected evaluations to choose from, found --eval_strategy no; use last")
     if args.checkpoint_choice == "estimated" and not has_members:
         raise BiasEnsembleError(
-            f"{name}: expected members of BiasEnsemble to judge by, found none with --method {args.method}; name a "
-            "run that has some with --judge RUN"
+            f"{name}: expected BiasEnsemble members, found none with --method {args.method}; name a run that has some "
+            "with --judge RUN"
         )
     conflicting = split.measured_by()["is_conflicting"]
     if metric.endswith("ac_score") and (conflicting is None or len(np.unique(conflicting)) < 2):
@@ -125,6 +119,6 @@ def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSpl
     if args.checkpoint_choice == "oracle_test" and args.should_save:
         logger.warning(
             "warning: --checkpoint_choice oracle_test publishes the step that is best on the test split; its test "
-            "figures are too high and only compare with figures that were chosen the same way (%s)",
+            "accuracy is too high and only comparable to results chosen in the same way (%s)",
             ORACLE_MARK,
         )

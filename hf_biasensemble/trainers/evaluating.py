@@ -1,7 +1,4 @@
-"""Evaluation of a trained classifier by group, which of its states is published, and checkpoints.
-
-A checkpoint is complete or not there, whatever kills the process, and holds all that a method must remember.
-"""
+"""Evaluation by group, publishing, and checkpoints that are complete or absent, even if the process is killed."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -37,41 +34,47 @@ METHOD_STATE_FILE = "sample_losses.safetensors"
 
 
 class EvaluatingTrainer(Trainer):
-    """Evaluates [`ImageSplit`]s by group, and publishes the classifier of the step that is chosen."""
+    """Evaluates [`ImageSplit`]s by group and publishes the classifier of the chosen step."""
 
     transform: ImageTransform | FeatureTransform
     checkpoint_choice: CheckpointChoice
     weight_average: WeightAverage | None = None
     control: TrainerControl
     judged: dict[str, PseudoGroups] | None = None
-    """By name, pseudo-groups of the trainer's own splits, on which accuracy is estimated without bias labels."""
+    """Pseudo-groups of the trainer's splits by name, to estimate accuracy without bias labels."""
     _checkpoints_go_to: str | None = None
     publisher: Callable[[PreTrainedModel, str], object] | None = None
-    """Saves the published classifier into a folder. By default it is saved with the trainer's `transform`, for images
-    that are squashed to its size."""
+    """Saves the published classifier into a folder. The default saves it with the trainer's `transform`, for images
+    resized without keeping their aspect ratio."""
 
     def training_measures(self) -> dict[str, float]:
-        """What an evaluation says about the training samples, by key; logged like the accuracy of the splits."""
+        """Metrics of the training samples by name, logged with each evaluation."""
         return {}
 
     def classifier(self) -> PreTrainedModel:
-        """The classifier in what is trained."""
+        """The classifier among the networks that are trained."""
         return self.accelerator.unwrap_model(self.model)
 
     def published_model(self) -> PreTrainedModel:
-        """The classifier that is evaluated and published: the one that is trained, or its average over the steps."""
+        """The classifier that is evaluated and published: the trained one or, with `weight_average`, its average."""
         return self.weight_average.averaged.module if self.weight_average else self.classifier()
 
     def predict_logits(
         self, split: ImageSplit, model: nn.Module | None = None, full_precision: bool = False
     ) -> torch.Tensor:
-        """Logits (N, ...) of the published model, or of another, in the order of the split.
+        """Logits (N, ...) of the published model, or of another one, in the order of the split.
 
-        Each process does a part, and all get the whole. In the precision of training, or in float32.
+        Processes share the work, and all of them get all logits.
+
+        Args:
+            split (`ImageSplit`): The images.
+            model (`nn.Module`, *optional*): By default the published model.
+            full_precision (`bool`, *optional*, defaults to `False`): Computes in float32, not in the precision of
+                training.
         """
         model = model or self.published_model()
         share_buffers(model)
-        # Whole batches of one process: a matrix product of fewer rows may have another last bit.
+        # Each process gets whole batches: a matrix product of fewer rows may differ in the last bit.
         batches = torch.arange(len(split)).split(self.args.eval_batch_size)
         of_processes = torch.arange(len(batches)).tensor_split(self.args.world_size)
         parts = [torch.cat([batches[0][:0], *(batches[number] for number in numbers)]) for numbers in of_processes]
@@ -86,7 +89,7 @@ class EvaluatingTrainer(Trainer):
         return torch.cat([gathered[n * longest :][: len(part)] for n, part in enumerate(parts)])
 
     def in_blocks(self, split: ImageSplit, logits_each: int) -> Iterator[ImageSplit]:
-        """[`in_blocks`] of whole batches of all processes."""
+        """Splits the images into blocks of whole batches of all processes; see [`in_blocks`]."""
         return in_blocks(split, logits_each, self.args.eval_batch_size * self.args.world_size)
 
     def evaluate(
@@ -95,18 +98,21 @@ class EvaluatingTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Accuracy by group of each split, under the keys `{split}_{metric}` of [`bias_accuracy`].
+        """Accuracy by group of each split: the metrics of [`bias_accuracy`] as `{split}_{metric}`.
 
-        Where the weights are averaged, `raw_{split}_{metric}` is measured with the weights of this very step.
-        [`~EvaluatingTrainer.training_measures`] are added.
+        With `weight_average`, these are the metrics of the average; `raw_{split}_{metric}` are those of the current
+        weights. [`~EvaluatingTrainer.training_measures`] are added.
 
         Args:
-            eval_dataset (`ImageSplit` or `dict[str, ImageSplit]`, *optional*): A split, or several by name; by default
-                those of the trainer, among whose steps `checkpoint_choice` then chooses.
-            ignore_keys (`list[str]`, *optional*): As of a `Trainer`; not needed here.
-            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Stands for the name of a single split.
+            eval_dataset (`ImageSplit` or `dict[str, ImageSplit]`, *optional*): A split, or several by name. By default
+                the trainer's own; only these evaluations are candidates for `checkpoint_choice`.
+            ignore_keys (`list[str]`, *optional*): Unused; see `Trainer.evaluate`.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Name of a single split.
+
+        Raises:
+            `BiasEnsembleError`: If a loss or a logit is not finite.
         """
-        self.check_finite()  # which names the step where training diverged
+        self.check_finite()  # names the step at which training diverged
         own = eval_dataset is None
         splits = named_splits(self.eval_dataset if own else eval_dataset, metric_key_prefix)
         metrics = self.training_measures() if own else {}
@@ -127,7 +133,7 @@ class EvaluatingTrainer(Trainer):
         return metrics
 
     def held_out_predictions(self, name: str, split: ImageSplit, model: nn.Module | None = None) -> HeldOutPredictions:
-        """Predictions of the published model, or another, for a split, with the pseudo-groups of that name."""
+        """Predictions of the published model, or of another one, with the pseudo-groups of this name."""
         parts = self.in_blocks(split, len(split.class_names))
         blocks = (self.predict_logits(part, model).numpy() for part in parts)
         return HeldOutPredictions.from_logits(blocks, split, (self.judged or {}).get(name))
@@ -135,16 +141,19 @@ class EvaluatingTrainer(Trainer):
     def predict(
         self, test_dataset: ImageSplit, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Predictions of the published model for a split, in the split's order.
+        """Predictions of the published model, in the order of the split.
 
         Args:
-            test_dataset (`ImageSplit`): The images; not augmented.
-            ignore_keys (`list[str]`, *optional*): As of a `Trainer`; not needed here.
-            metric_key_prefix (`str`, *optional*, defaults to `"test"`): First part of the names of the metrics.
+            test_dataset (`ImageSplit`): The images.
+            ignore_keys (`list[str]`, *optional*): Unused; see `Trainer.predict`.
+            metric_key_prefix (`str`, *optional*, defaults to `"test"`): Prefix of the metrics.
 
         Returns:
-            `PredictionOutput`: `predictions` are the logits (N, K), `label_ids` the classes (N,), `metrics` those of
+            `PredictionOutput`: Logits (N, K) as `predictions`, classes (N,) as `label_ids`, and the `metrics` of
             [`bias_accuracy`].
+
+        Raises:
+            `BiasEnsembleError`: If `test_dataset` is not a single split, or the model takes another kind of input.
         """
         splits = named_splits(test_dataset, metric_key_prefix)
         if splits.keys() != {metric_key_prefix}:
@@ -160,11 +169,11 @@ class EvaluatingTrainer(Trainer):
         return PredictionOutput(logits, columns["labels"], metrics)
 
     def publish(self) -> dict[str, Any]:
-        """Gives the published model the weights that `checkpoint_choice` names, once training is over.
+        """Loads the weights that `checkpoint_choice` selects into the published model, after training.
 
         Returns:
-            `dict`: The evaluation of these weights, `checkpoint_choice` and `published_step`. If that is not the last
-            step, the last step's evaluation as well, under `last_step_{split}_{metric}`.
+            `dict`: Their evaluation, `checkpoint_choice` and `published_step`. If weights of an evaluation were
+            selected, also the evaluation of the last step, as `last_step_{split}_{metric}`.
         """
         last = self._evaluations().get(self.state.global_step) or self.evaluate()
         choice = self.checkpoint_choice
@@ -177,7 +186,7 @@ class EvaluatingTrainer(Trainer):
         return {**self._evaluations().get(choice.step, {}), **beside, **named, "published_step": choice.step}
 
     def _evaluations(self) -> dict[int, dict[str, float]]:
-        """The logged evaluations by step: of the trainer's own splits or, without any, of the training images."""
+        """Logged evaluations by step, of the trainer's splits or, if it has none, of the training images."""
         wanted = {f"{name}_accuracy" for name in self.eval_dataset or ()}
         return {
             entry["step"]: {key: value for key, value in entry.items() if key not in ("step", "epoch")}
@@ -186,16 +195,15 @@ class EvaluatingTrainer(Trainer):
         }
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes the published classifier, which `from_pretrained` opens: config, weights and preprocessing.
+        """Saves config, weights and preprocessing of the published classifier, for `from_pretrained`.
 
         Args:
-            output_dir (`str`, *optional*): Where to; by default the trainer's `output_dir`.
+            output_dir (`str`, *optional*): Target folder; by default the trainer's `output_dir`.
 
         Raises:
-            `BiasEnsembleError`: If it was trained on features of a frozen backbone outside of a run, so that nothing
-                says which backbone belongs to it.
+            `BiasEnsembleError`: If the classifier was trained on features of an unknown backbone, outside a run.
         """
-        if _internal_call:  # a checkpoint holds all that is trained
+        if _internal_call:  # a checkpoint holds all networks that are trained
             super().save_model(output_dir, _internal_call)
         elif self.args.should_save:
             folder, classifier = output_dir or self.args.output_dir, self.published_model()
@@ -210,11 +218,10 @@ class EvaluatingTrainer(Trainer):
                 save_classifier(classifier, self.transform, folder)
 
     def create_model_card(self, **metadata: Any) -> None:
-        """Writes a short `README.md` beside the classifier that [`~EvaluatingTrainer.save_model`] wrote into
-        `output_dir`. A run writes a full one instead.
+        """Writes a short model card, `README.md`, into `output_dir`. A run writes a full one instead.
 
         Args:
-            metadata: `model_name`, `tags`, `license` and other fields of `huggingface_hub.ModelCardData`.
+            metadata: Fields of `huggingface_hub.ModelCardData`, such as `model_name`, `tags` and `license`.
         """
         if self.is_world_process_zero():
             step, evaluations = self.checkpoint_choice.step or self.state.global_step, self._evaluations()
@@ -234,14 +241,17 @@ class EvaluatingTrainer(Trainer):
 
         Args:
             commit_message (`str`, *optional*): Title of the commit.
-            blocking (`bool`, *optional*): As of a `Trainer`; it always waits for the upload.
-            token (`str`, *optional*): By default `HF_TOKEN` or the one of `hf auth login`.
-            revision (`str`, *optional*): As of a `Trainer`; only the main branch is supported.
-            private (`bool`, *optional*): Whether to make it private; by default as `hub_private_repo` says.
-            metadata: As of [`~EvaluatingTrainer.create_model_card`].
+            blocking (`bool`, *optional*): Unused; always waits for the upload.
+            token (`str`, *optional*): By default `HF_TOKEN` or the token of `hf auth login`.
+            revision (`str`, *optional*): Must be `main`.
+            private (`bool`, *optional*): Whether the repository is private; by default `args.hub_private_repo`.
+            metadata: See [`~EvaluatingTrainer.create_model_card`].
 
         Returns:
-            `str`: Address of the commit; empty in all processes but the first.
+            `str`: URL of the commit; empty in all processes but the first.
+
+        Raises:
+            `BiasEnsembleError`: If `revision` is another branch, or the upload fails.
         """
         if revision not in (None, "main"):
             raise BiasEnsembleError(f"push_to_hub: expected the revision main, found {revision}; leave it out")
@@ -257,14 +267,14 @@ class EvaluatingTrainer(Trainer):
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def method_state(self) -> dict[str, torch.Tensor]:
-        """Tensors that a checkpoint must hold beside model, optimiser and random state."""
+        """Tensors that a checkpoint must hold besides model, optimizer and random state."""
         return {}
 
     def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores what [`~EvaluatingTrainer.method_state`] gave."""
+        """Restores a [`~EvaluatingTrainer.method_state`]."""
 
     def check_finite(self) -> None:
-        """Raises `BiasEnsembleError` if a loss since the last log is not finite; nothing is saved then."""
+        """Raises `BiasEnsembleError` if a loss since the last log is not finite."""
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.check_finite()
@@ -319,17 +329,17 @@ class EvaluatingTrainer(Trainer):
                     ) from error
 
     def _parts_with_state(self) -> dict[str, CheckpointChoice | WeightAverage]:
-        """By the names of their files in a checkpoint."""
+        """By name of their file in a checkpoint."""
         parts = {"published.safetensors": self.checkpoint_choice, "weight_average.safetensors": self.weight_average}
         return {name: part for name, part in parts.items() if part}
 
 
 def named_splits(splits: Any, name: str) -> dict[str, ImageSplit]:
-    """The splits by name, of which a single one has this name; refuses anything else."""
+    """Splits by name; a single split gets this name. Raises `BiasEnsembleError` for anything else."""
     found = {name: splits} if isinstance(splits, ImageSplit) else splits
     if not isinstance(found, dict) or not all(isinstance(split, ImageSplit) for split in found.values()):
         raise BiasEnsembleError(
-            f"expected an ImageSplit or a dict of them by name, found {type(splits).__name__}; load_image_splits in "
-            "hf_biasensemble.data.prepare makes them of a dataset"
+            f"expected an ImageSplit or a dict of them by name, found {type(splits).__name__}; create them with "
+            "hf_biasensemble.load_image_splits"
         )
     return found

@@ -1,4 +1,4 @@
-"""Training on logits plus a log-prior from what the biased members predict, so that the model learns the rest."""
+"""Training on top of the members' predictions: their log-prior is added to the logits."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ FEWEST_CONTRADICTING = 10
 
 @dataclass
 class MemberPriorArguments(DebiasingArguments):
-    """Options of methods that train on top of what the members predict, beside those that all methods have."""
+    """Options of methods that train on top of the members' predictions."""
 
     _argument_group_name: ClassVar[str] = "method: members as a prior"
 
@@ -29,8 +29,8 @@ class MemberPriorArguments(DebiasingArguments):
 
 
 class MemberPriorTrainer(DebiasingTrainer):
-    """Mean cross entropy of logits + `adjustment_tau` * [`~MemberPriorTrainer.log_prior`]. The model is evaluated by
-    its own logits. Logs `loss_classification`.
+    """Minimises the mean cross entropy of logits + `adjustment_tau` * [`~MemberPriorTrainer.log_prior`]. Evaluation
+    uses the logits alone. Logs `loss_classification`.
 
     Args:
         selection (`Selection`): The members' predictions for the training split.
@@ -42,8 +42,8 @@ class MemberPriorTrainer(DebiasingTrainer):
             raise outdated(f"--method {self.args.method}", "how probable the members find each class")
         if selection.provenance.get("cross_fit") is False:
             print_once(
-                "note: the members were trained on the images whose classes they predict, so they may have learned "
-                "more of these than the shortcut; --cross_fit true lets them predict images they never saw"
+                "note: the members were trained on the images whose classes they predict, so they may know more than "
+                "the shortcut; with --cross_fit true they predict images they never saw"
             )
         contradicting = np.count_nonzero(selection.predicted_labels != selection.labels)
         if contradicting < FEWEST_CONTRADICTING:
@@ -59,22 +59,21 @@ class MemberPriorTrainer(DebiasingTrainer):
             self.probability_classes = self.on_device(selection, selection.probability_classes)
 
     def on_device(self, selection: Selection, values: np.ndarray) -> torch.Tensor:
-        """Values (N, ...) of a selection by row of the training split, on the device."""
+        """Moves values (N, ...) of a selection to the device, by row of the training split."""
         return torch.from_numpy(selection.by_row(values, len(self.train_dataset.labels))).to(self.args.device)
 
     def member_probabilities(self, index: torch.Tensor) -> torch.Tensor:
-        """Mean probability (B, K) of each class over the members, of training samples (B,). Of many classes only
-        the most probable ones are known; the rest of the probability is spread evenly over the others."""
+        """Mean probabilities (B, K) by the members for training samples (B,). If only the most probable classes are
+        stored, the remaining probability is spread evenly over the others."""
         known = self.probabilities.index_select(0, index).float()
         if self.probability_classes is None:
             return known
         classes = self.probability_classes.index_select(0, index).long()
-        others = self.num_classes - known.shape[1]
-        rest = (1 - known.sum(dim=1, keepdim=True)).clamp(min=0) / others
+        rest = (1 - known.sum(dim=1, keepdim=True)).clamp(min=0) / (self.num_classes - known.shape[1])
         return rest.repeat(1, self.num_classes).scatter(1, classes, known)
 
     def log_prior(self, index: torch.Tensor) -> torch.Tensor:
-        """What is added to the logits of training samples (B,), up to its factor: (B, K)."""
+        """Prior (B, K) of training samples (B,), to be multiplied by `adjustment_tau` and added to their logits."""
         raise NotImplementedError
 
     def training_terms(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Several processes share out the members of an ensemble, so that each is trained as one process would train it."""
+"""Distributes the members of an ensemble over processes, with the results of a single process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,19 +21,11 @@ from hf_biasensemble.trainers.base import DebiasingTrainer
 
 
 class MemberSharingTrainer(DebiasingTrainer):
-    """Process r of n trains members r, r + n, r + 2n, ... of the M members, each on the whole batch of all processes.
+    """Process r of n trains the members r, r + n, r + 2n, ... (`own_members`), each on the whole batch.
 
-    Members do not depend on each other, so no gradient is averaged and no sum is formed in another order: each member
-    gets the weights that one process would give it, batch normalisation included. For votes and checkpoints, each
-    process receives the members from those that train them.
-
-    Processes beyond the M-th train a member that another one trains as well, to no effect.
-
-    Args:
-        train_dataset (`MemberBatches` or `ImageSplit`): A batch for each member, or one batch for all of them.
-
-    Attributes:
-        own_members: The numbers of the members that this process trains, in ascending order.
+    Members are independent, so no gradient is averaged and all sums keep their order: each member gets the same
+    weights as in a single process, including batch normalisation. [`~MemberSharingTrainer.share_members`] distributes
+    them for votes and checkpoints. Processes in excess of the members repeat the work of others, to no effect.
     """
 
     splits_batches = False
@@ -57,11 +49,11 @@ class MemberSharingTrainer(DebiasingTrainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        if self.args.world_size > 1:  # all that prepares a model for training but the averaging of gradients
+        if self.args.world_size > 1:  # prepares the model, but does not average gradients
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of all processes, as one process would load them."""
+        """Loads the batches of all processes in each of them."""
         if self.args.world_size == 1:
             return super().get_train_dataloader()
         batch_size = self.args.train_batch_size * self.args.world_size
@@ -77,23 +69,17 @@ class MemberSharingTrainer(DebiasingTrainer):
         return total(torch.zeros_like(values) if beyond else values)
 
     def _finalize_training(self, *args: Any) -> TrainOutput:
-        self._total_loss_scalar *= self.args.world_size  # what was logged, of which the Trainer takes the mean
+        self._total_loss_scalar *= self.args.world_size  # the Trainer averages it
         return super()._finalize_training(*args)
 
     def _clip_grad_norm(self, model: nn.Module) -> None:
-        """Clips each member by itself, as in a run of its own, whoever trains the others."""
+        """Clips the gradients of each member separately."""
         self.accelerator.unscale_gradients()
         for member in self.model.members:
             nn.utils.clip_grad_norm_(member.parameters(), self.args.max_grad_norm)
 
-    # What all processes need -----------------------------------------------------------------------------------------
-
     def share_members(self, with_adam: bool = False) -> None:
-        """Gives each process the weights and buffers of all members, as the processes that train them have them.
-
-        Args:
-            with_adam (`bool`, *optional*, defaults to `False`): And what the optimiser remembers of them.
-        """
+        """Broadcasts weights and buffers of all members, optionally with their optimizer state."""
         if self.args.world_size == 1:
             return
         for number, member in enumerate(self.model.members):
@@ -106,26 +92,26 @@ class MemberSharingTrainer(DebiasingTrainer):
         super()._save_checkpoint(model, trial)
 
     def _adam_state(self, member: nn.Module) -> list[torch.Tensor]:
-        """Steps and moments of the member's parameters: zeros where this process has not trained them."""
+        """Optimizer state of the member's parameters; created as zeros if this process does not train them."""
         assert self.optimizer is not None
-        state = []
+        tensors = []
         for parameter in (parameter for parameter in member.parameters() if parameter.requires_grad):
-            of_parameter = self.optimizer.state[parameter]
-            if not of_parameter:
-                of_parameter["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                of_parameter["exp_avg"] = torch.zeros_like(parameter)
-                of_parameter["exp_avg_sq"] = torch.zeros_like(parameter)
-            state += of_parameter.values()
-        return state
+            state = self.optimizer.state[parameter]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+            tensors += state.values()
+        return tensors
 
 
 @dataclass(frozen=True)
 class _MemberTransform:
-    """Draws for the batches of all members, as one process does, and uses the draws of its own ones."""
+    """Draws for all members, as a single process does, and uses the draws of this process's own."""
 
     transform: ImageTransform | FeatureTransform
     num_members: int
-    own_members: slice  # a list of numbers would be copied to the device at each step
+    own_members: slice  # not a list, which would be copied to the device at each step
 
     def __call__(self, pixels: torch.Tensor, training: bool) -> torch.Tensor:
         return self.transform(pixels, training)

@@ -1,4 +1,4 @@
-"""What methods on pseudo-groups share: groups of class and members' opinion, and draws that balance them."""
+"""Pseudo-groups of class and members' prediction, and sampling that balances them."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -14,40 +14,39 @@ from hf_biasensemble.selection import PSEUDO_GROUPS, Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
 MOST_DRAWS = 20
-"""No image is drawn more than this many times as often as by uniform draws: a group of one image is an oddity."""
+"""How often an image is drawn at most, relative to uniform draws: a group of one image must not dominate."""
 
 
 @dataclass
 class PseudoGroupArguments(DebiasingArguments):
-    """Options of methods on pseudo-groups, beside those that all methods have."""
+    """Options of methods on pseudo-groups."""
 
     _argument_group_name: ClassVar[str] = "method: pseudo-groups"
 
     pseudo_groups: Annotated[str, one_of(*PSEUDO_GROUPS)] = option(
         "predicted",
-        "What makes a group together with the class: predicted (the class that the members predict) or selected "
-        "(whether the image is in the bias-amplified set).",
+        "Group the images of each class by predicted (the class that the members predict) or selected (whether the "
+        "image is in the bias-amplified set).",
     )
 
 
 class PseudoGroupTrainer(DebiasingTrainer):
-    """Knows the pseudo-group of each training sample. Draws all classes equally often, and all groups
-    within a class, up to `MOST_DRAWS`.
+    """Draws all classes equally often, and all pseudo-groups of a class; see [`balanced_weights`].
 
     Args:
         selection (`Selection`): The members' votes on the training split.
 
     Attributes:
-        groups: int64 (N,), the pseudo-group of each row of the training split, in [0, num_groups).
+        groups: int64 (N,), pseudo-group of each row of the training split, in [0, num_groups).
     """
 
     def __init__(self, *args: Any, selection: Selection, **kwargs: Any):
         super().__init__(*args, **kwargs)
         labels, rows = self.train_dataset.labels, self.train_dataset.rows.numpy()
-        found, num_groups = selection.pseudo_groups(self.args.pseudo_groups, len(labels))
-        self.groups = torch.from_numpy(found).to(self.args.device)
+        groups, num_groups = selection.pseudo_groups(self.args.pseudo_groups, len(labels))
+        self.groups = torch.from_numpy(groups).to(self.args.device)
         self.group_samples(self.groups, num_groups)
-        weights = balanced_weights(found[rows], labels.numpy()[rows])
+        weights = balanced_weights(groups[rows], labels.numpy()[rows])
         self.sampler = WeightedSampler(torch.from_numpy(weights), self.args.seed)
 
     def train_sampler(self) -> Sampler | None:
@@ -55,13 +54,10 @@ class PseudoGroupTrainer(DebiasingTrainer):
 
 
 def balanced_weights(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Probability (N,) of each sample where the class is drawn first and then a group of it, each uniformly.
+    """Probability (N,) of drawing each sample if a class is drawn uniformly and then one of its groups.
 
-    A sample has at most `MOST_DRAWS / N`; what that takes from small groups or classes goes to the larger ones.
-
-    Args:
-        groups (`np.ndarray` of shape (N,)): Group of each sample, whose samples are all of one class.
-        labels (`np.ndarray` of shape (N,)): Classes.
+    It is capped at `MOST_DRAWS / N`; small groups and classes pass the excess on to larger ones. Each group (N,) has
+    samples of a single class, given by `labels` (N,).
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     class_of = np.empty(len(sizes), dtype=np.int64)
@@ -76,9 +72,9 @@ def balanced_weights(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _shared(total: float, limits: np.ndarray) -> np.ndarray:
-    """Equal parts of the total, up to limits whose sum is not below it."""
+    """Splits the total as evenly as the limits allow, whose sum is at least the total."""
     parts = np.empty(len(limits))
-    for number, one in enumerate(np.argsort(limits)):  # the smallest first: what it cannot take is for the rest
+    for number, one in enumerate(np.argsort(limits)):  # the lowest limit first: the others take the excess
         parts[one] = min(limits[one], total / (len(limits) - number))
         total -= parts[one]
     return parts

@@ -1,4 +1,4 @@
-"""What LfF and DisEnt share: samples weighted by how much harder the biased model finds them."""
+"""The base of LfF and DisEnt: samples are weighted by their relative difficulty."""
 
 import logging
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RelativeDifficultyArguments(DebiasingArguments):
-    """Options of LfF and DisEnt, beside those that all methods have."""
+    """Options of LfF and DisEnt."""
 
     _argument_group_name: ClassVar[str] = "method: relative difficulty"
 
@@ -42,11 +42,11 @@ class RelativeDifficultyArguments(DebiasingArguments):
 class RelativeDifficultyTrainer(DebiasingTrainer):
     """Weights the debiased model's samples by how much harder the biased model finds them.
 
-    Base of LfF and DisEnt, which differ in their networks and terms only.
+    LfF and DisEnt, its subclasses, differ only in their networks and loss terms.
 
     Args:
         selection (`Selection`, *optional*): Bias-amplified set of BiasEnsemble. Without it, the biased model is
-            trained on the whole batch with the generalized cross entropy.
+            trained on all samples with the generalized cross entropy.
     """
 
     def __init__(self, *args: Any, selection: Selection | None = None, **kwargs: Any):
@@ -57,27 +57,35 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
         self.share_sampler: ConflictingShareSampler | None = None
         if selection is not None:
             mask = torch.from_numpy(selection.mask(len(split.labels)))
-            self.amplified_set = mask.to(device)
+            self.amplified_set = mask.to(device)  # (N,)
             self.group_samples(mask, num_groups=2)
             if share := self.args.conflicting_share:
                 self.share_sampler = ConflictingShareSampler(mask[split.rows], share, self.args.seed)
                 if self.args.augmentation == "none" and self.args.should_save:
                     logger.warning(
                         "warning: --conflicting_share without --augmentation: the few samples outside the "
-                        "bias-amplified set are drawn often and memorised; choose one that fits the images"
+                        "bias-amplified set are drawn often and memorised; choose an augmentation that fits the images"
                     )
 
     def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
-        """Takes per-sample losses (B,) of all processes into the moving averages; gives the weights (B,) of the
-        debiased model. Each process holds all averages, and updates them alike."""
+        """Updates the moving averages and returns the relative difficulty (B,), the debiased model's sample weights.
+
+        Every process updates the averages of all samples with the losses of all processes.
+
+        Args:
+            index (`torch.Tensor` of shape (B,), int64): Rows of the training split.
+            biased_loss (`torch.Tensor` of shape (B,)): Per-sample losses of the biased model.
+            debiased_loss (`torch.Tensor` of shape (B,)): Per-sample losses of the debiased model.
+        """
         losses = torch.stack([biased_loss, debiased_loss], dim=1).detach()
         self.sample_losses.update(self.part.gather(index), self.part.gather(losses))
         biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
         return relative_difficulty(biased, debiased)
 
     def training_measures(self) -> dict[str, float]:
-        """Means of relative difficulty and scaled losses over the training samples seen so far, by bias-aligned and
-        bias-conflicting where that is known: `train_{key}` for each key of [`mean_difficulty`]. Only measures."""
+        """Means of relative difficulty and scaled losses over the training samples seen so far, separately for
+        bias-aligned and bias-conflicting ones if bias labels exist: `train_{key}` for the keys of [`mean_difficulty`].
+        """
         index = self.sample_losses.seen.nonzero().flatten()
         biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
         values = {
@@ -90,7 +98,7 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
         return {f"train_{key}": value for key, value in mean_difficulty(values, groups).items()}
 
     def importance(self, index: torch.Tensor) -> torch.Tensor | float:
-        """Factors (B,) of the debiased model's losses that make up for the share that is drawn on purpose."""
+        """Importance weights (B,) of the debiased model's losses that compensate for `conflicting_share`."""
         sampler = self.share_sampler
         if sampler is None or self.amplified_set is None:
             return 1.0
@@ -99,14 +107,10 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
     def train_sampler(self) -> Sampler | None:
         return self.share_sampler
 
-    def in_amplified_set(self, index: torch.Tensor) -> torch.Tensor | None:
-        """Which samples (B,) are in the bias-amplified set; `None` without BiasEnsemble."""
-        return None if self.amplified_set is None else self.amplified_set[index]
-
-    def biased_term(
-        self, logits: torch.Tensor, labels: torch.Tensor, in_amplified_set: torch.Tensor | None
-    ) -> torch.Tensor:
-        """What the biased model minimises on logits (B, K): see [`~objectives.biased_objective`]."""
+    def biased_term(self, logits: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Loss of the biased model on logits (B, K) of training samples (B,): the mean cross entropy of those in the
+        bias-amplified set or, without BiasEnsemble, the mean generalized cross entropy of all."""
+        in_amplified_set = None if self.amplified_set is None else self.amplified_set[index]
         q = self.args.generalized_cross_entropy_q
         return biased_objective(logits, labels, in_amplified_set, q, self.part.mean)
 

@@ -1,4 +1,4 @@
-"""The moving average of a model's weights over the steps, to be evaluated and published in place of the last ones."""
+"""Moving average of a model's weights, which is evaluated and published instead of the last weights."""
 
 import torch
 from torch import nn
@@ -7,13 +7,9 @@ from transformers import TrainerCallback
 
 
 class WeightAverage(TrainerCallback):
-    """Exponential moving average of all weights, and of BatchNorm's statistics, taken after each step.
+    """Exponential moving average of all weights and BatchNorm statistics, updated after each step.
 
-    After t steps the decay is `min(decay, (t + 1) / (t + 10))`, so that the random start is soon forgotten.
-
-    Args:
-        model (`nn.Module`): The model whose weights are averaged.
-        decay (`float`): Share of the old average, in (0, 1).
+    The decay after t steps is `min(decay, (t + 1) / (t + 10))`, which soon forgets the initial weights.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -24,10 +20,10 @@ class WeightAverage(TrainerCallback):
 
     @torch.no_grad()
     def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
-        # `update_parameters` would copy its counter to the device at every step.
+        # Not `update_parameters`, which copies its counter to the device at every step.
         pairs = list(zip(_tensors(self.averaged.module), _tensors(self.model), strict=True))
         weights = [pair for pair in pairs if self.steps and torch.is_floating_point(pair[0])]
-        copied = [pair for pair in pairs if not self.steps or not torch.is_floating_point(pair[0])]  # and counters
+        copied = [pair for pair in pairs if not self.steps or not torch.is_floating_point(pair[0])]
         if weights:
             decay = min(self.decay, (self.steps + 1) / (self.steps + 10))
             torch._foreach_lerp_(*_columns(weights), 1 - decay)
@@ -37,20 +33,20 @@ class WeightAverage(TrainerCallback):
         self.steps += 1
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint must hold: the average and its number of steps."""
+        """The average and its number of steps, for a checkpoint."""
         return self.averaged.state_dict()
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores what [`~WeightAverage.state_dict`] gave."""
+        """Restores a [`~WeightAverage.state_dict`]."""
         self.averaged.load_state_dict(state)
         self.steps = int(self.averaged.n_averaged)
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
-    """Weights and buffers, without their gradients."""
+    """Weights and buffers, detached."""
     return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
 
 
 def _columns(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """All that are first, and all that are second."""
+    """Unzips the pairs."""
     return [first for first, _ in pairs], [second for _, second in pairs]

@@ -1,4 +1,4 @@
-"""Which training sample comes when: batches with a fixed share of samples outside the bias-amplified set."""
+"""Samplers whose order depends on seed and epoch only: it survives a resume, and all processes draw the same."""
 
 from collections.abc import Iterator
 
@@ -9,16 +9,10 @@ from hf_biasensemble.internal.seeding import derived_seed
 
 
 class ConflictingShareSampler(Sampler[int]):
-    """Draws a share of the samples from outside the bias-amplified set, where the bias-conflicting ones are.
+    """Draws the fraction `share`, in (0, 1), from outside the bias-amplified set (mask (N,)), the rest from anywhere.
 
-    The two kinds of draws alternate evenly, so every run of consecutive samples, and so every batch of any size, has
-    the share up to one sample. Both kinds are uniform, without repetition until all have had their turn. The order
-    depends on seed and epoch only: it is the same after a resume and for any number of processes.
-
-    Args:
-        in_amplified_set (`torch.Tensor` of shape (N,), bool): Whether each training sample is in the set.
-        share (`float`): Share of draws from outside the set, in (0, 1); the others come from all samples.
-        seed (`int`): Of the order.
+    The two kinds of draws are interleaved evenly, so each batch has this fraction, up to one sample. Both are uniform
+    and repeat a sample only after all others.
     """
 
     def __init__(self, in_amplified_set: torch.Tensor, share: float, seed: int):
@@ -29,7 +23,7 @@ class ConflictingShareSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order for another epoch."""
+        """Sets the epoch, which changes the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -48,13 +42,14 @@ class ConflictingShareSampler(Sampler[int]):
 
 
 class WeightedSampler(Sampler[int]):
-    """Draws samples with replacement, in proportion to their weights, as many in an epoch as there are samples.
+    """Draws N samples per epoch, with replacement and in proportion to their weights.
 
-    The order depends on seed and epoch only: it is the same after a resume and for any number of processes.
+    Unlike torch's `WeightedRandomSampler`, draws depend on seed and epoch only: they survive a resume, and all
+    processes draw the same.
 
     Args:
-        weights (`torch.Tensor` of shape (N,)): 0 or more, not all 0.
-        seed (`int`): Of the draws.
+        weights (`torch.Tensor` of shape (N,)): Weights, 0 or more and not all 0.
+        seed (`int`): Seed of the draws.
     """
 
     def __init__(self, weights: torch.Tensor, seed: int):
@@ -63,7 +58,7 @@ class WeightedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Other draws for another epoch."""
+        """Sets the epoch, which changes the draws."""
         self.epoch = epoch
 
     def __len__(self) -> int:
