@@ -230,7 +230,7 @@ NOTES = {
     "grey": "grey in RGB; alpha is dropped",
     "black": "black and white in RGB",
     "palette": "its colours; transparency is dropped",
-    "colour": "alpha is dropped, whatever it hides",
+    "colour": "alpha is dropped; hidden pixels show",
     "16-bit": "scaled to 8 bits",
     "12-bit": "scaled to 8 bits",
     "12": "scaled to 8 bits",
@@ -246,13 +246,13 @@ NOTES = {
 
 
 def table_line(kind: str) -> str:
-    note = NOTES.get(kind, NOTES.get(kind.partition(" ")[0], "taken as it is"))
+    note = NOTES.get(kind, NOTES.get(kind.partition(" ")[0], "decoded normally"))
     result = f"left out: {REFUSED[kind]}" if kind in REFUSED else note
     return f"| {kind} | {result} |"
 
 
 def test_the_table_in_the_documentation_is_this_one():
     lines = DOCS.read_text(encoding="utf-8").splitlines()
-    start = lines.index("| image | what it gets |") + 2
+    start = lines.index("| image | result |") + 2
     assert lines[start : start + len(KINDS)] == [table_line(kind) for kind in KINDS]
     assert not lines[start + len(KINDS)].startswith("|")
