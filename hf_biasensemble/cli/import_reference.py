@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING
 from hf_biasensemble.arguments import option, parse_arguments
 from hf_biasensemble.folders.output_folder import check_no_file, written_in
 from hf_biasensemble.internal.errors import BiasEnsembleError, require
-from hf_biasensemble.internal.files import written_whole
 
 if TYPE_CHECKING:
     from hf_biasensemble.models.reference_checkpoint import ReferenceCheckpoint
 
 PAPERS = {"LfF": "2007.02561", "DisEnt": "2107.01372", "BiasEnsemble": "2205.14594"}
-_READS = {
+_NETWORKS = {
     "lff": "It is the {which} network.",
     "disent": "It is the {head} head on the features of the intrinsic and the bias encoder.",
 }
@@ -70,65 +68,45 @@ def main(argv: list[str]) -> int:
         )
     checkpoint = arguments.load()
     save_classifier(checkpoint.model, checkpoint.transform, output_dir)
-    with written_whole(output_dir / "README.md") as file:
-        file.write_text(model_card(checkpoint, arguments), encoding="utf-8")
+    write_card(output_dir, checkpoint, arguments)
     print(f"saved to {output_dir}")
     return 0
 
 
-def model_card(checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> str:
-    """The card of an imported model: where it came from, how it was chosen, how to load it."""
-    from huggingface_hub import ModelCardData
-
-    from hf_biasensemble.models.export import as_published
+def write_card(folder: Path, checkpoint: ReferenceCheckpoint, arguments: ImportArguments) -> None:
+    """Writes the model card: where the model came from, how it was chosen, how to load it."""
     from hf_biasensemble.models.reference_checkpoint import CHECKPOINT_CHOICE
+    from hf_biasensemble.reporting.card.draft import write_short_card
 
     method, dataset, which = str(arguments.method), str(arguments.reference_dataset), arguments.which or "debiased"
     transform, size = checkpoint.transform, checkpoint.image_size
     name = {"lff": "LfF", "disent": "DisEnt"}[method]
-    reads = _READS[method].format(which=which, head="intrinsic" if which == "debiased" else "bias")
-    reads += " It is meant to follow the bias: do not rely on it." if which == "biased" else ""
-    metadata = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["hf_biasensemble", "debiasing", "image-classification", method, dataset],
-    )
+    network = _NETWORKS[method].format(which=which, head="intrinsic" if which == "debiased" else "bias")
+    warning = " It is meant to follow the bias: do not rely on it." if which == "biased" else ""
     files = ""
     for file in checkpoint.files:
         step = f"step {file.step} (counted from 0), " if file.step is not None else ""
         converted = f"{' and '.join(file.converted_from)} converted to float32, " if file.converted_from else ""
         files += f"- `{file.path.name}`: {step}{converted}sha256 `{file.sha256}`\n"
-    folder = json.dumps(Path(str(arguments.output_dir)).resolve().name)
-    trust = ", trust_remote_code=True" if as_published(checkpoint.model) is None else ""
-    papers = "\n".join(f"- {paper}: https://huggingface.co/papers/{number}" for paper, number in PAPERS.items())
-    return f"""---
-{metadata.to_yaml()}
----
+    write_short_card(
+        folder,
+        f"{name} on {dataset}, {which} model",
+        f"""Imported with `hf-biasensemble import-reference` from a checkpoint of the
+[authors' code](https://github.com/kakaoenterprise/BiasEnsemble) of BiasEnsemble. {network}{warning}""",
+        f"""## Origin
 
-# {name} on {dataset}, {which} model
-
-Imported with `hf-biasensemble import-reference` from a checkpoint of the
-[authors' code](https://github.com/kakaoenterprise/BiasEnsemble) of BiasEnsemble. {reads}
-
-```python
-from PIL import Image
-from transformers import pipeline
-
-classify = pipeline("image-classification", model={folder}{trust})
-print(classify(Image.open("image.png").convert("RGB")))
-```
-
-## Origin
-
-{files}- method: {name}, with or without BiasEnsemble (the files do not say)
+{files}- method: {name}, with or without BiasEnsemble (the files do not say which)
 - dataset: {dataset}, classes {", ".join(checkpoint.model.config.id2label.values())}
 - preprocessing: RGB, {size} x {size} pixels, pixel / 255, then mean {list(transform.image_mean)}, standard deviation
   {list(transform.image_std)}
 
 **{CHECKPOINT_CHOICE.capitalize()}.** The authors' code saves both networks whenever the debiased one reaches its best
-test accuracy so far. Accuracy on that test set is therefore too high, and not comparable with the last step of a run.
+test accuracy so far, so accuracy on that test set is too high, and not comparable to that of a run's last step.
 
 ## Papers
 
-{papers}
 """
+        + "\n".join(f"- {paper}: https://huggingface.co/papers/{number}" for paper, number in PAPERS.items()),
+        repository=folder.resolve().name,
+        tags=["image-classification", method, dataset],
+    )

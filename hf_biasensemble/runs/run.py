@@ -41,8 +41,7 @@ from hf_biasensemble.models.build import check_backbone
 from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.reopening import check_reopens
 from hf_biasensemble.reporting.audit.audit import write_audit
-from hf_biasensemble.reporting.card.environment import environment_of
-from hf_biasensemble.reporting.card.model_card import write_model_card
+from hf_biasensemble.reporting.card.model_card import environment_of, write_model_card
 from hf_biasensemble.reporting.run.history import HistoryCallback
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK, NamedProgressCallback, results_table, use_own_progress
 from hf_biasensemble.reporting.run.run_figures import write_run_figures

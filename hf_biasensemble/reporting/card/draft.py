@@ -1,7 +1,7 @@
-"""A short `README.md` for a classifier whose trainer was used without a run, to be completed by its author."""
+"""Short model cards, for classifiers that were saved without a run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_biasensemble.folders.output_folder import CARD_FILE, REPOSITORY_PLACEHOLDER
 from hf_biasensemble.internal.files import written_whole
-from hf_biasensemble.reporting.card.markdown import as_text
+from hf_biasensemble.reporting.card.markdown import as_text, markdown_table
 
 
 def write_draft(
@@ -18,49 +18,44 @@ def write_draft(
     model: PreTrainedModel,
     trainer: str,
     evaluation: Mapping[str, float],
-    tags: Sequence[str] = (),
     model_name: str | None = None,
     **metadata: Any,
 ) -> Path:
-    """Writes the card into a folder that [`~EvaluatingTrainer.save_model`] wrote.
+    """Writes the card of a classifier that [`~EvaluatingTrainer.save_model`] saved, with the metrics of `evaluation`.
 
     Args:
-        folder: The folder.
-        model: The published classifier.
-        trainer: Name of the trainer's class.
-        evaluation: Metrics to list.
-        tags: Further tags.
-        model_name: Title; by default the folder's name.
-        metadata: Further fields of `huggingface_hub.ModelCardData`, such as `license` or `datasets`.
+        model_name: Title; by default the name of the folder.
+        metadata: Further fields of `huggingface_hub.ModelCardData`; `tags` are added to the usual ones.
     """
-    folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    trust = ", trust_remote_code=True" if "auto_map" in config else ""
-    about = {
-        "library_name": "transformers",
-        "pipeline_tag": "image-classification",
-        "tags": ["hf_biasensemble", "debiasing", *tags],
-    }
-    title = as_text(model_name or folder.resolve().name)
     names = ", ".join(as_text(str(name)) for name in model.config.id2label.values())
-    rows = "".join(f"\n| {name} | {value:.4g} |" for name, value in evaluation.items())
-    table = f"\n| metric | value |\n|---|---|{rows}\n" if rows else ""
-    with written_whole(folder / CARD_FILE) as file:
-        file.write_text(
-            f"""---
-{ModelCardData(**(about | metadata)).to_yaml()}
----
+    about = f"An image classifier trained with `{trainer}` of hf_biasensemble. Classes: {names}."
+    if evaluation:
+        rows = [(metric, f"{value:.4g}") for metric, value in evaluation.items()]
+        about += "\n\n" + markdown_table([("metric", "value"), *rows])
+    return write_short_card(folder, model_name or Path(folder).resolve().name, about, **metadata)
 
-# {title}
 
-An image classifier trained with `{trainer}` of hf_biasensemble. Classes: {names}.
-{table}
-```python
+def write_short_card(
+    folder: str | Path,
+    title: str,
+    about: str,
+    details: str = "",
+    repository: str = REPOSITORY_PLACEHOLDER,
+    **metadata: Any,
+) -> Path:
+    """Writes a card with `about`, an example that loads `repository`, and `details`, all Markdown but the title."""
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    remote_code = ", trust_remote_code=True" if "auto_map" in config else ""
+    usual = {"library_name": "transformers", "pipeline_tag": "image-classification"}
+    tags = ["hf_biasensemble", "debiasing", *metadata.get("tags", ())]
+    example = f"""```python
 from transformers import pipeline
 
-classify = pipeline("image-classification", model="{REPOSITORY_PLACEHOLDER}"{trust})
-```
-""",
-            encoding="utf-8",
-        )
-    return folder / CARD_FILE
+classifier = pipeline("image-classification", model={json.dumps(repository, ensure_ascii=False)}{remote_code})
+print(classifier("image.png"))
+```"""
+    front_matter = f"---\n{ModelCardData(**(usual | metadata | {'tags': tags})).to_yaml()}\n---"
+    parts = [front_matter, f"# {as_text(title)}", about, example, details]
+    with written_whole(Path(folder) / CARD_FILE) as file:
+        file.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    return Path(folder) / CARD_FILE

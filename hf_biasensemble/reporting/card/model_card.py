@@ -1,5 +1,4 @@
-"""`README.md` of a finished run: what the model is, how well it does and how to use it, with the same numbers for
-machines in its metadata. The words are in `model_card.md.jinja`."""
+"""The model card of a finished run, with the same numbers in its metadata; the text is in `model_card.md.jinja`."""
 
 import json
 import re
@@ -8,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import timm
+import torch
+import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+import hf_biasensemble
 from hf_biasensemble.arguments.data import IN_MEMORY
-from hf_biasensemble.arguments.descriptors import Method
+from hf_biasensemble.arguments.descriptors import Method, Selector
 from hf_biasensemble.arguments.model import FEATURES
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.evaluation.accuracy import METRICS
@@ -32,15 +35,16 @@ from hf_biasensemble.reporting.run.progress import ORACLE_MARK
 
 _MOST_CLASSES_TO_COUNT = 50
 _MEANINGS = {
-    "accuracy": ("All", "fraction of all images that are classified correctly"),
-    "aligned_accuracy": ("Bias-aligned", "the same on images whose bias attribute is the one typical of their class"),
-    "conflicting_accuracy": ("Bias-conflicting", "the same on all other images, where a shortcut misleads"),
+    "accuracy": ("All", "fraction of all images classified correctly"),
+    "aligned_accuracy": ("Bias-aligned", "accuracy on images with the bias attribute that is typical of their class"),
+    "conflicting_accuracy": ("Bias-conflicting", "accuracy on all other images, where a shortcut misleads"),
     "unbiased_accuracy": (
         "Unbiased",
-        "mean over the groups of class and bias label (of class and aligned or not, where only that is known)",
+        "mean accuracy over the groups of class and bias label (or of class and bias-aligned or not, if only that is "
+        "known)",
     ),
-    "worst_group_accuracy": ("Worst group", "the lowest accuracy of any of these groups"),
-    "ac_score": ("AC score", "harmonic mean of bias-aligned and bias-conflicting"),
+    "worst_group_accuracy": ("Worst group", "lowest accuracy of these groups"),
+    "ac_score": ("AC score", "harmonic mean of bias-aligned and bias-conflicting accuracy"),
 }
 _CHOICES = {
     "last": "the last one",
@@ -58,16 +62,9 @@ def write_model_card(
     num_processes: int = 1,
     hub_id: str | None = None,
 ) -> Path:
-    """Writes `README.md` into the folder of a finished run, with the pictures that are in its `figures/`.
+    """Writes `README.md` from the files of a finished run and the `splits` it used: `train` and the evaluated ones.
 
-    Every number comes from the files that the run left there: `all_results.json`, `config.yaml`, `trainer_state.json`.
-
-    Args:
-        output_dir: Folder of the run.
-        method: How it was trained.
-        splits: `train` and the evaluated splits, which are counted.
-        num_processes: Processes that trained; the batch size is per process.
-        hub_id: Repository that the model is meant for, for the examples.
+    `num_processes` is how many trained, `hub_id` the repository that the examples name.
     """
     folder = Path(output_dir)
     results, config, state = (
@@ -75,28 +72,34 @@ def write_model_card(
         for name in (RESULTS_FILE, "config.json", "trainer_state.json")
     )
     local_settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    chosen_by_folds = results.get("candidates", {})
-    settings = without_local_paths(local_settings) | chosen_by_folds.get("options", {})
+    candidates = results.get("candidates", {})
+    settings = without_local_paths(local_settings) | candidates.get("options", {})
     dataset = Path(local_settings["dataset_name"]).expanduser()
     was_in_memory = local_settings["dataset_name"] == IN_MEMORY
-    # It could be opened, and no folder has that name.
-    dataset_is_on_hub = not dataset.exists() and not was_in_memory
-    dataset_name = local_settings["dataset_name"] if dataset_is_on_hub else dataset.resolve().name
+    # It was loaded, so it is on the Hub unless a folder has that name.
+    is_hub_dataset = not dataset.exists() and not was_in_memory
+    if is_hub_dataset:
+        dataset_name = local_settings["dataset_name"]
+        dataset_text = f"[{dataset_name}](https://huggingface.co/datasets/{dataset_name})"
+    else:
+        dataset_name = dataset.resolve().name
+        dataset_text = "A dataset in memory" if was_in_memory else f"A local folder, {as_code(dataset_name)}"
     name = (hub_id or str(folder.resolve())).split("/")[-1]
-    is_on_hub = "/" in (hub_id or "")  # a name without its owner is not enough to load from
+    is_on_hub = "/" in (hub_id or "")  # a name without its owner cannot be loaded
     is_timm = config["model_type"] == "timm_wrapper"
     head = config["backbone_args"] if config.get("backbone") == FEATURES else {}
     task = "tabular-classification" if head else "image-classification"
-    known = [metric for metric in METRICS if any(f"{split}_{metric}" in results for split in splits)]
+    metrics = [metric for metric in METRICS if any(f"{split}_{metric}" in results for split in splits)]
     choice = results.get("checkpoint_choice", "last")
-    descriptions = [method.selector.about if method.selector else "", method.about]
+    oracle_mark = ORACLE_MARK if choice == "oracle_test" else ""
+    recipes: list[Method | Selector] = [method.selector, method] if method.selector else [method]
     variables = {
         "title": as_text(name),
         "method": method,
-        "about": [text.format_map(settings) for text in descriptions if text],
-        "citations": list(dict.fromkeys([*(method.selector.citations if method.selector else ()), *method.citations])),
+        "about": [recipe.about.format_map(settings) for recipe in recipes if recipe.about],
+        "citations": list(dict.fromkeys(citation for recipe in recipes for citation in recipe.citations)),
         "class_names": [as_text(class_name) for class_name in splits["train"].class_names],
-        "splits": list(splits),
+        "splits": splits,
         "settings": settings,
         "results": results,
         "backbone": as_code(settings["backbone"]),
@@ -106,38 +109,27 @@ def write_model_card(
         "encoders": ["encoder", "bias_encoder"][: config.get("num_encoders", 1)],
         "repository": hub_id if is_on_hub else REPOSITORY_PLACEHOLDER,
         "is_on_hub": is_on_hub,
-        "oracle_mark": ORACLE_MARK if choice == "oracle_test" else "",
+        "oracle_mark": oracle_mark,
         "choice": _CHOICES[choice],
         "last_step": state["global_step"],
-        "accuracy_rows": _accuracy_rows(
-            results,
-            splits,
-            known,
-            [("the classifier before repair", results.get("before", {})), _compared_with(local_settings)],
-        ),
-        "meanings": [_MEANINGS[metric] for metric in known],
-        "figures": {Path(name).stem: name for name in FIGURE_FILES if (folder / name).is_file()},
-        "dataset": f"[{dataset_name}](https://huggingface.co/datasets/{dataset_name})"
-        if dataset_is_on_hub
-        else "A dataset in memory"
-        if was_in_memory
-        else f"A local folder, {as_code(dataset_name)}",
+        "accuracy_rows": _accuracy_rows(results, splits, metrics, _compared_with(local_settings)),
+        "meanings": [_MEANINGS[metric] for metric in metrics],
+        "figures": {Path(file).stem: file for file in FIGURE_FILES if (folder / file).is_file()},
+        "dataset": dataset_text,
         **_counts(splits),
-        "train": splits["train"],
-        "command": _command("" if dataset_is_on_hub else dataset_name, num_processes, results),
-        "candidate_rows": _candidate_rows(chosen_by_folds),
+        "command": _command("" if is_hub_dataset else dataset_name, num_processes, results),
+        "candidate_rows": _candidate_rows(candidates),
         "estimate_rows": _estimate_rows(results),
         "as_text": as_text,
         "table": markdown_table,
     }
-    mark = f" ({ORACLE_MARK})" if choice == "oracle_test" else ""
     metadata = ModelCardData(
         library_name="pytorch" if head else "transformers",
         pipeline_tag=task,
         tags=["debiasing", "spurious-correlation", "hf_biasensemble", method.name, *(["timm"] if is_timm else [])],
-        datasets=[dataset_name] if dataset_is_on_hub else None,
+        datasets=[dataset_name] if is_hub_dataset else None,
         base_model=_base_model(local_settings),
-        metrics=known or None,
+        metrics=metrics or None,
         license=settings.get("license"),
         model_name=name,
         # One per metric and split, so that `{dataset_split}_{metric_type}` is the key in `all_results.json`.
@@ -149,11 +141,11 @@ def write_model_card(
                 dataset_config=settings["dataset_config_name"],
                 dataset_split=split,
                 metric_type=metric,
-                metric_name=f"{_MEANINGS[metric][0]}{mark}",
+                metric_name=f"{_MEANINGS[metric][0]} ({oracle_mark})" if oracle_mark else _MEANINGS[metric][0],
                 metric_value=results[f"{split}_{metric}"],
             )
             for split in splits
-            for metric in known
+            for metric in metrics
             if f"{split}_{metric}" in results
         ]
         or None,
@@ -167,24 +159,26 @@ def write_model_card(
 def _accuracy_rows(
     results: Mapping[str, Any],
     splits: Mapping[str, ImageSplit],
-    known: list[str],
-    others: Sequence[tuple[str, Mapping[str, Any]]],
+    metrics: list[str],
+    compared_with: tuple[str, Mapping[str, Any]],
 ) -> list[list[str]] | None:
-    rows = [["split", *(_MEANINGS[metric][0] for metric in known)]]
-    shown = [(results, "", ""), (results, "last_step_", ", last step for comparison")]
-    shown += [(other, "", f", {name}") for name, other in others]
-    for source, prefix, name in shown:
+    rows = [["split", *(_MEANINGS[metric][0] for metric in metrics)]]
+    for note, source, prefix in (
+        ("", results, ""),
+        (", last step for comparison", results, "last_step_"),
+        (", the classifier before repair", results.get("before", {}), ""),
+        (*compared_with, ""),
+    ):
         for split in splits:
-            values = [source.get(f"{prefix}{split}_{metric}") for metric in known]
+            values = [source.get(f"{prefix}{split}_{metric}") for metric in metrics]
             intervals = {} if prefix else source.get(f"{split}_intervals", {})
-            cells = [_accuracy(value, intervals.get(metric)) for metric, value in zip(known, values, strict=True)]
+            cells = [_accuracy(value, intervals.get(metric)) for metric, value in zip(metrics, values, strict=True)]
             if any(value is not None for value in values):
-                rows.append([f"{split}{name}", *cells])
+                rows.append([f"{split}{note}", *cells])
     return rows if len(rows) > 1 else None
 
 
 def _accuracy(value: float | None, interval: Sequence[float] | None) -> str:
-    """Percent, with both ends of the interval and the number of images where they are known."""
     if value is None:
         return "–"
     if interval is None:
@@ -194,29 +188,29 @@ def _accuracy(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def _estimate_rows(results: Mapping[str, Any]) -> list[list[str]] | None:
-    """What members of BiasEnsemble let one estimate on the validation split, apart from what was measured there."""
+    """The accuracy estimated without bias labels, in a table of its own because it was not measured."""
     intervals = results.get("validation_estimated_intervals")
     if not intervals:
         return None
-    names = {"aligned": "bias-aligned", "conflicting": "bias-conflicting", "unbiased": "unbiased"}
-    keys = {group: f"estimated_{group}_accuracy" for group in names}
-    cells = [_accuracy(results[f"validation_{key}"], intervals[key]) for key in keys.values()]
-    return [["estimated", *names.values()], ["validation", *cells]]
+    groups = ("aligned", "conflicting", "unbiased")
+    keys = [f"estimated_{group}_accuracy" for group in groups]
+    cells = [_accuracy(results[f"validation_{key}"], intervals[key]) for key in keys]
+    return [["estimated", "bias-aligned", "bias-conflicting", "unbiased"], ["validation", *cells]]
 
 
 def _base_model(settings: Mapping[str, Any]) -> str | None:
-    """Hub id of the model whose weights the backbone starts from, if it has one."""
+    """Hub id of the backbone's pretrained weights, if they have one."""
     backbone = settings["backbone"].removeprefix("hf-hub:")
     if not settings["pretrained"] or Path(backbone).expanduser().exists():
         return None
     if "/" in backbone:
-        return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None  # and no folder that is gone
+        return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None  # else a deleted folder
     known = timm.models.get_pretrained_cfg(backbone)
     return known.hf_hub_id if known else None
 
 
 def _compared_with(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and results of the run named by `compare_with`, if it is finished and saw the same images."""
+    """Note and results of the run named by `compare_with`, if it is finished and trained on the same images."""
     folder = Path(settings["compare_with"] or "")
     if not settings["compare_with"] or not (folder / RESULTS_FILE).exists():
         return "", {}
@@ -224,11 +218,11 @@ def _compared_with(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if theirs["train_fingerprint"] != settings["train_fingerprint"]:
         return "", {}
     results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    return f"`{theirs['method']}` on the same data for comparison", results
+    return f", `{theirs['method']}` on the same data for comparison", results
 
 
 def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:
-    """Rows of the tables of images by split and by class, and the percentage of conflicting training images."""
+    """Tables of the images by split and by class, and the percentage of bias-conflicting training images."""
     names = splits["train"].class_names
     split_rows, columns = [["split", "images", "bias-aligned", "bias-conflicting"]], [["class", *map(as_text, names)]]
     percentage = None
@@ -254,31 +248,39 @@ def _counts(splits: Mapping[str, ImageSplit]) -> dict[str, Any]:
 
 
 def _command(local_dataset: str, num_processes: int, results: Mapping[str, Any]) -> str:
-    """What reproduces the model: with several processes, what starts as many on such a device."""
+    """The command that reproduces the model, with a launcher for several processes on the same kind of device."""
     launcher = "python"
-    if num_processes > 1:
-        on_processors = results.get("environment", {}).get("device") == "processors"
+    if num_processes > 1 and results.get("environment", {}).get("device") == "processors":
+        launcher = f"torchrun --nproc_per_node {num_processes}"
+    elif num_processes > 1:
         launcher = f"accelerate launch --multi_gpu --num_processes {num_processes}"
-        launcher = f"torchrun --nproc_per_node {num_processes}" if on_processors else launcher
     data = f" --dataset_name {shlex.quote('path/to/' + local_dataset)}" if local_dataset else ""
     return f"{launcher} train.py --config config.yaml{data} --output_dir outputs/again"
 
 
 def _candidate_rows(choice: Mapping[str, Any]) -> list[list[str]]:
-    """Table of the candidates that a run chose from; empty where it judged none."""
+    """Table of the candidates that a run chose from; empty if it judged none."""
     if not choice.get("candidates"):
         return []
-    rows = [["candidate", f"right on the {choice['hardest']} images that rank", "right on all", "points lost", ""]]
+    rows = [["candidate", f"accuracy on the {choice['hardest']} hardest images", "accuracy", "points lost", ""]]
     for candidate in choice["candidates"]:
-        ranks = in_percent(candidate["on_hardest"], *candidate["interval"])
-        shares = [f"{100 * candidate[key]:.1f}" for key in ("accuracy", "costs")]
         mark = "" if candidate["is_allowed"] else "costs too much"
         rows.append(
             [
                 as_code(candidate["name"]),
-                ranks,
-                *shares,
+                in_percent(candidate["on_hardest"], *candidate["interval"]),
+                f"{100 * candidate['accuracy']:.1f}",
+                f"{100 * candidate['costs']:.1f}",
                 "**chosen**" if candidate["name"] == choice["chosen"] else mark,
             ]
         )
     return rows
+
+
+def environment_of(device: torch.device) -> dict[str, str]:
+    """`device` (the name of the GPU, or `"processors"`) and the versions of the libraries that results depend on."""
+    names = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: "processors"}
+    return {
+        "device": names.get(device.type, str)(device),
+        **{module.__name__: module.__version__ for module in (hf_biasensemble, torch, transformers, datasets, timm)},
+    }

@@ -20,18 +20,15 @@ _COLUMNS = (
 
 
 class HistoryCallback(TrainerCallback):
-    """Writes the evaluations of the whole run to a CSV file after each of them.
-
-    The rows come from the Trainer's own log, which is in every checkpoint: a resumed run has the rows of the run
-    before it and none twice.
-    """
+    """Rewrites the file after each evaluation from the Trainer's log, which checkpoints keep: a resumed run has each
+    row once."""
 
     def __init__(self, file: str | Path):
         self.file = Path(file)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Columns in a fixed order: what a resumed run remembers is in that of the alphabet.
-        rows = pd.DataFrame(state.log_history, columns=_COLUMNS).dropna(thresh=2)  # each has the step
+        # A resumed run loads its log with the keys sorted, hence the fixed order of columns.
+        rows = pd.DataFrame(state.log_history, columns=_COLUMNS).dropna(thresh=2)  # the step and a value
         if state.is_world_process_zero and len(rows):
             with written_whole(self.file) as file:
                 rows.dropna(axis="columns", how="all").to_csv(file, index=False, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What is printed during a run, and the table at its end."""
+"""The progress printed during a run, and the table of results at its end."""
 
 import math
 import sys
@@ -17,7 +17,7 @@ from hf_biasensemble.evaluation.accuracy import METRICS
 ORACLE_MARK = "oracle, chosen on the test set"
 _WIDTH = 11  # of a column
 _SPLITS = ("train", "validation", "test")
-_ACCURACIES = {  # in this order; a key after the split, and its heading
+_ACCURACIES = {  # headings of the metrics of a split, in the order of the columns
     "aligned_accuracy": "aligned",
     "conflicting_accuracy": "conflict.",
     "unbiased_accuracy": "unbiased",
@@ -25,14 +25,12 @@ _ACCURACIES = {  # in this order; a key after the split, and its heading
     "estimated_conflicting_accuracy": "est.confl.",
     "estimated_unbiased_accuracy": "est.unb.",
 }
-
-
-_Column = tuple[str, str, str]  # the key of its numbers, and the two words above it
+_Column = tuple[str, str, str]  # key, group and heading
 
 
 class NamedProgressCallback(TrainerCallback):
-    """Prints losses, learning rate and accuracy below the title `name`: a table with a row per evaluation, or of ten
-    rows if nothing is evaluated; on a terminal, with a progress bar below."""
+    """Prints a table of losses, learning rate and accuracy under the title `name`: a row per evaluation, or ten rows
+    if nothing is evaluated. On a terminal, a progress bar stays below it."""
 
     def __init__(self, name: str):
         self.name = name
@@ -88,18 +86,15 @@ class NamedProgressCallback(TrainerCallback):
 
 
 def use_own_progress(trainer: Trainer) -> None:
-    """Removes the Trainer's own bar (in a notebook, its table) and its printed logs, which a [`NamedProgressCallback`]
-    replaces."""
+    """Removes the Trainer's progress bar (in a notebook, its table) and printed logs, which a
+    [`NamedProgressCallback`] replaces."""
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
     trainer.remove_callback(PrinterCallback)
 
 
 def _columns(training: dict[str, float], evaluated: dict[str, float]) -> list[_Column]:
-    """The columns of what training logged (learning rate, loss, then its terms if there are several) and of the
-    evaluations (by split, then in the order of `_ACCURACIES`; members last).
-
-    A split without bias labels has its accuracy alone; metrics of weights that are not published have no column.
-    """
+    """Learning rate, loss and, if there are several, its terms; then the accuracies of each split, then of members.
+    A split without bias labels has one accuracy; metrics of unpublished weights have no column."""
     terms = [key for key in training if key.startswith("loss_")]
     columns = [("learning_rate", "", "lr"), ("loss", "losses", "loss")]
     columns += [(key, "losses", key.removeprefix("loss_")) for key in terms if len(terms) > 1]
@@ -114,7 +109,7 @@ def _columns(training: dict[str, float], evaluated: dict[str, float]) -> list[_C
 
 
 def _header(columns: list[_Column]) -> list[str]:
-    """Two lines: the groups, each over the first of its columns, then step and headings."""
+    """Two lines: each group above its first column, then the headings."""
     groups = pairwise(["", *(group for _, group, _ in columns)])
     above = "".join((group if group != last else "").rjust(_WIDTH) for last, group in groups)
     headings = "".join(heading[: _WIDTH - 1].rjust(_WIDTH) for *_, heading in columns)
@@ -128,7 +123,12 @@ def _cell(key: str, value: float) -> str:
 
 
 def results_table(results: dict[str, dict[str, float]], splits: Sequence[str] = ("validation", "test")) -> str:
-    """A text table: one row per name and split, one column per metric that anyone has, in percent."""
+    """Formats results as a text table, in percent: a row per run and split, a column per metric.
+
+    Args:
+        results: The results of each run, such as `all_results.json`, by the name to show.
+        splits: The splits to show. Runs and metrics without values are omitted.
+    """
     rows = {
         f"{name} {split}".strip(): {
             metric: 100 * values[f"{split}_{metric}"] for metric in METRICS if f"{split}_{metric}" in values

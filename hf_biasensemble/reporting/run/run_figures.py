@@ -1,4 +1,4 @@
-"""The `figures/` of a finished run; its model card shows those that exist."""
+"""The figures of a finished run, which its model card shows."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def write_run_figures(
     test: ImageSplit | None = None,
     predictions: np.ndarray | None = None,
 ) -> list[Path]:
-    """Replaces the figures in a run's folder: curves of its `history.csv`, its selection, and the accuracy by group of
-    the published model's predictions (N,) for the test split. What there is no data for is left out."""
+    """Replaces the figures in a run's folder: curves from its `history.csv`, the votes of its selection, and accuracy
+    by group from the published model's predictions (N,) on the test split. Figures without data are omitted."""
     folder = Path(output_dir)
     for name in FIGURE_FILES:
         (folder / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What services such as Weights & Biases and Trackio get of a run, beyond what their own callbacks send."""
+"""Additions to the Trainer's callbacks for Weights & Biases and Trackio."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -9,11 +9,10 @@ from transformers import TrainerCallback
 
 from hf_biasensemble.arguments import DebiasingArguments
 
-_WITH_CONFIG = ("wandb", "trackio")
-
 
 class SettingsCallback(TrainerCallback):
-    """Adds the settings of data, network and selection to a run's configuration, which has those of training."""
+    """Adds the settings of data, network and selection to the run's configuration, which has only the training
+    arguments."""
 
     def __init__(self, settings: Mapping[str, Any]):
         self.settings = settings
@@ -21,7 +20,7 @@ class SettingsCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        for name in _WITH_CONFIG:
+        for name in ("wandb", "trackio"):
             if name in args.report_to:
                 config = importlib.import_module(name).config
                 config.update({key: value for key, value in self.settings.items() if key not in config})
@@ -29,8 +28,8 @@ class SettingsCallback(TrainerCallback):
 
 @contextmanager
 def run_of_its_own(args: DebiasingArguments) -> Iterator[None]:
-    """Ends the run at Weights & Biases that began in this block, so that the next training has another one: both write
-    their losses under the same names and steps. Trackio ends a run with its training."""
+    """Ends a Weights & Biases run that started in this block, so that the next training starts its own instead of
+    logging to the same names and steps. Trackio runs end with their training."""
     if "wandb" not in args.report_to or not args.should_save:
         yield
         return

@@ -16,30 +16,21 @@ from hf_biasensemble.judging.predictions import HeldOutPredictions, pooled
 
 @dataclass(frozen=True)
 class Cell:
-    """One finished run of a sweep.
+    """One finished run of a sweep. Metrics are in percent, on the test split if `is_of_test`, else on the validation
+    split; `last_step` also has `last_five_accuracy`, averaged over the last five evaluations."""
 
-    Attributes:
-        data: Configuration of the dataset, for instance `"1pct"`.
-        last_step: Metrics of the last step on the reported split, in percent; `last_five_accuracy` is the accuracy
-            averaged over the last five evaluations.
-        chosen: Metrics of the published step, where `checkpoint_choice` is not `last`.
-        held_out: What the published model predicts for the validation images, if the run left that.
-        is_of_test: Whether `last_step` and `chosen` are of the test split, not of the validation split.
-    """
-
-    data: str
+    data: str  # configuration of the dataset
     method: str
     seed: int
     last_step: dict[str, float]
-    chosen: dict[str, float]
+    chosen: dict[str, float]  # the published step; empty if that is the last one
     checkpoint_choice: str
-    held_out: HeldOutPredictions | None = None
+    held_out: HeldOutPredictions | None = None  # of the published model
     is_of_test: bool = True
 
     @classmethod
     def read(cls, folder: Path, data: str, method: str, seed: int, folds: Sequence[Path] = ()) -> "Cell":
-        """Reads the results of the run in the folder: of its test split or, without one, its validation split. With
-        folds, what these runs say of the images that they were trained without."""
+        """Reads the results of a run; `folds` are runs of its folds, whose held-out predictions replace its own."""
         results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         split = "test" if "test_accuracy" in results else "validation"
         choice = results["checkpoint_choice"]
@@ -56,7 +47,7 @@ class Cell:
 
     @property
     def published(self) -> dict[str, float]:
-        """Metrics of the published step, in percent."""
+        """Metrics of the published step."""
         return self.chosen or self.last_step
 
 

@@ -1,4 +1,4 @@
-"""The tables of a sweep: mean and spread over seeds, and each method's gain over its baseline, seed by seed."""
+"""The tables of a sweep: mean and spread over seeds, and the gain of each method over its baseline."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,21 +30,9 @@ def write_sweep_tables(
     missing: Sequence[str] = (),
     baselines: Mapping[str, str | None] | None = None,
 ) -> str:
-    """Writes `table.md`, `table.csv` (mean and standard deviation), `cells.csv` (one row per run) and `table.png`.
-
-    Args:
-        cells: The finished runs, in the order of the rows.
-        folder: Where to.
-        missing: Runs without a result, and why.
-        baselines: By method, the one that its gain is counted against.
-
-    Returns:
-        The content of `table.md`.
-    """
+    """Writes `table.md`, `table.csv` (mean and standard deviation), `cells.csv` (one row per run) and `table.png`, and
+    returns the text of `table.md`. `missing` lists runs without a result, `baselines` is by method."""
     baselines = baselines or {}
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.data, cell.method), []).append(cell)
     runs, chosen = (
         pd.DataFrame(
             {"data": cell.data, "method": cell.method, "seed": cell.seed, **getattr(cell, which)}
@@ -58,12 +46,12 @@ def write_sweep_tables(
         "Accuracy in percent, mean ± standard deviation over seeds (sample standard deviation, ddof 1).",
         f"## Last step\n\n{_means_table(runs, metrics)}",
     ]
-    if len(chosen):  # the published step, of runs that did not publish the last
+    if len(chosen):
         choice = next(cell.checkpoint_choice for cell in cells if cell.chosen)
         mark = ORACLE_MARK if choice == "oracle_test" else choice
         known = [metric for metric in metrics if metric in METRICS and metric in chosen]
         sections.append(f"## Published step ({mark})\n\n{_means_table(chosen, known)}")
-    sections += [*_gain_section(runs, metrics, baselines), *judged_section(groups, baselines)]
+    sections += [*_gain_section(runs, metrics, baselines), *judged_section(cells, baselines)]
     sections += ["## Without a result\n\n" + "\n".join(f"- {line}" for line in missing)] if missing else []
     text = "\n\n".join(sections)
     with written_whole(folder / "table.md") as file:
@@ -94,7 +82,7 @@ def _means_table(runs: pd.DataFrame, metrics: Sequence[str]) -> str:
 
 
 def _gain_section(runs: pd.DataFrame, metrics: Sequence[str], baselines: Mapping[str, str | None]) -> list[str]:
-    """What a method adds to its baseline at the last step, paired by seed."""
+    """Gains at the last step, paired by seed."""
     rows = [["data", "method", "baseline", "accuracy", "per seed", "mean ± sd", "higher"]]
     by_run = {name: of_run.set_index("seed") for name, of_run in runs.groupby(_RUN, sort=False)}
     for (data, method), of_run in by_run.items():
