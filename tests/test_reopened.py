@@ -172,7 +172,10 @@ def test_network_that_cannot_be_published_is_refused_before_anything_is_written(
     del junk  # so that uninitialised memory is not zero by chance
     assert train(digits, tmp_path / "out", method, backbone=f"zoo_{backbone}_resnet", image_size=32) == 2
     message = error_line(capsys)
-    assert f"--backbone zoo_{backbone}_resnet: expected a network that opens again" in message and found in message
+    assert (
+        f"--backbone zoo_{backbone}_resnet: expected a network that can be saved and reopened unchanged" in message
+        and found in message
+    )
     assert "factor" in message or backbone == "broken"
     assert not (tmp_path / "out").exists()
 

@@ -337,7 +337,7 @@ def test_what_is_a_checkpoint(tmp_path, monkeypatch):
     "changes, message",
     [
         ({"backbone": "someone/nothing", "pretrained": "true"}, "--backbone someone/nothing: expected mlp, the name"),
-        ({"backbone": "BERT"}, "expected an architecture that transformers has an image classifier of, found bert"),
+        ({"backbone": "BERT"}, "expected an architecture with an image classifier in transformers, found bert"),
         ({"backbone": "TWO"}, "expected an image classifier with one last layer, found SwiftFormer"),
         ({"backbone": "VIT", "backbone_args": '{"depth": 2}'}, "expected options of the configuration of"),
         (

@@ -1,4 +1,4 @@
-"""What the name of a backbone stands for: an architecture of timm or transformers, its weights, its preprocessing."""
+"""Resolves the name of a backbone to an architecture of timm or transformers, its arguments and its preprocessing."""
 
 import json
 import re
@@ -14,12 +14,7 @@ import timm
 import torch
 from timm.models import parse_model_name, resolve_model_input_args
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 from transformers.utils import logging
 
@@ -32,28 +27,23 @@ from hf_biasensemble.models.modeling_debiased import (
     DebiasedImageClassifierConfig,
 )
 
-# A saved model brings its modeling file along, for those who do not have this package; those who do are asked nothing.
+# Saved models bring their modeling file for users without this package; with it, no trust_remote_code is needed.
 DebiasedImageClassifierConfig.register_for_auto_class()
 DebiasedImageClassifier.register_for_auto_class("AutoModelForImageClassification")
 AutoConfig.register(DebiasedImageClassifierConfig.model_type, DebiasedImageClassifierConfig, exist_ok=True)
 AutoModelForImageClassification.register(DebiasedImageClassifierConfig, DebiasedImageClassifier, exist_ok=True)
 
-_LABELS = 4099  # as wide as no other layer
-_OF_THIS_FILE = (
+_LABELS = 4099  # a width that no other layer has
+_NOT_ARCHITECTURE = (
     *("id2label", "label2id", "problem_type", "dtype", "auto_map", "transformers_version", "_name_or_path"),
     *("pretrained_cfg", "image_processor_type"),
 )
-"""What a configuration says beside the architecture."""
+"""Keys of a configuration that do not describe the architecture."""
 
 
 class Source(NamedTuple):
-    """What a backbone's name stands for.
-
-    Attributes:
-        architecture: A name of timm, `"mlp"`, `"features"` or `"transformers"`.
-        arguments: What else makes the network.
-        cfg: timm's `pretrained_cfg`; `None` for a plain name of timm and for most classifiers of transformers.
-    """
+    """A resolved backbone. `architecture` is a timm model, `"mlp"`, `"features"` or `"transformers"`; `cfg` is timm's
+    `pretrained_cfg`, `None` for a plain timm name and for most classifiers of transformers."""
 
     architecture: str
     arguments: dict[str, Any]
@@ -61,11 +51,7 @@ class Source(NamedTuple):
 
 
 def source_of(model_args: ModelArguments) -> Source:
-    """What the backbone of these arguments is; nothing in the result depends on a folder.
-
-    Raises:
-        `BiasEnsembleError`: If nothing of that name can be opened, or it is no image classifier with one last layer.
-    """
+    """Resolves the backbone of these arguments; the result does not depend on any folder."""
     name, given = model_args.backbone, model_args.timm_arguments()
     if not is_checkpoint(name):
         with timm_errors_named(model_args):
@@ -77,14 +63,14 @@ def source_of(model_args: ModelArguments) -> Source:
 
 
 def from_scratch(model_args: ModelArguments, **changes: Any) -> ModelArguments:
-    """The same network with initial weights and a linear head, all of it trained, and with these changes."""
+    """The same network with a linear head, trained as a whole from initial weights, and with these changes."""
     own: dict[str, Any] = {"pretrained": False, "pretrained_weights": None, "pretrained_weights_sha256": None}
     own |= {"init_from": None, "freeze_backbone": False, "train_layers": None, "head": "linear"}
     return replace(model_args, **own | changes)
 
 
 def is_checkpoint(backbone: str) -> bool:
-    """Whether this is a folder or Hub id of an image classifier that transformers opens, and no name of timm's."""
+    """Whether this is the folder or Hub id of an image classifier that transformers opens, not a timm model."""
     if re.match(r"[a-z-]+:", backbone) or backbone in ("mlp", FEATURES, TRANSFORMERS):
         return False
     return "/" in backbone or (Path(backbone).is_dir() and not timm.is_model(backbone))
@@ -92,29 +78,26 @@ def is_checkpoint(backbone: str) -> bool:
 
 @contextmanager
 def timm_errors_named(model_args: ModelArguments) -> Iterator[None]:
-    """Turns whatever timm or transformers raise for a backbone or its arguments into a `BiasEnsembleError`."""
+    """Turns any error that timm or transformers raise for a backbone or its arguments into a `BiasEnsembleError`."""
     try:
         yield
     except BiasEnsembleError:
         raise
-    except Exception as error:  # each network raises its own for arguments that it does not take
-        name, given = model_args.backbone, ""
-        if model_args.backbone_args:
-            given = f" with --backbone_args {model_args.timm_arguments()}"
-        said = " ".join(str(error).split())[:300]
-        if not said or not isinstance(error, (RuntimeError, TypeError)):
-            said = f"{type(error).__name__} {said}"
-        if is_checkpoint(name):
-            raise BiasEnsembleError(f"--backbone {name}{given}: {said}") from error
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "none"
-        raise BiasEnsembleError(
-            f"--backbone {name}{given}: {said}; timm models with a similar name: {near}"
-        ) from error
+    except Exception as error:  # every network raises its own types for arguments that it does not accept
+        name, near = model_args.backbone, ""
+        given = f" with --backbone_args {model_args.timm_arguments()}" if model_args.backbone_args else ""
+        reason = " ".join(str(error).split())[:300]
+        if not reason or not isinstance(error, (RuntimeError, TypeError)):
+            reason = f"{type(error).__name__} {reason}"
+        if not is_checkpoint(name):
+            similar = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+            near = f"; timm models with a similar name: {', '.join(similar) or 'none'}"
+        raise BiasEnsembleError(f"--backbone {name}{given}: {reason}{near}") from error
 
 
 @cache
 def _of_timm(name: str) -> Source:
-    """A backbone in a folder (`local-dir:`) or on the Hub (`hf-hub:`), as timm saves it."""
+    """A backbone that timm saved in a folder (`local-dir:`) or on the Hub (`hf-hub:`)."""
     arguments = resolve_model_input_args(name)
     architecture, cfg = arguments.pop("model_name"), arguments.pop("pretrained_cfg")
     for unneeded in ("pretrained_model_args", "num_classes"):
@@ -128,17 +111,12 @@ def _of_timm(name: str) -> Source:
 def _of_checkpoint(name: str, backbone_args: str | None, changed: int) -> Source:
     given = json.loads(backbone_args or "{}")
     try:
-        config, unused = AutoConfig.from_pretrained(
-            name,
-            return_unused_kwargs=True,
-            trust_remote_code=False,
-            **given,
-        )
+        config, unused = AutoConfig.from_pretrained(name, return_unused_kwargs=True, trust_remote_code=False, **given)
     except (OSError, ValueError) as error:
         raise BiasEnsembleError(
             f"--backbone {name}: expected mlp, the name of a timm model, or the folder or Hub id of an image "
-            f"classifier, found none that opens ({' '.join(str(error).split())[:200]}); timm's own are hf-hub:ID or "
-            "local-dir:FOLDER"
+            f"classifier, found none that opens ({' '.join(str(error).split())[:200]}); prefix models saved by timm "
+            "with hf-hub: or local-dir:"
         ) from error
     cfg = getattr(config, "pretrained_cfg", None)
     if config.model_type == "timm_wrapper":
@@ -150,25 +128,22 @@ def _of_checkpoint(name: str, backbone_args: str | None, changed: int) -> Source
         )
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise BiasEnsembleError(
-            f"--backbone {name}: expected an architecture that transformers has an image classifier of, found "
+            f"--backbone {name}: expected an architecture with an image classifier in transformers, found "
             f"{config.model_type}"
         )
     config.architectures = config.architectures or []
-    stated = json.loads(config.to_json_string(use_diff=True)) | {"model_type": config.model_type}
-    classifier = {key: value for key, value in stated.items() if key not in _OF_THIS_FILE}
+    options = json.loads(config.to_json_string(use_diff=True)) | {"model_type": config.model_type}
+    classifier = {key: value for key, value in options.items() if key not in _NOT_ARCHITECTURE}
     try:
         processor = None if cfg else AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
     except (OSError, ValueError, ImportError):
-        processor = None  # what is needed of it can be given
-    return Source(TRANSFORMERS, {"classifier": classifier, "head": head_of(config, name), "processor": processor}, cfg)
+        processor = None  # the user can give preprocessing options instead
+    arguments = {"classifier": classifier, "head": _head_of(config, name), "processor": processor}
+    return Source(TRANSFORMERS, arguments, cfg)
 
 
-def head_of(config: PreTrainedConfig, name: str) -> str:
-    """Name of the one layer that gives the logits, linear or a convolution of one pixel.
-
-    Raises:
-        `BiasEnsembleError`: If there is none or more than one.
-    """
+def _head_of(config: PreTrainedConfig, name: str) -> str:
+    """Name of the only layer that computes the logits, linear or a 1x1 convolution."""
     if config.model_type == DebiasedImageClassifierConfig.model_type:
         return "classifier"
     config = deepcopy(config)
@@ -176,8 +151,8 @@ def head_of(config: PreTrainedConfig, name: str) -> str:
     with torch.device("meta"):
         network = AutoModelForImageClassification.from_config(config)
     heads = [
-        of
-        for of, module in network.named_modules()
+        layer
+        for layer, module in network.named_modules()
         if (isinstance(module, nn.Linear) and module.out_features == _LABELS)
         or (isinstance(module, nn.Conv2d) and module.out_channels == _LABELS and module.kernel_size == (1, 1))
     ]
@@ -191,8 +166,7 @@ def head_of(config: PreTrainedConfig, name: str) -> str:
 
 @contextmanager
 def without_bar(warnings: bool = True) -> Iterator[None]:
-    """No progress bar of transformers for weights that are read or written in a moment, beside that of training, and
-    without `warnings` none of these."""
+    """Hides transformers' progress bars for reading and writing weights; `warnings=False` hides warnings, too."""
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity(level if warnings else logging.ERROR)

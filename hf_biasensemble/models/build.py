@@ -1,4 +1,4 @@
-"""Untrained networks from the settings, each from a seed of its own."""
+"""Builds networks from the settings, each with its own seed."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
 from hf_biasensemble.models.backbones import source_of, timm_errors_named
-from hf_biasensemble.models.early_layers import EarlyAndFinal, check_early_layers
+from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.fine_tuning import freeze_first_layers
 from hf_biasensemble.models.modeling_debiased import (
     FEATURES,
@@ -26,7 +26,7 @@ from hf_biasensemble.models.weights import load_pretrained, start_from
 def classifier_config(
     model_args: ModelArguments, class_names: list[str], num_encoders: int = 1
 ) -> DebiasedImageClassifierConfig:
-    """Configuration of a classifier for these classes."""
+    """The configuration of a classifier of these classes."""
     source = source_of(model_args)
     return DebiasedImageClassifierConfig(
         backbone=source.architecture,
@@ -39,19 +39,9 @@ def classifier_config(
 
 
 def check_backbone(model_args: ModelArguments, batch_size: int, member_features: str = "final") -> None:
-    """Tries one encoder, with its weights, on one black image, so that a backbone that does not fit is refused before
-    anything is written.
+    """Runs one pretrained encoder on a black image, to refuse an unsuitable backbone before anything is written.
 
-    Args:
-        model_args (`ModelArguments`): Network and image size.
-        batch_size (`int`): Samples in a training batch, at least 1.
-        member_features (`str`, *optional*, defaults to `"final"`): What members are to see of it, `"early"` or
-            `"final"`. A frozen backbone without early layers shows them final features.
-
-    Raises:
-        `BiasEnsembleError`: If there is no such backbone, its weights cannot be loaded or do not fit, it cannot take
-            images of that size, does not give pooled features or those of early layers, has fewer layers than are to
-            be trained, or cannot train on so few samples at once.
+    With a frozen backbone, `member_features="early"` needs no early layers: members then read final features.
     """
     if model_args.backbone == FEATURES:
         return
@@ -62,12 +52,12 @@ def check_backbone(model_args: ModelArguments, batch_size: int, member_features:
     with torch.no_grad():
         try:
             features = encoder(image)
-        except Exception as error:  # networks refuse a size with whatever their layers raise
+        except Exception as error:  # each network has its own errors for a wrong size
             reason = " ".join(str(error).split())[:200] or repr(error)
             size = "image_size" if config.backbone == TRANSFORMERS else "img_size"
             raise BiasEnsembleError(
-                f"{where}: expected a network that takes this size, found {reason}; use the size it is made for, or "
-                "pass yours on where the network has an argument for it, as vision transformers have: "
+                f"{where}: expected a network that takes this size, found {reason}; use the size it was made for, or "
+                "pass yours if the network has an argument for it, as vision transformers do: "
                 f"--backbone_args '{{\"{size}\": {config.image_size}}}'"
             ) from error
         width = feature_width(encoder)
@@ -76,10 +66,12 @@ def check_backbone(model_args: ModelArguments, batch_size: int, member_features:
             raise BiasEnsembleError(
                 f"{where} with arguments {model_args.timm_arguments()}: expected pooled features (B, "
                 f"{width or 'num_features'}), found {found} for one image; use another backbone, or leave out "
-                "--backbone_args that change its output"
+                "--backbone_args that change the output"
             )
         if member_features == "early" and not model_args.freeze_backbone:
-            check_early_layers(EarlyAndFinal(encoder, config.image_size), model_args.backbone)
+            expected = f"final, since {model_args.backbone} gives no outputs of early layers"
+            has_early = EarlyAndFinal(encoder, config.image_size).early_width > 0
+            require(has_early, "--member_features", expected, "early")
         if batch_size == 1:
             try:
                 encoder.train()(image)
@@ -91,7 +83,7 @@ def check_backbone(model_args: ModelArguments, batch_size: int, member_features:
 
 
 def backbone_alone(model_args: ModelArguments) -> nn.Module:
-    """The encoder that the arguments name, without a classifier; raises as [`build_classifiers`]."""
+    """The encoder that the arguments name, without a classifier."""
     with timm_errors_named(model_args):
         encoder = build_with_seed(0, lambda: build_encoder(classifier_config(model_args, [])))
     _load_and_freeze([encoder], model_args)
@@ -101,18 +93,7 @@ def backbone_alone(model_args: ModelArguments) -> nn.Module:
 def build_classifiers(
     model_args: ModelArguments, class_names: list[str], seeds: Sequence[int], num_encoders: int = 1
 ) -> list[DebiasedImageClassifier]:
-    """A classifier for each seed. Its encoders start from the weights that the arguments name, which are read once for
-    all; everything else, from the seed.
-
-    Args:
-        model_args (`ModelArguments`): Architecture, weights, and how many layers are trained.
-        class_names (`list[str]`): Names of the classes.
-        seeds (`Sequence[int]`): Of everything that is not pretrained.
-        num_encoders (`int`, *optional*, defaults to 1): 1, or 2 for DisEnt.
-
-    Raises:
-        `BiasEnsembleError`: If there is no such backbone, or its weights cannot be loaded or do not fit.
-    """
+    """One classifier for each seed, which initialises all layers without pretrained weights; those are read once."""
 
     def build() -> DebiasedImageClassifier:
         return DebiasedImageClassifier(classifier_config(model_args, class_names, num_encoders))
@@ -124,7 +105,7 @@ def build_classifiers(
 
 
 def _load_and_freeze(encoders: list[nn.Module], model_args: ModelArguments) -> None:
-    """Gives encoders the weights that the arguments name, if any, and freezes their first layers."""
+    """Loads the pretrained weights that the arguments name, if any, and freezes the first layers."""
     if model_args.starts_pretrained:
         load_pretrained(encoders, model_args)
     for encoder in encoders:
@@ -134,41 +115,43 @@ def _load_and_freeze(encoders: list[nn.Module], model_args: ModelArguments) -> N
 def classifier_alone(
     model_args: ModelArguments, class_names: list[str], seed: int, num_encoders: int = 1
 ) -> DebiasedImageClassifier:
-    """The classifier that a run publishes, before training."""
-    seeds = [derived_seed(seed, "debiased model")]
-    return _started(build_classifiers(model_args, class_names, seeds, num_encoders)[0], model_args)
+    """Builds the classifier that a run publishes, before training.
 
+    Args:
+        model_args (`ModelArguments`): Architecture and initial weights, with preprocessing settled.
+        class_names (`list[str]`): Names of the classes, by class number.
+        seed (`int`): Seed of the run.
+        num_encoders (`int`, *optional*, defaults to 1): 1, or 2 for DisEnt.
 
-def _started(model: DebiasedImageClassifier, model_args: ModelArguments) -> DebiasedImageClassifier:
-    """The classifier with the weights of the one named by `init_from`, if any."""
-    if model_args.init_from:
-        start_from(model, model_args.init_from, model_args.init_part)
-    return model
+    Raises:
+        `BiasEnsembleError`: If there is no such backbone, or its weights cannot be loaded or do not fit.
+    """
+    (model,) = build_classifiers(model_args, class_names, [derived_seed(seed, "debiased model")], num_encoders)
+    return start_from(model, model_args)
 
 
 def biased_and_debiased(model_args: ModelArguments, class_names: list[str], seed: int) -> BiasedDebiasedPair:
-    """f_B and f_D of LfF. The debiased model starts from the same weights as the classifier alone."""
+    """Builds the models f_B and f_D of LfF; f_D starts from the same weights as [`classifier_alone`], whose arguments
+    and errors are the same."""
     seeds = [derived_seed(seed, name) for name in ("biased model", "debiased model")]
     biased, debiased = build_classifiers(model_args, class_names, seeds)
-    return BiasedDebiasedPair(biased, _started(debiased, model_args))
+    return BiasedDebiasedPair(biased, start_from(debiased, model_args))
 
 
 def disentangled(model_args: ModelArguments, class_names: list[str], seed: int) -> DisentangledPair:
-    """The two encoders and two heads of DisEnt."""
+    """Builds the two encoders and two heads of DisEnt; arguments and errors are those of [`classifier_alone`]."""
     debiased = classifier_alone(model_args, class_names, seed, num_encoders=2)
-    if not any(True for encoder in debiased.encoders() for _ in encoder.parameters()):
+    if not list(debiased.encoder.parameters()):
         raise BiasEnsembleError(
             "--head: expected mlp with --freeze_backbone and two encoders to disentangle, found linear, which leaves "
-            "these without a weight"
+            "the encoders without weights"
         )
-    head = debiased.classifier
-    return DisentangledPair(
-        debiased,
-        build_with_seed(derived_seed(seed, "bias head"), lambda: nn.Linear(head.in_features, head.out_features)),
-    )
+    width, classes = debiased.classifier.in_features, debiased.classifier.out_features
+    bias_head = build_with_seed(derived_seed(seed, "bias head"), lambda: nn.Linear(width, classes))
+    return DisentangledPair(debiased, bias_head)
 
 
 def build_members(model_args: ModelArguments, class_names: list[str], num_members: int, seed: int) -> MemberEnsemble:
-    """The biased members of BiasEnsemble, each with its own initialisation."""
+    """Builds the biased members of BiasEnsemble, each with its own initialisation."""
     seeds = [derived_seed(seed, "member", number) for number in range(num_members)]
     return MemberEnsemble(build_classifiers(model_args, class_names, seeds))

@@ -1,7 +1,7 @@
-"""Features of early layers as well as the final ones, from one pass through a backbone.
+"""Final features and features of early layers, from one pass through a backbone.
 
-Early layers show a shortcut such as colour or texture more clearly than the class: members that read them follow the
-shortcut where members on the last layer already recognise the class.
+Early layers encode shortcuts such as colour or texture more clearly than the class, so members that read them follow
+the shortcut where members on the last layer already recognise the class.
 """
 
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_biasensemble.internal.errors import require
 from hf_biasensemble.models.modeling_debiased import TransformersEncoder, feature_width
 
 NUM_LAYERS = 4
@@ -17,14 +16,10 @@ LARGEST = torch.finfo(torch.float16).max
 
 
 class EarlyAndFinal(nn.Module):
-    """Images (B, C, H, W) through a backbone: its pooled features (B, W), then (B, E) of early layers.
+    """Images (B, C, H, W) -> the backbone's pooled features (B, W), then features of its early layers (B, E).
 
-    These are mean and standard deviation over space of each channel of [`early_layers`]; of values that are never
-    negative, as after a ReLU, the logarithm of 1 + the value.
-
-    Args:
-        backbone (`nn.Module`): A timm model without a classifier, or a [`TransformersEncoder`].
-        image_size (`int`): Height and width that it takes.
+    Features of [`early_layers`] are the spatial mean and log1p of the standard deviation of each channel; after a
+    ReLU, log1p of the mean. The backbone is a timm model without a classifier or a [`TransformersEncoder`].
     """
 
     def __init__(self, backbone: nn.Module, image_size: int):
@@ -38,14 +33,14 @@ class EarlyAndFinal(nn.Module):
             try:
                 final, maps = self._final_and_maps(probe.to(device))
                 found = [final.shape == (2, self.width), torch.allclose(final, backbone(probe.to(device)), atol=1e-4)]
-            except Exception:  # whatever a family raises that has no such outputs
+            except Exception:  # families without intermediate outputs raise unrelated types
                 found = [False]
         if all(found):
             self.never_negative = [bool(values.min() >= 0) for values in maps]
             self.early_width = 2 * sum(values.shape[1] for values in maps)
 
     def columns(self, kind: str) -> slice:
-        """Where in the output `"final"` or `"early"` features are."""
+        """The columns of `"final"` or `"early"` features in the output."""
         return slice(0, self.width) if kind == "final" else slice(self.width, self.width + self.early_width)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -62,23 +57,17 @@ class EarlyAndFinal(nn.Module):
         backbone: Any = self.backbone
         if isinstance(backbone, TransformersEncoder):
             outputs = backbone.network(pixel_values=images, output_hidden_states=True)
-            maps = [_channels_first(values) for values in outputs.hidden_states[1:]]  # the first is no layer's
-            return outputs.logits, [maps[number] for number in early_layers([1 / of[0, 0].numel() for of in maps])]
-        reductions = [output["reduction"] for output in getattr(backbone, "feature_info", None) or []]
-        layers = early_layers(reductions)
+            maps = [_channels_first(values) for values in outputs.hidden_states[1:]]  # the first is the input
+            layers = early_layers([1 / values[0, 0].numel() for values in maps])
+            return outputs.logits, [maps[number] for number in layers]
+        layers = early_layers([output["reduction"] for output in getattr(backbone, "feature_info", None) or []])
         last, maps = backbone.forward_intermediates(images, indices=layers, output_fmt="NCHW")
         return backbone.forward_head(last), maps
 
 
-def check_early_layers(network: EarlyAndFinal, backbone: str) -> None:
-    """Raises `BiasEnsembleError` if the network, which has this name, gives no outputs of early layers."""
-    expected = f"final, since {backbone} gives no outputs of early layers"
-    require(network.early_width > 0, "--member_features", expected, "early")
-
-
 def early_layers(reductions: list[float]) -> list[int]:
-    """Numbers of up to four early outputs, given how much smaller than the image each is: of a network in stages,
-    those before the last stage; where all have one resolution, evenly spaced ones up to two thirds of the depth."""
+    """Indices of up to four early outputs, given the reduction of each: those before the last stage, or, if all have
+    the same resolution, evenly spaced ones in the first two thirds of the depth."""
     if len(set(reductions)) > 1:
         return list(range(len(reductions) - 1))[-NUM_LAYERS:]
     last = 2 * len(reductions) / 3
@@ -86,7 +75,7 @@ def early_layers(reductions: list[float]) -> list[int]:
 
 
 def _channels_first(values: torch.Tensor) -> torch.Tensor:
-    """Tokens (B, N, C) or a square map (B, C, H, W) or (B, H, W, C), as (B, C, H, W) or (B, C, N, 1)."""
+    """Tokens (B, N, C) -> (B, C, N, 1); square maps (B, C, H, W) or (B, H, W, C) -> (B, C, H, W)."""
     if values.dim() == 3:
         return values.transpose(1, 2).unsqueeze(-1)
     height, last = values.shape[1], values.shape[3]

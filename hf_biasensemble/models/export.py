@@ -1,9 +1,8 @@
-"""Saving a classifier so that `from_pretrained` opens it, and opening it with its preprocessing.
+"""Saves classifiers for `from_pretrained`, and opens them with their preprocessing.
 
-A single-encoder classifier becomes what its backbone came as, which transformers load without our code: a
-model of transformers with an image processor, or `timm_wrapper`, which timm opens too. Anything else is saved with its
-modeling file beside it, and names the image processor of `timm_wrapper` in `config.json`: as in training, that resizes
-and crops with PIL and computes `(pixel / 255 - mean) / std` in that order.
+A single-encoder classifier is saved in the format of its backbone, which transformers opens without our code: a
+transformers model with an image processor, or `timm_wrapper`, which timm opens, too. Other classifiers are saved with
+their modeling file, and with the image processor of `timm_wrapper`, which preprocesses images as training does.
 """
 
 from pathlib import Path
@@ -42,30 +41,19 @@ from hf_biasensemble.models.preprocessing import (
 def save_classifier(
     model: DebiasedImageClassifier, transform: ImageTransform, folder: str | Path, geometry: Geometry | None = None
 ) -> PreTrainedModel:
-    """Writes config, weights (safetensors), preprocessing and, where needed, the modeling file.
-
-    Args:
-        model (`DebiasedImageClassifier`): The trained classifier.
-        transform (`ImageTransform`): The preprocessing it was trained with; its augmentation is not saved.
-        folder (`str` or `Path`): Where to; made if missing.
-        geometry (`Geometry`, *optional*): How its images were resized and cropped; by default, squashed to the
-            configuration's `image_size`.
-
-    Returns:
-        `PreTrainedModel`: What was written: the same as a model of transformers or timm, or the classifier itself.
-    """
+    """Writes config, weights, preprocessing and, where needed, the modeling file; returns the model as saved. Without
+    a `geometry`, images are squashed to the configuration's `image_size`."""
     config, geometry = model.config, geometry or Geometry(model.config.image_size)
     saved = as_published(model) or model
     weights: Any = saved
     if isinstance(saved, TimmWrapperForImageClassification):
-        weights = saved.timm_model  # keys as timm has them, so that it opens them too
-        as_timm_adapts = {key: weights.pretrained_cfg.get(key) for key in ("classifier", "first_conv")}
-        saved.config.pretrained_cfg = pretrained_cfg_of(transform, geometry) | as_timm_adapts
-    elif config.backbone == FEATURES:
-        pass  # no images, so no preprocessing of them
+        weights = saved.timm_model  # timm opens only its own keys
+        layers = {key: weights.pretrained_cfg.get(key) for key in ("classifier", "first_conv")}
+        saved.config.pretrained_cfg = pretrained_cfg_of(transform, geometry) | layers
     elif isinstance(saved, DebiasedImageClassifier):
-        saved.config.pretrained_cfg = pretrained_cfg_of(transform, geometry)
-        saved.config.image_processor_type = TimmWrapperImageProcessor.__name__
+        if config.backbone != FEATURES:
+            saved.config.pretrained_cfg = pretrained_cfg_of(transform, geometry)
+            saved.config.image_processor_type = TimmWrapperImageProcessor.__name__
     else:
         processor_for(config.backbone_args["processor"], transform, geometry).save_pretrained(folder)
     with without_bar():
@@ -74,7 +62,7 @@ def save_classifier(
 
 
 def as_published(model: DebiasedImageClassifier) -> PreTrainedModel | None:
-    """The same classifier as what its backbone came as, or `None` where that cannot express it."""
+    """The same classifier in the format of its backbone; `None` if that format cannot express it."""
     config = model.config
     if config.backbone in ("mlp", FEATURES) or config.num_encoders != 1 or config.head_hidden is not None:
         return None
@@ -96,7 +84,7 @@ def as_published(model: DebiasedImageClassifier) -> PreTrainedModel | None:
     weights |= {f"{head}.{name}": value.cpu() for name, value in model.classifier.state_dict().items()}
     if weights.keys() != wanted.keys():
         return None
-    # Some heads are convolutions of one pixel.
+    # Some heads are 1x1 convolutions.
     weights[f"{head}.weight"] = weights[f"{head}.weight"].reshape(wanted[f"{head}.weight"].shape)
     network.load_state_dict(weights)
     return published.eval()
@@ -107,15 +95,16 @@ def load_classifier(name: str, of_vectors: bool | None = False) -> tuple[PreTrai
 
     Args:
         name (`str`): Folder or Hub id of an image classification model.
-        of_vectors (`bool`, *optional*, defaults to `False`): Whether it must be one of vectors, as runs with
-            `--feature_column` publish; its preprocessing then changes nothing. `None`: either will do.
+        of_vectors (`bool`, *optional*, defaults to `False`): Whether its inputs must be vectors, as published by runs
+            with `--feature_column`. `None` accepts both.
 
     Returns:
-        The model in evaluation mode, its preprocessing on the device, and how images are resized and cropped before.
+        The model in evaluation mode, the transform of its batches, and the [`Geometry`] that resizes and crops images
+        before; the transform of vectors changes nothing.
 
     Raises:
-        `BiasEnsembleError`: If there is no image classifier of that name, or it needs preprocessing that the library
-            does not support.
+        `BiasEnsembleError`: If there is no image classifier of that name, its inputs are of the other kind, or its
+            preprocessing is not supported.
     """
     try:
         model = AutoModelForImageClassification.from_pretrained(name, dtype="float32")
@@ -138,7 +127,7 @@ def load_classifier(name: str, of_vectors: bool | None = False) -> tuple[PreTrai
     unknown = [key for key, value in wanted.items() if value is None]
     if unknown:
         raise BiasEnsembleError(
-            f"--model {name}: expected square images that are squashed, or whose centre is cropped, found another "
+            f"--model {name}: expected square images, squashed or cropped at the centre, found another "
             f"{' and '.join(unknown)}; use transformers or timm for this model"
         )
     return model.eval(), transform_of(wanted), Geometry.of_options(wanted)

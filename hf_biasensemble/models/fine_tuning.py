@@ -1,4 +1,4 @@
-"""Which layers of a pretrained backbone are trained, and how fast."""
+"""Layers to train of a pretrained backbone, and their learning rate."""
 
 import re
 from itertools import groupby
@@ -14,9 +14,8 @@ _UP_TO_A_NUMBER: Any = re.compile(r"((.*?\.)??\d+\.)?")
 
 
 def layers_of(encoder: Any) -> list[list[str]]:
-    """Names of the encoder's parameters by layer, from the image to the features: the stem, each stage or
-    transformer block, and what comes after. timm groups its own; else it is what comes before, with and after a number
-    in the names."""
+    """Names of the encoder's parameters by layer, from the image to the features: the stem, each stage or transformer
+    block, and the rest. Without timm's grouping, the first number in a name separates layers."""
     if hasattr(encoder, "group_matcher"):
         groups = group_parameters(encoder, encoder.group_matcher(coarse=True))
         return [names for _, names in sorted(groups.items())]
@@ -25,18 +24,14 @@ def layers_of(encoder: Any) -> list[list[str]]:
 
 
 def freeze_first_layers(encoder: nn.Module, train_layers: int | None) -> None:
-    """Leaves only the last layers to be trained; 0: none, `None`: all.
-
-    Raises:
-        `BiasEnsembleError`: If the encoder has fewer layers.
-    """
+    """Freezes all but the last `train_layers` layers; with `None`, nothing."""
     if train_layers is None:
         return
     layers = layers_of(encoder)
     if train_layers > len(layers):
         raise BiasEnsembleError(
             f"--train_layers: expected at most {len(layers)}, as many as the backbone has, found {train_layers}; "
-            "leave it out to train all"
+            "leave it out to train all of them"
         )
     parameters = dict(encoder.named_parameters())
     for names in layers[: len(layers) - train_layers]:
@@ -45,16 +40,16 @@ def freeze_first_layers(encoder: nn.Module, train_layers: int | None) -> None:
 
 
 def parameter_groups(model: nn.Module, backbone_learning_rate: float | None) -> list[Any]:
-    """What is trained of the model, for an optimiser: all parameters alike, or those of encoders in a second group, at
-    a rate of their own."""
+    """The trainable parameters, for an optimiser; those of encoders form a second group if they have their own
+    learning rate."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if backbone_learning_rate is None:
         return trained
     classifiers = [module for module in model.modules() if isinstance(module, DebiasedImageClassifier)]
-    encoders = [encoder for classifier in classifiers for encoder in classifier.encoders()]
-    in_encoders = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
+    encoders = nn.ModuleList(encoder for classifier in classifiers for encoder in classifier.encoders())
+    of_encoders = set(encoders.parameters())
     groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in trained if id(parameter) not in in_encoders]},
-        {"params": [parameter for parameter in trained if id(parameter) in in_encoders], "lr": backbone_learning_rate},
+        {"params": [parameter for parameter in trained if parameter not in of_encoders]},
+        {"params": [parameter for parameter in trained if parameter in of_encoders], "lr": backbone_learning_rate},
     ]
     return [group for group in groups if group["params"]]

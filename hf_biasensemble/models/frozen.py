@@ -1,4 +1,4 @@
-"""A frozen backbone: images become features once, heads are trained on these, and both are published together."""
+"""A frozen backbone: encodes images once, heads are trained on the features, and both are published together."""
 
 import copy
 import hashlib
@@ -30,11 +30,10 @@ from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClas
 
 FORMAT_VERSION = 3
 VALUES_AT_ONCE = 2**19
-"""Input values that go through the backbone together on a processor, three images of 224 pixels. The outputs of its
-layers then stay below 32 MB, beyond which the C library returns memory to the system at once: with 64 images, touching
-fresh pages took more time than the computation."""
+"""Input values in a batch on the CPU: three images of 224 pixels. Layer outputs stay below 32 MB, beyond which the C
+library returns memory to the system at once: with 64 images, page faults took more time than the computation."""
 LIBRARIES = ("timm", "torch", "transformers")
-"""Their versions change the features."""
+"""Libraries whose version affects the features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +41,9 @@ class FrozenBackbone:
     """A pretrained backbone, with everything that its features depend on.
 
     Attributes:
-        model_args: Its architecture, and how images are resized.
-        transform: From decoded images to its input. Its augmentation makes the further views of training images.
-        network: Gives features (B, D) of normalised images, final ones and then those of early layers.
+        model_args: Architecture, and how images are resized.
+        transform: From decoded images to network input; its augmentation makes the further views of training images.
+        network: From normalised images to features (B, D), the final ones first.
     """
 
     model_args: ModelArguments
@@ -59,31 +58,32 @@ class FrozenBackbone:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """What the features of an image without augmentation depend on, as text."""
+        """Everything that features of images without augmentation depend on, as text."""
         config = classifier_config(self.model_args, [])
-        seen = {name: getattr(self.transform, name) for name in ("image_mean", "image_std", "image_size")}
+        normalisation = {name: getattr(self.transform, name) for name in ("image_mean", "image_std", "image_size")}
+        geometry = vars(image_geometry(self.model_args))
         return {
             "architecture": f"{config.backbone} {json.dumps(config.timm_arguments(), sort_keys=True)}",
             "weights": hash_of_weights(self.network.backbone.state_dict()),
-            "preprocessing": json.dumps(vars(image_geometry(self.model_args)) | seen, sort_keys=True),
+            "preprocessing": json.dumps(geometry | normalisation, sort_keys=True),
             "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         }
 
     def views_of_training_images(self, seed: int) -> dict[str, Any]:
-        """What the augmented views of training images depend on."""
+        """Everything that augmented views of training images depend on."""
         count = self.model_args.feature_views if self.transform.augments else 0
+        if count == 0:
+            return {"views": 0}
         names = ("augmentation", "color_jitter", "crop_padding", "horizontal_flip")
-        return {"views": count, **{name: getattr(self.transform, name) for name in names if count}} | (
-            {"seed": seed} if count else {}
-        )
+        return {"views": count, **{name: getattr(self.transform, name) for name in names}, "seed": seed}
 
     @property
     def kinds(self) -> list[str]:
-        """Which features it gives: `"final"`, and `"early"` if the outputs of its layers are available."""
+        """Kinds of features: `"final"` and, if the backbone exposes its layers, `"early"`."""
         return ["final", "early"] if self.network.early_width else ["final"]
 
     def heads(self, kind: str = "final") -> ModelArguments:
-        """The arguments of networks on the features of a kind; those on early ones are linear."""
+        """The arguments of networks on features of this kind; on early ones, heads are linear."""
         columns = self.network.columns(kind)
         hidden = self.model_args.head_hidden if self.model_args.head == "mlp" and kind == "final" else None
         widths = json.dumps({"width": columns.stop - columns.start, "hidden": hidden})
@@ -93,13 +93,9 @@ class FrozenBackbone:
     def encode(
         self, splits: dict[str, ImageSplit], data_args: DataArguments, device: torch.device
     ) -> dict[str, dict[str, ImageSplit]]:
-        """For each of `kinds`, the splits with features in place of pixels.
+        """The splits, including `train`, with features instead of pixels, for each of `kinds`.
 
-        Args:
-            splits (`dict[str, ImageSplit]`): Decoded images, `train` among them.
-            data_args (`DataArguments`): Says how much is kept in memory, and the seed of the views: not that of the
-                run, so that they serve all seeds.
-            device (`torch.device`): Where to encode.
+        Views are drawn with `split_seed` instead of the seed of the run, so runs with other seeds reuse them.
         """
         stored: dict[int, StoredArray] = {}
         for name in sorted(splits, key=lambda name: name != "train"):  # splits cut from train share its pixels
@@ -113,12 +109,11 @@ class FrozenBackbone:
         fingerprint = train.fingerprint
         for kind in self.kinds:
             columns = self.network.columns(kind)
-            found = {key: of.part(columns, 2 * of.shape.numel() <= limit) for key, of in stored.items()}
-            mean, std = mean_and_std(found[id(train.pixels)], train.rows)
+            values = {key: array.part(columns, 2 * array.shape.numel() <= limit) for key, array in stored.items()}
+            mean, std = mean_and_std(values[id(train.pixels)], train.rows)
+            features = {key: Features(part, mean, std) for key, part in values.items()}
             encoded[kind] = {
-                name: replace(
-                    split, pixels=Features(found[id(split.pixels)], mean, std), source_fingerprint=fingerprint
-                )
+                name: replace(split, pixels=features[id(split.pixels)], source_fingerprint=fingerprint)
                 for name, split in splits.items()
             }
         return encoded
@@ -132,20 +127,10 @@ class FrozenBackbone:
         title: str = "",
         verify: bool = False,
     ) -> StoredArray:
-        """Features (N, 1 + V, D), float16, of decoded images, from the cache if it has them.
+        """Features (N, 1 + V, D), float16, of all images of a split (N, 3, S, S), uint8, cached on disk.
 
-        Several processes share the encoding. What a killed process encoded is kept.
-
-        Args:
-            pixels (uint8 (N, 3, S, S)): All images of a split as loaded.
-            training (`bool`): Whether to add the V augmented views.
-            seed (`int`): Of these.
-            device (`torch.device`): Where to encode.
-            title (`str`, *optional*): What the images are, for messages.
-            verify (`bool`, *optional*): Check stored features in full, and refuse damaged ones.
-
-        Raises:
-            `BiasEnsembleError`: If the disk has no room, features are not finite, or those to verify are damaged.
+        Training images have V augmented views, drawn with `seed`. Processes share the encoding, and what a killed one
+        has encoded is kept. Messages call the images `title`; `verify` refuses damaged features.
         """
         views = self.views_of_training_images(seed) if training else {"views": 0}
         name = self.name_of_features(pixels, views)
@@ -154,7 +139,7 @@ class FrozenBackbone:
         return open_or_make(Store("features", name, shape, np.dtype(np.float16), blocks, title), verify)[0]
 
     def name_of_features(self, pixels: torch.Tensor | StoredArray, views: dict[str, Any]) -> str:
-        """Hash of everything that features of these images depend on."""
+        """A hash of everything that features of these images depend on."""
         depends_on = [FORMAT_VERSION, digest_of(pixels), self.identity, views]
         return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:40]
 
@@ -168,8 +153,8 @@ class FrozenBackbone:
         rows_of_part: range,
         notes: dict[str, Any],
     ) -> Iterator[np.ndarray]:
-        """The features of these rows, in blocks, by which random views are drawn."""
-        # In this memory format it is two to three times as fast on a processor.
+        """Features of these rows, in blocks, each with its own seed of the random views."""
+        # Two to three times as fast on the CPU in this memory format.
         encoder = self.network.to(device).to(memory_format=torch.channels_last)
 
         def encode(images: torch.Tensor) -> torch.Tensor:
@@ -188,18 +173,13 @@ class FrozenBackbone:
             if not features.isfinite().all():
                 raise BiasEnsembleError(
                     f"{self.model_args.backbone}: expected finite features below 65,504, found others; its weights "
-                    "may be damaged, or --image_mean and --image_std are not those of its training"
+                    "may be damaged, or --image_mean and --image_std differ from those of its training"
                 )
             yield features.cpu().numpy()
 
     def with_head(self, head: DebiasedImageClassifier, transform: FeatureTransform) -> DebiasedImageClassifier:
-        """The classifier of images: the backbone and what was trained on its features, whose first layer also
-        standardises them.
-
-        Args:
-            head (`DebiasedImageClassifier`): A classifier of features.
-            transform (`FeatureTransform`): Says how features were standardised.
-        """
+        """The backbone and a classifier of its features as one classifier of images. The first layer after the
+        backbone also standardises features as `transform` does."""
         names = [head.config.id2label[number] for number in range(head.config.num_labels)]
         config = classifier_config(self.model_args, names, head.config.num_encoders)
         if self.model_args.head == "mlp":
@@ -208,19 +188,19 @@ class FrozenBackbone:
         head = head_of_vectors(head, transform)
         model.classifier.load_state_dict(head.classifier.state_dict())
         weights = self.network.backbone.state_dict()
-        whole: Any
-        for whole, layer in zip(model.encoders(), head.encoders(), strict=True):
+        encoder: Any
+        for encoder, layer in zip(model.encoders(), head.encoders(), strict=True):
             if config.head_hidden is None:
-                whole.load_state_dict(weights)
+                encoder.load_state_dict(weights)
             else:
-                whole.backbone.load_state_dict(weights)
-                whole.layer.load_state_dict(layer.state_dict())
+                encoder.backbone.load_state_dict(weights)
+                encoder.layer.load_state_dict(layer.state_dict())
         return model.eval()
 
 
 @torch.no_grad()
 def head_of_vectors(head: DebiasedImageClassifier, transform: FeatureTransform) -> DebiasedImageClassifier:
-    """The same classifier for vectors as they are, whose first layer also standardises them."""
+    """The same classifier for vectors that are not standardised: its first layer does that, too."""
     model: Any = copy.deepcopy(head).cpu()
     hidden = [encoder.linear for encoder in model.encoders() if encoder.linear is not None]
     mean, std = (values.double().cpu() for values in (transform.mean, transform.std))
@@ -232,7 +212,7 @@ def head_of_vectors(head: DebiasedImageClassifier, transform: FeatureTransform) 
 
 
 def hash_of_weights(tensors: dict[str, torch.Tensor]) -> str:
-    """Hash of names and content, in the order of the names."""
+    """A hash of names and values, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())

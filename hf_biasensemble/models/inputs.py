@@ -1,4 +1,4 @@
-"""What the networks of a run see: its images, features of them from a frozen backbone, or vectors of the dataset."""
+"""Inputs of the networks of a run: images, their features from a frozen backbone, or vectors of the dataset."""
 
 import json
 from dataclasses import dataclass, replace
@@ -11,7 +11,6 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry, image_transform
 from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.internal.processes import print_once
-from hf_biasensemble.models.early_layers import check_early_layers
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.frozen import FrozenBackbone, head_of_vectors
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
@@ -19,17 +18,17 @@ from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClas
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What the networks of a run see, and how what is trained on it becomes a classifier of images.
+    """Inputs of the networks of a run.
 
     Attributes:
-        image_args: The run's own arguments: how images are resized and normalised, and which network sees them.
-        images: Decoded images, or vectors, by split, `train` among them.
-        encoded: Splits with `"final"` features, and `"early"` ones if there are any, in place of the images; where the
-            whole network is trained, the images as `"final"`.
-        member_features: Which of these the members see.
-        backbone: The pretrained backbone that made the features, or `None`.
-        identity: What features of training images depend on; empty without them.
-        image_transform: How batches of images are augmented and normalised.
+        image_args: The arguments of the run: preprocessing of images, and the network that reads them.
+        images: Decoded images, or vectors, by split, including `train`.
+        encoded: Splits with `"final"` and, if available, `"early"` features; `"final"` are the images themselves if
+            the whole network is trained.
+        member_features: The kind that members read.
+        backbone: The pretrained backbone that computed the features, or `None`.
+        identity: Everything that features of training images depend on; empty without features.
+        image_transform: Augments and normalises batches of images.
     """
 
     image_args: ModelArguments
@@ -49,28 +48,13 @@ class Inputs:
         images: dict[str, ImageSplit],
         member_features: str = "final",
     ) -> "Inputs":
-        """Encodes the images if the backbone is frozen or members see early features, and brings what networks see to
-        where `--pixels_on` says.
-
-        Args:
-            model_args (`ModelArguments`): With its preprocessing settled.
-            data_args (`DataArguments`): Says how much is kept in memory.
-            args (`DebiasingArguments`): Augmentation, device and `pixels_on`.
-            images (`dict[str, ImageSplit]`): Decoded images by split, `train` among them.
-            member_features (`str`, *optional*, defaults to `"final"`): What members are to see of a pretrained
-                backbone, `"early"` or `"final"`; early layers give features as they are before training.
-
-        Raises:
-            `BiasEnsembleError`: If members are to see early layers of a network that is trained as a whole, and its
-                backbone gives no outputs of them.
-        """
+        """Encodes the images if the backbone is frozen or members read features of early layers, as they are before
+        training, and moves inputs to the device that `--pixels_on` names. Call `check_backbone` first."""
         backbone, identity, encoded = None, {}, {"final": images}
         transform = image_transform(model_args, args.augmentation, args.color_jitter)
         if model_args.freeze_backbone or member_features == "early":
             backbone = FrozenBackbone.of(model_args, transform)
-            if not model_args.freeze_backbone:
-                check_early_layers(backbone.network, model_args.backbone)
-            elif member_features not in backbone.kinds:
+            if member_features not in backbone.kinds:
                 print_once(f"{model_args.backbone} gives no outputs of early layers, so members see final features")
                 member_features = "final"
             encoded = backbone.encode(images, data_args, args.device)
@@ -83,12 +67,12 @@ class Inputs:
 
     @property
     def splits(self) -> dict[str, ImageSplit]:
-        """What classifiers are trained and evaluated on."""
+        """Inputs of classifiers, for training and evaluation."""
         return self.encoded["final"]
 
     @property
     def member_splits(self) -> dict[str, ImageSplit]:
-        """What members are trained on."""
+        """Inputs of members."""
         return self.encoded[self.member_features]
 
     @property
@@ -103,25 +87,25 @@ class Inputs:
 
     @property
     def transform(self) -> ImageTransform | FeatureTransform:
-        """How batches of `splits` are transformed while training."""
+        """The training transform for batches of `splits`."""
         pixels = self.splits["train"].pixels
         return pixels.transform() if isinstance(pixels, Features) else self.image_transform
 
     def classifier_of_images(self, trained: DebiasedImageClassifier) -> DebiasedImageClassifier:
-        """The classifier to publish, from one that was trained on `splits`."""
+        """The classifier to publish, from one trained on `splits`."""
         transform = self.transform
         if not isinstance(transform, FeatureTransform):
             return trained
         return self.backbone.with_head(trained, transform) if self.backbone else head_of_vectors(trained, transform)
 
     def publish(self, trained: DebiasedImageClassifier, folder: str) -> None:
-        """Saves a classifier that was trained on `splits` as a classifier of images."""
+        """Saves a classifier trained on `splits` as a classifier of images."""
         geometry = image_geometry(self.image_args)
         save_classifier(self.classifier_of_images(trained), self.image_transform, folder, geometry)
 
 
 def with_width(model_args: ModelArguments, splits: dict[str, ImageSplit]) -> ModelArguments:
-    """The arguments of networks on the vectors of these splits, if there are vectors in place of images."""
+    """Adds the width of the splits' vectors to the arguments, if networks read vectors instead of images."""
     if model_args.backbone != FEATURES:
         return model_args
     hidden = model_args.head_hidden if model_args.head == "mlp" else None

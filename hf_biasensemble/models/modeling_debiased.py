@@ -1,7 +1,7 @@
-"""Configuration and model that hf_biasensemble publishes.
+"""Configuration and model of published classifiers.
 
-This file is self-contained on purpose: it is copied beside the weights, so that `from_pretrained(repo,
-trust_remote_code=True)` works where the package is not installed.
+This file is copied beside the weights, so it imports nothing else of the package: `from_pretrained(repo,
+trust_remote_code=True)` works without it.
 """
 
 import timm
@@ -16,20 +16,21 @@ class DebiasedImageClassifierConfig(PreTrainedConfig):
 
     Attributes:
         backbone (`str`, *optional*, defaults to `"mlp"`):
-            `"mlp"` (the Coloured MNIST network of the paper), the name of any timm model with pooled features, or
-            `"transformers"`.
+            `"mlp"` (the Coloured MNIST network of the paper), the name of any timm model with pooled features,
+            `"transformers"`, or `"features"` for vectors instead of images.
         backbone_args (`dict`, *optional*):
-            Further arguments of `timm.create_model`, or those of [`TransformersEncoder`]. Not used by the MLP.
+            Further arguments of `timm.create_model`, or those of [`TransformersEncoder`] or [`FeatureLayer`]. Not used
+            by the MLP.
         hidden_sizes (`list[int]`, *optional*, defaults to `[100, 100, 16]`):
-            Layer widths of the MLP; the last one is the feature width.
+            Layer widths of the MLP, the last one of its features.
         num_encoders (`int`, *optional*, defaults to 1):
-            1, or 2 for DisEnt, where an intrinsic and a bias encoder feed one classifier.
+            1, or 2 for DisEnt: an intrinsic and a bias encoder.
         image_size (`int`, *optional*, defaults to 28):
-            Height and width of the input in pixels. Fixed for the MLP.
+            Height and width of the input in pixels; the MLP takes no other size.
         num_channels (`int`, *optional*, defaults to 3):
             Channels of the input.
         head_hidden (`int`, *optional*):
-            Width of a hidden layer with a ReLU between the backbone's features and the classifier; none by default.
+            Width of a hidden layer with a ReLU between backbone and classifier; none by default.
     """
 
     model_type = "debiased_image_classifier"
@@ -43,12 +44,12 @@ class DebiasedImageClassifierConfig(PreTrainedConfig):
     head_hidden: int | None = None
 
     def timm_arguments(self) -> dict:
-        """Arguments of `timm.create_model` besides name and head."""
+        """Arguments of `timm.create_model` other than name and head."""
         return {"in_chans": self.num_channels, **(self.backbone_args or {})}
 
 
 class MlpEncoder(nn.Module):
-    """Linear layers with a ReLU after each, on the flattened image: (B, C, H, W) -> (B, hidden_sizes[-1])."""
+    """Linear layers, each with a ReLU, on flattened images: (B, C, H, W) -> (B, hidden_sizes[-1])."""
 
     def __init__(self, config: DebiasedImageClassifierConfig):
         super().__init__()
@@ -64,7 +65,7 @@ class MlpEncoder(nn.Module):
 
 
 class FeatureLayer(nn.Module):
-    """A hidden layer with a ReLU on features (B, width) -> (B, hidden), or nothing: (B, width)."""
+    """A hidden layer with a ReLU, (B, width) -> (B, hidden), or the identity."""
 
     def __init__(self, width: int, hidden: int | None):
         super().__init__()
@@ -76,7 +77,7 @@ class FeatureLayer(nn.Module):
 
 
 class BackboneWithLayer(nn.Module):
-    """Images (B, C, H, W) through a backbone and a hidden layer: (B, hidden)."""
+    """A backbone and a hidden layer: (B, C, H, W) -> (B, hidden)."""
 
     def __init__(self, backbone: nn.Module, hidden: int):
         super().__init__()
@@ -89,12 +90,12 @@ class BackboneWithLayer(nn.Module):
 
 
 class TransformersEncoder(nn.Module):
-    """Images (B, C, H, W) through an image classifier of transformers without its last layer: (B, num_features).
+    """An image classifier of transformers without its last layer: (B, C, H, W) -> (B, num_features).
 
     Args:
         classifier (`dict`): Its configuration, without labels.
-        head (`str`): Name of its last layer, linear or a convolution of one pixel.
-        processor (`dict`, *optional*): The image processor that came with it. Not used here.
+        head (`str`): Name of its last layer, linear or a 1x1 convolution.
+        processor (`dict`, *optional*): Its image processor; not used here.
     """
 
     def __init__(self, classifier: dict, head: str, processor: dict | None = None):
@@ -102,28 +103,27 @@ class TransformersEncoder(nn.Module):
         self.network = transformers_classifier(classifier)
         layer = self.network.get_submodule(head)
         self.num_features = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-        self.network.set_submodule(head, nn.Flatten())  # of a convolution's input; one of a linear layer is flat
+        self.network.set_submodule(head, nn.Flatten())  # a convolution's input is (B, C, 1, 1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.network(pixel_values=pixel_values).logits
 
 
 def transformers_classifier(classifier: dict, **labels: dict) -> PreTrainedModel:
-    """An image classifier of transformers with initial weights, from its configuration and `id2label`, `label2id`."""
-    if classifier["model_type"] == DebiasedImageClassifierConfig.model_type:  # perhaps not registered
+    """An image classifier of transformers with initial weights, from its configuration, `id2label` and `label2id`."""
+    if classifier["model_type"] == DebiasedImageClassifierConfig.model_type:  # may not be registered
         return DebiasedImageClassifier(DebiasedImageClassifierConfig(**classifier, **labels))
     return AutoModelForImageClassification.from_config(AutoConfig.for_model(**classifier, **labels))
 
 
 TRANSFORMERS = "transformers"
-"""Stands for a backbone that is a [`TransformersEncoder`] of `backbone_args`."""
+"""The `backbone` of classifiers with a [`TransformersEncoder`], built from `backbone_args`."""
 FEATURES = "features"
-"""Stands for a backbone where a classifier reads the features of one instead of images; `backbone_args` has the
-`width` of these and that of a `hidden` layer, or `None`."""
+"""The `backbone` of classifiers of vectors; `backbone_args` are those of [`FeatureLayer`]."""
 
 
 def build_encoder(config: DebiasedImageClassifierConfig) -> nn.Module:
-    """Network from images (B, C, H, W) to pooled features (B, num_features)."""
+    """Builds a network from images (B, C, H, W) to pooled features (B, num_features)."""
     if config.backbone == "mlp":
         return MlpEncoder(config)
     if config.backbone == FEATURES:
@@ -136,19 +136,14 @@ def build_encoder(config: DebiasedImageClassifierConfig) -> nn.Module:
 
 
 def feature_width(encoder: nn.Module) -> int:
-    """Width of the encoder's features; 0 where it has no single one.
-
-    Some timm families (MobileNetV3, MambaOut) have a layer after the pooling, which changes the width.
-    """
+    """Width of the encoder's features, 0 if unknown. Some timm families (MobileNetV3, MambaOut) have a layer after
+    pooling that changes the width."""
     return getattr(encoder, "head_hidden_size", 0) or getattr(encoder, "num_features", 0)
 
 
 class DebiasedImageClassifier(PreTrainedModel):
-    """An image classifier with one encoder, or with an intrinsic and a bias encoder (DisEnt).
-
-    With two encoders the classifier reads the concatenation of the intrinsic and the bias features (DisEnt,
-    https://huggingface.co/papers/2107.01372, section 3).
-    """
+    """An image classifier with one encoder, or with an intrinsic and a bias encoder, whose features are concatenated
+    (DisEnt, https://huggingface.co/papers/2107.01372, section 3)."""
 
     config_class = DebiasedImageClassifierConfig
     main_input_name = "pixel_values"
@@ -162,12 +157,11 @@ class DebiasedImageClassifier(PreTrainedModel):
         self.post_init()
 
     def encoders(self) -> list[nn.Module]:
-        """The encoder alone, or the intrinsic and the bias encoder."""
+        """The only encoder, or the intrinsic and the bias encoder."""
         return [encoder for encoder in (self.encoder, self.bias_encoder) if encoder is not None]
 
     def train(self, mode: bool = True) -> "DebiasedImageClassifier":
-        # Layers whose weights stay must not change in their statistics either, which batch normalisation updates in
-        # training mode; where a whole encoder stays, its features have no dropout.
+        # Frozen batch normalisation must keep its running statistics; a fully frozen encoder has no dropout, either.
         super().train(mode)
         for encoder in self.encoders() if mode else []:
             trained = [parameter.requires_grad for parameter in encoder.parameters()]
@@ -180,12 +174,11 @@ class DebiasedImageClassifier(PreTrainedModel):
         return self
 
     def init_weights(self):
-        # A new model keeps the initialisation of torch and timm, as the published runs do.
-        pass
+        pass  # keeps the initialisation of torch and timm
 
     def _init_weights(self, module):
-        # `from_pretrained` calls this for what a checkpoint lacks: the weights of a new head, and buffers that are
-        # never saved, whose memory is uninitialised until timm's own code fills it.
+        # `from_pretrained` calls this for tensors that a checkpoint lacks: a new head, and buffers that are never
+        # saved, which are uninitialised until timm's own code fills them.
         super()._init_weights(module)
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
@@ -193,11 +186,11 @@ class DebiasedImageClassifier(PreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> ImageClassifierOutput:
-        """Classifies images.
+        """Computes logits (B, K) and, given labels, the mean cross entropy.
 
         Args:
-            pixel_values (`torch.Tensor` of shape (B, C, H, W)): Normalised images.
-            labels (`torch.Tensor` of shape (B,), *optional*): Classes; when given, the mean cross entropy is returned.
+            pixel_values (`torch.Tensor` of shape (B, C, H, W)): Normalised images, or vectors (B, D).
+            labels (`torch.Tensor` of shape (B,), *optional*): Classes.
         """
         features = [encoder(pixel_values) for encoder in self.encoders()]
         logits = self.classifier(features[0] if len(features) == 1 else torch.cat(features, dim=1))

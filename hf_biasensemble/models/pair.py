@@ -1,7 +1,7 @@
-"""What is trained: a biased and a debiased network together, and the ensemble of biased members.
+"""The modules that are trained: a pair of biased and debiased networks, and the ensemble of biased members.
 
-Each of these does all its trainable work inside one `forward`, which data parallelism needs. None is ever published:
-a checkpoint holds the whole, the published model is `pair.debiased`.
+Each does all its trainable work in one `forward`, as data parallelism requires. Checkpoints hold the whole module, but
+only `pair.debiased` is published.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,7 @@ from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 
 
 class BiasedDebiasedPair(nn.Module):
-    """Biased model f_B and debiased model f_D of LfF, which see the same batch.
-
-    In evaluation mode only the debiased model runs.
-    """
+    """Biased model f_B and debiased model f_D of LfF on the same batch; only f_D runs in evaluation mode."""
 
     accepts_loss_kwargs = False
 
@@ -37,9 +34,8 @@ class BiasedDebiasedPair(nn.Module):
 class DisentangledPair(nn.Module):
     """The two encoders and two heads of DisEnt (https://huggingface.co/papers/2107.01372).
 
-    `debiased` holds the intrinsic encoder E_i, the bias encoder E_b and the intrinsic head C_i, so it is the model to
-    publish as it stands; `bias_classifier` is C_b. Each head learns through its own encoder only: the other encoder's
-    features are detached.
+    `debiased` holds the intrinsic encoder E_i, the bias encoder E_b and the intrinsic head C_i; `bias_classifier` is
+    C_b. Each head trains only its own encoder: the other encoder's features are detached.
     """
 
     accepts_loss_kwargs = False
@@ -50,14 +46,12 @@ class DisentangledPair(nn.Module):
         self.bias_classifier = bias_classifier
 
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        swap_permutation: torch.Tensor | None = None,
+        self, pixel_values: torch.Tensor, swap_permutation: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """Logits (B, K): `logits` of C_i and, while training, `biased_logits` of C_b.
 
-        With a `swap_permutation` (B,), the bias features are also permuted, which adds `swapped_logits` and
-        `swapped_biased_logits`. It holds places in the batch of all processes, which is theirs one after another.
+        A `swap_permutation` (B,) adds `swapped_logits` and `swapped_biased_logits`, with the bias features of other
+        samples. It indexes the batches of all processes, concatenated.
         """
         if not self.training:
             return {"logits": self.debiased(pixel_values).logits}
@@ -88,10 +82,8 @@ class MemberEnsemble(nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, numbers: Sequence[int] | None = None, per_member: bool = False
     ) -> dict[str, torch.Tensor]:
-        """`logits` (B, M, K) from one batch for all members (B, ...) or, `per_member`, one batch for each (B, M, ...).
-
-        With `numbers`, only of these M members, in rising order.
-        """
+        """`logits` (B, M, K) of all members, or of those in `numbers` (rising), from one batch (B, ...) or, with
+        `per_member`, one for each (B, M, ...)."""
         members = [member for number, member in enumerate(self.members) if numbers is None or number in numbers]
         batches = pixel_values.unbind(1) if per_member else [pixel_values] * len(members)
         logits = [member(batch).logits for member, batch in zip(members, batches, strict=True)]

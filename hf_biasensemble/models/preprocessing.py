@@ -1,4 +1,4 @@
-"""The preprocessing that belongs to a pretrained backbone, and the hash of its file of weights."""
+"""Preprocessing of a pretrained backbone, and the hash of its weights file."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,24 +20,13 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.backbones import source_of, timm_errors_named
 from hf_biasensemble.models.modeling_debiased import TRANSFORMERS
 
-_RESIZE_MODES = {"center": "crop", "squash": "squash"}  # timm's words: ours
-_IN_TIMM = {"image_size": "input_size", "resize_mode": "crop_mode"}
-_CROP_MODES = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
+_CROP_MODES = {"crop": "center", "squash": "squash"}
+"""timm's `crop_mode` of each `resize_mode`."""
 
 
 def with_preprocessing(model_args: ModelArguments) -> ModelArguments:
-    """The arguments with all options of preprocessing settled, and with the hash of the file of weights.
-
-    Options that are given win. Otherwise a pretrained backbone gets the preprocessing that its weights were trained
-    with, according to timm or its image processor.
-
-    Args:
-        model_args (`ModelArguments`): As given. Settled ones come back as they are.
-
-    Raises:
-        `BiasEnsembleError`: If timm does not know the backbone or its preprocessing, or the file does not have the
-            given hash.
-    """
+    """Fills in the open preprocessing options from timm or the backbone's image processor, and the hash of local
+    weights, which must be the given one, if any."""
     folder = Path(model_args.backbone.removeprefix("local-dir:")).expanduser()
     if model_args.pretrained_weights is not None:
         model_args = _with_hash(model_args, [Path(model_args.pretrained_weights).expanduser()])
@@ -56,7 +45,7 @@ def with_preprocessing(model_args: ModelArguments) -> ModelArguments:
 
 
 def timm_preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of preprocessing from timm's `pretrained_cfg`; `None` for those that the library does not support."""
+    """Preprocessing options from timm's `pretrained_cfg`; unsupported ones are `None`."""
     resolved = timm.data.resolve_data_config(dict(cfg), verbose=False)
     height, width = resolved["input_size"][-2:]
     return {
@@ -65,12 +54,12 @@ def timm_preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
         "image_std": list(resolved["std"]),
         "interpolation": resolved["interpolation"],
         "crop_pct": resolved["crop_pct"],
-        "resize_mode": _RESIZE_MODES.get(resolved["crop_mode"]),
+        "resize_mode": {theirs: ours for ours, theirs in _CROP_MODES.items()}.get(resolved["crop_mode"]),
     }
 
 
 def pretrained_cfg_of(transform: ImageTransform, geometry: Geometry) -> dict[str, Any]:
-    """Normalisation and geometry in timm's terms: a `pretrained_cfg`."""
+    """Normalisation and geometry as a `pretrained_cfg` of timm."""
     return {
         "mean": list(transform.image_mean),
         "std": list(transform.image_std),
@@ -83,9 +72,9 @@ def pretrained_cfg_of(transform: ImageTransform, geometry: Geometry) -> dict[str
 
 
 def preprocessing_of(processor: Any) -> dict[str, Any]:
-    """The same as [`timm_preprocessing`] of an image processor of transformers.
+    """Preprocessing options from an image processor of transformers; unsupported ones are `None`.
 
-    Where an odd number of pixels is cut off, theirs may start one pixel before ours. One that resizes tensors can be
+    If an odd number of pixels is cropped, theirs may start one pixel earlier; if they resize tensors, pixels may be
     one grey level off.
     """
     size = dict(processor.size or {})
@@ -99,8 +88,8 @@ def preprocessing_of(processor: Any) -> dict[str, Any]:
     mean, std = (processor.image_mean, processor.image_std) if normalises else ([0.0] * 3, [1.0] * 3)
     scale = 255 * processor.rescale_factor if getattr(processor, "do_rescale", True) else 255
     offset = 1 if getattr(processor, "rescale_offset", False) else 0
-    twice = getattr(processor, "include_top", False)  # EfficientNet divides by the deviation again
-    if squashes or not crop_pct:  # what is resized to is rounded down
+    twice = getattr(processor, "include_top", False)  # EfficientNet divides by the standard deviation twice
+    if squashes or not crop_pct:  # the resized edge is rounded down
         crop_pct = min(1.0, seen / (edge + 0.5)) if seen and edge and seen != edge else 1.0
     options = {
         "image_size": seen,
@@ -114,7 +103,7 @@ def preprocessing_of(processor: Any) -> dict[str, Any]:
 
 
 def _misfits(processor: Any, options: dict[str, Any]) -> list[str]:
-    """The options with which an image differs from the processor's output by more than a few grey levels."""
+    """Options that change an image by more than a few grey levels from the processor's output."""
     if options["image_size"] is None:
         return ["image_size"]
     across, down = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
@@ -129,20 +118,14 @@ def _misfits(processor: Any, options: dict[str, Any]) -> list[str]:
 
 
 def transform_of(options: Mapping[str, Any]) -> ImageTransform:
-    """The transform of a batch, from settled options of preprocessing."""
+    """The batch transform of settled preprocessing options."""
     mean, std = tuple(options["image_mean"]), tuple(options["image_std"])
     return ImageTransform(mean, std, image_size=options["image_size"])
 
 
 def processor_for(theirs: dict[str, Any] | None, transform: ImageTransform, geometry: Geometry) -> Any:
-    """An image processor of transformers that does the same as the preprocessing of training: the backbone's own if it
-    does, otherwise a ViT processor.
-
-    Args:
-        theirs (`dict`, *optional*): The one that the backbone came with.
-        transform (`ImageTransform`): Normalisation.
-        geometry (`Geometry`): How images were resized and cropped.
-    """
+    """An image processor of transformers with the preprocessing of training: `theirs`, the backbone's own, if it does
+    the same, otherwise a ViT processor."""
     if theirs:
         processor = getattr(transformers, theirs["image_processor_type"])(**theirs)
         options = preprocessing_of(processor)
@@ -163,34 +146,33 @@ def processor_for(theirs: dict[str, Any] | None, transform: ImageTransform, geom
 
 
 def _preprocessing_of(model_args: ModelArguments, wanted: list[str]) -> dict[str, Any]:
-    """What timm or the backbone's image processor says; none of the options wanted is missing."""
-    backbone, timm_arguments = model_args.backbone, model_args.timm_arguments()
+    """The preprocessing according to timm or the backbone's image processor, with a value for all `wanted` options."""
+    where = f"--backbone {model_args.backbone}"
     with timm_errors_named(model_args):
-        name, arguments, cfg = source_of(model_args)
-        processor = arguments.get("processor") if name == TRANSFORMERS else None
-        if cfg is None and name != TRANSFORMERS:
-            if not timm.is_model(name):
-                raise RuntimeError(f"Unknown model ({name})")
-            registered = timm.get_pretrained_cfg(name)
-            cfg = registered.to_dict() if registered else {}
-    cfg = {**cfg, **(timm_arguments.get("pretrained_cfg_overlay") or {})} if cfg else cfg
-    where = f"--backbone {backbone}"
-    if not cfg and not processor:
-        essential = [name for name in ("image_size", "image_mean", "image_std") if name in wanted]
-        if essential:
-            raise BiasEnsembleError(
-                f"{where}: expected to be told how its pretrained weights want images, found nothing; give "
-                f"{', '.join(f'--{name}' for name in essential)}"
-            )
-        return DEFAULT_PREPROCESSING
-    if processor:
-        with timm_errors_named(model_args):
+        architecture, arguments, cfg = source_of(model_args)
+        processor = arguments.get("processor") if architecture == TRANSFORMERS else None
+        if cfg is None and architecture != TRANSFORMERS:
+            if not timm.is_model(architecture):
+                raise RuntimeError(f"Unknown model ({architecture})")
+            registered = timm.get_pretrained_cfg(architecture)
+            cfg = registered.to_dict() if registered else None
+        if processor:
             theirs = preprocessing_of(getattr(transformers, processor["image_processor_type"])(**processor))
-    else:
-        theirs = timm_preprocessing(cfg or {})
+        elif cfg:
+            cfg = {**cfg, **(model_args.timm_arguments().get("pretrained_cfg_overlay") or {})}
+            theirs = timm_preprocessing(cfg)
+        else:
+            theirs = DEFAULT_PREPROCESSING
+            essential = [f"--{name}" for name in ("image_size", "image_mean", "image_std") if name in wanted]
+            if essential:
+                raise BiasEnsembleError(
+                    f"{where}: expected the preprocessing of its pretrained weights, found none; give "
+                    f"{', '.join(essential)}"
+                )
     for name in wanted:
         if theirs[name] is None:
-            found = processor["image_processor_type"] if processor else (cfg or {}).get(_IN_TIMM.get(name, ""))
+            in_timm = {"image_size": "input_size", "resize_mode": "crop_mode"}.get(name, "")
+            found = processor["image_processor_type"] if processor else (cfg or {}).get(in_timm)
             raise BiasEnsembleError(
                 f"{where}: expected pretrained weights for square images, cropped or squashed, found {found}; "
                 f"give --{name}"
@@ -199,7 +181,7 @@ def _preprocessing_of(model_args: ModelArguments, wanted: list[str]) -> dict[str
 
 
 def _with_hash(model_args: ModelArguments, files: list[Path]) -> ModelArguments:
-    """The arguments with the files' SHA-256, which must be the one asked for, if any."""
+    """The arguments with the SHA-256 of these files, which must be the given one, if any."""
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as stream:

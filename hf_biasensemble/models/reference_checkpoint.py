@@ -1,8 +1,8 @@
-"""Checkpoints of the authors' code (https://github.com/kakaoenterprise/BiasEnsemble) as classifiers of this library.
+"""Opens checkpoints of the authors' code (https://github.com/kakaoenterprise/BiasEnsemble) as classifiers.
 
 That code writes `best_model_d.th` (debiased network) and `best_model_b.th` (biased network) into one folder. With
-DisEnt neither works alone: each file holds one encoder and one head, and each head reads the intrinsic features
-(encoder of `best_model_d.th`) followed by the bias features (encoder of `best_model_b.th`).
+DisEnt, each file holds one encoder and one head; both heads read the intrinsic features (encoder of `best_model_d.th`)
+followed by the bias features (encoder of `best_model_b.th`).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import torch
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, require
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
 from hf_biasensemble.models.weights import misfits
@@ -25,29 +25,23 @@ from hf_biasensemble.models.weights import misfits
 ENCODERS = {"lff": 1, "disent": 2}
 FILES = {"debiased": "best_model_d.th", "biased": "best_model_b.th"}
 CHECKPOINT_CHOICE = "oracle, chosen on the test set"
-"""Both files are written whenever the debiased network reaches its best accuracy on the test set so far."""
+"""The authors' code saves both files whenever the debiased network reaches a new best test accuracy."""
 
 
 @dataclass(frozen=True)
 class ReferenceDataset:
-    """Network and test preprocessing that the authors' code uses for one dataset: names of the classes by their
-    numbers, `"mlp"` or `"resnet18"`, height and width in pixels, and normalisation."""
+    """Classes, network and test preprocessing of a dataset in the authors' code."""
 
     class_names: tuple[str, ...]
     backbone: str = "resnet18"
     image_size: int = 224
-    # The statistics of CIFAR-10, for photographs too.
-    transform: ImageTransform = ImageTransform((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    transform: ImageTransform = ImageTransform((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # of CIFAR-10
 
 
-# The files hold no class names. Those of Dogs & Cats are in alphabetical order, which nothing published confirms.
+_DIVIDED_TWICE = ImageTransform((0.0,) * 3, (255.0,) * 3)  # the authors' MLP divides by 255 again
+# The files hold no class names. That cat is class 0 of Dogs & Cats, and dog class 1, is a guess.
 DATASETS = {
-    "cmnist": ReferenceDataset(
-        tuple("0123456789"),
-        "mlp",
-        28,
-        ImageTransform((0.0,) * 3, (255.0,) * 3),  # the MLP divides by 255 once more
-    ),
+    "cmnist": ReferenceDataset(tuple("0123456789"), "mlp", 28, _DIVIDED_TWICE),
     "bffhq": ReferenceDataset(("young", "old")),
     "dogs_and_cats": ReferenceDataset(("cat", "dog")),
     "bar": ReferenceDataset(("climbing", "diving", "fishing", "racing", "throwing", "pole vaulting")),
@@ -56,8 +50,7 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """One `.th` file: its SHA-256, the training step that it names, counted from 0, if any, its tensors by the
-    authors' names without a `module.` in front, and the types of numbers that had to be converted to float32."""
+    """A `.th` file. `step` counts from 0; `weights` are float32, by the authors' names without `module.`."""
 
     path: Path
     sha256: str
@@ -68,7 +61,7 @@ class CheckpointFile:
 
 @dataclass(frozen=True)
 class ReferenceCheckpoint:
-    """A classifier from the authors' files, its preprocessing, and the files it was made of."""
+    """A classifier from the authors' files, with its preprocessing."""
 
     model: DebiasedImageClassifier
     transform: ImageTransform
@@ -79,35 +72,22 @@ class ReferenceCheckpoint:
 def load_reference_checkpoint(
     folder: str | Path, method: str | None, dataset: str | None, which: str = "debiased"
 ) -> ReferenceCheckpoint:
-    """Opens a folder that the authors' code wrote, as a classifier in evaluation mode with its preprocessing, whose
-    logits are those of the authors' evaluation.
-
-    Args:
-        folder: Folder of `best_model_d.th` and `best_model_b.th`. LfF needs only the one asked for.
-        method: `"lff"` or `"disent"`, with or without BiasEnsemble.
-        dataset: `"cmnist"`, `"bffhq"`, `"dogs_and_cats"` or `"bar"`. Class names follow it; that cat is class 0 of
-            Dogs & Cats, and dog class 1, is a guess.
-        which: `"debiased"` or `"biased"`. For DisEnt this is the head on both encoders' features.
-
-    Raises:
-        `BiasEnsembleError`: If a file is missing, damaged, holds anything but numbers, or is of another method,
-            dataset or width; if weights are not finite. Code in a file is never run.
-    """
+    """Opens a folder that the authors' code wrote as a classifier in evaluation mode, with the logits of the authors'
+    evaluation. `which` is the network of LfF or, with DisEnt, the head. Code in a file never runs."""
     method = _one_of("--method", method, ENCODERS)
     dataset = _one_of("--reference_dataset", dataset, DATASETS)
     which = _one_of("--which", which, FILES)
     model, setting = _network(method, dataset), DATASETS[dataset]
-    sources = tuple(FILES) if method == "disent" else (which,)
-    files = {source: read_checkpoint_file(path) for source, path in _paths(Path(folder), method, sources).items()}
+    files = _read_files(Path(folder), list(FILES) if method == "disent" else [which])
     for file in files.values():
         _check_fit(file, model, method, dataset)
     if len({file.step for file in files.values()}) > 1:
         found = " and ".join(f"step {file.step} ({file.path.name})" for file in files.values())
         raise BiasEnsembleError(
-            f"{folder}: expected two files of one save, found {found}; use files that belong together"
+            f"{folder}: expected two files saved at the same step, found {found}; use files that belong together"
         )
     weights = {}
-    for name in model.state_dict():  # the intrinsic encoder is that of the debiased network
+    for name in model.state_dict():  # with DisEnt, the bias encoder is that of the biased network
         source = "biased" if name.startswith("bias_encoder.") else "debiased"
         file = files[source if method == "disent" and "encoder." in name else which]
         weights[name] = file.weights[_reference_name(name, file)]
@@ -121,12 +101,20 @@ def _network(method: str, dataset: str) -> DebiasedImageClassifier:
     return DebiasedImageClassifier(classifier_config(model_args, list(setting.class_names), ENCODERS[method]))
 
 
-def read_checkpoint_file(path: Path) -> CheckpointFile:
-    """Reads one `.th` file as numbers only.
+def _read_files(folder: Path, sources: list[str]) -> dict[str, CheckpointFile]:
+    names = [FILES[source] for source in sources]
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        why = "; DisEnt needs both files: each holds one encoder and one head" if len(names) > 1 else ""
+        raise BiasEnsembleError(
+            f"{folder}: expected a folder with {' and '.join(names)}, found no {' and no '.join(missing)} (there: "
+            f"{_listed(present) or 'nothing'}){why}; name the result folder of the authors' run"
+        )
+    return {source: _read_file(folder / FILES[source]) for source in sources}
 
-    Raises:
-        `BiasEnsembleError`: If the file is damaged, holds code or has weights that are no finite numbers.
-    """
+
+def _read_file(path: Path) -> CheckpointFile:
+    """Reads a `.th` file as tensors and plain values only."""
     try:
         content = path.read_bytes()
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -135,7 +123,7 @@ def read_checkpoint_file(path: Path) -> CheckpointFile:
         if code:
             raise BiasEnsembleError(
                 f"{path}: expected tensors and plain values only, found a reference to {code[1]}, which could run "
-                "code; nothing was run: use the file as the authors' code saved it, from a source you trust"
+                "code; nothing was run. Use the file as saved by the authors' code, from a source that you trust"
             ) from error
         raise BiasEnsembleError(
             f"{path}: expected a readable file of torch.save, found one that does not open (truncated or another "
@@ -143,24 +131,21 @@ def read_checkpoint_file(path: Path) -> CheckpointFile:
         ) from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not weights or not all(map(torch.is_tensor, weights.values())):
-        found = (
-            f"a dict of {_listed(checkpoint) or 'nothing'}"
-            if isinstance(checkpoint, dict)
-            else type(checkpoint).__name__
-        )
+        kind = type(checkpoint).__name__
+        found = f"a dict of {_listed(checkpoint) or 'nothing'}" if isinstance(checkpoint, dict) else kind
         raise BiasEnsembleError(
-            f"{path}: expected a dict with steps, state_dict (tensors by name) and optimizer, found {found}; "
-            "use a file that save_best of the authors' code wrote"
+            f"{path}: expected a dict with steps, state_dict (tensors by name) and optimizer, found {found}; use a "
+            "file written by save_best of the authors' code"
         )
-    prefix = "module." if all(str(name).startswith("module.") for name in weights) else ""  # of DataParallel
+    prefix = "module." if all(str(name).startswith("module.") for name in weights) else ""  # from DataParallel
     weights = {str(name).removeprefix(prefix): value for name, value in weights.items()}
     numbers = {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}
     others = {str(value.dtype).removeprefix("torch.") for value in numbers.values() if value.dtype != torch.float32}
     bad = [name for name, value in numbers.items() if not value.is_floating_point() or not value.isfinite().all()]
     if bad:
         raise BiasEnsembleError(
-            f"{path}: expected finite floating point weights, found {_listed(bad)} of type {numbers[bad[0]].dtype} "
-            "with NaN, infinity or no fractions; use another checkpoint if that training diverged"
+            f"{path}: expected finite floating point weights, found {_listed(bad)} of type {numbers[bad[0]].dtype}, "
+            "not finite or not floating point; use another checkpoint if that training diverged"
         )
     weights |= {name: value.float() for name, value in numbers.items()}
     steps = checkpoint.get("steps")
@@ -168,24 +153,11 @@ def read_checkpoint_file(path: Path) -> CheckpointFile:
     return CheckpointFile(path, hashlib.sha256(content).hexdigest(), step, weights, tuple(sorted(others)))
 
 
-def _paths(folder: Path, method: str, sources: tuple[str, ...]) -> dict[str, Path]:
-    paths = {source: folder / FILES[source] for source in sources}
-    if missing := [path.name for path in paths.values() if not path.is_file()]:
-        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        why = "; DisEnt needs both files: each holds one encoder and one head" if method == "disent" else ""
-        raise BiasEnsembleError(
-            f"{folder}: expected a folder with {' and '.join(FILES[source] for source in sources)}, found no "
-            f"{' and no '.join(missing)} (there: {_listed(there) or 'nothing'}){why}; name the result folder of the "
-            "authors' run"
-        )
-    return paths
-
-
 def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str, dataset: str) -> None:
-    """Whether the file's network is the one that the authors' code builds for this method and dataset."""
+    """Refuses a file of another network than the authors' code builds for this method and dataset."""
     found = {name: value for name, value in file.weights.items() if not name.startswith("proj.")}
-    listed = misfits(found, _wanted(model, file))
-    if not listed:
+    different = misfits(found, _wanted(model, file))
+    if not different:
         return
     fitting = [
         f"--method {other} --reference_dataset {name}"
@@ -199,31 +171,29 @@ def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str
             f"{file.path}: expected the network of {asked}, found that of {' or '.join(fitting)}; use these options"
         )
     raise BiasEnsembleError(
-        f"{file.path}: expected the network of {asked}, found another: {listed}; only the authors' networks and image "
-        "sizes can be imported"
+        f"{file.path}: expected the network of {asked}, found another: {different}; only the authors' networks and "
+        "image sizes can be imported"
     )
 
 
 def _wanted(model: DebiasedImageClassifier, file: CheckpointFile) -> dict[str, torch.Tensor]:
-    """The model's weights that one file has, by the authors' names."""
+    """The weights of the model that one file must hold, by the authors' names."""
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("bias_encoder.")}
     return {_reference_name(name, file): value for name, value in weights.items()}
 
 
 def _reference_name(name: str, file: CheckpointFile) -> str:
-    """The authors' name of a weight: the head is `fc`, in the MLP of LfF `classifier`; only the MLP has `feature`."""
+    """The authors' name of a weight. Their head is `classifier` in the MLP of LfF and `fc` elsewhere."""
     head = "classifier." if "classifier.weight" in file.weights else "fc."
     name = name.removeprefix("bias_").replace("encoder.layers.", "feature.").removeprefix("encoder.")
     return name.replace("classifier.", head)
 
 
 def _one_of(option: str, value: str | None, known: Collection[str]) -> str:
-    if value not in known:
-        raise BiasEnsembleError(f"{option}: expected one of {', '.join(known)}, found {value or 'nothing'}")
+    require(value in known, option, f"one of {', '.join(known)}", value or "nothing")
     return str(value)
 
 
 def _listed(names: Iterable[Any]) -> str:
     names = list(map(str, names))
-    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + rest
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

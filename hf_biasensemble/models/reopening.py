@@ -1,4 +1,4 @@
-"""Checks before any training that the classifier of a run can be published."""
+"""Checks before training that the classifier of a run can be published."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,30 +18,20 @@ from hf_biasensemble.models.export import load_classifier, save_classifier
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
 
 TOLERANCE = 1e-5
-"""Of logits, as a fraction of the largest where that is above 1: a head may be a convolution in one of the two."""
+"""Of logits, relative to the largest if that is above 1. A linear head may be saved as a convolution."""
 
 
 def check_reopens(
     network: Callable[[ModelArguments, list[str], int], nn.Module], model_args: ModelArguments, class_names: list[str]
 ) -> None:
-    """Saves an untrained classifier of the run, opens it again and compares the two.
-
-    Args:
-        network (`Callable`): What the method trains, as `Method.network`.
-        model_args (`ModelArguments`): With preprocessing settled.
-        class_names (`list[str]`): Names of the classes.
-
-    Raises:
-        `BiasEnsembleError`: If the classifier cannot be saved or opened, has other tensors or logits then, or has
-            logits that are not finite.
-    """
+    """Saves an untrained classifier of `Method.network`, opens it, and refuses other tensors or logits."""
     if model_args.backbone in ("mlp", FEATURES):
-        return  # linear layers, which have no state besides their weights
+        return  # linear layers have no state besides their weights
     problem = build_with_seed(0, lambda: _problem_of(_untrained(network, model_args, class_names), model_args))
     if problem:
         raise BiasEnsembleError(
-            f"--backbone {model_args.backbone}: expected a network that opens again as it was saved, found {problem}; "
-            "use another backbone"
+            f"--backbone {model_args.backbone}: expected a network that can be saved and reopened unchanged, found "
+            f"{problem}; use another backbone"
         )
 
 
@@ -60,7 +50,7 @@ def _untrained(
 
 @contextmanager
 def _uninitialised_as_nan() -> Iterator[None]:
-    """Uninitialised tensors hold NaN rather than whatever was in memory, which may be the right values by chance."""
+    """Fills uninitialised tensors with NaN; memory may hold the right values by chance."""
     before = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -72,7 +62,7 @@ def _uninitialised_as_nan() -> Iterator[None]:
 
 @torch.inference_mode()
 def _problem_of(classifier: DebiasedImageClassifier, model_args: ModelArguments) -> str | None:
-    """What goes wrong when the classifier is published; `None` if nothing does."""
+    """Describes what goes wrong in saving and reopening the classifier; `None` if nothing does."""
     size = model_args.preprocessing()["image_size"]
     image = torch.randn(1, classifier.config.num_channels, size, size)
     expected = classifier(image).logits
@@ -85,7 +75,7 @@ def _problem_of(classifier: DebiasedImageClassifier, model_args: ModelArguments)
                 opened, _, _ = load_classifier(folder)
             found = opened(image).logits
             saved(image)  # some networks fill a buffer when they are first called
-        except Exception as error:  # of timm, transformers or safetensors, each with its own
+        except Exception as error:  # timm, transformers and safetensors raise unrelated types
             return " ".join(str(error).split())[:200] or repr(error)
     theirs = {**dict(opened.named_parameters()), **dict(opened.named_buffers())}
     for name, tensor in (*saved.named_parameters(), *saved.named_buffers()):

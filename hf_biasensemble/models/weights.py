@@ -1,4 +1,4 @@
-"""The weights that a network starts from: its backbone's own, those of a file, or those of a published classifier."""
+"""Initial weights of a network: its backbone's own, those in a file, or those of a published classifier."""
 
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,14 +19,10 @@ Weights: TypeAlias = dict[str, torch.Tensor]
 
 
 def load_pretrained(encoders: list[nn.Module], model_args: ModelArguments) -> None:
-    """Gives encoders, which are alike, the pretrained weights that the arguments name.
-
-    Raises:
-        `BiasEnsembleError`: If these cannot be loaded or do not fit.
-    """
+    """Loads the pretrained weights that the arguments name into encoders of the same architecture."""
     file, wanted = model_args.pretrained_weights, encoders[0].state_dict()
     if file:
-        where, remedy = f"--pretrained_weights {file}", "name the file's own architecture with --backbone"
+        where, remedy = f"--pretrained_weights {file}", "name the architecture of the file with --backbone"
         found = _weights_in_file(file, encoders[0], where)
     else:
         where = f"--backbone {model_args.backbone}"
@@ -40,25 +36,19 @@ def load_pretrained(encoders: list[nn.Module], model_args: ModelArguments) -> No
         encoder.load_state_dict(found)
 
 
-def start_from(model: DebiasedImageClassifier, name: str, part: str = "whole") -> None:
-    """Copies weights of a published classifier into the model.
-
-    Args:
-        model (`DebiasedImageClassifier`): The classifier to fill.
-        name (`str`): Folder or Hub id of a published classifier of the same architecture.
-        part (`str`, *optional*, defaults to `"whole"`): `"whole"`, `"encoder"` (the head keeps its weights) or
-            `"head"`. With the head, the classes must be the same, in the same order.
-
-    Raises:
-        `BiasEnsembleError`: If there is no such classifier, or it has other weights or classes.
-    """
+def start_from(model: DebiasedImageClassifier, model_args: ModelArguments) -> DebiasedImageClassifier:
+    """Returns the model, after copying the `init_part` of the classifier named by `init_from`, if any, into it."""
+    name, part = model_args.init_from, model_args.init_part
+    if not name:
+        return model
     where = f"--init_from {name}"
     try:
         source, _, _ = load_classifier(name)
     except BiasEnsembleError as error:
         raise BiasEnsembleError(str(error).replace("--model", "--init_from", 1)) from error
-    theirs = [source.config.id2label[number] for number in range(source.config.num_labels)]
-    ours = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    theirs, ours = (
+        [config.id2label[number] for number in range(config.num_labels)] for config in (source.config, model.config)
+    )
     if part != "encoder" and theirs != ours:
         raise BiasEnsembleError(
             f"{where}: expected the classes {', '.join(ours[:10])}, found {', '.join(theirs[:10])}; use "
@@ -82,10 +72,11 @@ def start_from(model: DebiasedImageClassifier, name: str, part: str = "whole") -
             "encoders"
         )
     model.load_state_dict(found, strict=False)
+    return model
 
 
 def misfits(found: Weights, wanted: Weights) -> str:
-    """In words, which weights are missing, unknown or of another shape; empty if all fit."""
+    """Describes which weights are missing, unknown or of another shape; empty if all fit."""
     named = {
         "missing": [name for name in wanted if name not in found],
         "unknown": [name for name in found if name not in wanted],
@@ -103,8 +94,8 @@ def misfits(found: Weights, wanted: Weights) -> str:
 
 
 def _weights_in_file(file: str, encoder: Any, where: str) -> Weights:
-    """The encoder's weights in the file: safetensors or what `torch.save` wrote of a state dict. Pickled code in it is
-    not run. A classifier in it is left out."""
+    """The encoder's weights, without a classifier, in a safetensors file or a state dict of `torch.save`. Pickled code
+    never runs."""
     if isinstance(encoder, TransformersEncoder):
         raise BiasEnsembleError(f"{where}: expected a timm backbone, found one of transformers; use --pretrained true")
     try:
@@ -121,27 +112,21 @@ def _weights_in_file(file: str, encoder: Any, where: str) -> Weights:
 
 
 def pretrained_weights(model_args: ModelArguments) -> Weights:
-    """The weights of the encoder that the arguments name, downloaded where they are not cached.
-
-    Raises:
-        `BiasEnsembleError`: If they cannot be loaded, or some are missing.
-    """
+    """The pretrained weights of the backbone that the arguments name, downloaded unless they are cached."""
     name, source, missing = model_args.backbone, source_of(model_args), []
     try:
         if is_checkpoint(name):
-            timms = source.architecture != TRANSFORMERS
-            given = {} if timms else model_args.timm_arguments()
+            is_timm = source.architecture != TRANSFORMERS
+            options = {"dtype": torch.float32, "trust_remote_code": False, "output_loading_info": True}
+            options |= {} if is_timm else model_args.timm_arguments()
             with without_bar(warnings=False):
                 model, info = AutoModelForImageClassification.from_pretrained(
                     name,
-                    dtype=torch.float32,
-                    trust_remote_code=False,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # named below
-                    **given,
+                    ignore_mismatched_sizes=True,
+                    **options,  # named below
                 )
             found = _weights_of(model, source.arguments)
-            head = model.timm_model.pretrained_cfg["classifier"] if timms else source.arguments["head"]
+            head = model.timm_model.pretrained_cfg["classifier"] if is_timm else source.arguments["head"]
             lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
             missing = [key for key in lacking if not key.startswith((f"{head}.", f"timm_model.{head}."))]
             weights = {
@@ -150,10 +135,10 @@ def pretrained_weights(model_args: ModelArguments) -> Weights:
         else:
             arguments = {"in_chans": 3, **model_args.timm_arguments()}
             weights = timm.create_model(name, pretrained=True, num_classes=0, **arguments).state_dict()
-    except Exception as error:  # whatever a download raises is passed on
+    except Exception as error:  # downloads raise unrelated types
         raise BiasEnsembleError(
             f"pretrained weights of {name} could not be loaded ({' '.join(str(error).split())[:200]}); "
-            "train once where the Hub can be reached, name a local file of them with --pretrained_weights FILE, or "
+            "train once where the Hub can be reached, name a local file of weights with --pretrained_weights FILE, or "
             "set --pretrained false"
         ) from error
     if missing:
@@ -166,12 +151,7 @@ def pretrained_weights(model_args: ModelArguments) -> Weights:
 
 
 def _weights_of(model: PreTrainedModel, backbone_args: dict[str, Any]) -> Weights:
-    """The weights of a classifier by the names of a [`DebiasedImageClassifier`].
-
-    Args:
-        model (`PreTrainedModel`): Any image classifier.
-        backbone_args (`dict`): Those of the configuration of that [`DebiasedImageClassifier`].
-    """
+    """The weights of any image classifier, renamed as in a [`DebiasedImageClassifier`] with these `backbone_args`."""
     network: Any = model
     if backbone_args.get("classifier", {}).get("model_type") == model.config.model_type:
         head, place = backbone_args["head"], "encoder.network."
@@ -182,7 +162,7 @@ def _weights_of(model: PreTrainedModel, backbone_args: dict[str, Any]) -> Weight
         return model.state_dict()
     return {
         name.replace(head, "classifier", 1) if name.startswith(f"{head}.") else place + name: (
-            value.flatten(1) if name == f"{head}.weight" else value  # some heads are convolutions of one pixel
+            value.flatten(1) if name == f"{head}.weight" else value  # some heads are 1x1 convolutions
         )
         for name, value in network.state_dict().items()
     }
