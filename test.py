@@ -1,4 +1,4 @@
-"""Measure a saved classifier; see `python test.py --help`."""
+"""Evaluate a saved classifier; see `python test.py --help`."""
 
 import sys
 

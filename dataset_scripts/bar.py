@@ -1,13 +1,13 @@
-"""Make BAR (Biased Action Recognition): actions whose usual place is in all but a few training photographs.
+"""Make BAR (Biased Action Recognition): actions in their usual place in all but a few training photographs.
 
     python dataset_scripts/bar.py --source authors --archive bar.zip --output_dir bar
     python dataset_scripts/bar.py --source alinlab --source_dir BAR --dataset_config_names 1pct 5pct --output_dir bar
 
-Writes a Parquet dataset repository with one config per severity (the fraction of bias-conflicting training images), to
-be opened by `datasets.load_dataset("bar", "1pct")`. Source "authors" stands for the files that the authors of
-BiasEnsemble publish (https://github.com/kakaoenterprise/BiasEnsemble). Source "alinlab" is the public dataset of Nam
-et al., "Learning from Failure", NeurIPS 2020 (https://github.com/alinlab/BAR), in which all training images are
-bias-aligned and all test images bias-conflicting: the severities are then made here, and are not the authors'.
+Writes a Parquet dataset repository with one config per severity (the fraction of bias-conflicting training images);
+`datasets.load_dataset("bar", "1pct")` opens it. Source "authors" reads the files published with
+https://github.com/kakaoenterprise/BiasEnsemble. Source "alinlab" reads the public dataset of Nam et al., "Learning
+from Failure", NeurIPS 2020 (https://github.com/alinlab/BAR). All its training images are bias-aligned and all its test
+images bias-conflicting, so this script mixes them itself; the result is not the authors' split.
 """
 
 import re
@@ -37,10 +37,10 @@ SEVERITIES = ("1pct", "5pct")
 CLASS_NAMES = ("climbing", "diving", "fishing", "racing", "throwing", "pole vaulting")
 EXPECTED = "the folders train/ and test/ with files named <class>_<number>.jpg"
 SUMMARY = (
-    "Photographs of six actions, a benchmark for debiasing image classifiers. In training and validation the place is "
-    "the usual one of the action in all but a few bias-conflicting images, whose fraction names the config."
+    "Photographs of six actions, a benchmark for debiasing image classifiers. In training and validation the actions "
+    "are in their usual place in all but a few bias-conflicting images; configs are named after their fraction."
 )
-NO_BIAS_LABELS = "- There are no bias labels, since the place of a bias-conflicting photograph is not known."
+NO_BIAS_LABELS = "- There are no bias labels, since the places in bias-conflicting photographs are unknown."
 LICENCE = """- Licence: unknown. The photographs come from imSitu, Stanford 40 Actions, Flickr and an image search;
   the `metadata.json` of [alinlab/BAR](https://github.com/alinlab/BAR) gives their sources and the licences of some."""
 AUTHORS = AuthorsFiles(
@@ -54,8 +54,8 @@ AUTHORS = AuthorsFiles(
     validation="valid",
     summary=SUMMARY,
     notes=f"""{NO_BIAS_LABELS}
-  In training the folder tells whether an image is bias-conflicting, in validation and test whether the two numbers of
-  its file name differ.
+  An image is bias-conflicting by its folder in training, and if the two numbers in its file name differ in validation
+  and test.
 {LICENCE}""",
     tags=("bar", "action-recognition"),
 )
@@ -72,11 +72,7 @@ ALINLAB = Benchmark(
 
 
 def list_folder(root: Path, split: str) -> pd.DataFrame:
-    """List `train` (bias-aligned) or `test` (bias-conflicting) of the public dataset.
-
-    Raises:
-        BiasEnsembleError: the folder is missing or empty, a file is not named after a class, or a class has no image.
-    """
+    """Lists `train` (bias-aligned) or `test` (bias-conflicting) of the public dataset."""
     paths = files_below(root, split, EXPECTED)
     labels = []
     for path in paths:
@@ -93,7 +89,7 @@ def list_folder(root: Path, split: str) -> pd.DataFrame:
 
 
 def build(options: Namespace) -> Path:
-    """Write BAR as a Parquet dataset repository. The same options and files give the same bytes."""
+    """Writes BAR as a dataset repository."""
     if options.source == "authors":
         if options.seed is not None or options.validation_share is not None:
             raise BiasEnsembleError(
@@ -108,15 +104,14 @@ def build(options: Namespace) -> Path:
     def read(root: Path) -> tuple[Splits, str, str]:
         aligned, conflicting = (list_folder(root, split) for split in ("train", "test"))
         splits, configs = mix(pd.concat([aligned, conflicting], ignore_index=True), CLASS_NAMES, options)
-        making = f"""- Photographs: {len(aligned):,} of the folder `train` of [alinlab/BAR](https://github.com/alinlab/BAR),
-  which are bias-aligned, and {len(conflicting):,} of its folder `test`, which are bias-conflicting.
+        making = f"""- Photographs: {len(aligned):,} bias-aligned ones from the folder `train` of
+  [alinlab/BAR](https://github.com/alinlab/BAR) and {len(conflicting):,} bias-conflicting ones from its folder `test`.
 - **This is not the authors' split.** The authors of BiasEnsemble made theirs from the same dataset, but only their
-  own files tell which image is where. Accuracies on this split cannot be compared with published ones. It was drawn
-  with seed {seed}.
+  files show which image is where. Accuracies on this split are not comparable to published ones. Its seed was {seed}.
 - Validation: {100 * share:g}% of the bias-aligned images, by class, the same for all configs.
 {MIXING}
-- Test: the bias-conflicting images that were not added. So each config has a test split of its own, without
-  bias-aligned images, and no image is in two splits of a config. An image may train one config and test another.
+- Test: the remaining bias-conflicting images. So each config has its own test split, without bias-aligned images. No
+  image is in two splits of a config, but an image may be in the training split of one and the test split of another.
 - The bytes of the image files were kept."""
         words = f"--dataset_config_names {configs} --validation_share {share} --seed {seed} \\\n    "
         return splits, making, words
@@ -125,9 +120,9 @@ def build(options: Namespace) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 after a mistake in the input."""
+    """Runs the command line and returns the exit status."""
     parser = RepositoryParser(__file__, __doc__)
-    text = "whose files (authors); --validation_share and --seed are for alinlab alone"
+    text = "whose files (authors); --validation_share and --seed apply to alinlab only"
     parser.add_argument("--source", choices=("authors", "alinlab"), default="authors", help=text)
     add_source_options(parser)
     add_mixture_options(parser, SEVERITIES)

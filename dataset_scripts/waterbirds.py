@@ -1,10 +1,10 @@
-"""Make Waterbirds: birds whose background, land or water, goes with their kind in most training images.
+"""Make Waterbirds: landbirds and waterbirds whose background matches their kind in most training images.
 
     python dataset_scripts/waterbirds.py --source_dir waterbird_complete95_forest2water2 --output_dir waterbirds
 
-Reads the folder with `metadata.csv` that Sagawa et al. publish with "Distributionally Robust Neural Networks for Group
-Shifts", ICLR 2020 (https://github.com/kohpangwei/group_DRO), and writes a Parquet dataset repository with one config,
-to be opened by `datasets.load_dataset("waterbirds")`.
+Reads the folder with `metadata.csv` published by Sagawa et al., "Distributionally Robust Neural Networks for Group
+Shifts", ICLR 2020 (https://github.com/kohpangwei/group_DRO), and writes a Parquet dataset repository with one config;
+`datasets.load_dataset("waterbirds")` opens it.
 """
 
 import sys
@@ -21,7 +21,7 @@ from hf_biasensemble.benchmark_datasets.benchmark_files import (
 from hf_biasensemble.benchmark_datasets.metadata_folder import METADATA, read_metadata
 from hf_biasensemble.benchmark_datasets.repository import RepositoryParser, run_script
 
-SPLITS = ("train", "validation", "test")  # by their number in the column `split`
+SPLITS = ("train", "validation", "test")  # by the number in the column `split`
 WATERBIRDS = Benchmark(
     name="waterbirds",
     folder="waterbird_complete95_forest2water2",
@@ -30,23 +30,18 @@ WATERBIRDS = Benchmark(
     bias_names=("land", "water"),
     summary="Birds (from CUB-200-2011) on backgrounds (from Places), a benchmark for debiasing image classifiers. In "
     "training landbirds are mostly on land and waterbirds mostly on water.",
-    notes="""- Licence: unknown; none was found for the published files. They are made from CUB-200-2011 and Places,
+    notes="""- Licence: unknown; we found none for the published files. They are made from CUB-200-2011 and Places,
   whose terms apply.""",
     tags=("waterbirds",),
 )
 MAKING = f"""- Files, labels and splits are those of `{METADATA}`: `y` is `label` and `place` is `bias_label`. An image
-  is bias-conflicting where the two differ.
+  is bias-conflicting if the two differ.
 - The bytes of the image files were kept.
-- The counts above show how strong the bias is in each split; validation and test can differ from training."""
+- The counts above show the strength of the bias in each split; validation and test can differ from training."""
 
 
 def read(root: Path) -> tuple[Splits, str, str]:
-    """Read `metadata.csv`: train, validation and test in the order of the rows, with all columns of a repository.
-
-    Raises:
-        BiasEnsembleError: the file, a column or an image is missing, a value is unknown, or a class has no image in a
-            split.
-    """
+    """Reads train, validation and test from `metadata.csv`, in the order of the rows."""
     numbers = ("0", "1", "2")
     files = read_metadata(root, "img_filename", {"y": numbers[:2], "split": numbers, "place": numbers[:2]})
     files = files.rename(columns={"y": "label", "place": "bias_label"})
@@ -59,7 +54,7 @@ def read(root: Path) -> tuple[Splits, str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 after a mistake in the input."""
+    """Runs the command line and returns the exit status."""
     parser = RepositoryParser(__file__, __doc__)
     add_source_options(parser)
     return run_script(parser, lambda options: build_from_files(WATERBIRDS, options, read), argv)

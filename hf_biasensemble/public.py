@@ -1,4 +1,4 @@
-"""Every public name of the library; `from hf_biasensemble import NAME` imports it from here."""
+"""The public API: the names that `from hf_biasensemble import NAME` can import."""
 
 from hf_biasensemble.arguments import DataArguments as DataArguments
 from hf_biasensemble.arguments import DebiasingArguments as DebiasingArguments

@@ -1,4 +1,4 @@
-"""Unpack a zip file of unknown origin: nothing outside one temporary folder, no more bytes than allowed."""
+"""Unpack a zip file that is not trusted, into one temporary folder and with a size limit."""
 
 import lzma
 import re
@@ -18,19 +18,11 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplement
 
 @contextmanager
 def unpacked(archive: str | Path, folder: Path, max_size: int) -> Iterator[Path]:
-    """Unpack a zip file into a folder that is removed when the block ends.
+    """Unpacks a zip file of at most `max_size` bytes into a folder that is removed when the block ends.
 
-    All members are checked before the first byte is written. No member yields more bytes than it declares: zipfile
-    stops there.
-
-    Args:
-        archive: The zip file.
-        folder: Folder to make; what a killed run left there is removed.
-        max_size: Largest sum of the unpacked files, in bytes.
-
-    Raises:
-        BiasEnsembleError: the archive is missing, damaged, encrypted or too large, or a member is a link, is there
-            twice, or has a name that leads out of the folder. Names archive and member.
+    All members are checked before the first byte is written, and zipfile unpacks no more bytes than a member declares.
+    Raises `BiasEnsembleError` if the archive is missing, damaged, encrypted or too large, or if a member is a link, a
+    duplicate or outside the folder.
     """
     try:
         source = zipfile.ZipFile(archive)
@@ -70,8 +62,8 @@ def unpacked(archive: str | Path, folder: Path, max_size: int) -> Iterator[Path]
 
 
 def _flaw(member: zipfile.ZipInfo, seen: set[PurePosixPath]) -> str | None:
-    """Why a member is not harmless; `None` if it is. Files are added to those seen."""
-    name = member.orig_filename.replace("\\", "/")  # as written: zipfile itself cuts names at a null character
+    """What makes a member unsafe, or `None`. Adds files to those seen."""
+    name = member.orig_filename.replace("\\", "/")  # zipfile cuts `filename` at a null character
     path, kind = PurePosixPath(name), stat.S_IFMT(member.external_attr >> 16)
     if path.is_absolute() or re.match(r"[A-Za-z]:", name):
         return "an absolute name"

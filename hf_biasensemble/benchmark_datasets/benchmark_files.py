@@ -1,7 +1,7 @@
-"""Image files in folders -> a dataset repository that keeps their bytes.
+"""Datasets that come as image files, whose bytes the repository keeps.
 
-The authors of BiasEnsemble publish each dataset as a zip file of folders, in which a file name ends in
-`_{label}_{bias label}.{extension}`. `AuthorsFiles` says where what lies, `build_from_authors` makes the repository.
+The authors of BiasEnsemble publish each dataset as a zip file of folders with files named
+`..._{label}_{bias label}.{extension}`. `AuthorsFiles` describes the folders.
 """
 
 import io
@@ -32,11 +32,10 @@ from hf_biasensemble.internal.sizes import size_in_bytes
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
-SEVERITY = "{severity}"  # in a folder of `AuthorsFiles`: one folder per config
-
+SEVERITY = "{severity}"  # in a folder name of `AuthorsFiles`
 
 Splits = dict[tuple[str, str], "pd.DataFrame"]
-"""Files, as of [`image_files`], by (config, split)."""
+"""Tables of [`image_files`] by (config, split)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +43,11 @@ class Benchmark:
     """A dataset of image files.
 
     Attributes:
-        name: Its name in `make-dataset`.
-        folder: Name of the folder that holds the files; `None`: the same.
-        class_names: Names of the labels 0, 1, 2, ...
-        bias_names: Names of the bias labels; `None` where there are none.
+        name: Name in `make-dataset`.
+        folder: Folder that holds the files; by default `name`.
+        bias_names: `None` without bias labels.
         title, summary, tags: For the card.
-        notes: What the card says of labels, bias and licence: Markdown list items.
+        notes: Markdown list items for the card about labels, bias and licence.
     """
 
     name: str
@@ -64,14 +62,14 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class AuthorsFiles(Benchmark):
-    """A dataset as the authors of BiasEnsemble publish it.
+    """A dataset published by the authors of BiasEnsemble.
 
-    Without bias names, only the folder tells aligned from conflicting training images: the second number of their
-    file names is not to be trusted.
+    Without bias names, the folder decides whether a training image is bias-aligned or bias-conflicting, because the
+    second number in its file name is unreliable.
 
     Attributes:
-        severities: The published ones.
-        aligned, conflicting: Folders of the training images. "{severity}" stands for "1pct" and so on.
+        severities: The published configs.
+        aligned, conflicting: Folders of the training images; "{severity}" stands for "1pct" and so on.
         validation, test: Folders of these splits; without "{severity}" all configs share the split.
     """
 
@@ -83,31 +81,21 @@ class AuthorsFiles(Benchmark):
 
 
 def add_source_options(parser: RepositoryParser) -> None:
-    """Add `--source_dir`, `--archive` and `--max_unpacked_size` to the command line of a script."""
+    """Adds `--source_dir`, `--archive` and `--max_unpacked_size` to the parser of a script."""
     parser.add_argument("--source_dir", type=Path, help="folder with the files")
     parser.add_argument("--archive", type=Path, help="zip file with the files, instead of a folder")
-    parser.add_argument(
-        "--max_unpacked_size",
-        default=MAX_UNPACKED_SIZE,
-        metavar="SIZE",
-        help=f"refuse an archive that holds more ({MAX_UNPACKED_SIZE})",
-    )
+    text = f"largest unpacked size of an archive ({MAX_UNPACKED_SIZE})"
+    parser.add_argument("--max_unpacked_size", default=MAX_UNPACKED_SIZE, metavar="SIZE", help=text)
 
 
 def build_from_files(
     dataset: Benchmark, options: Namespace, read: Callable[[Path], tuple[Splits, str, str]], source: str = ""
 ) -> Path:
-    """Write a Parquet dataset repository from image files; returns its folder. The same files give the same bytes.
+    """Writes a dataset repository from image files and returns its folder. The same files give the same bytes.
 
-    Args:
-        dataset: What it is.
-        options: Those of [`RepositoryParser`] and [`add_source_options`].
-        read: Lists the splits in the source's folder; also returns how they were made, for the card, and the other
-            options of the command that makes them.
-        source: The option `--source` of that command, if there is one.
-
-    Raises:
-        BiasEnsembleError: an option or the source is not as described.
+    `options` are those of [`RepositoryParser`] and [`add_source_options`]. `read` lists the splits in the source
+    folder and also returns two texts for the card: how they were made, and further options of the command. `source` is
+    the `--source` option of the command.
     """
     name = dataset.folder or dataset.name
     with (
@@ -134,7 +122,7 @@ def build_from_files(
 
 @contextmanager
 def _source_folder(name: str, options: Namespace) -> Iterator[Path]:
-    """Yield the folder of a dataset, which is the source or lies in it; an archive is unpacked beside the output."""
+    """Yields the folder of a dataset, the source itself or a folder in it. Unpacks an archive beside the output."""
     if (options.source_dir is None) == (options.archive is None):
         raise BiasEnsembleError(
             f"expected either --source_dir or --archive, found {'both' if options.archive else 'neither'}; pass one "
@@ -153,11 +141,7 @@ def _source_folder(name: str, options: Namespace) -> Iterator[Path]:
 
 
 def files_below(root: Path, folder: str, expected: str) -> list[Path]:
-    """All files at any depth below `root / folder` except hidden ones, sorted by path.
-
-    Raises:
-        BiasEnsembleError: the folder is missing or empty; says that `expected` should be there.
-    """
+    """All files below `root / folder` except hidden ones, sorted by path; raises if there are none."""
     place = root / folder
     if not place.is_dir():
         raise BiasEnsembleError(f"expected {expected}, found no folder {folder} in {root}; check the source")
@@ -168,16 +152,16 @@ def files_below(root: Path, folder: str, expected: str) -> list[Path]:
 
 
 def image_files(root: Path, paths: Sequence[Path], **columns: Sequence | np.ndarray) -> "pd.DataFrame":
-    """A row for each image file: `path`, `file_name` (below `root`, with forward slashes) and what is known of it:
-    `label`, `is_conflicting` and, in some datasets, `bias_label`."""
-    import pandas as pd  # not needed to show the help of a dataset
+    """A table with the columns `path`, `file_name` (relative to `root`, with forward slashes) and those given:
+    `label`, `is_conflicting` and perhaps `bias_label`."""
+    import pandas as pd  # slow, and not needed for --help
 
     names = [path.relative_to(root).as_posix() for path in paths]
     return pd.DataFrame({"path": paths, "file_name": names, **columns})
 
 
 def check_every_class(files: "pd.DataFrame", class_names: Sequence[str], where: str) -> None:
-    """Raises BiasEnsembleError if there is no image of a class."""
+    """Raises `BiasEnsembleError` if a class has no image."""
     absent = np.flatnonzero(np.bincount(files["label"], minlength=len(class_names)) == 0)
     if len(absent):
         raise BiasEnsembleError(
@@ -187,14 +171,14 @@ def check_every_class(files: "pd.DataFrame", class_names: Sequence[str], where: 
 
 
 def _read_images(paths: Iterable[Path]) -> Iterator[bytes]:
-    """Yield the bytes of every file, after decoding it once; raises BiasEnsembleError if that fails."""
+    """Yields the bytes of every file after checking that it decodes."""
     for path in paths:
         content = path.read_bytes()
         try:
             with Image.open(io.BytesIO(content)) as picture:
-                picture.draft("RGB", (1, 1))  # the whole JPEG is read all the same, but fewer pixels are made of it
+                picture.draft("RGB", (1, 1))  # reads the whole JPEG, but decodes fewer pixels
                 picture.load()
-        except Exception as error:  # Pillow raises unrelated types for broken files
+        except Exception as error:  # PIL raises a dozen types for broken files
             found = f"none that can be read ({error})" if content else "an empty file"
             raise BiasEnsembleError(
                 f"expected an image in {path}, found {found}; replace or remove the file"
@@ -203,17 +187,11 @@ def _read_images(paths: Iterable[Path]) -> Iterator[bytes]:
 
 
 def _list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: str) -> "pd.DataFrame":
-    """List a split of an authors' tree, in the order of the paths; of training images the aligned ones first.
-
-    Raises:
-        BiasEnsembleError: a folder is missing or empty, a file name does not end in `_{label}_{bias label}`, is out
-            of range or contradicts its folder, or a class has no image.
-    """
+    """Lists a split of the authors' files by path, the bias-aligned training images first, and checks their names."""
     parts = ("aligned", "conflicting", "validation", "test")
     folders = {part: getattr(source, part).replace(SEVERITY, severity) for part in parts}
     expected = f"{source.name}/ with {', '.join(f'{folder}/' for folder in folders.values())}"
-    paths: list[Path] = []
-    rows: list[tuple[int, int, bool]] = []
+    rows: list[tuple[Path, int, int, bool]] = []
     for part in parts[:2] if split == "train" else [split]:
         for path in files_below(root, folders[part], expected):
             label, bias_label = _numbers(path, len(source.class_names))
@@ -223,9 +201,8 @@ def _list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: 
                     f"expected only {'different' if conflicting else 'equal'} labels and bias labels in "
                     f"{root / folders[part]}, found {path.name} in it; move the file or correct its name"
                 )
-            paths.append(path)
-            rows.append((label, bias_label, conflicting))
-    labels, bias_labels, conflicts = zip(*rows, strict=True)
+            rows.append((path, label, bias_label, conflicting))
+    paths, labels, bias_labels, conflicts = zip(*rows, strict=True)
     files = image_files(root, paths, label=labels, is_conflicting=conflicts)
     if source.bias_names:
         files["bias_label"] = bias_labels
@@ -234,7 +211,7 @@ def _list_authors_split(root: Path, source: AuthorsFiles, split: str, severity: 
 
 
 def _numbers(path: Path, classes: int) -> tuple[int, int]:
-    """Label and bias label of a file name."""
+    """Label and bias label in a file name."""
     match = re.fullmatch(r".*_(\d+)_(\d+)\.[A-Za-z]+", path.name)
     if not match:
         raise BiasEnsembleError(
@@ -251,8 +228,8 @@ def _numbers(path: Path, classes: int) -> tuple[int, int]:
 
 
 def build_from_authors(source: AuthorsFiles, options: Namespace) -> Path:
-    """Write an authors' dataset, with one config per severity. All names are checked before an image is read."""
-    names = list(dict.fromkeys(parse_severity(text)[0] for text in options.severities or source.severities))
+    """Writes a dataset with one config per severity. Checks all file names before it reads an image."""
+    names = list(dict.fromkeys(parse_severity(text)[0] for text in options.severities))
 
     def read(root: Path) -> tuple[Splits, str, str]:
         splits: Splits = {}
@@ -262,8 +239,8 @@ def build_from_authors(source: AuthorsFiles, options: Namespace) -> Path:
                 key = name if SEVERITY in folder else SHARED, split
                 if key not in splits:
                     splits[key] = _list_authors_split(root, source, split, name)
-        making = """- Files and splits are those of the authors of BiasEnsemble. Labels and `is_conflicting`
-  are what their folders and file names (`..._<label>_<bias label>`) say.
+        making = """- Files and splits are those of the authors of BiasEnsemble. Labels and `is_conflicting` come from
+  their folders and file names (`..._<label>_<bias label>`).
 - The bytes of the image files were kept."""
         return splits, making, f"--dataset_config_names {' '.join(names)} "
 
@@ -273,11 +250,9 @@ def build_from_authors(source: AuthorsFiles, options: Namespace) -> Path:
 def run_authors_script(
     script: str, documentation: str | None, source: AuthorsFiles, argv: Sequence[str] | None = None
 ) -> int:
-    """Run the command line of a script that only knows the authors' files; returns the exit status."""
+    """Runs the command line of a script for [`AuthorsFiles`] and returns the exit status."""
     parser = RepositoryParser(script, documentation)
-    parser.add_argument(
-        "--source", choices=("authors",), default="authors", help="where the files come from (authors)"
-    )
+    parser.add_argument("--source", choices=["authors"], default="authors", help="where the files come from (authors)")
     add_source_options(parser)
     parser.add_config_names(source.severities)
     return run_script(parser, lambda options: build_from_authors(source, options), argv)

@@ -1,4 +1,4 @@
-"""A folder of images with metadata.csv -> checked rows, or a whole repository mixed to stated severities."""
+"""Datasets that come as a folder of images with `metadata.csv`."""
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -26,19 +26,11 @@ METADATA = "metadata.csv"
 
 
 def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Read `metadata.csv`.
+    """Reads `metadata.csv` into a table of [`image_files`], in the order of the rows.
 
-    Args:
-        root: Folder that holds it; names of images are relative to it.
-        image_column: Column with the names of the images.
-        values: The columns to read, each with the values that it may have.
-
-    Returns:
-        Files as of [`image_files`], in the order of the rows, with these columns as int64: the position of each value.
-
-    Raises:
-        BiasEnsembleError: the file or a column is missing, a value is unknown, or an image is missing, outside the
-            folder or listed twice. Names the line.
+    `values` maps each column to read to its allowed values; the table holds their positions as int64. Image names are
+    relative to `root`. Raises `BiasEnsembleError`, with the line, if the file or a column is missing, a value is
+    unknown, or an image is missing, outside the folder or listed twice.
     """
     metadata = root / METADATA
     if not metadata.is_file():
@@ -76,14 +68,12 @@ def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[s
 
 @dataclass(frozen=True, kw_only=True)
 class MetadataFolder(Benchmark):
-    """A dataset given as images with `metadata.csv` (columns `file_name`, `label` and one for the bias).
-
-    Class and bias names are the values of these columns; each bias goes with the class in the same place.
+    """A dataset of images with `metadata.csv`, which has the columns `file_name`, `label` and `bias_column`. The class
+    and bias names are the values of these columns; bias number i is aligned with class i.
 
     Attributes:
-        bias_column: Column of the bias.
-        test_per_cell: Test images of each class with each bias, by default.
-        severities: Configs made by default.
+        test_per_cell: Default number of test images of each class with each bias.
+        severities: Default configs.
     """
 
     bias_names: Sequence[str]
@@ -93,7 +83,7 @@ class MetadataFolder(Benchmark):
 
 
 def _build_mixtures(source: MetadataFolder, options: Namespace) -> Path:
-    """Write a dataset with one config per severity and a balanced test split that all configs share."""
+    """Writes a dataset with one config per severity and a balanced test split that all configs share."""
     per_cell, share, seed = options.test_per_cell, options.validation_share, options.seed
     classes, biases = source.class_names, source.bias_names
 
@@ -113,7 +103,7 @@ def _build_mixtures(source: MetadataFolder, options: Namespace) -> Path:
         rows = draw(cells, np.full(len(sizes), per_cell), random_generator(seed, "test"))
         splits, configs = mix(files.drop(rows), classes, options, files.loc[rows])
         making = f"""- Images and labels are those of `{METADATA}`: {len(files):,} images. An image is
-  bias-conflicting where `{source.bias_column}` is not the one that goes with its class.
+  bias-conflicting if its `{source.bias_column}` is not the one aligned with its class.
 - Test: {per_cell} images of each class with each bias label, the same for all configs.
 - Validation: {100 * share:g}% of the remaining bias-aligned images, by class, the same for all configs.
 {MIXING}
@@ -128,7 +118,7 @@ def _build_mixtures(source: MetadataFolder, options: Namespace) -> Path:
 def run_mixture_script(
     script: str, documentation: str | None, source: MetadataFolder, argv: Sequence[str] | None = None
 ) -> int:
-    """Run the command line of a script that mixes a folder with metadata; returns the exit status."""
+    """Runs the command line of a script for a [`MetadataFolder`] and returns the exit status."""
     parser = RepositoryParser(script, documentation)
     add_source_options(parser)
     add_mixture_options(parser, source.severities)

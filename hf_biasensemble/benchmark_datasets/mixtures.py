@@ -1,4 +1,4 @@
-"""Mix bias-aligned and bias-conflicting images so that a stated fraction of the training images is conflicting."""
+"""Mix bias-aligned and bias-conflicting images to a given fraction of bias-conflicting training images."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,41 +12,29 @@ from hf_biasensemble.benchmark_datasets.severity import apportion, draw, parse_s
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 VALIDATION_SHARE = 0.1
-MIXING = """- Bias-conflicting images of the severity s were added to training and validation, in number
-  `round(aligned * s / (1 - s))`, so that s is their fraction up to rounding, spread over the classes in proportion."""
+MIXING = """- For severity s, `round(aligned * s / (1 - s))` bias-conflicting images were added to training and
+  validation, in proportion to the classes, which makes their fraction s up to rounding."""
 
 
 def add_mixture_options(parser: RepositoryParser, severities: Sequence[str]) -> None:
-    """Add the options of `mix` to the command line of a script."""
-    parser.add_config_names(severities, severities)
-    parser.add_argument(
-        "--validation_share",
-        type=float,
-        default=VALIDATION_SHARE,
-        help=f"fraction held out for validation ({VALIDATION_SHARE})",
-    )
+    """Adds the options of [`mix`] to the parser of a script."""
+    parser.add_config_names(severities)
+    text = f"fraction held out for validation ({VALIDATION_SHARE})"
+    parser.add_argument("--validation_share", type=float, default=VALIDATION_SHARE, help=text)
     parser.add_argument("--seed", type=int, default=0, help="seed of all draws (0)")
 
 
 def mix(
     files: pd.DataFrame, class_names: Sequence[str], options: Namespace, test: pd.DataFrame | None = None
 ) -> tuple[Splits, str]:
-    """Mix bias-aligned and bias-conflicting images into train, validation and test for each severity.
+    """Mixes the table `files` of [`image_files`] into train, validation and test for each severity.
 
-    The bias-aligned images are divided into training and validation once, by class. To a of these, a severity s adds
-    `round(a * s / (1 - s))` bias-conflicting ones, so that s is their fraction, spread over the classes in proportion.
+    Splits the bias-aligned images into training and validation once, by class. To a of them, a severity s adds
+    `round(a * s / (1 - s))` bias-conflicting ones, in proportion to the classes, which makes their fraction s. Without
+    a shared `test` split, each config tests on the bias-conflicting images it did not add.
 
-    Args:
-        files: Images for training and validation, as of [`image_files`].
-        class_names: Names of the labels.
-        options: Those of [`add_mixture_options`].
-        test: Test split of all configs. `None` (default): each config tests on the conflicting images it did not add.
-
-    Returns:
-        Files by (config, split), no image in two splits of a config, and the names of the configs.
-
-    Raises:
-        BiasEnsembleError: a number is out of range, or there are too few images.
+    Returns the splits, and the names of the configs separated by spaces. Raises `BiasEnsembleError` if an option is
+    out of range or there are too few images.
     """
     share, seed = options.validation_share, options.seed
     if not 0 < share <= 0.5:
@@ -75,7 +63,7 @@ def mix(
                     f"expected at least one bias-conflicting training image, found none in {severity} of "
                     f"{len(part):,}; use {100 / len(part):.1g}pct or more"
                 )
-            short = np.flatnonzero(counts > available - (test is None))  # one of each class is left to test with
+            short = np.flatnonzero(counts > available - (test is None))  # leave one of each class for testing
             if len(short):
                 needed = f"more than {counts[short[0]]}" if test is None else f"at least {counts[short[0]]}"
                 raise BiasEnsembleError(

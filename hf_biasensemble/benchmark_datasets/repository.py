@@ -1,7 +1,7 @@
-"""Write a dataset repository: Parquet files, a card and a contact sheet, on disk and on the Hub.
+"""Write a dataset repository of Parquet files, a card and a contact sheet, and push it to the Hub.
 
-The dataset scripts share this module. A repository has one config per severity and opens without custom code:
-`datasets.load_dataset(folder_or_hub_id, "1pct")`. The same calls write the same bytes.
+A repository has one config per severity and opens with `datasets.load_dataset(folder_or_hub_id, "1pct")`. The same
+calls write the same bytes.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,46 +30,38 @@ Samples = dict[tuple[int, bool], list[bytes]]  # encoded images by (label, is_co
 
 
 class RepositoryParser(OneLineParser):
-    """Argument parser with the options that all dataset scripts have. Mistakes raise an error of one line.
-
-    Args:
-        script: File of the script, whose name help and errors show.
-        documentation: Docstring of the script; its first line is the description.
-    """
+    """Parser with the options of all dataset scripts, for the file and docstring of a script."""
 
     def __init__(self, script: str, documentation: str | None):
         description = (documentation or "").partition("\n")[0]
         super().__init__(prog=Path(script).name, description=description, allow_abbrev=False)
         self.add_argument("--output_dir", type=Path, required=True, help="folder to write the repository to")
-        self.add_argument("--overwrite_output_dir", action="store_true", help="replace all that output_dir holds")
+        self.add_argument("--overwrite_output_dir", action="store_true", help="replace everything in output_dir")
         self.add_argument("--hub_dataset_id", metavar="REPO", help="Hub dataset to upload the finished folder to")
 
-    def add_config_names(self, published: Sequence[str], default: Sequence[str] | None = None) -> None:
-        """Adds the option for the severities to make, whose names are those of the configurations."""
-        text = f"configurations to make ({' '.join(published)})"
-        names = ("--dataset_config_names", "--severities")  # the second is the word of the papers
-        self.add_argument(*names, dest="severities", nargs="+", default=default, help=text)
+    def add_config_names(self, severities: Sequence[str]) -> None:
+        """Adds the option for the severities to make, which are the config names, with its default."""
+        text = f"configurations to make ({' '.join(severities)})"
+        names = ("--dataset_config_names", "--severities")  # the second is the term of the papers
+        self.add_argument(*names, dest="severities", nargs="+", default=severities, help=text)
 
 
 def run_script(
     parser: RepositoryParser, build: Callable[[argparse.Namespace], Path], argv: Sequence[str] | None = None
 ) -> int:
-    """Run the command line of a dataset script.
-
-    Args:
-        parser: Its options.
-        build: Writes the repository and returns the folder.
-        argv: The words of the command line; `None` (default) stands for those of this process.
-
-    Returns:
-        The exit status: 0, or 2 after a mistake in the input, which is printed in one line.
-    """
+    """Runs the command line of a dataset script, whose `build` writes the repository and returns the folder. Returns
+    the exit status, 0 or 2; prints errors in one line."""
     try:
         options = parser.parse_args(argv)
         folder = build(options)
         if options.hub_dataset_id:
-            _push(folder, options.hub_dataset_id)
-    except (BiasEnsembleError, OSError) as error:  # an OSError is a full disk or a missing permission
+            from hf_biasensemble.folders.hub import push_folder
+
+            hub_id = options.hub_dataset_id
+            again = ["hf", "upload", hub_id, str(folder), "--repo-type", "dataset"]
+            address = push_folder(folder, hub_id, repo_type="dataset", commit_message="Upload dataset", again=again)
+            print(f"pushed: {address}", flush=True)
+    except (BiasEnsembleError, OSError) as error:  # an OSError: disk full or no permission
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {folder}")
@@ -78,8 +69,7 @@ def run_script(
 
 
 def check_source_outside(source: str | Path, output_dir: Path) -> None:
-    """Raises BiasEnsembleError if the source, or the target of a link in it, is in `output_dir`: replacing it would
-    delete the source."""
+    """Raises `BiasEnsembleError` if the source or the target of a link in it is in `output_dir`, which replaces it."""
     final, given = output_dir.resolve(), Path(source)
     links = (path for path in given.rglob("*") if path.is_symlink())
     for path in (given, *links):
@@ -91,13 +81,11 @@ def check_source_outside(source: str | Path, output_dir: Path) -> None:
 
 @contextmanager
 def written_aside(output_dir: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty hidden sibling of `output_dir` that takes its place when the block ends.
+    """Yields an empty hidden folder beside `output_dir` that replaces it when the block ends.
 
-    An exception removes the sibling; what a killed run left is removed by the next run. So `output_dir` is always
-    complete or untouched. With `overwrite`, all that it holds is replaced.
-
-    Raises:
-        BiasEnsembleError: `output_dir` is not empty, is no folder, holds the home or working folder, or is in use.
+    So `output_dir` is always complete or untouched. An exception removes the hidden folder; the next run removes that
+    of a killed run. Raises `BiasEnsembleError` if `output_dir` is in use, not a folder, contains the home or working
+    folder, or, without `overwrite`, is not empty.
     """
     from filelock import FileLock, Timeout
 
@@ -119,26 +107,22 @@ def written_aside(output_dir: Path, overwrite: bool) -> Iterator[Path]:
                 yield partial
                 shutil.rmtree(replaced, ignore_errors=True)
                 if final.exists():
-                    final.rename(replaced)  # deleted last, so that a kill loses neither the old nor the new folder
+                    final.rename(replaced)  # deleted last, so a kill loses neither folder
                 partial.rename(final)
                 shutil.rmtree(replaced, ignore_errors=True)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
                 lock.unlink(missing_ok=True)
-    except Timeout:  # also raised where no lock file can be made
+    except Timeout:  # also raised if the lock file cannot be created
         if not lock.exists():
             raise BiasEnsembleError(f"could not write to {final.parent}; name a folder elsewhere") from None
         raise BiasEnsembleError(f"another process is writing {final}; wait until it has ended") from None
 
 
 class DatasetRepository:
-    """Files of one repository: call `write_split` for every split (train, validation, test), then `write_card`.
+    """Writes the files of a repository to an existing folder: call `write_split` for every split, then `write_card`.
 
-    Args:
-        folder: Existing folder to write to, such as that of `written_aside`.
-        class_names: Names of the target classes, in label order.
-        bias_names: Names of the bias labels; `None` (default) for data that only tells aligned from conflicting.
-        file_names: Whether there is a column `file_name`, for images that come from files (default `False`).
+    Without `bias_names` there is no column `bias_label`. `file_names` adds a column `file_name`.
     """
 
     def __init__(
@@ -164,15 +148,8 @@ class DatasetRepository:
     def write_split(
         self, split: str, images: Iterable[bytes], columns: Mapping[str, np.ndarray], config: str = SHARED
     ) -> None:
-        """Write one split as one Parquet file, with the column `index` (row number) added.
-
-        Args:
-            split: "train", "validation" or "test".
-            images: Encoded images (PNG, JPEG) in row order. Read once: a generator keeps memory low.
-            columns: `label`, `is_conflicting` and, if the repository has them, `bias_label` and `file_name`, each of
-                shape (N,), N > 0.
-            config: Config the split belongs to. By default all configs share it.
-        """
+        """Writes a split of encoded images as one Parquet file and adds the column `index` (row number). `columns` has
+        the other columns, (N,) with N > 0. Images are read once, so a generator keeps memory low."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -196,23 +173,15 @@ class DatasetRepository:
                 writer.write_table(pa.Table.from_pydict(data, schema=schema))
                 start += len(group)
         total = int(conflicting.sum())
-        if split == "train" and total > self._sheet[0]:  # the sheet shows the config with most conflicting images
+        if split == "train" and total > self._sheet[0]:  # of the configs, show the one with the most
             self._sheet = (total, config, samples)
         print(f"{config}: {split}, {len(labels):,} images, {total:,} bias-conflicting", flush=True)
 
     def write_card(
         self, *, title: str, summary: str, making: str, command: str, tags: Sequence[str] = (), **metadata: Any
     ) -> None:
-        """Write `contact_sheet.png` and `README.md`, after all splits.
-
-        Args:
-            title: Heading and `pretty_name`.
-            summary: First paragraph: what the dataset is.
-            making: How it was made, in Markdown.
-            command: The command that makes these files.
-            tags: Tags besides those of every repository of this kind (default: none).
-            metadata: More fields of the card's YAML block, such as `license`.
-        """
+        """Writes `contact_sheet.png` and `README.md`. `making` is Markdown, `command` reproduces the repository, and
+        `metadata` holds further fields of the YAML block, such as `license`."""
         from huggingface_hub import DatasetCard, DatasetCardData
 
         names = list(dict.fromkeys(config for config, _ in self._counts if config != SHARED))
@@ -231,7 +200,7 @@ class DatasetRepository:
         }
         _, shown, samples = self._sheet
         contact_sheet(samples, self.class_names, f"Training images of {shown}").save(self.folder / "contact_sheet.png")
-        source = ", `file_name` the file that the image comes from" if "file_name" in self.features else ""
+        source = ", `file_name` is the original file of the image" if "file_name" in self.features else ""
         text = f"""---
 {DatasetCardData(**metadata).to_yaml()}
 ---
@@ -256,7 +225,7 @@ Debiasing without bias labels trains on `image` and `label`; the other columns a
 
 ## Counts
 
-In the columns of the classes: bias-aligned + bias-conflicting images.
+Class columns: bias-aligned + bias-conflicting images.
 
 {self._count_table()}
 
@@ -264,7 +233,7 @@ In the columns of the classes: bias-aligned + bias-conflicting images.
 
 {making}
 
-Made by this command:
+Command:
 
 ```bash
 {command}
@@ -289,43 +258,32 @@ def contact_sheet(
     title: str,
     captions: Sequence[str] = ("bias-aligned", "bias-conflicting"),
 ) -> Image.Image:
-    """Draw a row per class: bias-aligned images on the left, bias-conflicting ones on the right.
-
-    With a single caption, only the images under `False` are drawn, for data that do not tell the two apart.
-    """
+    """Draws one row per class with bias-aligned images on the left and bias-conflicting ones on the right. With a
+    single caption, draws only the images under `False`, for data that doesn't distinguish the two."""
     pictures = {
         key: [ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in cell]
         for key, cell in samples.items()
     }
     small = all(max(picture.size) <= 64 for cell in pictures.values() for picture in cell)
     size, resample = (56, Image.Resampling.NEAREST) if small else (96, Image.Resampling.LANCZOS)
-    step, top, font = size + 4, 72, partial(_font, size=18)
+    step, top = size + 4, 72
     names = [drawable(" ".join(name.split())) for name in class_names]
-    left = 24 + int(max(font(name).getlength(name) for name in names))
+    left = 24 + int(max(_font(name).getlength(name) for name in names))
     block = SHEET_COLUMNS * step + 20
     sheet = Image.new("RGB", (left + len(captions) * block, top + len(class_names) * step + 8), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((left, 8), drawable(title), "black", font(drawable(title)))
+    draw.text((left, 8), drawable(title), "black", _font(drawable(title)))
     for conflicting, caption in enumerate(captions):
         x = left + conflicting * block
-        draw.text((x, 40), caption, "black", font(caption))
+        draw.text((x, 40), caption, "black", _font(caption))
         for row, name in enumerate(names):
             y = top + row * step
-            draw.text((left - 12, y + size // 2), name, "black", font(name), anchor="rm")
+            draw.text((left - 12, y + size // 2), name, "black", _font(name), anchor="rm")
             for column, picture in enumerate(pictures.get((row, bool(conflicting)), [])):
                 sheet.paste(ImageOps.fit(picture, (size, size), resample), (x + column * step, y))
     return sheet
 
 
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     found = font_for(text)
-    return ImageFont.truetype(found[1], size) if found else ImageFont.load_default(size)
-
-
-def _push(folder: Path, hub_id: str) -> None:
-    """Upload a finished folder to the Hub dataset `hub_id`, which is made if need be."""
-    from hf_biasensemble.folders.hub import push_folder
-
-    again = ["hf", "upload", hub_id, str(folder), "--repo-type", "dataset"]
-    address = push_folder(folder, hub_id, repo_type="dataset", commit_message="Upload dataset", again=again)
-    print(f"pushed: {address}", flush=True)
+    return ImageFont.truetype(found[1], 18) if found else ImageFont.load_default(18)

@@ -1,4 +1,4 @@
-"""How many images are bias-conflicting, and which: severities by name, and seeded draws fair to all classes."""
+"""Severities such as "1pct", and seeded draws that keep class proportions."""
 
 import math
 import re
@@ -12,17 +12,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 def parse_severity(text: str) -> tuple[str, Fraction]:
-    """Read a severity such as "0.5pct".
-
-    Args:
-        text: "<number>pct" with 0 < number < 100.
-
-    Returns:
-        The name in its shortest form ("1.0pct" is "1pct") and the fraction (1/100).
-
-    Raises:
-        BiasEnsembleError: the text has another form or is out of range.
-    """
+    """Parses "<number>pct", 0 < number < 100, into its shortest name ("1.0pct" becomes "1pct") and the fraction."""
     number = re.search(r"\d+(?:\.\d*)?|\.\d+", text)
     percent = Decimal(number[0]).normalize() if number else Decimal(0)
     near = f"{percent:f}pct" if 0 < percent < 100 else "1pct"
@@ -34,18 +24,14 @@ def parse_severity(text: str) -> tuple[str, Fraction]:
 
 
 def random_generator(seed: int, purpose: str) -> np.random.Generator:
-    """One independent stream per purpose, so that no split or config depends on what else is made.
-
-    Raises:
-        BiasEnsembleError: `seed` is negative.
-    """
+    """An independent stream for each purpose, so no split or config depends on the others."""
     if seed < 0:
         raise BiasEnsembleError(f"expected --seed of 0 or more, found {seed}; use another seed")
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
 
 
 def apportion(total: int, sizes: np.ndarray) -> np.ndarray:
-    """Divide `total` among classes in proportion to their sizes by the method of largest remainders."""
+    """Divides `total` among classes in proportion to their sizes, by largest remainders."""
     quotas = [Fraction(total * int(size), int(sizes.sum())) for size in sizes]
     counts = np.array([math.floor(quota) for quota in quotas])
     by_remainder = sorted(range(len(sizes)), key=lambda c: -(quotas[c] % 1))  # stable: ties go to the lower class
@@ -54,11 +40,11 @@ def apportion(total: int, sizes: np.ndarray) -> np.ndarray:
 
 
 def draw(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `counts[c]` random samples of every class c, none twice; sorted."""
+    """Sorted rows of `counts[c]` random samples of each class c, without replacement."""
     rows = [rng.choice(np.flatnonzero(labels == c), count, replace=False) for c, count in enumerate(counts)]
     return np.sort(np.concatenate(rows))
 
 
 def draw_by_class(labels: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of a random subset of `total` samples that has the class proportions of `labels`; sorted."""
+    """Sorted rows of `total` random samples with the class proportions of `labels`."""
     return draw(labels, apportion(total, np.bincount(labels)), rng)

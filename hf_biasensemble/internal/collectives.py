@@ -1,4 +1,4 @@
-"""Communication between the processes of a run. With a single process, each function returns what it was given."""
+"""Communication between the processes of a run. In a single process, each function returns its input."""
 
 import copy
 from collections.abc import Callable
@@ -23,32 +23,22 @@ def num_processes() -> int:
 
 
 def is_alone() -> bool:
-    """Whether this is one of several processes and currently works by itself, inside [`shared_out`]."""
+    """Whether this process is inside [`shared_out`] and works independently of the others."""
     return _is_alone
 
 
 def shared_out(work: Callable[[int], Result], count: int) -> list[Result]:
-    """Calls `work` with each number below `count`, in process r of n with r, r + n, r + 2n, ..., and gives all results
-    to all processes.
+    """Returns `work(number)` for each number below `count`, in all processes. Process r of n computes r, r + n, ...
 
-    Meanwhile each process finds no others, so the results are those of a single process. They are pickled. A process
-    waits for the others however long their work takes.
-
-    Args:
-        work (`Callable`): Returns the result for a number. It must create its training settings itself.
-        count (`int`): 0 or more.
-
-    Returns:
-        `list`: The results in order.
-
-    Raises:
-        `BiasEnsembleError`: In all processes, if `work` raises it for a number; for the first such number.
+    During its work a process sees no others, so results equal those of a single process. They are pickled, and there
+    is no timeout. `work` must create its training arguments itself. If it raises `BiasEnsembleError`, all processes
+    raise the one of the lowest number.
     """
     global _is_alone
     processes = num_processes()
     if processes == 1:
         return [work(number) for number in range(count)]
-    group: Any = dist.new_group(backend="gloo", timeout=_ANY_TIME)  # --ddp_timeout is for the collectives of a step
+    group: Any = dist.new_group(backend="gloo", timeout=_ANY_TIME)  # not --ddp_timeout
     own: list[Result | BiasEnsembleError] = []
     _is_alone = True
     try:
@@ -71,24 +61,21 @@ def shared_out(work: Callable[[int], Result], count: int) -> list[Result]:
 
 
 def of_one_process(state: Any) -> Any:
-    """A copy of the state of an `Accelerator` that says that there are no other processes."""
+    """A copy of the state of an `Accelerator` with this process only."""
     state = copy.copy(state)
     state.distributed_type, state.num_processes, state.process_index = type(state.distributed_type).NO, 1, 0
     return state
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """The rows (B, ...) of all processes, one process after another: (processes * B, ...). Gradients flow back.
-
-    Each process must hold equally many.
-    """
+    """Concatenates the rows (B, ...) of all processes; B must be the same in each. Gradients flow back."""
     if num_processes() == 1:
         return rows
     return _GatherRows.apply(rows)
 
 
 def total(values: torch.Tensor) -> torch.Tensor:
-    """The sum of the values of all processes."""
+    """The sum of the values over all processes."""
     if num_processes() == 1:
         return values
     values = values.clone()
@@ -97,26 +84,26 @@ def total(values: torch.Tensor) -> torch.Tensor:
 
 
 def largest(value: torch.Tensor) -> torch.Tensor:
-    """The largest of the values of all processes."""
+    """The maximum over all processes, written into `value`."""
     if num_processes() > 1:
         dist.all_reduce(value, dist.ReduceOp.MAX)
     return value
 
 
 def mean_of_processes(values: torch.Tensor) -> torch.Tensor:
-    """The mean of the values of all processes."""
+    """The mean of the values over all processes."""
     return values if num_processes() == 1 else total(values) / num_processes()
 
 
 def from_process(values: torch.Tensor, process: int = 0) -> torch.Tensor:
-    """The values that one process holds, by default the first, on all of them; overwrites those that are there."""
+    """Broadcasts the values of one process to all, in place."""
     if num_processes() > 1:
         dist.broadcast(values, src=process)
     return values
 
 
 def meet(use_cpu: bool) -> None:
-    """Connects the processes of a launch, for commands without training settings, which otherwise connect them."""
+    """Connects the processes of a launch in commands that have no training arguments to do it."""
     if number_started() > 1:
         from accelerate import PartialState
 
@@ -124,17 +111,14 @@ def meet(use_cpu: bool) -> None:
 
 
 def leave() -> None:
-    """Closes the process group, after success and before Python exits.
-
-    A gloo thread that is still alive at exit may free its last tensor too late and abort the process (PyTorch issue
-    190489). The launcher then kills the other processes, of which the first may still be writing.
-    """
+    """Closes the process group after success, before Python exits. A gloo thread still alive at exit may abort the
+    process (PyTorch issue 190489), and the launcher would then kill the first process while it may still write."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Gives all processes the first one's buffers (BatchNorm's statistics), which are the ones that are saved."""
+    """Copies the buffers (BatchNorm statistics) of the first process, which saves the model, to all others."""
     for buffer in model.buffers():
         from_process(buffer)
 
@@ -149,5 +133,5 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        """The sum of the gradients that all processes have for the rows of this one."""
+        """Sums the gradients that all processes have for the rows of this one."""
         return total(gradient)[dist.get_rank() * ctx.num_rows :][: ctx.num_rows]

@@ -7,19 +7,19 @@ from typing import Any
 class BiasEnsembleError(ValueError):
     """A mistake in the input that the user can fix.
 
-    The message is one line: what was expected, what was found and what to do. The command line prints it without a
-    traceback and ends with exit status 2.
+    The message is one line with what was expected, what was found and what to do. Commands print it without a
+    traceback and exit with status 2.
     """
 
 
 def require(holds: bool, option: str, expected: str, found: Any) -> None:
-    """Raises `BiasEnsembleError` unless the value of an option is as expected."""
+    """Raises `BiasEnsembleError` with the message "{option}: expected {expected}, found {found}" unless `holds`."""
     if not holds:
         raise BiasEnsembleError(f"{option}: expected {expected}, found {found}")
 
 
 def missing_package(package: str, extra: str) -> BiasEnsembleError:
-    """The error for an optional package that is not installed; the `extra` of this library includes it."""
+    """The error for a missing optional package, which the `extra` of this library installs."""
     return BiasEnsembleError(
         f"expected the package {package}, found none; pip install 'hf_biasensemble[{extra}]', "
         f"or in a checkout pip install '.[{extra}]'"
@@ -27,7 +27,7 @@ def missing_package(package: str, extra: str) -> BiasEnsembleError:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> list[str]:
-    """How the settings of something that exists differ from those asked for, worded for an error."""
+    """Differences between existing and requested settings, worded for an error message."""
     return [
         f"{name} (then: {then.get(name)}, now: {now.get(name)})"
         for name in sorted(then.keys() | now.keys())

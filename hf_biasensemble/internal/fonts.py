@@ -1,4 +1,4 @@
-"""Installed fonts that can draw names of the data, whatever their script."""
+"""Installed fonts that can draw class names in any script."""
 
 from functools import cache
 
@@ -7,28 +7,29 @@ DEFAULT = "DejaVu Sans"  # comes with matplotlib
 
 @cache
 def font_for(text: str) -> tuple[str, str] | None:
-    """Name and file of an installed font that has all characters of the text, or `None`."""
+    """Name and file of an installed font with all characters of the text, or `None`."""
     from matplotlib.font_manager import fontManager
-    from matplotlib.ft2font import FT2Font
 
-    # The default first, then regular fonts of other families, then whatever there is.
+    # The default first, then regular fonts of other families, then the rest.
     for entry in sorted(
         fontManager.ttflist,
         key=lambda font: (font.name != DEFAULT, font.style != "normal", str(font.weight) not in ("400", "normal")),
     ):
-        if not entry.name.startswith("Last Resort"):  # which has a box for everything
+        if not entry.name.startswith("Last Resort"):  # draws every character as a box
             try:
-                known = _characters(FT2Font, entry.fname)
+                known = _characters(entry.fname)
             except (OSError, RuntimeError):
-                continue  # uninstalled since, or of a kind that cannot be read
+                continue  # removed or unreadable
             if all(ord(character) in known for character in text if not character.isspace()):
                 return entry.name, entry.fname
     return None
 
 
 @cache
-def _characters(reader: type, file: str) -> frozenset[int]:
-    return frozenset(reader(file).get_charmap())
+def _characters(file: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(file).get_charmap())
 
 
 def drawable(text: str) -> str:

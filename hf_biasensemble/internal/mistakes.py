@@ -1,4 +1,4 @@
-"""What is said of a mistake on the command line: one line, with the option that a mistyped or foreign name means."""
+"""One-line errors for mistakes on the command line, with a suggestion for an unknown option."""
 
 import argparse
 import difflib
@@ -32,7 +32,7 @@ _USUAL_NAMES = {
     "num_images": "top_k",
     "use_cpu": "device no_cuda",
 }
-"""By option, names of other scripts and former names of ours, whose values may differ."""
+"""For each option, its former names and its names in other scripts, whose values may differ."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -45,7 +45,7 @@ class OneLineParser(argparse.ArgumentParser):
         raise BiasEnsembleError(message if message.startswith("--") else f"{message}; see {self.prog} --help")
 
     def unknown_option(self, name: str, where: str) -> str:
-        """The error for a name that no option has, with the option that it means: a usual name, else the nearest."""
+        """The error for an unknown option, with the option of that usual name, or else the closest match."""
         strings = [[text for text in action.option_strings if text.startswith("--")] for action in self._actions]
         known = [names[0].lstrip("-") for names in strings if names]
         typed = name.lstrip("-")

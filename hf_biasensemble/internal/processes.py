@@ -1,4 +1,4 @@
-"""Which of several processes this is, before torch knows, and whether as many were started as requested."""
+"""The processes of a launch, from environment variables, before torch connects them."""
 
 import logging
 import os
@@ -9,12 +9,12 @@ logger = logging.getLogger(__name__)
 
 
 def is_first() -> bool:
-    """Whether this is the first process of a launch, or the only one."""
+    """Whether this is the first or only process of a launch."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def number_started() -> int:
-    """How many processes were launched together, on all machines."""
+    """The number of processes in this launch, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -25,12 +25,12 @@ def print_once(line: str) -> None:
 
 
 def print_whole(line: str) -> None:
-    """Prints a line from any process, in one write, so that those of several processes do not mix."""
+    """Prints a line in one write, so lines of several processes don't mix."""
     print(f"{line}\n", end="", flush=True)
 
 
 def refuse_data_parallel(gpus: int) -> None:
-    """Raises `BiasEnsembleError` if one process has several GPUs: the Trainer would multiply its batch by them."""
+    """Raises `BiasEnsembleError` if one process has several GPUs: the Trainer would multiply its batch size."""
     if gpus > 1:
         raise BiasEnsembleError(
             f"expected one GPU for each process, found one process and {gpus} GPUs; start as many processes with "
@@ -39,7 +39,7 @@ def refuse_data_parallel(gpus: int) -> None:
 
 
 def warn_of_missing_processes(started: int) -> None:
-    """Warns if `accelerate launch` was asked for several processes but started one, as it does without a GPU."""
+    """Warns if `accelerate launch` started one process instead of several, as it does without a GPU."""
     import psutil  # type: ignore[import-untyped]
 
     if started > 1:
@@ -60,7 +60,7 @@ def warn_of_missing_processes(started: int) -> None:
 
 
 def _processes_asked_for(words: list[str]) -> int:
-    """How many processes an `accelerate launch` command line requests, by flag or config file; else 1."""
+    """The number of processes that an `accelerate launch` command line requests, by flag or config file; else 1."""
     if "launch" not in words or not any("accelerate" in word for word in words[: words.index("launch")]):
         return 1
     from accelerate.commands.config import default_config_file, load_config_from_file

@@ -11,13 +11,12 @@ T = TypeVar("T")
 
 
 def derived_seed(seed: int, purpose: str, number: int = 0) -> int:
-    """A separate seed for each purpose and number, so that streams neither coincide nor depend on their order."""
+    """An independent seed for each purpose and number."""
     return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), number]).generate_state(1)[0])
 
 
 def build_with_seed(seed: int, build: Callable[[], T]) -> T:
-    """Calls `build`, which draws random numbers on the CPU, with torch's CPU generator seeded, and restores its state
-    afterwards. Generators of GPUs are left alone, also those not yet in use."""
+    """Calls `build` with torch's CPU generator seeded, and restores its state. Leaves GPU generators alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices
         return build()

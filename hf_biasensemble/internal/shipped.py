@@ -1,7 +1,4 @@
-"""Recipes and dataset scripts that ship with the library, found by name from any folder.
-
-In a checkout `configs/` and `dataset_scripts/` are beside the package; a wheel holds them inside it.
-"""
+"""Recipes and dataset scripts that ship with the library: beside the package in a checkout, inside it in a wheel."""
 
 import ast
 import difflib
@@ -14,24 +11,21 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 def recipes() -> dict[str, Path]:
-    """The YAML file of each recipe by its name, such as `recommended/cmnist`."""
+    """The YAML files of the recipes, by names such as `recommended/cmnist`."""
     folder = _folder("configs")
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.glob("*/*.yaml"))}
 
 
 def dataset_scripts() -> dict[str, Path]:
-    """The script that makes each dataset by its name, such as `cmnist`."""
+    """The dataset scripts, by names such as `cmnist`."""
     return {file.stem: file for file in sorted(_folder("dataset_scripts").glob("[a-z]*.py"))}
 
 
 def config_file(name: str) -> Path:
-    """The YAML file that `--config` names: a file, or a recipe of ours with or without `configs/` and `.yaml`.
-
-    Raises:
-        `BiasEnsembleError`: If it is neither. The message lists recipes of nearly that name, or all.
-    """
+    """The file that `--config` names: a path, or a recipe with or without `configs/` and `.yaml`. Otherwise raises
+    `BiasEnsembleError` with the recipes of similar names, or all."""
     path, known = Path(name), recipes()
-    if path.exists() and not path.is_dir():  # a pipe is no regular file, but can be read
+    if path.exists() and not path.is_dir():  # a pipe is not a regular file, but readable
         return path
     recipe = name.removeprefix("configs/").removesuffix(".yaml")
     if recipe in known:
@@ -49,7 +43,7 @@ def summary_of(file: Path) -> str:
 
 
 def module_in(file: Path) -> ModuleType:
-    """The module in a Python file (`.py`) of no package."""
+    """Imports a Python file outside any package."""
     spec = importlib.util.spec_from_file_location(f"hf_biasensemble_{file.stem}", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Sizes such as "4GB"."""
 
 import re
 
@@ -6,8 +6,7 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 
 
 def size_in_bytes(text: str, option: str) -> int:
-    """Reads a size such as "4GB", "1.5 kB", "2MiB" or "123": 1 kB is 1000 bytes, 1 KiB 1024, a bare number is bytes.
-    Refuses another form; `option` names it in the error."""
+    """Parses a size such as "4GB", "1.5 kB", "2MiB" or "123" bytes; 1 kB is 1000 bytes, 1 KiB 1024."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
     if match is None:
         raise BiasEnsembleError(f"{option}: expected bytes, such as 4GB, 500MB or 0, found {text!r}")

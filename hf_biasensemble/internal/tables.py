@@ -1,4 +1,4 @@
-"""Numpy columns, and what is stated about them, as a Parquet file and back."""
+"""Save NumPy columns with metadata as a Parquet file, and load them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ _METADATA_KEY = b"hf_biasensemble"
 
 
 def save_table(path: Path, columns: Mapping[str, np.ndarray | None], stated: dict[str, Any]) -> Path:
-    """Writes columns (N,) or (N, K), completely or not at all, without those that are `None`. Plain values `stated` of
-    them go into the metadata."""
+    """Writes the columns (N,) or (N, K) that are not `None`, completely or not at all. The values of `stated`, which
+    JSON must be able to hold, go into the metadata."""
     table = pa.table({name: _column(values) for name, values in columns.items() if values is not None})
     table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(stated, sort_keys=True)})
     with written_whole(path) as file:
@@ -27,11 +27,8 @@ def save_table(path: Path, columns: Mapping[str, np.ndarray | None], stated: dic
 
 
 def load_table(path: Path, what: str, remedy: str, build: Callable[[dict[str, np.ndarray], dict[str, Any]], T]) -> T:
-    """What `build` returns for the columns and stated values that [`save_table`] wrote.
-
-    Raises:
-        `BiasEnsembleError`: If there is no readable file, or `build` misses something in it.
-    """
+    """Returns `build(columns, stated)` for a file of [`save_table`]. Raises `BiasEnsembleError` if it is missing or
+    unreadable, or if `build` raises `KeyError` or `ValueError`."""
     try:
         table = pq.read_table(path)
         stated = json.loads((table.schema.metadata or {})[_METADATA_KEY])

@@ -1,4 +1,4 @@
-"""State dicts as safetensors can write them."""
+"""State dicts for safetensors."""
 
 from collections.abc import Mapping
 
@@ -6,8 +6,7 @@ import torch
 
 
 def separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors, each contiguous and in memory of its own, which is copied only where needed. A network may
-    hold one weight under two names, which safetensors refuses."""
+    """The same tensors, contiguous and without shared memory, which safetensors refuses; copied only where needed."""
     seen: set[int] = set()
     found = {}
     for name, tensor in tensors.items():

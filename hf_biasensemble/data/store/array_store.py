@@ -1,11 +1,11 @@
-"""Arrays on disk: each is made once and read through a memory map by all.
+"""Arrays that are computed once, kept on disk and read through a memory map.
 
-A store is a plain `.npy` file, named by a hash of all that it depends on, and a `.json` file beside it, which is
-written last: without it there is no store. It holds the checksum of the array, and size and time of the `.npy` file.
-While these are as stated, nobody has written to the file, and it opens at once however large it is; otherwise the
-checksum decides.
+A store is an `.npy` file, named by a hash of everything it depends on. The `.json` file beside it is written last: a
+store without one is incomplete. It records the checksum of the array and the size and modification time of the `.npy`
+file. While these two match, the store opens instantly, whatever its size; otherwise the checksum is verified.
 """
 
+import hashlib
 import json
 import math
 import mmap
@@ -23,28 +23,22 @@ from hf_biasensemble.data.store.making import (
     MORE_ROOM,
     NotWrittenError,
     Store,
-    add_to_hash,
     hash_of_shape,
     read_header,
     write_json,
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
-_SMALL = 1 << 28  # bytes of a store whose pages a process keeps: giving them back costs small batches a fifth of a ms
-_READ_ALONE = 1 << 16  # bytes of a row from which on it is read by itself, not with what lies around it
+_SMALL = 1 << 28  # bytes up to which a process keeps the pages of a store: releasing them costs 0.2 ms a batch
+_READ_ALONE = 1 << 16  # bytes from which a row is read without its neighbours
 
 
 class StoredArray:
-    """An array (N, ...) in a store; indexed by a tensor of rows, it gives a tensor in memory.
+    """An array (N, ...) in a store. Indexing it with a tensor of rows returns a tensor in memory.
 
-    Pages of all but small stores are given back after each read, so that a process that reads one larger than its
-    memory does not grow; the operating system still keeps them in its cache. Copies in other processes, also those
-    that pickling makes, map the same file.
-
-    Args:
-        file (`Path`): The `.npy` file of a store that was checked.
-        digest (`str`): SHA-256 of shape and content, as of [`digest_of`].
-        columns (`slice`, *optional*): Of the last dimension, those that are read; by default all.
+    After each read, the process releases the pages of all but small stores, so it can read stores larger than its
+    memory. They stay in the cache of the operating system. A pickled copy maps the same file. `digest` is the one of
+    [`digest_of`]; `columns` restricts the last dimension.
     """
 
     def __init__(self, file: Path, digest: str, columns: slice = slice(None)):
@@ -52,15 +46,15 @@ class StoredArray:
         with open(file, "rb") as stream:
             shape, dtype = read_header(stream)
             self._start = stream.tell()
-            # Read-only: a map that could be written to is counted as memory, which a large file exceeds.
+            # The system counts a writable map as memory, and would refuse it for a large file.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
-        self._gives_back = len(self._map) > _SMALL and hasattr(mmap, "MADV_DONTNEED")
-        self._reads_alone = self._gives_back and self._row_bytes >= _READ_ALONE
+        self._releases_pages = len(self._map) > _SMALL and hasattr(mmap, "MADV_DONTNEED")
+        self._reads_alone = self._releases_pages and self._row_bytes >= _READ_ALONE
         if self._reads_alone:
-            self._map.madvise(mmap.MADV_RANDOM)  # or megabytes around each row of a random batch are read as well
+            self._map.madvise(mmap.MADV_RANDOM)  # without it, megabytes around each row are read as well
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             mapped = np.frombuffer(self._map, dtype, offset=self._start).reshape(shape)
             self._tensor = torch.from_numpy(mapped)[..., columns]
         self.shape = self._tensor.shape
@@ -72,30 +66,30 @@ class StoredArray:
         return self.shape[0]
 
     def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
-        """The values (n, ...) of these rows (int64)."""
+        """Values (n, ...) of the rows, an int64 tensor (n,)."""
         return self.index_select(0, rows)
 
     def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
-        """As of a tensor; `dim` is 0."""
+        """Like `torch.Tensor.index_select`, along dimension 0 only."""
         if self._reads_alone:
-            for row in rows.tolist():  # all at once and ahead, where a page that is missed would be waited for
+            for row in rows.tolist():  # request all rows ahead of time instead of waiting for one after the other
                 start = self._start + row * self._row_bytes
                 first = start // mmap.PAGESIZE * mmap.PAGESIZE
                 self._map.madvise(mmap.MADV_WILLNEED, first, start + self._row_bytes - first)
         values = self._tensor.index_select(dim, rows)
-        if self._gives_back:
+        if self._releases_pages:
             self._map.madvise(mmap.MADV_DONTNEED)
         return values
 
     def part(self, columns: slice, in_memory: bool) -> "torch.Tensor | StoredArray":
-        """Some columns of the last dimension, mapped or copied into memory."""
+        """A slice of the last dimension, mapped or copied into memory."""
         if not in_memory:
             return StoredArray(self.file, self.digest, columns)
         return torch.from_numpy(np.array(np.load(self.file, mmap_mode="r")[..., columns]))
 
 
 def digest_of(values: torch.Tensor | StoredArray) -> str:
-    """SHA-256 of shape and content, the same for an array in memory and in a store, where it is not computed again."""
+    """SHA-256 of shape and content, which a store has ready and an array in memory has to compute."""
     if isinstance(values, StoredArray):
         return values.digest
     digest = hash_of_shape(values.shape)
@@ -104,19 +98,11 @@ def digest_of(values: torch.Tensor | StoredArray) -> str:
 
 
 def open_or_make(store: Store, verify: bool = False) -> tuple[StoredArray, dict[str, Any]]:
-    """The array of a store and its notes, made first if there is none that passes the check.
+    """Returns the array of a store and its notes, after making them if they are missing or damaged.
 
-    It is opened before any lock is taken, so that one in a read-only folder serves. Processes that want the same store
-    at once, on one machine or on several that see the folder, share the work. What a killed process made is kept.
-
-    Args:
-        store (`Store`): Which array, and how it is made.
-        verify (`bool`, *optional*, defaults to `False`): Check all of a store that is there, and refuse it if it is
-            damaged.
-
-    Raises:
-        `NotWrittenError`: If the disk has no room or cannot be written.
-        `BiasEnsembleError`: If a store to verify is damaged.
+    A complete store opens without a lock, even in a read-only folder. Processes that need the same store share the
+    work, also across machines, and reuse the parts that a killed process made. Raises `NotWrittenError` if the disk is
+    full or read-only, and with `verify`, which checks the whole content, `BiasEnsembleError` for a damaged store.
     """
     file, kind, source = store.file, store.kind, store.source
     try:
@@ -135,7 +121,7 @@ def open_or_make(store: Store, verify: bool = False) -> tuple[StoredArray, dict[
             if problem:
                 raise problem
             try:
-                found = _open(file, store.shape, store.dtype)  # another process may have been faster
+                found = _open(file, store.shape, store.dtype)  # another process may have made it meanwhile
             except (OSError, _Unusable) as reason:
                 if isinstance(reason, _Unusable):
                     print(f"{source}: the store {file} {reason}; making it again", flush=True)
@@ -152,22 +138,21 @@ def open_or_make(store: Store, verify: bool = False) -> tuple[StoredArray, dict[
 
 
 def source_of(file: Path) -> str:
-    """What a store was made from, by its own word; nothing if that cannot be read."""
+    """The `source` recorded in a store; empty if unreadable."""
     with suppress(OSError, ValueError, KeyError):
         return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["source"]
     return ""
 
 
 class _Unusable(Exception):
-    """Says what is wrong with the file."""
+    """The message completes a sentence that begins with the file name."""
 
 
 def _open(file: Path, shape: tuple[int, ...], dtype: Any, verify: bool = False) -> tuple[StoredArray, dict[str, Any]]:
     beside = file.with_suffix(".json")
     try:
         stated = json.loads(beside.read_text(encoding="utf-8"))
-        digest, size, time = stated["sha256"], stated["bytes"], stated["mtime_ns"]
-        notes = stated["notes"]
+        digest, size, time, notes = (stated[key] for key in ("sha256", "bytes", "mtime_ns", "notes"))
     except (ValueError, KeyError, TypeError) as error:
         raise _Unusable(f"has a {beside.name} that cannot be read") from error
     found = file.stat()
@@ -181,9 +166,9 @@ def _open(file: Path, shape: tuple[int, ...], dtype: Any, verify: bool = False) 
         if header != (shape, np.dtype(dtype)):
             raise _Unusable(f"holds an array {header[0]} of {header[1]}, not {shape} of {np.dtype(dtype)}")
         if verify or found.st_mtime_ns != time:
-            if add_to_hash(hash_of_shape(shape), stream, size).hexdigest() != digest:
+            if hashlib.file_digest(stream, lambda: hash_of_shape(shape)).hexdigest() != digest:
                 raise _Unusable("was altered: its checksum is not the one that was stated")
-            if found.st_mtime_ns != time:  # copied or touched, but not altered
-                with suppress(OSError):  # somebody else's file
+            if found.st_mtime_ns != time:  # copied or touched
+                with suppress(OSError):  # the file may belong to another user
                     write_json(beside, stated | {"mtime_ns": found.st_mtime_ns})
     return StoredArray(file, digest), notes

@@ -1,4 +1,4 @@
-"""Where the library keeps what it can make again: beside the cache of `datasets`."""
+"""The folder of this library in the cache of `datasets`, and its locks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ SOURCE_FILE = "source.txt"
 """In a folder of tables: what they were made from."""
 
 STORES = ("pixels", "features")
-"""Folders of the cache that hold stores; all others hold tables."""
+"""Folders of the cache that hold stores; the others hold tables."""
 
 
 def cache_folder() -> Path:
@@ -20,15 +20,14 @@ def cache_folder() -> Path:
 
 
 def lock_of(file: Path) -> FileLock:
-    """Held by whoever writes this file of the cache, or removes it."""
+    """The lock to hold while writing or removing a file of the cache."""
     return FileLock(file.with_suffix(".lock"))
 
 
 @contextmanager
 def sole_maker(file: Path, busy: str, meanwhile: Callable[[], None] = lambda: None) -> Iterator[OSError | None]:
-    """Lets one process at a time into the block, of several that would make this file of the cache. The others print
-    `busy`, do what is to be done `meanwhile`, and wait for as long as it takes. Yields why there is no lock where none
-    can be had, as in a read-only folder."""
+    """Runs the block in one process at a time. The others print `busy`, call `meanwhile` and wait without a timeout.
+    Yields the error if the lock cannot be created, as in a read-only folder."""
     lock, problem = lock_of(file), None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

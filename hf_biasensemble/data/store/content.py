@@ -1,11 +1,10 @@
-"""Hashes of the content of images, without reading again what was read before.
+"""Hashes of the content of images, kept in a manifest so that unchanged images are not read again.
 
-A manifest is a Parquet file beside the pixels: for each image a key, and the SHA-256 of its content. The key of an
-image file is its path, size, time of modification, inode and ctime; the last of these cannot be set, so a file that
-was edited or replaced has another key whatever else was restored. The key of an image in a table is its row, the
-table's fingerprint in `datasets`, and the same record of the Arrow files that hold it. What has no key is read each
-time: images in memory, and files of the last two seconds, which might change once more within one tick of the file
-system's clock.
+A manifest is a Parquet file beside the pixels with a key and the SHA-256 of the content for each image. The key of an
+image file is its path, size, modification time, inode and ctime. Programs cannot set the ctime, so an edited or
+replaced file gets another key. The key of an image in a table is its row, the fingerprint of the table in `datasets`,
+and the same data of its Arrow files. Images without a key are read each time: images in memory, and files younger than
+two seconds, which may change again within one tick of the file system's clock.
 """
 
 import hashlib
@@ -33,13 +32,10 @@ _ROWS_AT_ONCE = 128
 
 
 def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
-    """SHA-256 of the content of each image, uint8 (N, 32); the name of the error for one that cannot be read.
+    """SHA-256 of the content of each image in the column `image`, uint8 (N, 32); if unreadable, the name of the error.
 
-    Of several processes that want the same at once, one reads the images and the others wait.
-
-    Args:
-        images (`datasets.Dataset`): One column `image`, undecoded.
-        source (`str`, *optional*): What the images are, for the list of the cache and the progress bar.
+    If several processes need the hashes, one reads the images and the others wait. `source` names the images in the
+    list of the cache and the progress bar.
     """
     paths = paths_of(images, "image")
     tables = [table["filename"] for table in images.cache_files]
@@ -50,7 +46,7 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
     hashes = np.zeros((len(images), 32), dtype=np.uint8)
 
     def filled_in() -> tuple[pa.ChunkedArray, np.ndarray]:
-        """The keys as things are now, and the rows that the manifest does not know."""
+        """The current keys, and the rows that are not in the manifest."""
         keys = _keys(paths, images._fingerprint, tables)
         return keys, _fill_in(hashes, keys, file)
 
@@ -71,20 +67,20 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
         read(unknown)
         content = pa.Array.from_buffers(pa.binary(32), len(hashes), [None, pa.py_buffer(hashes)])
         known = pa.table({"key": keys, "sha256": content}, metadata={"source": source}).filter(keys.is_valid())
-        with suppress(OSError), written_whole(file) as unfinished:  # on a full disk, all is read again next time
+        with suppress(OSError), written_whole(file) as unfinished:  # if the disk is full, the next run reads again
             pq.write_table(known, unfinished, use_dictionary=False)
     return hashes
 
 
 def source_of_manifest(file: Path) -> str:
-    """What the images are that a manifest knows, by its own word; nothing if it cannot be read."""
+    """The `source` recorded in a manifest; empty if unreadable."""
     with suppress(OSError, pa.ArrowException, TypeError, KeyError):
         return pq.read_schema(file).metadata[b"source"].decode()
     return ""
 
 
 def _keys(paths: pa.ChunkedArray, fingerprint: str, tables: list[str]) -> pa.ChunkedArray:
-    """The key of each image as things are now; null where there is none."""
+    """The current key of each image, or null."""
     now = time.time_ns()
 
     def record(file: str) -> str | None:
@@ -106,21 +102,21 @@ def _keys(paths: pa.ChunkedArray, fingerprint: str, tables: list[str]) -> pa.Chu
         return f"{table} {row}" if table else None
 
     keys, row = [], 0
-    for some in paths.chunks:  # a million strings of Python would take some hundred MB
+    for some in paths.chunks:  # a million Python strings take hundreds of MB
         keys.append(pa.array([key(row + n, path) for n, path in enumerate(some.to_pylist())], pa.large_string()))
         row += len(some)
     return pa.chunked_array(keys, pa.large_string())
 
 
 def _fill_in(hashes: np.ndarray, keys: pa.ChunkedArray, file: Path) -> np.ndarray:
-    """Writes the hashes that the manifest knows into the array; gives the rows that it does not know."""
+    """Copies the hashes in the manifest into the array and returns the rows that are missing."""
     try:
         known = pq.read_table(file).combine_chunks()
         places = pc.index_in(keys, known["key"], skip_nulls=True)
         rows = np.flatnonzero(places.is_valid())
         content = known["sha256"].take(places.drop_null()).combine_chunks()
         hashes[rows] = np.frombuffer(content.buffers()[1], np.uint8, count=32 * len(rows)).reshape(-1, 32)
-    except (OSError, pa.ArrowException, KeyError, ValueError):  # none yet, or damaged: it is written again
+    except (OSError, pa.ArrowException, KeyError, ValueError):  # missing or damaged
         return np.arange(len(keys))
     return np.flatnonzero(places.is_null())
 

@@ -1,4 +1,4 @@
-"""Decoded images in a store, named by the content of the image files; their names and times do not count."""
+"""Decoded images in a store, identified by the content of the image files, not by their names or times."""
 
 import hashlib
 import json
@@ -21,18 +21,15 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import print_once
 
 FORMAT_VERSION = 4
-"""Goes up when the layout of the store or what `decode_image` makes of an image changes."""
+"""Increase it when the layout of the store or the output of `decode_image` changes."""
 
 
 def decoded(
     images: datasets.Dataset, geometry: Geometry, source: str, workers: int | None, mapped: bool, verify: bool
 ) -> tuple[torch.Tensor | StoredArray, dict[int, str]]:
-    """The pixels uint8 (N, 3, S, S) of a column `image`, black where one cannot be read, and the reason for each such
-    row; the other arguments are those of [`decode_split`].
-
-    Raises:
-        `BiasEnsembleError`: As of [`open_or_make`], and if images change while they are decoded.
-    """
+    """Returns the pixels uint8 (N, 3, S, S) of the column `image`, black for unreadable images, and the error of each
+    unreadable row. See [`decode_split`] for the arguments and [`open_or_make`] for the exceptions. Also raises
+    `BiasEnsembleError` if images change while they are decoded."""
     name = _name_of(images, geometry, source)
 
     def blocks(rows: range, notes: dict[Any, Any]) -> Iterator[np.ndarray]:
@@ -63,7 +60,7 @@ def decoded(
 
 
 def _name_of(images: datasets.Dataset, geometry: Geometry, source: str) -> str:
-    """Hash of what the pixels depend on: content and order of the files, geometry, and the code that decodes."""
+    """Hash of everything the pixels depend on: content and order of the files, geometry, and decoders."""
     decoders = {name: features.version(name) for name in ("jpg", "jpg_2000", "webp", "avif", "libtiff")}
     shown = [geometry.stored_size, *astuple(replace(geometry, crop_pct=float(geometry.crop_pct)))]
     settings = [FORMAT_VERSION, PIL.__version__, decoders, MAX_IMAGE_PIXELS, shown, len(images)]

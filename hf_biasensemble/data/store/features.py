@@ -1,4 +1,4 @@
-"""Features in place of pixels, of a frozen backbone or of the dataset: what trainers, selectors and evaluation see."""
+"""Feature vectors that trainers, selectors and evaluation use in place of pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from hf_biasensemble.data.store.array_store import StoredArray
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of all rows of a split as loaded, in the place of an [`ImageSplit`]'s pixels.
+    """Features of all rows of a split as loaded, from a frozen backbone or from the dataset.
 
     Attributes:
-        values: (N, 1 + V, D): the view that evaluation sees, then V augmented ones; float16, in memory or mapped. Of
-            vectors of the dataset float32, without further views.
-        mean: float32 (D,), of the first view over the training images.
-        std: float32 (D,), likewise; 1 where a feature never changes.
+        values: (N, 1 + V, D), the view for evaluation and V augmented ones. Float16, in memory or mapped; vectors from
+            the dataset are float32, with V = 0.
+        mean: float32 (D,), over the first views of the training images.
+        std: float32 (D,), over the same; 1 for constant features.
     """
 
     values: torch.Tensor | StoredArray
@@ -27,23 +27,23 @@ class Features:
 
     @classmethod
     def of_vectors(cls, vectors: torch.Tensor | np.ndarray) -> "Features":
-        """Vectors (N, D) as they are, until the mean of those to train on is known."""
+        """Features from vectors (N, D), not yet standardised."""
         return cls(torch.as_tensor(vectors)[:, None], torch.zeros(vectors.shape[1]), torch.ones(vectors.shape[1]))
 
     @property
     def shape(self) -> torch.Size:
-        """That of the values."""
+        """The shape of the values."""
         return self.values.shape
 
     def __len__(self) -> int:
         return len(self.values)
 
     def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
-        """As of a tensor; `dim` is 0."""
+        """Like `torch.Tensor.index_select`, along dimension 0 only."""
         return self.values.index_select(dim, rows)
 
     def transform(self) -> "FeatureTransform":
-        """What becomes of a batch of them."""
+        """The transform for their batches."""
         return FeatureTransform(self.mean, self.std)
 
 
@@ -51,8 +51,8 @@ ROWS_OF_MEAN = 1 << 12
 
 
 def mean_and_std(values: torch.Tensor | StoredArray, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (D,), float32, of the first view of these rows of the features (N, 1 + V, D), some
-    rows at a time; 1 where a feature never changes."""
+    """Mean and standard deviation, float32 (D,), over the first views of some rows of the features (N, 1 + V, D). The
+    standard deviation of a constant feature is 1."""
 
     def mean_of(function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         parts = (values.index_select(0, some)[:, 0].double() for some in rows.split(ROWS_OF_MEAN))
@@ -65,12 +65,7 @@ def mean_and_std(values: torch.Tensor | StoredArray, rows: torch.Tensor) -> tupl
 
 @dataclass(frozen=True, eq=False)
 class FeatureTransform:
-    """Features (B, ..., 1 + V, D) -> float32 (B, ..., D), standardised; in the place of an [`ImageTransform`].
-
-    Attributes:
-        mean: float32 (D,).
-        std: float32 (D,).
-    """
+    """Features (B, ..., 1 + V, D) -> standardised float32 (B, ..., D); the counterpart of [`ImageTransform`]."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -78,18 +73,18 @@ class FeatureTransform:
 
     @classmethod
     def unchanged(cls, width: int) -> "FeatureTransform":
-        """One that leaves features as they are."""
+        """A transform that does not standardise."""
         return cls(torch.zeros(width), torch.ones(width))
 
     def __call__(self, features: torch.Tensor, training: bool) -> torch.Tensor:
-        """A random view of each image while training, else the first one."""
+        """Picks a random view of each image if training, else the first one, and standardises it."""
         return self.normalise(self.augment(features) if training else features[..., 0, :])
 
     def augment(
         self, features: torch.Tensor, draw: Draw = draw_for_these, rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """One of the views of each image (B, ..., D), each with its own draw from torch's global generator; with
-        `rows` (B,), of these rows of the features (N, 1 + V, D), of which nothing else is read."""
+        """Picks a random view of each image, (B, ..., D), with torch's global generator. With `rows` (B,), `features`
+        is (N, 1 + V, D), and only the views picked from these rows are read."""
         count, *each, views, width = features.shape
         if rows is None and views == 1:
             return features[..., 0, :]
@@ -101,9 +96,9 @@ class FeatureTransform:
         return features.reshape(-1, width).index_select(0, row * views + view.flatten()).unflatten(0, view.shape)
 
     def normalise(self, features: torch.Tensor) -> torch.Tensor:
-        """Standardised features (..., D)."""
+        """Standardises features (..., D)."""
         device = features.device
-        if device not in self._on:  # copied there once
+        if device not in self._on:
             self._on[device] = self.mean.to(device), self.std.to(device)
         mean, std = self._on[device]
         return features.to(torch.get_default_dtype(), copy=True).sub_(mean).div_(std)

@@ -1,9 +1,8 @@
-"""How the array of a store is made: in parts, by all processes that want it.
+"""Make the array of a store in parts, by all processes that need it.
 
-The process that holds the store's lock makes the parts from the first one on, the others from the last one on, each
-under a lock of its own. They write them into the same file, and mark those that are complete. A lock ends with its
-process, so the part of a killed one is made again by whoever comes. The parts, and so the bytes of the array, are the
-same whoever makes them.
+The process that holds the lock of the store makes parts from the first one on, the others from the last one on, each
+part under its own lock. All write to the same file and mark complete parts. A lock ends with its process, so another
+process makes the part that a killed one left unfinished. The bytes don't depend on who makes a part.
 """
 
 import hashlib
@@ -30,28 +29,26 @@ MOST_PARTS = 2048
 MORE_ROOM = "set HF_DATASETS_CACHE to another disk, or make room with: hf-biasensemble cache --clear"
 
 Blocks = Callable[[range, dict[Any, Any]], Iterator[np.ndarray]]
-"""`(rows, notes)` -> these rows of an array, in blocks of `ROWS_AT_ONCE`. What it puts into `notes` is kept."""
+"""`(rows, notes)` -> these rows of an array, in blocks of `ROWS_AT_ONCE`. Its additions to `notes` are stored."""
 
-_BYTES_AT_ONCE = 1 << 22
 _DOING = {"pixels": "Decoding", "features": "Encoding"}
 
 
 class NotWrittenError(BiasEnsembleError):
-    """A store could not be written: for want of room or of rights."""
+    """A store could not be written, for lack of space or permissions."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """An array on disk, and how it is made, in a folder beside it that is removed with its last part.
+    """An array on disk and the function that makes it.
 
     Attributes:
-        kind: What it holds, `"pixels"` or `"features"`; the folder in the cache.
-        name: Hash of all that the array depends on.
-        shape: Of the array, (N, ...).
-        dtype: Of the array.
-        blocks: The array from one row to another, in blocks.
-        source: What it is made from, for messages and the list of the cache.
-        check: Called when the array is complete; if it raises, there is no store.
+        kind: `"pixels"` or `"features"`; its folder in the cache.
+        name: Hash of everything the array depends on.
+        shape: (N, ...).
+        blocks: Makes the array, block by block.
+        source: Name of the data, for messages and the list of the cache.
+        check: Called when the array is complete; if it raises, the array is discarded.
     """
 
     kind: str
@@ -69,8 +66,7 @@ class Store:
 
     @property
     def folder(self) -> Path:
-        """Of the array so far (`array.npy`) and, for each part, the row that it begins with and `.lock`, and `.json`
-        once it is made."""
+        """Holds the unfinished array (`array.npy`) and for each part `{first row}.lock`, and `.json` once complete."""
         return self.file.with_suffix(UNFINISHED_SUFFIX)
 
     def parts(self) -> list[range]:
@@ -79,11 +75,7 @@ class Store:
         return [range(self.shape[0])[first : first + rows] for first in range(0, self.shape[0], rows)]
 
     def check_room(self) -> None:
-        """Refuses to begin what will not fit.
-
-        Raises:
-            `NotWrittenError`: If the disk has no room for the array.
-        """
+        """Raises `NotWrittenError` if the missing parts do not fit on the disk."""
         needed = sum(len(rows) for rows in self.parts() if not self._mark(rows).exists()) * self._row_bytes
         free = shutil.disk_usage(self.file.parent).free
         if needed > free:
@@ -93,8 +85,8 @@ class Store:
             )
 
     def help(self) -> None:
-        """Makes parts, from the last one on, until there is none that nobody has begun. Where it cannot, for want of
-        room or of rights, it stops: whether there will be a store is for the process with the store's lock to say."""
+        """Makes parts from the last one on until every part is complete or in progress elsewhere. Stops if the disk
+        is full or cannot be written: only the process with the lock of the store reports that."""
         with suppress(NotWrittenError, OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.check_room()
@@ -107,12 +99,8 @@ class Store:
                         self._make(rows)
 
     def finish(self) -> None:
-        """Makes the array and all that goes with it, for the only process that is here. It keeps the parts that others
-        made, also killed ones, and waits for those that they are making.
-
-        Raises:
-            `OSError`, `BiasEnsembleError`: If it cannot be written, or a block or the check fails; nothing is left.
-        """
+        """Completes the store; needs its lock. Reuses the parts that other processes made, even killed ones, and waits
+        for those in progress. On an `OSError` or `BiasEnsembleError`, removes the unfinished array."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file.with_suffix(".json").unlink(missing_ok=True)
         array, digest = self.folder / "array.npy", hash_of_shape(self.shape)
@@ -127,17 +115,17 @@ class Store:
                                 raise OSError("what was written is not what is read")
                     bar.update(rows.stop - bar.n)
             with self._opened() as stream:
-                os.fsync(stream.fileno())  # before the word that it is whole
+                os.fsync(stream.fileno())  # before the file that marks it as complete
             self.check()
-            size, time = array.stat().st_size, array.stat().st_mtime_ns
-            time = time // 10**9 * 10**9  # a whole second, which no write leaves behind soon after this one
+            time = array.stat().st_mtime_ns // 10**9 * 10**9  # a whole second, so any later write changes it
             os.utime(array, ns=(time, time))
             os.replace(array, self.file)
         except (OSError, BiasEnsembleError):
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
-        stated = {"source": self.source, "sha256": digest.hexdigest(), "bytes": size, "notes": notes}
-        write_json(self.file.with_suffix(".json"), stated | {"mtime_ns": self.file.stat().st_mtime_ns})
+        found = self.file.stat()
+        stated = {"source": self.source, "sha256": digest.hexdigest(), "bytes": found.st_size, "notes": notes}
+        write_json(self.file.with_suffix(".json"), stated | {"mtime_ns": found.st_mtime_ns})
 
     @property
     def _row_bytes(self) -> int:
@@ -150,12 +138,12 @@ class Store:
         return FileLock(self._mark(rows).with_suffix(".lock"))
 
     def _opened(self, row: int = 0) -> BinaryIO:
-        """The array so far, to write from a row on; made if there is none. It cannot be read: a network file system
-        may write pages that were read back whole, over what another machine has since written to them."""
-        stream = open(self.folder / "array.npy", "wb", opener=_keep_content)
-        np.lib.format.write_array_header_1_0(
-            stream, {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
-        )
+        """Opens the unfinished array, created if missing, to write from a row on. Write-only: a network file system
+        may write back whole pages that were read, over what another machine wrote to them meanwhile."""
+        file = self.folder / "array.npy"
+        stream = open(file, "wb", opener=lambda path, flags: os.open(path, flags & ~os.O_TRUNC, 0o666))
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": self.shape})
         stream.seek(row * self._row_bytes, os.SEEK_CUR)
         return stream
 
@@ -172,7 +160,7 @@ class Store:
         write_json(self._mark(rows), {"crc32": checksum, "notes": notes})
 
     def _add(self, rows: range, digest: Any, notes: dict[str, Any]) -> bool:
-        """Adds a part to the hash and the notes of the array, if it is there and whole, which a crash may prevent."""
+        """Adds a part to the hash and the notes of the array, unless it is missing or damaged by a crash."""
         with suppress(OSError, ValueError), open(self.folder / "array.npy", "rb") as stream:
             read_header(stream)
             stream.seek(rows.start * self._row_bytes, os.SEEK_CUR)
@@ -185,30 +173,19 @@ class Store:
         return False
 
 
-def _keep_content(file: str, flags: int) -> int:
-    return os.open(file, flags & ~os.O_TRUNC, 0o666)
-
-
 def hash_of_shape(shape: tuple[int, ...]) -> Any:
-    """The hash that the content of an array of this shape is then added to."""
+    """A SHA-256 to which the content of an array of this shape is then added."""
     return hashlib.sha256(str(tuple(shape)).encode())
 
 
-def add_to_hash(digest: Any, stream: Any, end: int) -> Any:
-    """Adds what comes next in the file, up to its byte `end`. It is read, not mapped."""
-    while (place := stream.tell()) < end and (block := stream.read(min(_BYTES_AT_ONCE, end - place))):
-        digest.update(block)
-    return digest
-
-
 def read_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array whose content comes next."""
+    """Shape and dtype of the array that follows in the stream."""
     np.lib.format.read_magic(stream)
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     return shape, dtype
 
 
 def write_json(file: Path, stated: dict[str, Any]) -> None:
-    """Writes the file whole."""
+    """Writes a JSON file completely or not at all."""
     with written_whole(file) as unfinished:
         unfinished.write_text(json.dumps(stated), encoding="utf-8")
