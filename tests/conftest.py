@@ -44,6 +44,15 @@ def digits(tmp_path_factory):
     return coloured_digits(tmp_path_factory.mktemp("digits"))
 
 
+@pytest.fixture
+def vit(tmp_path):
+    """A tiny vision transformer for the classes of the digits, in a folder whose name must not be published."""
+    from synthetic import CLASS_NAMES
+    from tiny import saved_classifier
+
+    return saved_classifier("vit", tmp_path / "secret place" / "vit", CLASS_NAMES)
+
+
 # Runs that are over --------------------------------------------------------------------------------------------------
 
 

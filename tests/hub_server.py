@@ -168,8 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.fault.status:
                 raise _Refused(self.fault.status, "a fault on demand", **self.fault.headers)
             for pattern, handler in _ROUTES:
-                match = re.fullmatch(pattern, asked)
-                if match:
+                if match := re.fullmatch(pattern, asked):
                     with self.server.lock:
                         answer = handler(self, **match.groupdict())
                     return self.answer(200, answer)
@@ -227,11 +226,14 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(401, "Invalid credentials in Authorization header")
         return self.server.tokens.get(token)
 
-    def check_write(self, namespace: str) -> None:
+    def signed_in_user(self) -> str:
         user = self.user()
         if user is None:
             raise _Refused(401, "Invalid username or password.")
-        if user != namespace:
+        return user
+
+    def check_write(self, namespace: str) -> None:
+        if self.signed_in_user() != namespace:
             raise _Refused(403, f"You don't have the rights to write under the namespace {namespace}")
 
     def repository(self, type: str, name: str, write: bool = False) -> Repository:
@@ -252,9 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
     # Routes -------------------------------------------------------------------------------------------------------
 
     def whoami(self) -> dict:
-        user = self.user()
-        if user is None:
-            raise _Refused(401, "Invalid username or password.")
+        user = self.signed_in_user()
         return {"type": "user", "name": user, "orgs": [], "auth": {"accessToken": {"role": "write"}}}
 
     def validate_yaml(self) -> dict:
@@ -317,22 +317,21 @@ class _Handler(BaseHTTPRequestHandler):
         files, title = dict(repository.files), ""
         for line in self.body.splitlines():
             operation = json.loads(line)
-            value = operation["value"]
-            if operation["key"] == "header":
+            key, value = operation["key"], operation["value"]
+            if key == "header":
                 title = value["summary"]
-            elif operation["key"] == "file":
+            elif key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
-            elif operation["key"] == "lfsFile":
+            elif key == "lfsFile":
                 if value["oid"] not in self.server.objects:
                     raise _Refused(400, f"LFS object of {value['path']} was not uploaded")
                 files[value["path"]] = self.server.objects[value["oid"]]
-            elif operation["key"] == "deletedFile":
+            elif key == "deletedFile":
                 del files[value["path"]]
             else:
-                raise _Refused(400, f"unknown operation {operation['key']}")
-        made = repository.commit(title, files)
-        url = f"{self.server.url}/{name}/commit/{made.sha}"
-        return {"success": True, "commitOid": made.sha, "commitUrl": url, "hookOutput": ""}
+                raise _Refused(400, f"unknown operation {key}")
+        sha = repository.commit(title, files).sha
+        return {"success": True, "commitOid": sha, "commitUrl": f"{self.server.url}/{name}/commit/{sha}"}
 
     def info(self, type: str, name: str, revision: str | None = None) -> dict:
         repository, commit = self.repository(type, name), self.commit_at(type, name, revision or "main")
@@ -362,11 +361,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in commit.files:
             raise _Refused(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit.sha})
         content = self.damaged(commit.files[path])
-        headers = {
-            "Content-Length": str(len(content)),
-            "ETag": f'"{_oid(path, commit.files[path])}"',
-            "X-Repo-Commit": commit.sha,
-        }
+        headers = {"Content-Length": str(len(content)), "X-Repo-Commit": commit.sha}
+        headers["ETag"] = f'"{_oid(path, commit.files[path])}"'
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not part:
             return 200, content, headers
