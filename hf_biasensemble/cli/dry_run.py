@@ -1,6 +1,5 @@
 """`train --dry_run`: all checks of a run and a summary of it, without training."""
 
-from pathlib import Path
 from typing import Any
 
 from hf_biasensemble.arguments import DataArguments, DebiasingArguments, ModelArguments
@@ -8,13 +7,12 @@ from hf_biasensemble.arguments.model import FEATURES
 from hf_biasensemble.data.batches.device_pixels import check_room
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.folders.output_folder import check_output_dir, checkpoint_to_resume
 from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, build_encoder
 from hf_biasensemble.runs.prepared import Prepared
-from hf_biasensemble.runs.run import checked
+from hf_biasensemble.runs.run import prepare_run
 
 
 def describe_run(
@@ -25,9 +23,7 @@ def describe_run(
     Writes nothing to `output_dir`. Raises `BiasEnsembleError` if the run would stop before training.
     """
     method = method_of(args)
-    checkpoint = checkpoint_to_resume(args)
-    check_output_dir(Path(args.output_dir), args, checkpoint)
-    prepared = checked(data_args, model_args, selection_args, args, checkpoint)
+    prepared, checkpoint = prepare_run(data_args, model_args, selection_args, args)
     model_args, selection_args, splits = prepared.model_args, prepared.selection_args, prepared.splits
     if not model_args.freeze_backbone:  # otherwise features go there, whose size is not known yet
         check_room(args.pixels_on, args.device, splits)

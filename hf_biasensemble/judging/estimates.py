@@ -1,8 +1,8 @@
 """Accuracy on bias-aligned and bias-conflicting images, estimated without bias labels.
 
-Pseudo-groups stand for the groups of class and bias, as in uLA (Tsirigotis et al., 2023,
+Pseudo-groups replace the groups of class and bias, as in uLA (Tsirigotis et al., 2023,
 https://huggingface.co/papers/2310.18562) and XRM (Pezeshki et al., 2023, https://huggingface.co/papers/2309.16748).
-Everything here is a weighted sum over images, in which each class counts the same.
+All estimates are weighted sums over images in which each class has the same weight.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 GROUPS = ("aligned", "conflicting", "unbiased")
 ESTIMATES = tuple(f"estimated_{group}_{kind}" for kind in ("accuracy", "probability") for group in GROUPS)
 FEWEST_OF_CLASS = 3
-"""Images of a class in a group below which nothing is said of differences between models in it."""
+"""Minimum number of images of a class in a group for comparing models on it."""
 SIGNIFICANCE = 0.05
-_DRAWS = 1999  # of signs; all of them up to 10 images
-_MANY = 1000  # images from which on the sum under random signs is as good as normal
+_DRAWS = 1999  # random sign flips; with up to 10 images, all of them
+_MANY = 1000  # from this many images on, the sum under random signs is close to normal
 _Z = 1.96
 
 
@@ -37,12 +37,10 @@ class Estimate:
 
 
 def group_weights(groups: PseudoGroups, fewest: int = 1) -> dict[str, np.ndarray]:
-    """Weights (R,) of the images, summing to 1, whose sum of products with any values is their mean in a group.
+    """Weights (R,) of the images by group, summing to 1, with the same weight for each class.
 
-    `aligned` is over images that members predict correctly, `conflicting` over all others, each class with the same
-    weight; classes with fewer than `fewest` images in a group are left out of it. `unbiased` is 1/K of `aligned` and
-    (K - 1)/K of `conflicting`, as if each class came with each of K biases equally often. Groups without images are
-    omitted.
+    A group omits classes of fewer than `fewest` images; groups without images are omitted. `unbiased` is 1/K of
+    `aligned` and (K - 1)/K of `conflicting`, as if each class came with each of K biases equally often.
     """
     weights = {}
     for name, part in (("aligned", ~groups.is_conflicting), ("conflicting", groups.is_conflicting)):
@@ -57,14 +55,13 @@ def group_weights(groups: PseudoGroups, fewest: int = 1) -> dict[str, np.ndarray
 
 
 def group_means(values: np.ndarray, groups: PseudoGroups) -> dict[str, float]:
-    """Means by group of values (R,), such as whether each image is classified correctly; classes weigh the same."""
+    """Means of values (R,) by group."""
     return {name: float(weights @ values) for name, weights in group_weights(groups).items()}
 
 
 def estimates(probabilities: np.ndarray, predictions: np.ndarray, groups: PseudoGroups) -> dict[str, float]:
-    """`estimated_{aligned,conflicting,unbiased}_accuracy`, and the same as mean probability of the true class, from
-    the model's probability of the true class (R,), in [0, 1], and its predicted classes (R,)."""
-    measured = {"accuracy": np.asarray(predictions) == groups.labels, "probability": np.asarray(probabilities)}
+    """Computes [`ESTIMATES`] from probabilities of the true class (R,) and predicted classes (R,)."""
+    measured = {"accuracy": predictions == groups.labels, "probability": probabilities}
     return {
         f"estimated_{name}_{kind}": mean
         for kind, values in measured.items()
@@ -75,8 +72,8 @@ def estimates(probabilities: np.ndarray, predictions: np.ndarray, groups: Pseudo
 def estimated_intervals(values: np.ndarray, groups: PseudoGroups) -> dict[str, Estimate]:
     """[`group_means`] of values (R,) in [0, 1] with 95% confidence intervals.
 
-    Wilson's score interval, with the effective number of images of a weighted mean (Kish, 1965) as the number of
-    images. That of `unbiased` follows from those of its two parts (Zou and Donner, 2008).
+    Wilson's score interval with the effective sample size of a weighted mean (Kish, 1965). The interval of `unbiased`
+    follows from those of its two parts (Zou and Donner, 2008).
     """
     found: dict[str, Estimate] = {}
     for name, weights in group_weights(groups).items():
@@ -93,16 +90,10 @@ def estimated_intervals(values: np.ndarray, groups: PseudoGroups) -> dict[str, E
 
 
 def paired_difference(gained: np.ndarray, weights: np.ndarray) -> Estimate:
-    """A weighted mean of differences between two models, with a 95% confidence interval that excludes 0 only where an
-    exact test rejects that the models are equally good.
+    """The weighted mean difference between two models, from weighted differences (R,) and weights (R,) that sum to 1.
 
-    If they are, each image's difference is as likely to have the other sign, so the test compares the sum with those
-    under random signs (a permutation test within pairs). The interval holds the means that the normal approximation of
-    this test does not reject.
-
-    Args:
-        gained: What one model has more than the other on each image, times its weight (R,).
-        weights: Weights of the images (R,), which sum to 1.
+    Its 95% confidence interval contains the means that the normal approximation of a paired sign-flip test does not
+    reject, and 0 unless [`p_value`] is significant.
     """
     mean, images = float(gained.sum()), int((weights > 0).sum())
     # |mean - x| <= z sqrt(sum (gained - x weights)^2), solved for x.
@@ -118,9 +109,9 @@ def paired_difference(gained: np.ndarray, weights: np.ndarray) -> Estimate:
 
 
 def p_value(gained: np.ndarray) -> float:
-    """Two-sided p-value of the paired sign-flip test on weighted differences (R,); exact where up to 10 are not 0."""
+    """Two-sided p-value of the paired sign-flip test on weighted differences (R,); exact if at most 10 are not 0."""
     differing = gained[gained != 0]
-    if len(differing) < 2:  # either sign is as far from 0
+    if len(differing) < 2:  # both signs are equally far from 0
         return 1.0
     if len(differing) > _MANY:
         return float(2 * norm.sf(abs(differing.sum()) / np.sqrt((differing**2).sum())))

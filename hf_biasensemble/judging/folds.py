@@ -1,9 +1,9 @@
-"""Which of several candidates is best on images that contradict the shortcut, judged by folds without bias labels.
+"""Ranks candidates on the images that contradict the shortcut, by folds and without bias labels.
 
-Each candidate predicts every training image with a model that never saw it. The images to which biased members, which
-never saw them either, give the lowest probability of their class are the likeliest to contradict the shortcut, so
-accuracy on these ranks candidates. It does not estimate the accuracy on bias-conflicting images: many of them are
-merely hard or mislabelled.
+Each candidate predicts every training image with a model that never saw it. Biased members, trained on other images as
+well, give the lowest probability of their class to the images that most likely contradict the shortcut. Accuracy on
+these ranks candidates, but does not estimate the accuracy on bias-conflicting images: many of them are merely hard or
+mislabelled.
 """
 
 import math
@@ -14,70 +14,50 @@ from typing import Any
 import numpy as np
 
 from hf_biasensemble.evaluation.accuracy import wilson_interval
+from hf_biasensemble.judging.estimates import SIGNIFICANCE
 from hf_biasensemble.judging.pseudo_groups import FEWEST_CONFLICTING, PseudoGroups
 from hf_biasensemble.selection import Selection
 
 ALIKE = 0.72
-"""Mean fraction of the members that predict the same class for images that contradict them, below which these are
-merely hard: members that follow the same shortcut err alike."""
+"""Minimum agreement of the members about the images that contradict them, as the mean fraction that predicts the same
+class. Members that follow the same shortcut make the same errors; below, the images are merely hard."""
 HARDEST = 0.01
 FEWEST_HARDEST = 20
-SIGNIFICANCE = 0.05
 _DRAWS = 9999
 _AT_ONCE = 1 << 22  # signs in memory
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A candidate, judged by folds.
-
-    Attributes:
-        name: Of the candidate.
-        accuracy: On all images, in [0, 1].
-        on_hardest: On the images that rank, in [0, 1].
-        interval: 95% interval of that.
-        costs: By how much its accuracy on all images is below the baseline's; negative if above.
-        is_allowed: Whether it costs no more than is accepted.
-    """
+    """A candidate, judged by folds. Accuracies are in [0, 1]."""
 
     name: str
     accuracy: float
     on_hardest: float
-    interval: tuple[float, float]
-    costs: float
-    is_allowed: bool
+    interval: tuple[float, float]  # 95%, of on_hardest
+    costs: float  # by how much accuracy is below the baseline's; negative if above
+    is_allowed: bool  # whether that is accepted
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidate that is chosen, and why.
-
-    Attributes:
-        chosen: Name of the candidate.
-        baseline: Name of the candidate that all are compared with.
-        candidates: All of them, in order; none where nothing can be told.
-        hardest: Number of images that rank.
-        images: Number of all images.
-        p_value: Probability that the best of the candidates exceeds the baseline as much by chance, if they are all
-            equally good on these images; 1 where the baseline is chosen.
-        doubt: Why nothing can be told; `None` if something can.
-    """
+    """The chosen candidate and the reasons for it."""
 
     chosen: str
     baseline: str
-    candidates: tuple[Judged, ...]
-    hardest: int
+    candidates: tuple[Judged, ...]  # in order; empty if there is a doubt
+    hardest: int  # number of images that rank candidates
     images: int
-    p_value: float
-    doubt: str | None = None
+    p_value: float  # of the chosen candidate against the baseline; 1 if that is the baseline itself
+    doubt: str | None = None  # why candidates could not be ranked
 
     @property
     def is_better(self) -> bool:
-        """Whether the chosen candidate beats the baseline by more than chance."""
+        """Whether the chosen candidate is significantly better than the baseline."""
         return self.p_value < SIGNIFICANCE
 
     def sentence(self) -> str:
-        """What was chosen and why, in one sentence."""
+        """The choice and its reasons in one sentence."""
         if self.doubt:
             return f"Judged by folds without bias labels: cannot tell; {self.doubt}. {self.chosen} is trained."
         by_name = {candidate.name: candidate for candidate in self.candidates}
@@ -88,33 +68,27 @@ class Choice:
                 f"Judged by folds without bias labels: {self.chosen}, since no other of {len(self.candidates)} "
                 f"candidates that costs little is better on {where} ({100 * best.on_hardest:.0f}%)."
             )
-        chance = (
-            f"p = {self.p_value:.2g}" if self.is_better else f"cannot tell this from chance, p = {self.p_value:.2g}"
-        )
+        chance = "" if self.is_better else "cannot tell this from chance, "
         cost = f"costs {100 * best.costs:.1f}" if best.costs >= 0 else f"gains {-100 * best.costs:.1f}"
         return (
             f"Judged by folds without bias labels: {self.chosen} of {len(self.candidates)} candidates, right on "
-            f"{100 * best.on_hardest:.0f}% of {where}, {self.baseline} on {100 * plain.on_hardest:.0f}% ({chance}); "
-            f"it {cost} points of accuracy on all images."
+            f"{100 * best.on_hardest:.0f}% of {where}, {self.baseline} on {100 * plain.on_hardest:.0f}% "
+            f"({chance}p = {self.p_value:.2g}); it {cost} points of accuracy on all images."
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Plain values for the results."""
         return asdict(self) | {"is_better": self.is_better, "sentence": self.sentence()}
 
 
 def hardest_images(label_probability: np.ndarray) -> np.ndarray:
-    """The 1% of images (at least 20) with the lowest probability of their class, as places in the array.
-
-    Args:
-        label_probability (`np.ndarray` of shape (N,)): That members which never saw an image give its class.
-    """
-    count = min(len(label_probability), max(FEWEST_HARDEST, math.ceil(HARDEST * len(label_probability))))
+    """Positions of the 1% of images (at least 20) with the lowest probability (N,) of their class."""
+    count = max(FEWEST_HARDEST, math.ceil(HARDEST * len(label_probability)))
     return np.sort(np.argsort(label_probability, kind="stable")[:count])
 
 
 def doubt_of_members(selection: Selection, num_classes: int) -> str | None:
-    """Why members that never saw these images cannot rank candidates by them; `None` if they can."""
+    """Returns why the members cannot rank candidates, or `None` if they can."""
     assert selection.predicted_labels is not None and selection.agreeing_members is not None
     groups = PseudoGroups(selection.labels, selection.predicted_labels, selection.mean_probability, num_classes)
     contradicts = groups.is_conflicting
@@ -138,17 +112,18 @@ def doubt_of_members(selection: Selection, num_classes: int) -> str | None:
 def choose(
     correct: Mapping[str, np.ndarray], label_probability: np.ndarray, baseline: str, accept_loss: float
 ) -> Choice:
-    """The candidate with the best accuracy on the hardest images, of those that cost little on all of them.
+    """Chooses the candidate with the best accuracy on the hardest images, among those that cost little on all images.
 
-    Of equally good ones, the first; the baseline before any other. So few images rank that several candidates often
-    get all of them right; accuracy on all images would then decide for the one that changes least.
+    Ties go to the baseline, then to the first: the ranking images are so few that several candidates often get all of
+    them right, and accuracy on all images would favour the one that changes least.
 
     Args:
-        correct (`Mapping[str, np.ndarray]`): By candidate, in order of preference, whether each image (N,) is
-            classified correctly by a model that never saw it. The baseline is among them.
-        label_probability (`np.ndarray` of shape (N,)): That members which never saw an image give its class.
+        correct (`Mapping[str, np.ndarray]`): By candidate, in order of preference, whether a model that never saw an
+            image classifies it correctly (N,). Includes the baseline.
+        label_probability (`np.ndarray` of shape (N,)): Probability of the true class by members that never saw the
+            image.
         baseline (`str`): Name of the ordinary classifier.
-        accept_loss (`float`): By how much accuracy on all images may be below the baseline's, in [0, 1].
+        accept_loss (`float`): Accepted loss of accuracy on all images, in [0, 1].
     """
     hardest = hardest_images(label_probability)
     right = {name: np.asarray(values, dtype=np.float64) for name, values in correct.items()}
@@ -165,11 +140,10 @@ def choose(
 
 
 def chance_of_best(gained: np.ndarray) -> float:
-    """One-sided p-value of the best of several candidates against the baseline, by a paired sign-flip test that takes
-    the best of them anew for each draw of signs (Westfall and Young, 1993): so it counts that the best was picked.
+    """One-sided p-value of the best of C candidates against the baseline, from differences (R, C) on R images.
 
-    Args:
-        gained (`np.ndarray` of shape (R, C)): What each candidate has more than the baseline on each image.
+    A paired sign-flip test that picks the best candidate anew for each draw of signs (Westfall and Young, 1993), which
+    corrects for the choice among several.
     """
     random, reached, most = np.random.default_rng(0), 0, gained.sum(axis=0).max() - 1e-9
     for start in range(0, _DRAWS, step := max(1, _AT_ONCE // len(gained))):

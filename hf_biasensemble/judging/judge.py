@@ -1,4 +1,4 @@
-"""Judging the models of a run without bias labels, and comparing them with others."""
+"""Judges the models of a run without bias labels and compares them with others."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +21,9 @@ from hf_biasensemble.models.inputs import Inputs
 
 
 def members_that_judge(judge: str | None, own: Path | None, train: ImageSplit) -> Members | None:
-    """The members that `--judge` names, or else the run's `own`, if it has any.
+    """The members that `--judge` names, by default those in the run's `own` folder, if any.
 
-    Refuses members that were trained on other images: some of them may be among those that are held out here.
+    Refuses members trained on other images, since these may include images held out here.
     """
     if judge is None:
         return Members.load(own) if own is not None and (own / FILE_NAME).exists() else None
@@ -38,31 +38,31 @@ def members_that_judge(judge: str | None, own: Path | None, train: ImageSplit) -
 
 
 def pseudo_groups_of(members: Members, inputs: Inputs, name: str, batch_size: int) -> PseudoGroups:
-    """Pseudo-groups of a split of a run; features of the run serve members of the same backbone."""
+    """Pseudo-groups of a split of a run. Members with the same frozen backbone reuse its features."""
     ours, theirs = inputs.backbone, members.backbone
     same = ours is not None and theirs is not None and ours.identity == theirs.identity
     return members.groups_of((inputs.encoded[members.features] if same else inputs.images)[name], batch_size)
 
 
 def judgement(model: HeldOutPredictions, other: HeldOutPredictions | None, other_name: str) -> dict[str, Any]:
-    """What the results of a run say about the published model on held-out images, besides the estimates themselves.
-    Another model is compared if its predictions are about the same images."""
+    """Judgement of the published model for the results of a run, compared with another model on the same images."""
     if not model.groups.members:
         return {}
     other = model.comparable(other)
-    found: dict[str, Any] = {"judgement": sentence(model, other, other_name)}
-    found["judged_by"] = {
-        "members": model.groups.members,
-        "groups": model.groups.digest,
-        "images": len(model.groups),
-        "pseudo_conflicting": int(model.groups.is_conflicting.sum()),
-        "hesitation": model.groups.hesitation,
+    found: dict[str, Any] = {
+        "judgement": sentence(model, other, other_name),
+        "judged_by": {
+            "members": model.groups.members,
+            "groups": model.groups.digest,
+            "images": len(model.groups),
+            "pseudo_conflicting": int(model.groups.is_conflicting.sum()),
+            "hesitation": model.groups.hesitation,
+        },
     }
-    intervals = model.intervals()
-    if intervals and not reason_not_to_tell(model, *([other] if other else [])):
+    if not reason_not_to_tell(*filter(None, (model, other))):
         found["estimated_intervals"] = {
             f"estimated_{name}_accuracy": [estimate.low, estimate.high, estimate.images]
-            for name, estimate in intervals.items()
+            for name, estimate in model.intervals().items()
         }
     return found
 
@@ -70,10 +70,9 @@ def judgement(model: HeldOutPredictions, other: HeldOutPredictions | None, other
 def before_repair(
     inputs: Inputs, names: Sequence[str], device: torch.device, batch_size: int
 ) -> dict[str, HeldOutPredictions]:
-    """Predictions for these splits by the classifier that a run repairs, as it was before.
+    """Predictions for these splits by the classifier that a run repairs; empty for other runs.
 
-    Empty for other runs, and if that classifier has other classes, takes images of another size or does not say how it
-    resizes them; the reason is then printed.
+    Empty as well, with a printed reason, if its classes, image size or resizing differ.
     """
     name, geometry = inputs.image_args.init_from, image_geometry(inputs.image_args)
     if not (name and inputs.image_args.freeze_backbone and names):
@@ -81,7 +80,7 @@ def before_repair(
     try:
         model, transform, theirs = load_classifier(name)
         if theirs != geometry:
-            raise BiasEnsembleError(f"it sees images of {theirs.image_size} pixels, or resized in another way")
+            raise BiasEnsembleError(f"it sees images of {theirs.image_size} pixels or resizes them differently")
         model.to(device)
         return {
             split: HeldOutPredictions.of_model(model, inputs.images[split], transform, batch_size, name)
@@ -99,5 +98,5 @@ def of_other_run(folder: str | None, train_fingerprint: str) -> tuple[HeldOutPre
         if folder and config["train_fingerprint"] == train_fingerprint:
             return HeldOutPredictions.load(folder, "validation"), str(config["method"])
     except (OSError, KeyError, TypeError, ValueError, BiasEnsembleError):
-        pass  # not finished, or from before there were such tables
+        pass  # unfinished, or written by a version without such tables
     return None, ""

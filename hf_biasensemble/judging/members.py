@@ -1,4 +1,4 @@
-"""The trained members of BiasEnsemble as a file, to be shown images of any dataset later."""
+"""Saves the trained members of BiasEnsemble, which can then judge images of any dataset."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -38,34 +38,24 @@ _METADATA_KEY = "hf_biasensemble"
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """Trained members, with everything needed to show them images.
+    """Trained members with their preprocessing and frozen backbone, if any."""
 
-    Attributes:
-        networks: The members; with cross-fitting, both networks of each.
-        network_args: What each of them was built from.
-        transform: Normalisation of what they see: images, or features of the backbone.
-        class_names: Names of the K classes.
-        train_fingerprint: Of the images that they were trained on.
-        backbone: The frozen backbone below all of them, or `None`.
-        features: Which of its features they read, `"final"` or `"early"`.
-    """
-
-    networks: MemberEnsemble
+    networks: MemberEnsemble  # with cross-fitting, two networks per member
     network_args: ModelArguments
-    transform: ImageTransform | FeatureTransform
+    transform: ImageTransform | FeatureTransform  # of images, or of the backbone's features
     class_names: list[str]
     train_fingerprint: str
     backbone: FrozenBackbone | None = None
-    features: str = "final"
+    features: str = "final"  # of the backbone: "final" or "early"
 
     @property
     def image_args(self) -> ModelArguments:
-        """How images are resized, and which network sees them."""
+        """Arguments of the network that takes images."""
         return self.network_args if self.backbone is None else self.backbone.model_args
 
     @property
     def geometry(self) -> Geometry:
-        """How an image of any size is resized and cropped for them."""
+        """How images are resized and cropped for the members."""
         return image_geometry(self.image_args)
 
     @cached_property
@@ -74,15 +64,15 @@ class Members:
         return hash_of_weights(self._tensors())
 
     def to(self, device: torch.device) -> "Members":
-        """The same members, on the device."""
+        """Moves the members to the device and returns them."""
         self.networks.to(device)
         if self.backbone is not None:
             self.backbone.network.to(device)
         return self
 
     def groups_of(self, split: ImageSplit, batch_size: int = 512) -> PseudoGroups:
-        """Pseudo-groups of images that no member was trained on, in the order of the split: images decoded in the
-        members' `geometry`, or features of their frozen backbone. Refuses classes other than the members'."""
+        """Pseudo-groups of a split that no member was trained on, decoded with the members' `geometry` or encoded by
+        their frozen backbone."""
         if split.class_names != self.class_names:
             raise BiasEnsembleError(
                 f"expected images of the members' classes {', '.join(self.class_names)}, found "
@@ -108,7 +98,7 @@ class Members:
             "format_version": FORMAT_VERSION,
             "network_args": _portable(self.network_args),
             "image_args": _portable(self.image_args),
-            "image_mean": getattr(images, "image_mean", None),  # none of vectors
+            "image_mean": getattr(images, "image_mean", None),  # None for vectors
             "image_std": getattr(images, "image_std", None),
             "class_names": self.class_names,
             "num_networks": len(self.networks.members),
@@ -123,14 +113,14 @@ class Members:
 
     @classmethod
     def load(cls, place: str | Path) -> "Members":
-        """Reads what [`~Members.save`] wrote: from the folder of a run, a folder with the file, such as
-        `--selection_dir`, or the Hub id of a model that was pushed with its selection."""
+        """Loads members from the folder of a run or of its selection, or from the Hub id of a model pushed with its
+        selection."""
         file = _file_in(str(place))
         try:
             with safe_open(file, framework="pt") as stored:
                 stated = json.loads(stored.metadata()[_METADATA_KEY])
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-            return build_with_seed(0, partial(cls._from, stated, tensors))  # training draws as if there were none
+            return build_with_seed(0, partial(cls._from, stated, tensors))  # leaves training's random state alone
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise BiasEnsembleError(
                 f"{file}: expected the members of BiasEnsemble, found a file that cannot be read "
@@ -145,19 +135,24 @@ class Members:
         config = classifier_config(network_args, stated["class_names"])
         networks = MemberEnsemble([DebiasedImageClassifier(config) for _ in range(stated["num_networks"])])
         networks.load_state_dict(_below("networks.", tensors))
-        transform: ImageTransform | FeatureTransform | None = None
+        features = FeatureTransform(tensors["mean"], tensors["std"]) if "mean" in tensors else None
         backbone = None
-        if "mean" in tensors:
-            transform = FeatureTransform(tensors["mean"], tensors["std"])
         if stated["image_mean"] is not None:
-            mean, std, size = stated["image_mean"], stated["image_std"], image_geometry(image_args).image_size
-            images = ImageTransform(tuple(mean), tuple(std), image_size=size)
-            if transform is not None:
+            size = image_geometry(image_args).image_size
+            images = ImageTransform(tuple(stated["image_mean"]), tuple(stated["image_std"]), image_size=size)
+            if features is not None:
                 network = build_encoder(classifier_config(image_args, stated["class_names"]))
                 network.load_state_dict(_below("backbone.", tensors))
                 backbone = FrozenBackbone(image_args, images, EarlyAndFinal(network, size))
-        named = stated["class_names"], stated["train_fingerprint"]
-        return cls(networks.eval(), network_args, transform or images, *named, backbone, stated["features"])
+        return cls(
+            networks.eval(),
+            network_args,
+            features or images,
+            stated["class_names"],
+            stated["train_fingerprint"],
+            backbone,
+            stated["features"],
+        )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"networks.{name}": value for name, value in self.networks.state_dict().items()}
@@ -170,7 +165,7 @@ class Members:
 
 
 class _OnImages(nn.Module):
-    """Members on the features of images, in the precision in which features are stored."""
+    """Members on top of their frozen backbone, with features rounded to float16, as stored ones are."""
 
     def __init__(self, members: Members, standardise: FeatureTransform):
         super().__init__()
@@ -184,7 +179,7 @@ class _OnImages(nn.Module):
 
 
 def _file_in(place: str) -> Path:
-    """The members' file in a folder, or in a repository of the Hub."""
+    """Finds the members' file in a folder or Hub repository."""
     folder = Path(place).expanduser()
     for path in (folder / FILE_NAME, folder / "selection" / FILE_NAME):
         if path.exists():
@@ -196,13 +191,13 @@ def _file_in(place: str) -> Path:
         return Path(hf_hub_download(place, f"selection/{FILE_NAME}"))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise BiasEnsembleError(
-            f"{missing}, nor on the Hub ({' '.join(str(error).split())[:200]}); push with --with_selection to have "
-            "them there"
+            f"{missing}, nor on the Hub ({' '.join(str(error).split())[:200]}); push with --with_selection to include "
+            "them"
         ) from error
 
 
 def _portable(model_args: ModelArguments) -> dict[str, Any]:
-    """The arguments without the origin of the weights, since the file holds the weights themselves."""
+    """The arguments without the source of the weights, which the file contains itself."""
     source = source_of(model_args)
     arguments = json.dumps(source.arguments)
     return asdict(from_scratch(model_args, backbone=source.architecture, backbone_args=arguments))

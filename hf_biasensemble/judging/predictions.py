@@ -1,4 +1,4 @@
-"""A model's predictions on held-out images, with their pseudo-groups: all that is needed to judge it."""
+"""A model's predictions for held-out images, with the pseudo-groups that judge them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
@@ -26,26 +27,18 @@ FOLDER = "judging"
 
 @dataclass(frozen=True)
 class HeldOutPredictions:
-    """Predictions of a model for images that neither it nor the members were trained on.
+    """Predictions of a model for images that neither it nor the members were trained on."""
 
-    Attributes:
-        index: int64 (R,), row of each image in its split as loaded.
-        predictions: int64 (R,), predicted classes.
-        probabilities: float32 (R,), that the model gives the true class.
-        groups: Classes and pseudo-groups of the images.
-    """
-
-    index: np.ndarray
-    predictions: np.ndarray
-    probabilities: np.ndarray
+    index: np.ndarray  # int64 (R,): row of each image in its split as loaded
+    predictions: np.ndarray  # int64 (R,)
+    probabilities: np.ndarray  # float32 (R,), of the true class
     groups: PseudoGroups
 
     @classmethod
     def from_logits(
         cls, blocks: Iterable[np.ndarray], split: ImageSplit, groups: PseudoGroups | None = None
     ) -> "HeldOutPredictions":
-        """From the logits (n, K) of consecutive blocks of the split's images, of which one is in memory at a time, and
-        the pseudo-groups of these images, if members judge."""
+        """Takes logits (n, K) of consecutive blocks of the split, one in memory at a time, and its pseudo-groups."""
         labels = split.labels[split.rows].numpy()
 
         def in_parts() -> Iterator[dict[str, np.ndarray]]:
@@ -69,11 +62,7 @@ class HeldOutPredictions:
         name: str,
         groups: PseudoGroups | None = None,
     ) -> "HeldOutPredictions":
-        """Of any image classifier; classes are matched by name.
-
-        Raises:
-            `BiasEnsembleError`: If the model, which is called `name`, has other classes or input than the data.
-        """
+        """Predicts with any image classifier, called `name` in errors; classes are matched by name."""
         check_input(split, transform)
         parts = in_blocks(split, model.config.num_labels, batch_size)
         logits = ((part, predict_logits(model, part, transform, batch_size)) for part in parts)
@@ -81,21 +70,21 @@ class HeldOutPredictions:
         return cls.from_logits(blocks, split, groups)
 
     def is_about(self, others: "HeldOutPredictions") -> bool:
-        """Whether both are about the same images, in the same order."""
-        labels = self.groups.labels, others.groups.labels
-        return np.array_equal(self.index, others.index) and np.array_equal(*labels)
+        """Whether both predict the same images, in the same order."""
+        same_labels = np.array_equal(self.groups.labels, others.groups.labels)
+        return same_labels and np.array_equal(self.index, others.index)
 
     def comparable(self, other: "HeldOutPredictions | None") -> "HeldOutPredictions | None":
-        """Another model judged by the same groups, if it is about the same images."""
+        """The other model with this one's groups if it predicts the same images, else `None`."""
         return replace(other, groups=self.groups) if other is not None and self.is_about(other) else None
 
     @property
     def correct(self) -> np.ndarray:
-        """float64 (R,): 1 where the prediction is right."""
+        """float64 (R,): 1 where the prediction is correct."""
         return (self.predictions == self.groups.labels).astype(np.float64)
 
     def estimates(self) -> dict[str, float]:
-        """[`estimates`] of the model; empty if there is a doubt."""
+        """Estimated accuracy and probability by group; empty if there is a doubt."""
         return {} if self.groups.doubt() else estimates(self.probabilities, self.predictions, self.groups)
 
     def intervals(self) -> dict[str, Estimate]:
@@ -103,7 +92,7 @@ class HeldOutPredictions:
         return {} if self.groups.doubt() else estimated_intervals(self.correct, self.groups)
 
     def save(self, folder: str | Path, split: str) -> Path:
-        """Writes `judging/{split}.parquet` into the folder of a run, complete or not at all."""
+        """Writes `judging/{split}.parquet` into the folder of a run."""
         columns = {
             "index": self.index,
             "label": self.groups.labels,
@@ -119,11 +108,7 @@ class HeldOutPredictions:
 
     @classmethod
     def load(cls, folder: str | Path, split: str) -> "HeldOutPredictions":
-        """Reads what [`~HeldOutPredictions.save`] wrote.
-
-        Raises:
-            `BiasEnsembleError`: If there is no readable table in the folder.
-        """
+        """Reads what [`~HeldOutPredictions.save`] wrote."""
 
         def build(columns: dict[str, np.ndarray], stated: dict[str, Any]) -> "HeldOutPredictions":
             groups = PseudoGroups.unjudged(columns["label"], int(stated["num_classes"]))
@@ -137,33 +122,27 @@ class HeldOutPredictions:
 
 
 def gain(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictions]) -> dict[str, Estimate]:
-    """By how much the accuracy of models exceeds that of others, by group, in [-1, 1]; empty if there is a doubt.
+    """Difference in accuracy between two models by group, in [-1, 1]; empty if there is a doubt.
 
-    The images are the sample: several seeds are averaged for each image first, since their predictions for the same
-    image are not independent evidence.
-
-    Args:
-        models: One table per seed, with groups, by which both are judged.
-        others: Tables of the other model, seed by seed on the same images.
+    Both are given seed by seed, on the same images, and judged by the groups of the first. Seeds are averaged for each
+    image, since their predictions for the same image are not independent evidence.
     """
     if any(model.groups.doubt() for model in models):
         return {}
-    images, rows = np.unique(np.concatenate([model.index for model in models]), return_inverse=True)
+    _, rows = np.unique(np.concatenate([model.index for model in models]), return_inverse=True)
     better = np.concatenate([model.correct - other.correct for model, other in zip(models, others, strict=True)])
     found = {}
     by_seed = [group_weights(model.groups, FEWEST_OF_CLASS) for model in models]
     for name in by_seed[0]:
         if all(name in weights for weights in by_seed):
             weights = np.concatenate([weights[name] for weights in by_seed]) / len(models)
-            of_image = [
-                np.bincount(rows, weights=values, minlength=len(images)) for values in (weights * better, weights)
-            ]
-            found[name] = paired_difference(*of_image)
+            by_image = (np.bincount(rows, weights=values) for values in (weights * better, weights))
+            found[name] = paired_difference(*by_image)
     return found
 
 
 def pooled(parts: Sequence[HeldOutPredictions]) -> HeldOutPredictions:
-    """Predictions of several parts of the images, such as folds, as one."""
+    """Concatenates predictions for several parts of the images, such as folds."""
     judges = [part.groups.members for part in parts]
     groups = PseudoGroups.joined([part.groups for part in parts], " ".join(judges) if all(judges) else "")
     index, predictions, probabilities = (
@@ -174,6 +153,5 @@ def pooled(parts: Sequence[HeldOutPredictions]) -> HeldOutPredictions:
 
 def true_class_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Softmax probability (R,) of the true class, float32, from logits (R, K)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    of_labels = np.take_along_axis(shifted, np.asarray(labels)[:, None], axis=1)[:, 0]
-    return np.exp(of_labels - np.log(np.exp(shifted).sum(axis=1))).astype(np.float32)
+    of_classes = log_softmax(logits.astype(np.float64), axis=1)
+    return np.exp(np.take_along_axis(of_classes, np.asarray(labels)[:, None], axis=1)[:, 0]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Pseudo-groups of held-out images: their class, and the class that biased members predict (numpy only)."""
+"""Pseudo-groups of held-out images: their class and the class that biased members predict (numpy only)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,39 +9,32 @@ import numpy as np
 from hf_biasensemble.evaluation.accuracy import wilson_interval
 
 FEWEST_CONFLICTING = 10
-"""With fewer pseudo-conflicting images, nothing is said: intervals would span half of the possible range."""
+"""With fewer pseudo-conflicting images, there are no estimates: their intervals would span half of the range."""
 FEWEST_RIGHT = 0.5
-"""Fraction of images that members must predict correctly: the shortcut of a dataset is right for most images."""
+"""Minimum accuracy of the members: a dataset's shortcut predicts the class of most images."""
 FEWEST_RIGHT_OF_CLASS = 0.5
-"""The same for each class, as a fraction of what is required overall: even a rare class must not be given up."""
+"""Minimum for each class, as a fraction of the overall minimum: members must not give up a rare class."""
 HESITANT = 0.02
-"""From this median probability that members give the class of pseudo-conflicting images, they are merely hard."""
+"""Limit to the members' median probability for the class of pseudo-conflicting images: with more, these are hard."""
 
 
 @dataclass(frozen=True)
 class PseudoGroups:
-    """What biased members predict for images that they were not trained on.
+    """Predictions of biased members for images that they were not trained on.
 
-    Members follow the shortcut, so the class that they predict stands for the bias attribute: an image is
-    pseudo-aligned where that is its class, and pseudo-conflicting where it is not.
-
-    Attributes:
-        labels: int64 (R,), classes of the images.
-        predicted: int64 (R,), class with the highest mean probability over the members.
-        label_probability: float32 (R,), mean probability that the members give the image's own class.
-        num_classes: How many classes there are.
-        members: Digest of the members' weights; empty if there are none.
+    Members follow the shortcut, so the class that they predict is a proxy for the bias attribute: an image is
+    pseudo-aligned if they predict its class, and pseudo-conflicting if they don't.
     """
 
-    labels: np.ndarray
-    predicted: np.ndarray
-    label_probability: np.ndarray
+    labels: np.ndarray  # int64 (R,)
+    predicted: np.ndarray  # int64 (R,): class with the highest mean probability over the members
+    label_probability: np.ndarray  # float32 (R,): the members' mean probability of the true class
     num_classes: int
-    members: str = ""
+    members: str = ""  # digest of the members' weights; empty without members
 
     @classmethod
     def from_probabilities(cls, probabilities: np.ndarray, labels: np.ndarray, members: str = "") -> "PseudoGroups":
-        """From the mean probabilities (R, K) over the members."""
+        """Takes probabilities (R, K), averaged over the members."""
         labels = np.asarray(labels, dtype=np.int64)
         return cls(
             labels,
@@ -53,12 +46,12 @@ class PseudoGroups:
 
     @classmethod
     def unjudged(cls, labels: np.ndarray, num_classes: int) -> "PseudoGroups":
-        """Of images of these classes for which no members predict anything."""
+        """Groups without members: all images count as aligned."""
         return cls(labels, labels, np.ones(len(labels), dtype=np.float32), num_classes)
 
     @classmethod
     def joined(cls, parts: "Sequence[PseudoGroups]", members: str) -> "PseudoGroups":
-        """Groups of the images of all parts, one after another."""
+        """Concatenates the groups of several parts."""
         labels, predicted, probability = (
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("labels", "predicted", "label_probability")
@@ -70,48 +63,48 @@ class PseudoGroups:
 
     @property
     def is_conflicting(self) -> np.ndarray:
-        """bool (R,): whether members predict another class than the image's own."""
+        """bool (R,): whether members predict a class other than the image's own."""
         return self.predicted != self.labels
 
     @property
     def digest(self) -> str:
-        """Hash of labels and predictions: equal for models that were judged by the same assignment."""
+        """Hash of labels and predictions, equal for models judged by the same groups."""
         content = b"".join(array.astype(np.int64).tobytes() for array in (self.labels, self.predicted))
         return hashlib.sha256(content).hexdigest()[:16]
 
     @property
     def hesitation(self) -> float:
-        """Median probability that members give the class of pseudo-conflicting images; 0 where there are none.
+        """The members' median probability for the class of pseudo-conflicting images; 0 without such images.
 
-        A shortcut is as easy to see in images that contradict it as in all others, so members who follow it rule their
-        class out. On images that are hard, or show two things, they do not.
+        Members that follow a shortcut see it just as clearly in images that contradict it, so they rule the true class
+        out. On images that are hard or show two objects, they don't.
         """
         conflicting = self.is_conflicting
         return float(np.median(self.label_probability[conflicting])) if conflicting.any() else 0.0
 
     def doubt(self) -> str | None:
-        """Why these groups cannot tell models apart; `None` if they can."""
+        """Returns why these groups cannot tell models apart, or `None` if they can."""
         if not self.members:
-            return "no members of BiasEnsemble are named"
-        conflicting, images = int(self.is_conflicting.sum()), len(self)
+            return "no BiasEnsemble members are given"
         if reason := self.no_shortcut():
             return reason
+        conflicting = int(self.is_conflicting.sum())
         if conflicting < FEWEST_CONFLICTING:
             return (
-                f"only {conflicting} of {images:,} held-out images contradict the members, at least "
+                f"only {conflicting} of {len(self):,} held-out images contradict the members, at least "
                 f"{FEWEST_CONFLICTING} are needed; hold out more images (--validation_share), or judge by folds"
             )
         if self.hesitation >= HESITANT:
             return (
-                f"the members hesitate on the {conflicting} held-out images that contradict them: they give the true "
-                f"class a median probability of {100 * self.hesitation:.0f}%, with a shortcut it is below "
+                f"the members hesitate about the {conflicting} held-out images that contradict them: they give the "
+                f"true class a median probability of {100 * self.hesitation:.0f}%, with a shortcut it is below "
                 f"{100 * HESITANT:.0f}%; the images may be hard rather than bias-conflicting, or the members were "
                 "trained too briefly"
             )
         return None
 
     def no_shortcut(self) -> str | None:
-        """Why the members follow no shortcut that predicts the class; `None` if they may."""
+        """Returns why the members cannot have followed a shortcut that predicts the class, or `None`."""
         if not len(self):
             return "there are no held-out images"
         right, needed = 1 - float(self.is_conflicting.mean()), max(FEWEST_RIGHT, 1.5 / self.num_classes)
@@ -120,17 +113,14 @@ class PseudoGroups:
                 f"the members are right on only {100 * right:.0f}% of the held-out images, so they follow no shortcut "
                 "that predicts the class; train them longer (--member_steps)"
             )
-        return self._neglected(FEWEST_RIGHT_OF_CLASS * needed)
-
-    def _neglected(self, fewest: float) -> str | None:
-        """Names a class of which members get less than this fraction right, and not by chance."""
+        needed *= FEWEST_RIGHT_OF_CLASS
         counts = np.bincount(self.labels, minlength=self.num_classes)
-        right = np.bincount(self.labels[~self.is_conflicting], minlength=self.num_classes)
-        for label in np.flatnonzero(right < fewest * counts):
-            share = right[label] / counts[label]
-            if wilson_interval(share, int(counts[label]))[1] < fewest:
+        correct = np.bincount(self.labels[~self.is_conflicting], minlength=self.num_classes)
+        for label in np.flatnonzero(correct < needed * counts):
+            right = correct[label] / counts[label]
+            if wilson_interval(right, int(counts[label]))[1] < needed:  # not by chance
                 return (
-                    f"the members are right on only {100 * share:.0f}% of the {counts[label]:,} held-out images of "
+                    f"the members are right on only {100 * right:.0f}% of the {counts[label]:,} held-out images of "
                     f"class {label}, so they may follow class frequencies rather than a shortcut; balance them "
                     "(--balance_members true) or train them longer (--member_steps)"
                 )

@@ -1,4 +1,4 @@
-"""What the estimates come to, in words."""
+"""Estimates and comparisons in words."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,14 @@ from hf_biasensemble.judging.predictions import HeldOutPredictions, gain
 
 CANNOT_TELL = "cannot tell"
 MOSTLY = 0.5
-WIDEST = 0.5
-"""An interval wider than this says nothing."""
+WIDEST = 0.5  # a wider interval is useless
 
 
 def reason_not_to_tell(*models: HeldOutPredictions) -> str | None:
-    """Why nothing can be said about the accuracy of these models on bias-conflicting images; `None` if something can.
-    All are about the same images, judged by the same groups."""
+    """Returns why the bias-conflicting accuracy of any of these models cannot be estimated, or `None` if it can.
+
+    All models must have predicted the same images, with the same pseudo-groups.
+    """
     for model in models:
         if reason := model.groups.doubt():
             return reason
@@ -28,20 +29,21 @@ def reason_not_to_tell(*models: HeldOutPredictions) -> str | None:
 
 
 def caution(model: HeldOutPredictions) -> str | None:
-    """Why the estimates should not be taken at face value; `None` if there is no such reason."""
-    same = model.predictions == model.groups.predicted
-    agrees = float(same[model.groups.is_conflicting].mean())
+    """Returns why the estimates should not be taken at face value, or `None`."""
+    agrees = float((model.predictions == model.groups.predicted)[model.groups.is_conflicting].mean())
     if agrees <= MOSTLY:
         return None
     return (
-        f"a model predicts the same as the members on {100 * agrees:.0f}% of the images that contradict them: it "
-        "follows the shortcut too, or these images are mislabelled; look at them with hf-biasensemble audit"
+        f"a model agrees with the members on {100 * agrees:.0f}% of the images that contradict them: it follows the "
+        "shortcut too, or these images are mislabelled; look at them with hf-biasensemble audit"
     )
 
 
 def verdict(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredictions]) -> tuple[str, str]:
-    """`better` or `worse` than another model on images that contradict the shortcut, or `cannot tell`, and why.
-    Arguments as of [`gain`]."""
+    """Returns `better`, `worse` or `cannot tell` on images that contradict the shortcut, and why it cannot tell.
+
+    See [`gain`] for the arguments.
+    """
     if reason := reason_not_to_tell(*models):
         return CANNOT_TELL, reason
     gained = gain(models, others).get("conflicting")
@@ -53,8 +55,7 @@ def verdict(models: Sequence[HeldOutPredictions], others: Sequence[HeldOutPredic
 
 
 def sentence(model: HeldOutPredictions, other: HeldOutPredictions | None = None, other_name: str = "ERM") -> str:
-    """One sentence on a model: its estimated accuracy on images that contradict the shortcut, that of another model on
-    the same images, and what it costs on the others."""
+    """One sentence on a model's accuracy on images that contradict the shortcut, and its cost on the others."""
     compared = model.comparable(other)
     reason = reason_not_to_tell(model, *([compared] if compared else []))
     if reason:
@@ -70,7 +71,7 @@ def sentence(model: HeldOutPredictions, other: HeldOutPredictions | None = None,
 
 
 def cost(aligned: Estimate | None) -> str:
-    """What a model loses, or gains, on images that follow the shortcut."""
+    """The change in accuracy on images that follow the shortcut, in words."""
     if aligned is None:
         return "too few of the others to compare"
     points = 100 * aligned.value

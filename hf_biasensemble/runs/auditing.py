@@ -1,4 +1,4 @@
-"""An audit: the biased members alone, and a page with the training images that contradict the shortcut."""
+"""An audit: trains only the biased members and shows the training images that contradict the shortcut."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ from hf_biasensemble.runs.selecting import make_selection
 
 @dataclass
 class AuditDataArguments(DataArguments):
-    """Which dataset, and where in it. Unlike training, the audit holds out no images by default."""
+    """Dataset, with no images held out by default."""
 
     validation_share: Fraction = option(
         0.0, "Fraction of train held out when there is no validation split; 0 disables it."
@@ -41,7 +41,7 @@ class AuditDataArguments(DataArguments):
 
 @dataclass
 class AuditArguments(Options):
-    """What to show."""
+    """Content of the audit page."""
 
     num_images: PositiveInt = option(12, "Typical and flagged images to show of each class.")
 
@@ -54,11 +54,9 @@ def audit_images(
     num_images: int,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
-    """Makes the selection, or takes the one that is there, and writes page and lists into `args.output_dir`.
+    """Makes or reuses the selection, and writes the audit page and lists to `args.output_dir`.
 
-    Args:
-        data_args, model_args, selection_args, args, callbacks: As of [`run`].
-        num_images (`int`): Typical and flagged images to show of each class, at most.
+    Shows up to `num_images` typical and flagged images of each class. See [`run`] for the other arguments.
     """
     if args.push_to_hub:
         raise BiasEnsembleError("--push_to_hub: an audit has no model to push; leave the option out")
@@ -68,16 +66,15 @@ def audit_images(
         names = ", ".join(name for name, other in METHODS.items() if other.selector)
         raise BiasEnsembleError(f"--method: expected one that makes a selection ({names}), found {args.method}")
     output_dir = Path(args.output_dir)
-    checkpoint_to_resume(args)  # members find their own
+    checkpoint_to_resume(args)  # only a check: members find their own checkpoint
     prepared = Prepared.of(method, data_args, model_args, selection_args, args)
-    splits = prepared.splits
     check_backbone(prepared.model_args, args.per_device_train_batch_size, prepared.member_features)
     if args.resume_from_checkpoint:
         check_same_run(output_dir, prepared.settings)
     with sole_writer(output_dir) if args.should_save else nullcontext():
         if args.should_save and args.overwrite_output_dir:
             remove_earlier_run(output_dir, args)
-        if args.should_save and all(path.name == "selection" for path in results_in(output_dir)):  # no run's folder
+        if args.should_save and all(path.name == "selection" for path in results_in(output_dir)):  # no training run
             prepared.write_settings(output_dir)
         selection, _ = make_selection(
             selector,
@@ -88,13 +85,11 @@ def audit_images(
             callbacks=[SettingsCallback(prepared.settings), *callbacks],
         )
         if args.should_save:
-            write_unreadable(splits, output_dir / DROPPED_FILE)
+            write_unreadable(prepared.splits, output_dir / DROPPED_FILE)
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
-            page = write_audit(output_dir, splits["train"], name, config_name, num_images)
-            flagged = int((~selection.is_selected).sum())
-            contradict = int(contradicting(selection).sum())
+            page = write_audit(output_dir, prepared.splits["train"], name, config_name, num_images)
             print(
-                f"{flagged:,} of {len(selection.index):,} training images flagged, {contradict:,} of them because the "
-                f"members predict another class; audit: {page}",
+                f"{(~selection.is_selected).sum():,} of {len(selection.index):,} training images flagged, "
+                f"{contradicting(selection).sum():,} of them because the members predict another class; audit: {page}",
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""Which of several methods a run trains: each is fitted without each fold of the training images and judged on it."""
+"""Chooses the method of a run by cross-validation: each candidate is judged on folds that it was not trained on."""
 
 import json
 from collections.abc import Sequence
@@ -34,11 +34,7 @@ class Candidate:
 
     @classmethod
     def of(cls, name: str) -> "Candidate":
-        """Reads what stands after `--candidates`.
-
-        Raises:
-            `BiasEnsembleError`: If there is no such method or option, or the method cannot be a candidate.
-        """
+        """Parses a value of `--candidates`."""
         known, _, rest = name.partition(":")
         found = cls(name, METHODS[known], {})
         if found.method.chooses:
@@ -56,31 +52,25 @@ class Candidate:
         return found
 
     def defaults(self) -> dict[str, Any]:
-        """Defaults of the method's own options."""
+        """Names and defaults of the method's own options."""
         common = {field.name for field in fields(DebiasingArguments)}
         return {field.name: field.default for field in fields(self.method.arguments) if field.name not in common}
 
     def settings(self, args: DebiasingArguments, **changes: Any) -> DebiasingArguments:
-        """The settings of the run with those of the candidate."""
+        """The settings of the run, updated with the candidate's."""
         common = {field.name: getattr(args, field.name) for field in fields(DebiasingArguments) if field.init}
         return self.method.arguments(**(common | {"method": self.method.name} | self.options | changes))
 
 
 def _converted(text: str, default: Any) -> Any:
-    """The value that the text means for an option with this default."""
+    """Parses the value of an option with this default."""
     if not text:
         raise ValueError("no value")
     return {"true": True, "false": False}[text] if isinstance(default, bool) else type(default)(text)
 
 
 def check_candidates(args: Any, model_args: ModelArguments, selector: Any, train: ImageSplit) -> None:
-    """Refuses what cannot be chosen from.
-
-    Raises:
-        `BiasEnsembleError`: If the backbone is not frozen, so that each candidate would take as long as a whole run,
-            a candidate is unknown, needs another selector or head, or has options that are refused, or a class has
-            fewer training images than there are folds.
-    """
+    """Refuses candidates that cannot be compared, or not in reasonable time, before anything is trained."""
     if not model_args.on_features:
         raise BiasEnsembleError(
             "--method: expected --freeze_backbone true or --feature_column, where candidates take seconds, found a "
@@ -102,54 +92,46 @@ def check_candidates(args: Any, model_args: ModelArguments, selector: Any, train
             )
 
 
-def chosen_of(
-    inputs: Inputs, selection_args: Any, args: Any, selector: Any, callbacks: Sequence[TrainerCallback] = ()
+def choose_candidate(
+    inputs: Inputs, selection_args: Any, args: Any, selector: Any, callbacks: Sequence[TrainerCallback]
 ) -> tuple[Candidate, dict[str, Any]]:
-    """Judges all candidates by folds, says so, and gives the best one with what the results of the run say of it.
+    """Returns the best candidate, and how it was chosen as part of the results of the run.
 
-    Without bias labels, and without validation or test images. The choice is kept in `output_dir/selection`, so that a
-    run that is resumed does not choose again.
+    Reads training images only. The choice is stored in `output_dir/selection`, so a resumed run does not choose again.
     """
     path = Path(args.output_dir) / "selection" / "candidates.json"
     if args.resume_from_checkpoint and path.exists():
-        said = json.loads(path.read_text(encoding="utf-8"))
-        return Candidate.of(said["chosen"]), {"candidates": said}
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Candidate.of(stored["chosen"]), {"candidates": stored}
     candidates = {name: Candidate.of(name) for name in args.candidates}
     selection, _ = make_selection(selector, inputs, selection_args, args, must_serve=False, callbacks=callbacks)
-    judged = judged_by_folds(list(candidates.values()), inputs, selection_args, args, selection)
-    print_once(judged.sentence())
-    chosen = candidates[judged.chosen]
+    choice = _choose_by_folds(list(candidates.values()), inputs, selection_args, args, selection)
+    print_once(choice.sentence())
+    chosen = candidates[choice.chosen]
     settings = chosen.settings(args)
-    said = judged.as_dict() | {"options": {name: getattr(settings, name) for name in sorted(chosen.defaults())}}
+    stored = choice.as_dict() | {"options": {name: getattr(settings, name) for name in sorted(chosen.defaults())}}
     if args.should_save:
         with written_whole(path) as file:
-            file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    return chosen, {"candidates": said}
+            file.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+    return chosen, {"candidates": stored}
 
 
-def judged_by_folds(
+def _choose_by_folds(
     candidates: Sequence[Candidate], inputs: Inputs, selection_args: Any, args: Any, selection: Selection
 ) -> Choice:
-    """Fits each candidate, and members for it, without each of the folds, and compares what they say of these.
+    """Trains each candidate, and members for it, without each of the folds, and compares their predictions for these.
 
-    None is fitted where the members cannot rank them: the first is chosen then.
-
-    Args:
-        candidates (`Sequence[Candidate]`): The first of them is what the others are compared with.
-        inputs (`Inputs`): What networks see.
-        selection_args (dataclass): How members are trained.
-        args (`DebiasingArguments`): Settings with `folds` and `accept_loss`.
-        selection (`Selection`): What members that never saw them say of all training images; it names the images that
-            rank, the same for all candidates.
+    The first candidate is the baseline; it is chosen without training if the members cannot rank candidates. The
+    `selection` must come from members that never saw the images they judge.
     """
     train, seen_by_members = inputs.splits["train"], inputs.member_splits["train"]
     baseline = candidates[0].name
     if doubt := doubt_of_members(selection, len(train.class_names)):
         return Choice(baseline, baseline, (), 0, len(train), 1.0, doubt)
-    part = folds_of(train, args.folds, args.seed, "--folds")
+    fold = folds_of(train, args.folds, args.seed, "--folds")
     quiet = {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     quiet |= {"checkpoint_choice": "last", "report_to": ["none"]}
-    # A fold is left to one process, which trains on the whole batch.
+    # One process trains a fold, on the whole batch.
     quiet["per_device_train_batch_size"] = args.per_device_train_batch_size * num_processes()
     if selection_args.member_batch_size:
         whole = selection_args.member_batch_size * num_processes()
@@ -157,8 +139,8 @@ def judged_by_folds(
     dropped: set[str] = set()  # in the folds of this process
 
     def judged_on(number: int) -> dict[str, np.ndarray | str]:
-        """Which images of the fold each candidate gets right, or why it is no candidate."""
-        inside, held_out = np.flatnonzero(part != number), np.flatnonzero(part == number)
+        """By candidate, whether it classifies each image of the fold correctly, or why it was dropped."""
+        inside, held_out = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         votes: dict[str, Selection] = {}
         found: dict[str, np.ndarray | str] = {}
         for candidate in [candidate for candidate in candidates if candidate.name not in dropped]:
@@ -175,8 +157,8 @@ def judged_by_folds(
                         selector.check(votes[selector.name], train.class_names)
                     extra = {"selection": votes[selector.name]}
                 network = candidate.method.network(inputs.network_args, train.class_names, args.seed)
-                fold = train.select(inside)
-                trainer = candidate.method.trainer(network, settings, inputs.transform, train_dataset=fold, **extra)
+                rest = train.select(inside)
+                trainer = candidate.method.trainer(network, settings, inputs.transform, train_dataset=rest, **extra)
                 trainer.train_bare()
             except BiasEnsembleError as error:
                 if candidate is candidates[0]:
@@ -196,5 +178,5 @@ def judged_by_folds(
                 print_once(f"{name} is no candidate: {judged}")
                 del correct[name]
             elif name in correct:
-                correct[name][part == number] = judged
+                correct[name][fold == number] = judged
     return choose(correct, selection.mean_probability, baseline, args.accept_loss / 100)

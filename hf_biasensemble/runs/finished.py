@@ -37,10 +37,10 @@ _NO_ESTIMATES = "no estimates: nothing judges this run; name a run with members 
 
 
 class Estimates(dict[str, Any]):
-    """What can be said about a model without bias labels. `print` shows it in words.
+    """Accuracy estimated without bias labels. `print` shows it in words.
 
-    A dict: by group (`"conflicting"`, `"aligned"`, `"unbiased"`) the accuracy, both ends of its 95 % interval, and the
-    number of images, for a run; what [`judgement_table`] gives, for [`judge`]. Empty where nothing can be told.
+    For a run, a dict from group (`"conflicting"`, `"aligned"`, `"unbiased"`) to the accuracy, both ends of its 95%
+    interval and the number of images; empty if it cannot be estimated. For [`judge`], see [`judgement_table`].
     """
 
     def __init__(self, values: dict[str, Any], text: str):
@@ -55,14 +55,14 @@ class Estimates(dict[str, Any]):
 
 
 class Run:
-    """A finished run of training, or an audit, in its folder. In a notebook it shows its results and flagged images.
+    """A finished training run or audit. A notebook displays its results and flagged images.
 
     Args:
         folder (`str` or `Path`): The output folder.
-        data_args (`DataArguments`, *optional*): Where its images are; by default as its `config.yaml` says.
+        data_args (`DataArguments`, *optional*): Its dataset. Defaults to the one in its `config.yaml`.
 
     Raises:
-        `BiasEnsembleError`: If there is no run in the folder.
+        `BiasEnsembleError`: If the folder holds no run.
     """
 
     def __init__(self, folder: str | Path, data_args: DataArguments | None = None):
@@ -91,7 +91,7 @@ class Run:
 
     @cached_property
     def selection(self) -> Selection | None:
-        """The votes on the training images; `None` where the method needs none."""
+        """The votes on the training images; `None` if the method needs none."""
         folder = self.folder / "selection"
         return Selection.load(folder) if (folder / FILE_NAME).exists() else None
 
@@ -108,21 +108,21 @@ class Run:
     def predict(
         self, images: Any, top_k: int = 1, batch_size: int = 64, use_cpu: bool = False
     ) -> dict[str, Any] | list[Any]:
-        """The classes of images, with their probabilities, by the published model.
+        """Predicts the classes of images with the published model.
 
         Args:
-            images: One image or a sequence of them: images of PIL, paths, or uint8 arrays (H, W) or (H, W, 3). Of a
+            images: One image or a sequence of them: PIL images, paths, or uint8 arrays (H, W) or (H, W, 3). For a
                 classifier of vectors, one vector (D,) or several (N, D).
-            top_k (`int`, *optional*, defaults to 1): Classes of each image; with more than one, a list of them.
-            batch_size (`int`, *optional*, defaults to 64): Images at a time.
-            use_cpu (`bool`, *optional*, defaults to `False`): Stay on the processors.
+            top_k (`int`, *optional*, defaults to 1): Number of classes per image.
+            batch_size (`int`, *optional*, defaults to 64): Images per batch.
+            use_cpu (`bool`, *optional*, defaults to `False`): Use the CPU even if there is a GPU.
 
         Returns:
-            `{"label": ..., "score": ...}` of each image, as of an image-classification pipeline; for one image not in
-            a list.
+            `{"label": ..., "score": ...}` per image, as from an image-classification pipeline: a list of `top_k` of
+            them if that is more than one, and no list of images for a single one.
 
         Raises:
-            `BiasEnsembleError`: If an image cannot be read; names it.
+            `BiasEnsembleError`: If an image cannot be read.
         """
         inference = InferenceArguments(batch_size, use_cpu)
         model, transform, _ = self._opened
@@ -145,13 +145,13 @@ class Run:
         return _scored(answers, top_k, single)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads model, card, results and figures in one commit; see [`push_model`] for the options.
+        """Uploads model, card, results and figures in one commit. See [`push_model`] for the options.
 
         Args:
-            repo_id (`str`): Repository, such as `"me/birds"`; made if missing.
+            repo_id (`str`): Repository, such as `"me/birds"`; created if missing.
 
         Returns:
-            `str`: Address of the commit.
+            `str`: URL of the commit.
         """
         return push_model(self.folder, repo_id, **options)
 
@@ -159,18 +159,18 @@ class Run:
         """The training images that contradict the shortcut most: row of the training split, image, class.
 
         Args:
-            count (`int`, *optional*, defaults to 12): At most.
+            count (`int`, *optional*, defaults to 12): Maximum number of images.
 
         Returns:
-            Empty if there is no selection, or the data were in memory and are no longer available.
+            `list`: Empty without a selection, or if the dataset was in memory and is no longer available.
 
         Raises:
-            `BiasEnsembleError`: If the data cannot be read, or have fewer rows than those that the run was trained on.
+            `BiasEnsembleError`: If the dataset cannot be read or has fewer rows than during training.
         """
         selection = self.selection
         if selection is None or (data_args := self._data_args or self._stated_data()) is None:
             return []
-        with contextlib.redirect_stdout(io.StringIO()):  # how the data are read has been said before
+        with contextlib.redirect_stdout(io.StringIO()):  # training has printed how the data are read
             train = load_splits(data_args)["train"]
         if train.images is None:
             return []
@@ -190,7 +190,7 @@ class Run:
         settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
         if settings.get("dataset_name") in (None, IN_MEMORY):
             return None
-        known = [field.name for field in fields(DataArguments) if field.name in settings]  # older runs have fewer
+        known = [field.name for field in fields(DataArguments) if field.name in settings]  # older versions had fewer
         return DataArguments(**{name: settings[name] for name in known})
 
     def __repr__(self) -> str:
@@ -200,7 +200,7 @@ class Run:
         return str(self.folder)
 
     def _repr_html_(self) -> str:
-        """A table of accuracy, the estimates in words, and the flagged images."""
+        """Renders a table of accuracies, the estimates and the flagged images."""
         splits = [name for name in ("validation", "test") if f"{name}_accuracy" in self.results]
         known = [metric for metric in METRICS if any(f"{split}_{metric}" in self.results for split in splits)]
         rows = [["", *(metric.replace("_", " ") for metric in known)]] if splits else []
@@ -212,7 +212,7 @@ class Run:
         parts.append(f"<p>{html.escape(self.estimates.text)}</p>" if self.results else "")
         try:
             flagged = self.flagged_images()
-        except (BiasEnsembleError, OSError):  # data that have moved spoil no table
+        except (BiasEnsembleError, OSError):  # the data may have moved
             flagged = []
         figures = (
             f'<figure style="display:inline-block;margin:4px"><img src="data:image/webp;base64,{thumbnail(image)}">'
@@ -232,7 +232,7 @@ def _scored(ranked: list[list[tuple[str, float]]], top_k: int, single: bool) -> 
 
 
 def _vectors(given: Any, width: int) -> torch.Tensor:
-    """One vector (D,) or several (N, D) of numbers."""
+    """Converts one vector (D,) or several (N, D) to float32."""
     try:
         vectors = np.asarray(given, dtype=np.float32)
     except (TypeError, ValueError) as error:
@@ -245,7 +245,7 @@ def _vectors(given: Any, width: int) -> torch.Tensor:
 
 
 def _record(image: Any, number: int) -> dict | Image.Image:
-    """An image as it is decoded: a record of its path, or an image of PIL."""
+    """A record of the image's path, or a PIL image."""
     if isinstance(image, (str, Path)):
         return {"bytes": None, "path": str(image)}
     if isinstance(image, Image.Image):

@@ -1,6 +1,6 @@
-"""`fit`, `audit` and `judge`: the commands of the same names for Python, with keywords in place of options.
+"""`fit`, `audit` and `judge`: the commands `train`, `audit` and `judge` as Python functions.
 
-The keywords become the words of a command line, so that the same parser checks them, and the same code runs.
+Keyword arguments are turned into a command line, so the same parser and code handle both.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from hf_biasensemble.runs.run import run
 from hf_biasensemble.runs.run_arguments import asked_method, parse_run
 
 GIVEN_MODEL = "initial_model"
-"""Folder in an output folder where a model is kept that Python handed in."""
+"""Subfolder of the output folder for a model that was passed as an object."""
 
 Data: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict
 Model: TypeAlias = str | Path | PreTrainedModel | Callable[[], PreTrainedModel]
@@ -46,16 +46,16 @@ def fit(
     processing_class: Any = None,
     **options: Any,
 ) -> Run:
-    """Trains a classifier as `hf-biasensemble train` does, by the same code.
+    """Trains a classifier, like `hf-biasensemble train`.
 
     Args:
         dataset (`Dataset`, `DatasetDict` or `str`): Images with labels: in memory, a folder, or a Hub id.
         model (`str`, `PreTrainedModel` or `Callable`, *optional*): The backbone: its name, a folder, a model to start
-            from, or a function that builds one. By default that of the recipe.
-        method (`str` or `Method`, *optional*): The method; by default that of the recipe, else LfF + BiasEnsemble.
+            from, or a function that builds one. Defaults to the recipe's.
+        method (`str` or `Method`, *optional*): The method. Defaults to the recipe's, else LfF + BiasEnsemble.
         recipe (`str`, *optional*): Name of a recipe, such as `"recommended/photographs"`, or a YAML file.
-        output_dir (`str`, *optional*): Folder for the results; by default the first of `outputs/METHOD`,
-            `outputs/METHOD_2`, ... that has none.
+        output_dir (`str`, *optional*): Folder for the results. Defaults to the recipe's, else to the first of
+            `outputs/METHOD`, `outputs/METHOD_2`, ... without results.
         compare_with (`Run` or `str`, *optional*): A finished run on the same data, such as ERM.
         processing_class (*optional*): Image processor of a `PreTrainedModel`.
         options: Any option of `hf-biasensemble train --help-all`: `max_steps=1000`, `freeze_backbone=True`, ...
@@ -64,7 +64,7 @@ def fit(
         `Run`: The finished run.
 
     Raises:
-        `BiasEnsembleError`: In one line, where the command would end with one.
+        `BiasEnsembleError`: With a one-line message, if data and options are invalid or training fails.
 
     Example:
 
@@ -93,22 +93,22 @@ def audit(
     processing_class: Any = None,
     **options: Any,
 ) -> Run:
-    """Finds the training images that contradict the shortcut, as `hf-biasensemble audit` does.
+    """Finds the training images that contradict the shortcut, like `hf-biasensemble audit`.
 
     Args:
-        dataset (`Dataset`, `DatasetDict` or `str`): As of [`fit`], like all that follow.
+        dataset (`Dataset`, `DatasetDict` or `str`): Images with labels. See [`fit`] for this and the next arguments.
         model (`str`, `PreTrainedModel` or `Callable`, *optional*): The backbone.
         method (`str` or `Method`, *optional*): The method whose members vote.
         recipe (`str`, *optional*): Name of a recipe or a YAML file.
+        output_dir (`str`, *optional*): Folder for the results. Defaults to `outputs/audit`, `outputs/audit_2`, ...
         processing_class (*optional*): Image processor of a `PreTrainedModel`.
-        output_dir (`str`, *optional*): Folder for the results; by default `outputs/audit`, `outputs/audit_2`, ...
         options: Any option of `hf-biasensemble audit --help-all`.
 
     Returns:
-        `Run`: With a `selection`; `audit.html` is in its folder.
+        `Run`: A run with a `selection` and, in its folder, `audit.html`.
 
     Raises:
-        `BiasEnsembleError`: In one line, where the command would end with one.
+        `BiasEnsembleError`: With a one-line message, if data and options are invalid or training fails.
     """
     folder = output_dir or _free_folder("audit", recipe)
     words = _words_of_run(dataset, model, method, recipe, folder, None, options)
@@ -131,12 +131,12 @@ def judge(
     compare_with: str | Path | Run | None = None,
     **options: Any,
 ) -> Estimates:
-    """How good classifiers are on images that contradict the shortcut, as `hf-biasensemble judge` says.
+    """Estimates accuracy on images that contradict the shortcut, like `hf-biasensemble judge`.
 
     Args:
-        dataset (`Dataset`, `DatasetDict` or `str`): As of [`fit`], with images that no model was trained on.
+        dataset (`Dataset`, `DatasetDict` or `str`): See [`fit`]. No model may have been trained on these images.
         model (`Run`, `str` or several): Runs, folders or Hub ids of classifiers.
-        members (`Run` or `str`): A run with BiasEnsemble, whose members say which images contradict the shortcut.
+        members (`Run` or `str`): A run with BiasEnsemble, whose members find the images that contradict the shortcut.
         compare_with (`Run` or `str`, *optional*): Another classifier, such as ERM, to compare each with.
         options: Any option of `hf-biasensemble judge --help-all`.
 
@@ -144,7 +144,7 @@ def judge(
         `Estimates`: `print` shows the table and verdicts.
 
     Raises:
-        `BiasEnsembleError`: In one line, where the command would end with one.
+        `BiasEnsembleError`: With a one-line message, if models, members and data do not match.
     """
     models = model if isinstance(model, (list, tuple)) else [model]
     given = {"model": models, "members": members, "compare_with": compare_with}
@@ -166,7 +166,7 @@ def _words_of_run(
     compare_with: str | Path | Run | None,
     options: dict[str, Any],
 ) -> list[str]:
-    """The command line that means the same."""
+    """The equivalent command line."""
     if isinstance(method, Method):
         if method not in METHODS.values():
             METHODS.add(method)
@@ -193,7 +193,7 @@ def _words(options: dict[str, Any]) -> list[str]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """What a word of a command line can be made of."""
+    """The value if a command line can hold it."""
     if isinstance(value, (str, Number, dict)):
         return value
     if isinstance(value, os.PathLike):
@@ -205,7 +205,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _name_of(dataset: Data, options: dict[str, Any]) -> dict[str, Any]:
-    """The option that names the data; data in memory may have been given a name."""
+    """The option that names the dataset; the caller may name one in memory."""
     return {"dataset_name": dataset if isinstance(dataset, (str, Path)) else options.get("dataset_name", IN_MEMORY)}
 
 
@@ -215,28 +215,22 @@ def _hand_in(data_args: DataArguments, dataset: Data) -> None:
 
 
 def _free_folder(name: str, recipe: str | Path | None) -> str:
-    """The output folder that the recipe names, or else the first of that name without results."""
+    """The output folder in the recipe, or else the first of `outputs/NAME`, `outputs/NAME_2`, ... without results."""
     if recipe is not None and (named := read_yaml(str(recipe)).get("output_dir")):
         return str(named)
-    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
-    return next(folder for one in names if not results_in(Path(folder := f"outputs/{one}")))
+    folders = itertools.chain([f"outputs/{name}"], (f"outputs/{name}_{number}" for number in itertools.count(2)))
+    return next(folder for folder in folders if not results_in(Path(folder)))
 
 
 def backbone_of(model: Model, output_dir: Path) -> str:
-    """The backbone that a model means, as `--backbone` names it: its name, or where [`keep_model`] keeps it."""
+    """The value of `--backbone` for a model: its name, or the folder where [`keep_model`] saves it."""
     return str(model) if isinstance(model, (str, Path)) else str(output_dir / GIVEN_MODEL)
 
 
 def keep_model(model: Model, processing_class: Any, args: DebiasingArguments) -> None:
-    """Writes a model in memory into the output folder, unless that holds a run, and waits until all can read it.
+    """Saves a model and its image processor, if any, in the output folder, unless that holds a run to keep.
 
-    Args:
-        model (`str`, `Path`, `PreTrainedModel` or `Callable`): One that has a name is left where it is.
-        processing_class: Image processor that belongs to the model, or `None`.
-        args (`DebiasingArguments`): Names the folder, and says whether a run in it is to be replaced.
-
-    Raises:
-        `BiasEnsembleError`: If it is none of these.
+    All processes wait until it can be read. A model given by name is left where it is.
     """
     if isinstance(model, (str, Path)):
         return

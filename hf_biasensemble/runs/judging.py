@@ -1,4 +1,4 @@
-"""Models judged by saved members on held-out images, without bias labels."""
+"""Judges models on held-out images by saved members, without bias labels."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from hf_biasensemble.reporting.run.judgement import judgement_table
 
 @dataclass
 class JudgeArguments:
-    """Who judges, and on which images."""
+    """Models to judge, and the members that judge them."""
 
     model: list[str] | None = option(None, "Folders or Hub ids of saved classifiers.")
     compare_with: str | None = option(
@@ -43,8 +43,10 @@ class JudgeArguments:
 def judge_models(
     data_args: DataArguments, judge_args: JudgeArguments, inference: InferenceArguments
 ) -> tuple[str, dict[str, Any]]:
-    """Estimates and verdicts as [`judgement_table`] gives them: a text, and the same as plain values, which
-    `output_file` takes. Several processes share out the models."""
+    """Returns the text and values of [`judgement_table`], and writes the values to `output_file`.
+
+    Processes share the models among them.
+    """
     meet(inference.use_cpu)
     members = Members.load(str(judge_args.members)).to(inference.device)
     names = [name for name in (judge_args.compare_with, *(judge_args.model or ())) if name]
@@ -66,12 +68,12 @@ def judge_models(
         )
     groups = members.groups_of(seen[judge_args.split], inference.batch_size)
 
-    def said_by(number: int) -> HeldOutPredictions:
+    def predictions_of(number: int) -> HeldOutPredictions:
         name, (model, transform, geometry) = list(opened.items())[number]
         split, placed = decoded[geometry][judge_args.split], inference.placed(model)
         return HeldOutPredictions.of_model(placed, split, transform, inference.batch_size, name, groups)
 
-    models = dict(zip(opened, shared_out(said_by, len(opened)), strict=True))
+    models = dict(zip(opened, shared_out(predictions_of, len(opened)), strict=True))
     text, results = judgement_table(models, judge_args.compare_with)
     if judge_args.output_file and is_first():
         with written_whole(judge_args.output_file) as file:

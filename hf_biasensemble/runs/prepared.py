@@ -1,4 +1,4 @@
-"""A run before it begins: settings that fit the data and each other, of which nothing has been written yet."""
+"""The settings and data of a run, checked against each other before anything is written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,25 +32,15 @@ from hf_biasensemble.models.preprocessing import with_preprocessing
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What a command, a function or a trainer works with.
-
-    Attributes:
-        method: What is trained.
-        data_args: Where the data are.
-        model_args: The network, with its preprocessing settled.
-        selection_args: The selector's options, settled; `None` without one.
-        args: Settings of training.
-        splits: Decoded images, or vectors, by split, `train` among them.
-        settings: As of `config.yaml`.
-    """
+    """Settings, completed from backbone and data, and decoded splits."""
 
     method: Method
     data_args: DataArguments
     model_args: ModelArguments
-    selection_args: Any
+    selection_args: Any  # None without a selector
     args: DebiasingArguments
-    splits: dict[str, ImageSplit]
-    settings: dict[str, Any]
+    splits: dict[str, ImageSplit]  # including "train"
+    settings: dict[str, Any]  # the content of config.yaml
 
     @classmethod
     def of(
@@ -62,8 +52,7 @@ class Prepared:
         args: DebiasingArguments,
         load: Callable[[ModelArguments], dict[str, ImageSplit]] | None = None,
     ) -> "Prepared":
-        """Settles what depends on the backbone and on the data. `load` decodes images as the settled network sees
-        them; by default those that `data_args` name."""
+        """Completes the settings and loads the splits: those of `data_args`, unless `load` gives others."""
         model_args = with_preprocessing(settled_network(model_args, data_args, args))
         selection_args = settled_selection(selection_args, model_args, args)
         splits = load(model_args) if load else load_training_splits(data_args, image_geometry(model_args))
@@ -76,12 +65,11 @@ class Prepared:
 
     @property
     def member_features(self) -> str:
-        """What members are to see of a pretrained backbone, `"early"` or `"final"`."""
+        """The features that members see of a pretrained backbone, `"early"` or `"final"`."""
         return getattr(self.selection_args, "member_features", "final")
 
     def settle_steps(self, checkpoint: Path | None = None) -> None:
-        """Sets steps and schedule in `args`. Refuses to resume a run, from this checkpoint or from the beginning,
-        that was another."""
+        """Sets steps and schedule in `args`; refuses to resume a run with other settings."""
         before: dict[str, Any] = {}
         if self.args.resume_from_checkpoint:
             before = check_same_run(checkpoint.parent if checkpoint else Path(self.args.output_dir), self.settings)
@@ -89,10 +77,10 @@ class Prepared:
         self.settings["schedule_steps"] = self.args.schedule_steps
 
     def write_settings(self, folder: Path) -> None:
-        """Writes `config.yaml` into the output folder, complete or not at all."""
+        """Writes `config.yaml`."""
         with written_whole(folder / CONFIG_FILE) as file:
             file.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
 
     def inputs(self) -> Inputs:
-        """What networks see of the images, which a frozen backbone encodes first."""
+        """The inputs of the networks; encodes the images if the backbone is frozen."""
         return Inputs.of_run(self.model_args, self.data_args, self.args, self.splits, self.member_features)

@@ -1,4 +1,4 @@
-"""One whole run: data -> selection -> debiasing -> published model and results. Data flows one way."""
+"""One run from start to finish: data -> selection -> debiasing -> published model and results."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ from hf_biasensemble.reporting.run.history import HistoryCallback
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK, NamedProgressCallback, results_table, use_own_progress
 from hf_biasensemble.reporting.run.run_figures import write_run_figures
 from hf_biasensemble.reporting.run.services import SettingsCallback
-from hf_biasensemble.runs.choosing import check_candidates, chosen_of
+from hf_biasensemble.runs.choosing import check_candidates, choose_candidate
 from hf_biasensemble.runs.prepared import Prepared
 from hf_biasensemble.runs.selecting import make_selection
 from hf_biasensemble.trainers.checkpoint_choice import CheckpointChoice, check_checkpoint_choice
@@ -59,15 +59,15 @@ def run(
     args: DebiasingArguments,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
-    """Trains one method on one dataset and writes everything into `args.output_dir`.
+    """Trains one method on one dataset and writes everything to `args.output_dir`.
 
     Args:
-        data_args (`DataArguments`): Which data.
+        data_args (`DataArguments`): The dataset.
         model_args (`ModelArguments`): Network and preprocessing.
         selection_args (dataclass or `None`): Options of the method's selector, if it has one: `SelectionArguments` for
             methods with BiasEnsemble.
-        args (`DebiasingArguments`): Settings of training: the method's own `arguments`.
-        callbacks (`Sequence[TrainerCallback]`, *optional*): Of the member stage and of training.
+        args (`DebiasingArguments`): Training settings, of the type `Method.arguments`.
+        callbacks (`Sequence[TrainerCallback]`, *optional*): Added to the training of members and classifier.
 
     Returns:
         `dict`: The content of `all_results.json`.
@@ -79,9 +79,7 @@ def run(
     hub_model_id = args.hub_model_id or output_dir.resolve().name
     if args.push_to_hub:
         check_can_push(hub_model_id, args.hub_token)
-    checkpoint = checkpoint_to_resume(args)
-    check_output_dir(output_dir, args, checkpoint)
-    prepared = checked(data_args, model_args, selection_args, args, checkpoint)
+    prepared, checkpoint = prepare_run(data_args, model_args, selection_args, args)
     owner = sole_writer(output_dir) if args.should_save else nullcontext()
     with owner, one_line_if_not_written(f"the results in {output_dir}"):
         if args.should_save:
@@ -92,11 +90,11 @@ def run(
         check_seen_by_all(output_dir, args.device)
         inputs, selection_args = prepared.inputs(), prepared.selection_args
         callbacks = [SettingsCallback(prepared.settings), *callbacks]
-        said: dict[str, Any] = {}
+        candidates: dict[str, Any] = {}
         if method.chooses:
-            candidate, said = chosen_of(inputs, selection_args, args, method.selector, callbacks)
+            candidate, candidates = choose_candidate(inputs, selection_args, args, method.selector, callbacks)
             method, args = candidate.method, candidate.settings(args)
-        results = train_and_publish(method, inputs, selection_args, args, checkpoint, callbacks, said)
+        results = _train_and_publish(method, inputs, selection_args, args, checkpoint, callbacks, candidates)
         if getattr(selection_args, "audit", False) and args.should_save:
             name, config_name = str(data_args.dataset_name), data_args.dataset_config_name
             print(f"audit: {write_audit(output_dir, prepared.splits['train'], name, config_name)}", flush=True)
@@ -105,23 +103,21 @@ def run(
     return results
 
 
-def checked(
-    data_args: DataArguments,
-    model_args: ModelArguments,
-    selection_args: Any,
-    args: DebiasingArguments,
-    checkpoint: Path | None,
-) -> Prepared:
-    """The run that these settings mean, once all fits.
+def prepare_run(
+    data_args: DataArguments, model_args: ModelArguments, selection_args: Any, args: DebiasingArguments
+) -> tuple[Prepared, Path | None]:
+    """Checks everything before training; returns the prepared run and the checkpoint to resume from, if any.
 
-    Sets steps and schedule in `args`; writes nothing into its `output_dir`.
+    Sets steps and schedule in `args`; writes nothing to `output_dir`.
     """
+    checkpoint = checkpoint_to_resume(args)
+    check_output_dir(Path(args.output_dir), args, checkpoint)
     method = method_of(args)
     prepared = Prepared.of(method, data_args, model_args, selection_args, args)
     splits, model_args = prepared.splits, prepared.model_args
     check_checkpoint_choice(args, splits, bool(args.judge or (method.selector and method.selector.judges)))
     if args.judge:
-        members_that_judge(args.judge, None, splits["train"])  # refused before anything is written
+        members_that_judge(args.judge, None, splits["train"])  # fails before anything is written
     compares = args.compare_with and "validation" in splits
     if compares and of_other_run(args.compare_with, splits["train"].fingerprint)[0] is None:
         print_once(
@@ -132,11 +128,11 @@ def checked(
         check_candidates(args, model_args, method.selector, splits["train"])
     check_network(prepared)
     prepared.settle_steps(checkpoint)
-    return prepared
+    return prepared, checkpoint
 
 
 def check_network(prepared: Prepared) -> None:
-    """Refuses a network that cannot be built, started, trained or published as asked."""
+    """Refuses a network that cannot be built, initialised, trained or published with these settings."""
     method, model_args, args = prepared.method, prepared.model_args, prepared.args
     class_names = prepared.splits["train"].class_names
     if method.starts_from and not (model_args.init_from or model_args.on_features):
@@ -150,23 +146,22 @@ def check_network(prepared: Prepared) -> None:
         )
     check_backbone(model_args, args.per_device_train_batch_size, prepared.member_features)
     if model_args.init_from and not model_args.freeze_backbone:
-        build_with_seed(0, lambda: method.network(model_args, class_names, 0))  # what it starts from may not fit
+        build_with_seed(0, lambda: method.network(model_args, class_names, 0))  # its weights may not fit
     if args.should_save:
         check_reopens(method.network, model_args, class_names)
 
 
-def train_and_publish(
+def _train_and_publish(
     method: Method,
     inputs: Inputs,
     selection_args: Any,
     args: DebiasingArguments,
     checkpoint: Path | None,
-    callbacks: Sequence[TrainerCallback] = (),
-    said: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback],
+    candidates: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Selection, training, published model and results of a run whose settings have been checked; `said` is put into
-    these results as well."""
-    output_dir, splits, images, transform = Path(args.output_dir), inputs.splits, inputs.images, inputs.transform
+    """Makes the selection, trains, publishes and judges; `candidates` is how `method` was chosen, for the results."""
+    output_dir, splits, train = Path(args.output_dir), inputs.splits, inputs.splits["train"]
     evaluated: dict[str, ImageSplit] = {name: splits[name] for name in ("validation", "test") if name in splits}
     results: dict[str, Any] = {}
     before = before_repair(inputs, list(evaluated), args.device, args.eval_batch_size)
@@ -176,28 +171,28 @@ def train_and_publish(
             for name, found in before.items()
             for key, value in measured(evaluated[name], found.predictions).items()
         }
-    network = method.network(inputs.network_args, splits["train"].class_names, args.seed)
+    network = method.network(inputs.network_args, train.class_names, args.seed)
     selection = None
     extra = {}
     if method.selector:
         selection, summary = make_selection(method.selector, inputs, selection_args, args, method.needs_set, callbacks)
         results |= summary
         extra = {"selection": selection}
+    progress, history = NamedProgressCallback(f"Training {method.name}"), HistoryCallback(output_dir / HISTORY_FILE)
     trainer = method.trainer(
         network,
         args,
-        transform,
-        train_dataset=splits["train"],
+        inputs.transform,
+        train_dataset=train,
         eval_dataset=evaluated,
-        callbacks=[NamedProgressCallback(f"Training {method.name}"), HistoryCallback(output_dir / HISTORY_FILE)]
-        + list(callbacks),
+        callbacks=[progress, history, *callbacks],
         **extra,
     )
     use_own_progress(trainer)
-
     trainer.publisher = inputs.publish
-    has_selection = method.selector or said  # a method that was chosen needs none itself
-    members = members_that_judge(args.judge, output_dir / "selection" if has_selection else None, images["train"])
+
+    own_members = output_dir / "selection" if method.selector or candidates else None
+    members = members_that_judge(args.judge, own_members, inputs.images["train"])
     if members and "validation" in splits:
         groups = pseudo_groups_of(members.to(args.device), inputs, "validation", args.eval_batch_size)
         trainer.judged = {"validation": groups}
@@ -213,18 +208,18 @@ def train_and_publish(
     results |= {key: trained.metrics[key] for key in ("train_runtime", "train_steps_per_second", "train_loss")}
     results |= trainer.publish()
     held_out = {name: trainer.held_out_predictions(name, split) for name, split in evaluated.items()}
-    predictions = {name: found.predictions for name, found in held_out.items()}
     for name, split in evaluated.items():
-        results |= {f"{name}_{key}": value for key, value in details_of(split, predictions[name]).items()}
+        details = details_of(split, held_out[name].predictions)
+        results |= {f"{name}_{key}": value for key, value in details.items()}
     if "validation" in held_out:
-        other, other_name = of_other_run(args.compare_with, images["train"].fingerprint)
+        other, other_name = of_other_run(args.compare_with, inputs.images["train"].fingerprint)
         if other is None and "validation" in before:
             other, other_name = before["validation"], "the classifier as it was"
         judged = judgement(held_out["validation"], other, other_name)
         results |= {f"validation_{key}": value for key, value in judged.items()}
-        if "estimated_intervals" not in judged:  # what cannot be told is no result, though it may have chosen the step
+        if "estimated_intervals" not in judged:  # doubtful estimates may choose the step, but are not reported
             results = {key: value for key, value in results.items() if "_estimated_" not in key}
-    results |= said or {}
+    results |= candidates
     results["environment"] = environment_of(args.device)
     if trainer.is_world_process_zero():
         trainer.save_model(str(output_dir))
@@ -233,15 +228,14 @@ def train_and_publish(
             held_out["validation"].save(output_dir, "validation")
         with written_whole(output_dir / RESULTS_FILE) as file:
             file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        write_run_figures(output_dir, selection, evaluated.get("test"), predictions.get("test"))
-        write_model_card(
-            output_dir, method, {"train": splits["train"], **evaluated}, args.world_size, args.hub_model_id
-        )
+        tested = held_out["test"].predictions if "test" in held_out else None
+        write_run_figures(output_dir, selection, evaluated.get("test"), tested)
+        write_model_card(output_dir, method, {"train": train, **evaluated}, args.world_size, args.hub_model_id)
         if evaluated:
             mark = f", {ORACLE_MARK}" if results["checkpoint_choice"] == "oracle_test" else ""
             print(results_table({"before": results.get("before", {}), method.name + mark: results}))
         if "validation_judgement" in results:
             print(results["validation_judgement"])
         print(f"saved to {output_dir}", flush=True)
-    trainer.accelerator.wait_for_everyone()  # until the results are there for all
+    trainer.accelerator.wait_for_everyone()  # the results are there for all processes
     return results

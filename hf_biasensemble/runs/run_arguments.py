@@ -1,4 +1,4 @@
-"""From the command line to the settings of a run: first its method, which determines the options."""
+"""Parses the command line of a run: the method first, since it determines the options."""
 
 import dataclasses
 from typing import Any
@@ -17,21 +17,21 @@ def parse_run(
     further: tuple[type, ...] = (),
     command: str = "train",
 ) -> tuple[Any, ...]:
-    """The settings of a run, strictly: an option that has no effect with its method is refused like a typo.
+    """Parses the settings of a run. Options without effect on its method are refused like typos.
 
     Args:
-        argv: The words of the command line.
-        description: For `--help`.
-        data_arguments: Dataclass of the options of the data.
-        further: Dataclasses of further options.
-        command: Whose options they are, for `--help`.
+        argv (`list[str]`): Arguments of the command line.
+        description (`str`, *optional*): Description for `--help`.
+        data_arguments (`type`, *optional*, defaults to `DataArguments`): Dataclass of the dataset's options.
+        further (`tuple[type, ...]`, *optional*): Dataclasses of further options.
+        command (`str`, *optional*, defaults to `"train"`): Name of the command for `--help`.
 
     Returns:
-        Data, model and training settings with the selector's in third place, `None` for a method without one; then the
-        further ones.
+        `tuple`: Data, model, selection and training arguments, then the further ones. The selection arguments are
+        `None` for methods without a selector.
 
     Raises:
-        `BiasEnsembleError`: If there is no such method, or an option is unknown or has a value of the wrong kind.
+        `BiasEnsembleError`: If the method or an option is unknown, or a value is invalid.
     """
     method = asked_method(argv)
     types = [*method.argument_types(data_arguments), *further]
@@ -45,17 +45,16 @@ def parse_run(
         epilog=f"Options of --method {method.name}; others have their own. Methods: {', '.join(METHODS)}.",
     )
     values = dict(zip(types, parsed, strict=True))
-    selection_args = values[method.selector.arguments] if method.selector else None
-    data_args, model_args, args = parsed[0], parsed[1], values[method.arguments]
-    model_args = settled_network(model_args, data_args, args)
-    args.method = method.name  # --method_file alone names it as well
-    own = method.selector and method.selector is not METHODS[method.name].selector
-    args.selector = method.selector.name if method.selector and own else None  # --selector_file alone names it too
+    data_args, args, selector = parsed[0], values[method.arguments], method.selector
+    model_args = settled_network(parsed[1], data_args, args)
+    args.method = method.name  # may come from --method_file
+    args.selector = selector.name if selector and selector is not METHODS[method.name].selector else None
+    selection_args = values[selector.arguments] if selector else None
     return (data_args, model_args, selection_args, args, *parsed[len(parsed) - len(further) :])
 
 
 def asked_method(argv: list[str]) -> Method:
-    """The method that command line or file name, or else the default one, with the selector that they name, if any."""
+    """The method that the command line or YAML file names, or the default one, with the selector they name, if any."""
     file = given_option("config", argv)
     in_file = read_yaml(file) if file else {}
 
@@ -68,15 +67,18 @@ def asked_method(argv: list[str]) -> Method:
 
 
 def _option_of_others(name: str, method: Method) -> Foreign | None:
-    """Which other methods have an option of this name."""
+    """The option of this name that other methods or selectors have, if any."""
+    owners = [
+        (other.name, kind)
+        for other in METHODS.values()
+        for kind in other.argument_types(DataArguments)[2:]
+        if name not in other.hidden
+    ]
+    owners += [(f"--selector {selector.name}", selector.arguments) for selector in SELECTORS.values()]
     defaults = {}
-    owners: list[tuple[str, type, frozenset[str]]] = []
-    for other in METHODS.values():
-        owners += [(other.name, kind, other.hidden) for kind in other.argument_types(DataArguments)[2:]]
-    owners += [(f"--selector {selector.name}", selector.arguments, frozenset()) for selector in SELECTORS.values()]
-    for owner, kind, hidden in owners:
+    for owner, kind in owners:
         for field in dataclasses.fields(kind):
-            if field.name == name and name not in hidden:
+            if field.name == name:
                 made = field.default_factory
                 defaults[owner] = field.default if made is dataclasses.MISSING else made()
     if not defaults:

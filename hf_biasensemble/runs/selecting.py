@@ -1,4 +1,4 @@
-"""The selection of a run: an existing one that fits, or a new one."""
+"""Makes the selection of a run, or reuses an existing one."""
 
 import shutil
 from collections.abc import Sequence
@@ -31,13 +31,10 @@ def make_selection(
     must_serve: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Selection, dict[str, Any]]:
-    """The selection in `output_dir/selection` or in `selection_dir`, or else a new one.
+    """Returns the selection in `output_dir/selection` or `selection_dir`, or else a new one, with its summary.
 
-    An existing one with other settings is refused, and these are named. So is one that cannot be trained with, new or
-    not, unless `must_serve` is false: it can still be looked at. Members that can judge models are kept beside it.
-
-    Returns:
-        The selection, and its summary with `selection_runtime`.
+    Refuses an existing selection with other settings and, if `must_serve`, any that no method can be trained on.
+    Members that can judge models are saved next to it.
     """
     folder = Path(args.output_dir) / "selection"
     shared = Path(selection_args.selection_dir or folder)
@@ -48,14 +45,22 @@ def make_selection(
     }
     guarded = shared != folder and args.should_save
     with sole_writer(shared, "--selection_dir", wait=True) if guarded else nullcontext():
-        args.distributed_state.wait_for_everyone()  # from here on all processes find the same
+        args.distributed_state.wait_for_everyone()  # all processes find the same files from here on
         members: Members | None = None
         found = next((place for place in (folder, shared) if (place / FILE_NAME).exists()), None)
         if found is None:
             trainer, runtime = _trained(selector, inputs, selection_args, args, callbacks)
             selection = trainer.select(provenance)
             if selector.judges:
-                members = _members_of(trainer, inputs)
+                members = Members(
+                    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval(),
+                    inputs.member_args,
+                    trainer.member_transform,
+                    inputs.images["train"].class_names,
+                    inputs.images["train"].fingerprint,
+                    inputs.backbone,
+                    inputs.member_features,
+                )
         else:
             selection, runtime = Selection.load(found), {}
             different = differences(selection.provenance, provenance)
@@ -77,14 +82,14 @@ def make_selection(
                     remove_checkpoints(folder)
                 raise
         if args.should_save:
-            for place in {folder, shared} - {found}:  # whoever finds the selection finds the members
+            for place in {folder, shared} - {found}:  # members first: a selection is never without them
                 if members is not None:
                     members.save(place)
                 elif found is not None and (found / MEMBERS_FILE).exists():
                     with written_whole(place / MEMBERS_FILE) as unfinished:
                         shutil.copyfile(found / MEMBERS_FILE, unfinished)
                 selection.save(place)
-            remove_checkpoints(folder)  # of the members, no longer of use
+            remove_checkpoints(folder)  # the members' checkpoints are no longer needed
         args.distributed_state.wait_for_everyone()
     return selection, {**selection.summary(), **runtime}
 
@@ -96,7 +101,7 @@ def _trained(
     args: DebiasingArguments,
     callbacks: Sequence[TrainerCallback],
 ) -> tuple[Any, dict[str, Any]]:
-    """The selector's trainer once its members are trained, and `selection_runtime`."""
+    """Trains the members; returns the selector's trainer and `selection_runtime`."""
     progress = NamedProgressCallback(selector.title)
     trainer = selector.trainer(inputs.member_args, selection_args, args, inputs.member_splits, [progress, *callbacks])
     use_own_progress(trainer)
@@ -108,17 +113,3 @@ def _trained(
         trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_finite()
     return trainer, {"selection_runtime": trained.metrics["train_runtime"]}
-
-
-def _members_of(trainer: Any, inputs: Inputs) -> Members:
-    """The trained members with everything needed to show them images."""
-    train = inputs.images["train"]
-    return Members(
-        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval(),
-        inputs.member_args,
-        trainer.member_transform,
-        train.class_names,
-        train.fingerprint,
-        inputs.backbone,
-        inputs.member_features,
-    )

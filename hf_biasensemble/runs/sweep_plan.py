@@ -1,4 +1,4 @@
-"""The runs of a sweep: the command line of each, who judges it, and what must be the same in all."""
+"""The runs of a sweep: their command lines, their judges, and checks of existing runs."""
 
 import argparse
 import hashlib
@@ -22,8 +22,7 @@ _MAY_DIFFER = MAY_DIFFER_ON_RESUME - _COUNT | {"train_fingerprint"}
 
 @dataclass(frozen=True)
 class Plan:
-    """One run to make: its place in the comparison, its folder, the words of its command line, its settings, and where
-    it shares a selection, and whether its members can judge."""
+    """One run: its place in the comparison, its folder, command line and settings, and the selection it shares."""
 
     data: str
     method: str
@@ -51,9 +50,9 @@ class Plan:
 def make_plan(
     asked: argparse.Namespace, overrides: list[str], method: str, data: str, seed: int, fold: str | None = None
 ) -> Plan:
-    """The run of one method, configuration and seed; its command line is parsed, so that mistakes show at once.
+    """Plans the run of one method, dataset configuration, seed and fold, such as `"1/5"`.
 
-    With a `fold`, such as `"1/5"`, that run without this part of the training images.
+    Parses its command line, so mistakes are found before any run starts.
     """
 
     def folder_of(method: str) -> Path:
@@ -84,29 +83,19 @@ def make_plan(
     if selector:
         depends_on = selector.settings(model_args, selection_args, args)
         digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:8]
-        shared = Path(
-            asked.output_dir, data, "selections", f"seed_{seed}_{digest}" + (f"_{folder.name}" if fold else "")
-        )
+        name = f"seed_{seed}_{digest}" + (f"_{folder.name}" if fold else "")
+        shared = Path(asked.output_dir, data, "selections", name)
         words += ["--selection_dir", str(shared)]
     settings = resolved(data_args, model_args, selection_args, args, hidden=method_of(args).hidden)
     settings = yaml.safe_load(yaml.safe_dump(settings))
-    return Plan(
-        data,
-        method,
-        seed,
-        folder,
-        words,
-        settings,
-        shared if selector else None,
-        bool(selector and selector.judges),
-        fold=fold,
-    )
+    can_judge = bool(selector and selector.judges)
+    return Plan(data, method, seed, folder, words, settings, shared if selector else None, can_judge, fold=fold)
 
 
 def with_judges(plans: list[Plan], output_dir: Path) -> tuple[list[Plan], list[Plan]]:
-    """The runs that train members first, one for each data, seed and fold, and all runs with these as their judge.
+    """Returns runs that train members first, one for each dataset, seed and fold, and all runs with `--judge` added.
 
-    Nothing is added where a judge is named already, or where no method has members that can judge.
+    Adds nothing where `--judge` is given already or no method has members that can judge.
     """
     judges: dict[tuple[str, int, str | None], Plan] = {}
     for plan in sorted(plans, key=lambda plan: METHODS[plan.method].starts_from is not None):
@@ -126,7 +115,7 @@ def with_judges(plans: list[Plan], output_dir: Path) -> tuple[list[Plan], list[P
 
 
 def _for_method(overrides: list[str], method: str, methods: list[str], words: list[str]) -> list[str]:
-    """The options for the runs without those that only other methods have; the parser refuses what none has."""
+    """Drops the options that only other methods of the sweep have; the parser refuses those that none has."""
     options: list[list[str]] = []
     for word in overrides:
         if word.startswith("--") or not options:
@@ -139,7 +128,7 @@ def _for_method(overrides: list[str], method: str, methods: list[str], words: li
 
 
 def check_earlier_run(plan: Plan) -> None:
-    """Refuses a finished run that was made with other settings than those asked for now."""
+    """Refuses a finished run with settings other than those of the plan."""
     if plan.is_finished:
         before = yaml.safe_load((plan.folder / CONFIG_FILE).read_text(encoding="utf-8"))
         different = differences(before, plan.settings, ignored=_MAY_DIFFER)
@@ -151,7 +140,7 @@ def check_earlier_run(plan: Plan) -> None:
 
 
 def check_same_data(plans: list[Plan]) -> None:
-    """Refuses to put runs on different training images into one table row group."""
+    """Refuses to compare runs on different training images."""
     seen: dict[tuple[str, str | None], tuple[str, Plan]] = {}
     for plan in plans:
         config = yaml.safe_load((plan.folder / CONFIG_FILE).read_text(encoding="utf-8"))

@@ -1,7 +1,4 @@
-"""The trainers with the interface of a `Trainer`: they take a plain `datasets.Dataset`, and a network or its name.
-
-`handed_in.py` turns these into what the trainers below work with; a run passes that to them directly.
-"""
+"""Trainers with the interface of `transformers.Trainer`, for a plain `datasets.Dataset` and a network or its name."""
 
 import shutil
 from pathlib import Path
@@ -10,11 +7,11 @@ from typing import Any
 from torch import nn
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
-from hf_biasensemble.arguments import DataArguments, settle_steps
+from hf_biasensemble.arguments import DataArguments
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.store.features import FeatureTransform
-from hf_biasensemble.folders.output_folder import check_same_run, checkpoint_to_resume, results_in, written_in
+from hf_biasensemble.folders.output_folder import checkpoint_to_resume, results_in, written_in
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.methods import (
     disent,
@@ -27,15 +24,16 @@ from hf_biasensemble.methods import (
     product_of_experts,
 )
 from hf_biasensemble.models.backbones import without_bar
-from hf_biasensemble.runs.handed_in import HandedIn
+from hf_biasensemble.runs.prepared import Prepared
+from hf_biasensemble.runs.trainer_setup import TrainerSetup
 from hf_biasensemble.trainers import base
 
-_NOT_TAKEN = {
+_UNSUPPORTED = {
     "compute_metrics": "accuracy by group is always measured",
     "preprocess_logits_for_metrics": "accuracy by group is always measured",
-    "data_collator": "splits make whole batches themselves",
+    "data_collator": "splits build whole batches themselves",
     "optimizers": "the optimizer is Adam, with the options of args",
-    "model_init": "hand the function in as model",
+    "model_init": "pass the function as model",
 }
 
 
@@ -43,24 +41,24 @@ class DebiasingTrainer(base.DebiasingTrainer):
     """[`trainers.base.DebiasingTrainer`] for plain datasets and networks.
 
     Args:
-        model (`str`, `ModelArguments`, `PreTrainedModel`, `Callable` or `nn.Module`): A backbone as `--backbone` names
-            it; `ModelArguments` say more of it (`pretrained`, `freeze_backbone`, ...). A model of transformers to
-            start from, or a function that builds one, is kept in `output_dir/initial_model`. Or the finished network.
-            Not needed for the vectors of `data_args.feature_column`.
-        args (`DebiasingArguments`): Settings. Those that all methods have do for each method.
-        transform (`ImageTransform`, *optional*): By default the preprocessing of the backbone.
-        train_dataset (`Dataset`, `DatasetDict` or `ImageSplit`): Images with labels. Of a `DatasetDict`, `train` is
-            trained on, and `validation` and `test` are evaluated if there is no `eval_dataset`.
-        eval_dataset (`Dataset`, `dict` or `ImageSplit`, *optional*): One set, or several by name, which their metrics
-            begin with. Without any, nothing is evaluated.
-        callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
-        selection_args (`SelectionArguments`, *optional*): How the selection is made, if the method needs one and no
-            `selection` is given: at once, in `output_dir/selection`, unless it is there.
-        data_args (`DataArguments`, *optional*): Names of columns, and what is held out of the training images.
-        processing_class (*optional*): Image processor that belongs to a `PreTrainedModel`.
+        model (`str`, `ModelArguments`, `PreTrainedModel`, `Callable` or `nn.Module`): Name of a backbone, as for
+            `--backbone`, or `ModelArguments` to set `pretrained`, `freeze_backbone`, ...; a transformers model to
+            start from, or a function that builds one, which is saved in `output_dir/initial_model`; or the complete
+            network. Not needed for vectors (`data_args.feature_column`).
+        args (`DebiasingArguments`): Training settings: the method's own arguments or the general ones.
+        transform (`ImageTransform`, *optional*): Defaults to the backbone's preprocessing.
+        train_dataset (`Dataset`, `DatasetDict` or `ImageSplit`): Images with labels. A `DatasetDict` is trained on
+            `train`, and evaluated on `validation` and `test` if there is no `eval_dataset`.
+        eval_dataset (`Dataset`, `dict` or `ImageSplit`, *optional*): One dataset, or several by name, which prefixes
+            their metrics.
+        callbacks (`list[TrainerCallback]`, *optional*): Additional callbacks.
+        selection_args (`SelectionArguments`, *optional*): How to make the selection, if the method needs one and no
+            `selection` is given. It is made in the constructor and saved in `output_dir/selection`, or reused from it.
+        data_args (`DataArguments`, *optional*): Column names and splits to hold out.
+        processing_class (*optional*): Image processor of a `PreTrainedModel`.
 
     Raises:
-        `BiasEnsembleError`: In one line, if data, network, settings and method do not fit each other.
+        `BiasEnsembleError`: If data, network, settings and method do not match.
     """
 
     def __init__(
@@ -77,20 +75,30 @@ class DebiasingTrainer(base.DebiasingTrainer):
         processing_class: Any = None,
         **kwargs: Any,
     ):
-        self.handed_in: HandedIn | None = None
-        wrong = next((name for name in _NOT_TAKEN if kwargs.pop(name, None) is not None), None)
-        if wrong:
-            raise BiasEnsembleError(f"{type(self).__name__}: expected no {wrong}, found one; {_NOT_TAKEN[wrong]}")
-        of_a_run = transform is not None and isinstance(train_dataset, ImageSplit | None)
-        if not of_a_run or not isinstance(model, nn.Module):
-            given = (model, args, train_dataset, eval_dataset, selection_args, data_args, processing_class)
+        self._setup: TrainerSetup | None = None
+        for name, reason in _UNSUPPORTED.items():
+            if kwargs.pop(name, None) is not None:
+                raise BiasEnsembleError(f"{type(self).__name__}: expected no {name}, found one; {reason}")
+        is_prepared = transform is not None and isinstance(train_dataset, ImageSplit | None)
+        if not is_prepared or not isinstance(model, nn.Module):
             with without_bar():
-                found = HandedIn.of(type(self), *given, kwargs.get("selection") is None, callbacks)
-            self.handed_in, model, args = found, found.network, found.prepared.args
-            evaluated = dict(found.inputs.splits)
-            train_dataset, eval_dataset = evaluated.pop("train"), evaluated
-            transform = transform or found.inputs.transform
-            kwargs |= {"selection": found.selection} if found.selection is not None else {}
+                self._setup = setup = TrainerSetup.of(
+                    type(self),
+                    model,
+                    args,
+                    train_dataset,
+                    eval_dataset,
+                    selection_args,
+                    data_args,
+                    processing_class,
+                    makes_selection=kwargs.get("selection") is None,
+                    callbacks=callbacks or (),
+                )
+            model, args, transform = setup.network, setup.prepared.args, transform or setup.inputs.transform
+            eval_dataset = dict(setup.inputs.splits)
+            train_dataset = eval_dataset.pop("train")
+            if setup.selection is not None:
+                kwargs["selection"] = setup.selection
         super().__init__(
             model,
             args,
@@ -100,38 +108,36 @@ class DebiasingTrainer(base.DebiasingTrainer):
             callbacks=callbacks,
             **kwargs,
         )
-        if self.handed_in:
-            self.publisher = self.handed_in.inputs.publish
+        if self._setup:
+            self.publisher = self._setup.inputs.publish
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """As of a `Trainer`. A run is resumed only with the data, settings and seed that it began with; `output_dir`
-        must hold no other run, unless `overwrite_output_dir` says that it may go.
+        """See `Trainer.train`. Another run in `output_dir` is only replaced if `overwrite_output_dir` is set.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): `True` for the last checkpoint in `output_dir`, or
-                the folder of one.
+                the folder of a checkpoint. Data, settings and seed must be the same as before.
 
         Raises:
-            `BiasEnsembleError`: If it is another run, or the loss is not finite.
+            `BiasEnsembleError`: If `output_dir` or the checkpoint belongs to another run, or the loss is not finite.
         """
         checkpoint: Any = resume_from_checkpoint
-        if self.handed_in:
+        if self._setup:
             asked = self.args.resume_from_checkpoint if checkpoint is None else checkpoint
             self.args.resume_from_checkpoint = None if asked is None else str(asked)
             checkpoint = checkpoint_to_resume(self.args)
-            self._check_folder(self.handed_in, checkpoint)
+            self._claim_folder(self._setup.prepared, checkpoint)
         with without_bar():
-            found = super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
-        if self.handed_in and self.args.checkpoint_choice != "last":
+            trained = super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
+        if self._setup and self.args.checkpoint_choice != "last":
             self.publish()
-        return found
+        return trained
 
-    def _check_folder(self, found: HandedIn, checkpoint: Path | None) -> None:
-        """Refuses a folder with another run, and writes into it what this one is."""
+    def _claim_folder(self, prepared: Prepared, checkpoint: Path | None) -> None:
+        """Refuses or removes another run in `output_dir`, then writes the settings of this one."""
         folder = Path(self.args.output_dir)
         if self.args.resume_from_checkpoint:
-            before = check_same_run(checkpoint.parent if checkpoint else folder, found.prepared.settings)
-            settle_steps(self.args, len(self.train_dataset), before)
+            prepared.settle_steps(checkpoint)
         elif self.state.global_step == 0:
             held = [path for path in results_in(folder) if path.name != "selection"]
             if held and not self.args.overwrite_output_dir:
@@ -143,53 +149,54 @@ class DebiasingTrainer(base.DebiasingTrainer):
                 if path.name != "selection":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self.args.should_save:
-            found.prepared.settings["schedule_steps"] = self.args.schedule_steps
-            found.prepared.write_settings(folder)
+            prepared.settings["schedule_steps"] = self.args.schedule_steps
+            prepared.write_settings(folder)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """As of the trainers below, and of plain datasets as well, one or several by name."""
-        if self.handed_in and eval_dataset is not None:
-            eval_dataset = self.handed_in.splits_of(eval_dataset, metric_key_prefix)
+        """See [`trainers.base.DebiasingTrainer`]; also takes a plain dataset, or several by name."""
+        if self._setup and eval_dataset is not None:
+            eval_dataset = self._setup.splits_of(eval_dataset, metric_key_prefix)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """As of the trainers below, and of a plain dataset as well."""
-        if self.handed_in:
-            test_dataset = self.handed_in.splits_of(test_dataset, metric_key_prefix)
+        """See [`trainers.base.DebiasingTrainer`]; also takes a plain dataset."""
+        if self._setup:
+            test_dataset = self._setup.splits_of(test_dataset, metric_key_prefix)
         return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
 
 class ErmTrainer(DebiasingTrainer, erm.ErmTrainer):
-    """[`methods.erm.ErmTrainer`], the ordinary classifier, of plain datasets."""
+    """[`methods.erm.ErmTrainer`], the ordinary classifier, for plain datasets."""
 
 
 class LffTrainer(DebiasingTrainer, lff.LffTrainer):
-    """[`methods.lff.LffTrainer`] of plain datasets: LfF + BiasEnsemble, or with `method="lff"` alone."""
+    """[`methods.lff.LffTrainer`] for plain datasets: LfF + BiasEnsemble, or LfF alone with `method="lff"`."""
 
 
 class DisentTrainer(DebiasingTrainer, disent.DisentTrainer):
-    """[`methods.disent.DisentTrainer`] of plain datasets: DisEnt + BiasEnsemble, or with `method="disent"` alone."""
+    """[`methods.disent.DisentTrainer`] for plain datasets: DisEnt + BiasEnsemble, or DisEnt alone with
+    `method="disent"`."""
 
 
 class JttTrainer(DebiasingTrainer, jtt.JttTrainer):
-    """[`methods.jtt.JttTrainer`] of plain datasets."""
+    """[`methods.jtt.JttTrainer`] for plain datasets."""
 
 
 class GroupDroTrainer(DebiasingTrainer, group_dro_be.GroupDroTrainer):
-    """[`methods.group_dro_be.GroupDroTrainer`] of plain datasets."""
+    """[`methods.group_dro_be.GroupDroTrainer`] for plain datasets."""
 
 
 class LastLayerTrainer(DebiasingTrainer, last_layer_be.LastLayerTrainer):
-    """[`methods.last_layer_be.LastLayerTrainer`] of plain datasets."""
+    """[`methods.last_layer_be.LastLayerTrainer`] for plain datasets."""
 
 
 class LogitAdjustedTrainer(DebiasingTrainer, logit_adjusted.LogitAdjustedTrainer):
-    """[`methods.logit_adjusted.LogitAdjustedTrainer`] of plain datasets."""
+    """[`methods.logit_adjusted.LogitAdjustedTrainer`] for plain datasets."""
 
 
 class ProductOfExpertsTrainer(DebiasingTrainer, product_of_experts.ProductOfExpertsTrainer):
-    """[`methods.product_of_experts.ProductOfExpertsTrainer`] of plain datasets."""
+    """[`methods.product_of_experts.ProductOfExpertsTrainer`] for plain datasets."""
