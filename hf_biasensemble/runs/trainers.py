@@ -1,6 +1,7 @@
 """Trainers with the interface of `transformers.Trainer`, for a plain `datasets.Dataset` and a network or its name."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ class DebiasingTrainer(base.DebiasingTrainer):
             asked = self.args.resume_from_checkpoint if checkpoint is None else checkpoint
             self.args.resume_from_checkpoint = None if asked is None else str(asked)
             checkpoint = checkpoint_to_resume(self.args)
-            self._claim_folder(self._setup.prepared, checkpoint)
+            self._claim_folder(replace(self._setup.prepared, args=self.args), checkpoint)
         with without_bar():
             trained = super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         if self._setup and self.args.checkpoint_choice != "last":
