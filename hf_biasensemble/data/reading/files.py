@@ -1,8 +1,9 @@
-"""The content of a folder: images, tables and other files, found without opening any of them."""
+"""Lists the images, tables and other files in a folder, without opening them."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -15,48 +16,41 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 
 Parts = tuple[str, ...]
 
-# PIL recognises these formats but cannot decode them by itself.
+# PIL recognises these formats but needs other programs to decode them.
 _NOT_DECODED = {".bufr", ".eps", ".ps", ".grib", ".mpg", ".mpeg", ".wmf", ".emf"}
 IMAGE_SUFFIXES = {*ImageFolder.EXTENSIONS, ".avif"} - _NOT_DECODED
 PHOTOGRAPH_SUFFIXES = {".heic", ".heif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jxl", ".svg"}
-"""Common image formats that PIL does not read."""
+"""Common image formats that PIL cannot read."""
 
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"}
 TEXT_TABLES = {".csv", ".tsv", ".jsonl", ".json"}
 BINARY_TABLES = {".parquet", ".arrow", ".feather"}
-_NOT_DATA = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-_NOT_NAMED = {"thumbs.db", "desktop.ini", "icon\r"}
+_IGNORED = {
+    *("__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
+    *("thumbs.db", "desktop.ini", "icon\r"),
+}
 
 
 @dataclass
 class Tree:
-    """The content of a folder, by folder below it; paths are relative, and folders are tuples of names.
-
-    Attributes:
-        root: The folder.
-        images: Runs of image files of one folder, in the order of all paths; the names are an array of text.
-        tables: Paths of files that are tables by their names.
-        others: By folder, how many files there are of each other suffix.
-        folders: All folders, also those without files.
-        notes: Links that lead nowhere or in a circle.
-    """
+    """The content of a folder. Paths are relative to `root`, and folders are tuples of names."""
 
     root: Path
-    images: list[tuple[Parts, pa.Array]] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)
-    others: dict[Parts, Counter[str]] = field(default_factory=dict)
-    folders: list[Parts] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    images: list[tuple[Parts, pa.Array]] = field(default_factory=list)  # a folder and names in it, sorted by path
+    tables: list[str] = field(default_factory=list)  # paths of files with the suffix of a table
+    others: dict[Parts, Counter[str]] = field(default_factory=dict)  # other files, counted by folder and suffix
+    folders: list[Parts] = field(default_factory=list)  # including empty ones
+    notes: list[str] = field(default_factory=list)  # broken and circular links
 
     def image_folders(self) -> dict[Parts, int]:
-        """How many images lie directly in each folder that has some."""
+        """The number of images directly in each folder that has some."""
         counts: Counter[Parts] = Counter()
         for parts, names in self.images:
             counts[parts] += len(names)
         return counts
 
     def first_image(self, parts: Parts) -> str:
-        """The path of the first image directly in a folder."""
+        """The path of the first image directly in the folder."""
         names = next(names for folder, names in self.images if folder == parts)
         return "/".join((*parts, names[0].as_py()))
 
@@ -65,28 +59,30 @@ class Tree:
         return pa.chunked_array([joined(parts, names) for parts, names in self.images], pa.string())
 
     def other_files(self, folder: Parts = ()) -> Counter[str]:
-        """How many files of each other suffix lie in a folder, at any depth."""
+        """The number of other files in the folder, at any depth, by suffix."""
         found = (counts for parts, counts in self.others.items() if parts[: len(folder)] == folder)
         return sum(found, start=Counter[str]())
 
     def has_table(self, folder: Parts) -> bool:
-        """Whether a table lies in a folder, at any depth."""
+        """Whether the folder contains a table, at any depth."""
         return any(table.startswith("/".join(folder) + "/") for table in self.tables)
 
 
 def joined(parts: Parts, names: pa.Array) -> pa.Array:
-    """The paths of these files of one folder."""
+    """The paths of files in one folder."""
     return pc.binary_join_element_wise("/".join(parts), names, "/") if parts else names
 
 
 def suffix_of(file: str) -> str:
-    """The suffix of a file's name in lower case, with its dot."""
+    """The suffix of a file name in lower case, with its dot."""
     return os.path.splitext(file)[1].lower()
 
 
 def look_into(root: Path) -> Tree:
-    """Everything below a folder. Links are followed, but not in circles; hidden files and those of operating systems
-    are ignored. File names stay in Arrow arrays, since a million `Path` objects take a gigabyte."""
+    """Lists everything below a folder, except hidden files and those of the operating system. Follows links.
+
+    File names stay in Arrow arrays, since a million `Path` objects take a gigabyte.
+    """
     tree = Tree(root)
     try:
         _look(str(root), (), (), tree)
@@ -107,17 +103,13 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
     subfolders, names = set(), []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in _NOT_DATA:
+            if entry.name.startswith(".") or entry.name.lower() in _IGNORED:
                 continue
             entry.name.encode()
-            try:
-                is_folder = entry.is_dir()
-            except OSError:  # a link to itself
-                is_folder = False
-            if is_folder:
-                subfolders.add(entry.name)
-            if is_folder or entry.name.lower() not in _NOT_NAMED:
-                names.append(entry.name)
+            names.append(entry.name)
+            with suppress(OSError):  # raised for a link to itself
+                if entry.is_dir():
+                    subfolders.add(entry.name)
 
     def is_image(name: str) -> bool:
         return name not in subfolders and suffix_of(name) in IMAGE_SUFFIXES
@@ -154,7 +146,7 @@ def listed(counts: Counter[str], most: int = 5) -> str:
 
 
 def image_files(folder: Path) -> Iterator[str]:
-    """The paths of all images in a folder, in order, as training finds them."""
+    """The paths of all images in a folder, in order, as found for training."""
     for parts, names in look_into(folder).images:
         for name in names.to_pylist():
             yield os.path.join(folder, *parts, name)

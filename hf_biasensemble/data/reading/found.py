@@ -1,4 +1,4 @@
-"""What was found under a name: the rows of each split as a dataset whose images are not opened."""
+"""The rows found under a name, by split, and helpers to read their columns. Images are not opened."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,23 +7,20 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-TEXT = ("string", "large_string")
-"""Types of columns of text."""
+from hf_biasensemble.internal.errors import BiasEnsembleError
 
-_ROWS_AT_ONCE = 1000  # bounds the images in memory that are in a table themselves
+_TEXT = ("string", "large_string")
+_WHOLE = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_ROWS_AT_ONCE = 1000  # bounds memory if the images are stored in the table
 
 
 @dataclass
 class Found:
-    """What was found under a name: rows by split, as far as the data themselves name splits.
+    """The rows found under a name, by split; all in `train` if the files do not name splits.
 
-    Attributes:
-        layout: How it is laid out, in words.
-        data: The rows of each split; `train` where nothing names splits.
-        splits_from: What names the splits, in words, where it is not the data themselves.
-        labels_from: What says which class an image is of, where that is not the column of labels.
-        notes: What is not read and why, and what looks odd.
-        table: The table that names the images, if one does.
+    `layout`, `splits_from` and `labels_from` are words for the printed plan; the last two are `None` if splits or
+    labels come from the dataset itself. `notes` lists what is not read and what looks odd, `table` is the table that
+    lists the images, if any.
     """
 
     layout: str
@@ -34,20 +31,8 @@ class Found:
     table: Path | None = None
 
 
-def as_dataset(rows: pa.Table, column: str = "image") -> datasets.Dataset:
-    """Rows of text as a dataset; one column of them are paths of images."""
-    chunks = [
-        pa.StructArray.from_arrays([pa.nulls(len(chunk), pa.binary()), chunk], ["bytes", "path"])
-        for chunk in rows[column].chunks
-    ]
-    images = pa.chunked_array(chunks, datasets.Image().pa_type)
-    rows = rows.set_column(rows.column_names.index(column), column, images)
-    features = {name: datasets.Image() if name == column else datasets.Value("string") for name in rows.column_names}
-    return datasets.Dataset(rows, info=datasets.DatasetInfo(features=datasets.Features(features)))
-
-
 def paths_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
-    """The paths of a column of images; null where an image is in the table itself."""
+    """The paths in an image column; null for images stored in the table."""
     if not isinstance(rows.features.get(column), datasets.Image):
         return pa.chunked_array([pa.nulls(len(rows), pa.string())])
     chunks = []
@@ -59,7 +44,7 @@ def paths_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
 
 
 def text_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
-    """A column as text; of a `ClassLabel`, the names, and null for a number such as -1 that is none of theirs."""
+    """A column as text; a `ClassLabel` gives its names, and null for numbers without a name, such as -1."""
     values, feature = values_of(rows, column), rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         is_name = pc.and_(pc.greater_equal(values, 0), pc.less(values, len(feature.names)))
@@ -73,17 +58,29 @@ def values_of(rows: datasets.Dataset, column: str) -> pa.ChunkedArray:
     return rows.select_columns([column]).with_format("arrow")[:][column]
 
 
+def dtype_of(rows: datasets.Dataset, column: str) -> str | None:
+    """The dtype of a column; `None` if it is missing or nested."""
+    return getattr(rows.features.get(column), "dtype", None)
+
+
 def is_text(rows: datasets.Dataset, column: str) -> bool:
-    """Whether there is such a column, of text."""
-    return getattr(rows.features.get(column), "dtype", None) in TEXT
+    """Whether a column exists and holds text."""
+    return dtype_of(rows, column) in _TEXT
+
+
+def is_text_or_whole(rows: datasets.Dataset, column: str) -> bool:
+    """Whether a column exists and holds text or whole numbers, as a `ClassLabel` does."""
+    return dtype_of(rows, column) in (*_TEXT, *_WHOLE)
+
+
+def no_column(where: str, expected: str, rows: datasets.Dataset, advice: str) -> BiasEnsembleError:
+    """The error for a missing column; lists the existing ones."""
+    return BiasEnsembleError(f"{where}: expected {expected}, found columns {', '.join(rows.column_names)}; {advice}")
 
 
 def with_image_feature(data: datasets.Dataset, column: str) -> datasets.Dataset:
-    """A dataset whose bytes, or structs of bytes and path, are images, as other libraries write them to Parquet."""
+    """Declares a column of bytes, or of structs of bytes and path, as images: other libraries write Parquet so."""
     feature = data.features.get(column)
     is_struct = isinstance(feature, dict) and "bytes" in feature and set(feature) <= {"bytes", "path"}
-    if getattr(feature, "dtype", None) == "large_binary":
-        data = data.cast_column(column, datasets.Value("binary"))
-    if is_struct or getattr(feature, "dtype", None) in ("binary", "large_binary"):
-        return data.cast_column(column, datasets.Image())
-    return data
+    is_image = is_struct or dtype_of(data, column) in ("binary", "large_binary")
+    return data.cast_column(column, datasets.Image()) if is_image else data

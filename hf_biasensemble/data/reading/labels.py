@@ -1,55 +1,45 @@
 """The names of the classes and the class of each row; the same for bias labels and `is_conflicting`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
-from hf_biasensemble.data.reading.found import is_text, values_of
+from hf_biasensemble.data.reading.found import dtype_of, is_text, is_text_or_whole, no_column, values_of
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 UNKNOWN = "unknown"
-"""The name of blank bias labels, which have the number -1."""
+"""The name of blank bias labels, whose number is -1."""
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 _FRACTION = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 _MISSING = {"na", "n/a", "nan", "null", "none", "<na>"}
 _FLAGS = {"false": 0, "true": 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
-_TYPES = {
-    *("string", "large_string", "bool"),
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-}
 _NAMED = 10
 
 
 def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tuple[list[str], list[str]]:
-    """The names in a column of classes, and notes about them.
+    """The classes in a column, over all splits, and notes about them.
 
-    These are the names of a `ClassLabel`, the distinct texts in sorted order, or whole numbers in order, as text.
-
-    Raises:
-        `BiasEnsembleError`: If the column is missing, holds other things, or differs between the splits.
+    These are the names of a `ClassLabel`, or the distinct values: texts in sorted order, whole numbers in numeric
+    order. Refuses other types, and splits of different types.
     """
     for split, data in raw.items():
         if column not in data.column_names:
-            raise BiasEnsembleError(
-                f"{name}, split {split}: expected a label column {column!r}, found columns "
-                f"{', '.join(data.column_names)}; name it with --label_column"
-            )
+            advice = "name it with --label_column"
+            raise no_column(f"{name}, split {split}", f"a label column {column!r}", data, advice)
     declared = [data.features[column].names for data in raw.values() if hasattr(data.features[column], "names")]
     if declared:
-        unlike = [names for names in declared if names != declared[0]]
-        if unlike or not all(
-            hasattr(data.features[column], "names") or is_text(data, column) for data in raw.values()
-        ):
+        others_are_text = len(declared) + sum(is_text(data, column) for data in raw.values()) == len(raw)
+        if not others_are_text or any(names != declared[0] for names in declared):
             raise BiasEnsembleError(f"{name}: the splits declare different classes in column {column!r}")
         return list(declared[0]), []
     values: set = set()
     for split, data in raw.items():
-        if getattr(data.features[column], "dtype", None) not in _TYPES:
+        if not is_text_or_whole(data, column) and dtype_of(data, column) != "bool":
             raise BiasEnsembleError(
                 f"{name}, split {split}: expected column {column!r} to hold classes (ClassLabel, string or whole "
                 f"numbers), found {data.features[column]}; convert it, or name another with --label_column"
@@ -60,11 +50,11 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
         raise BiasEnsembleError(f"{name}: column {column!r} is text in one split and numbers in another")
     numbers = _whole_numbers(values)
     if numbers is None:
-        fraction = next((text for text in texts if _FRACTION.fullmatch(text) and not _WHOLE.fullmatch(text)), None)
-        if fraction is not None and all(_FRACTION.fullmatch(text) or _WHOLE.fullmatch(text) for text in texts):
+        fractions = [text for text in texts if not _WHOLE.fullmatch(text)]
+        if fractions and all(map(_FRACTION.fullmatch, fractions)):
             raise BiasEnsembleError(
-                f"{name}: expected column {column!r} to hold classes (text or whole numbers), found {fraction}; name "
-                "another with --label_column"
+                f"{name}: expected column {column!r} to hold classes (text or whole numbers), found {fractions[0]}; "
+                "name another with --label_column"
             )
         names = sorted(map(str, values))
         return names, _odd_names(names)
@@ -73,17 +63,16 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
             f"{name}: expected column {column!r} to hold classes (text or whole numbers from 0 on), found only "
             f"{', '.join(sorted(map(str, values))[:_NAMED])}; name another with --label_column"
         )
+    names = list(map(str, numbers))
     if numbers == list(range(len(numbers))):
-        return list(map(str, numbers)), []
-    shown = ", ".join(map(str, numbers[:_NAMED]))
-    return list(map(str, numbers)), [
-        f"the numbers in column {column} do not count from 0 on: names of classes are {shown}, in order"
-    ]
+        return names, []
+    shown = ", ".join(names[:_NAMED])
+    return names, [f"the numbers in column {column} do not count from 0 on: names of classes are {shown}, in order"]
 
 
 def _whole_numbers(values: set) -> list[int] | None:
-    """The values as whole numbers, in order; `None` if some are text. Negative numbers are not classes, unless all
-    are -1 and 1, as in CelebA."""
+    """The values as sorted whole numbers; `None` if some are text. Negative numbers are not classes, unless all are
+    -1 and 1, as in CelebA."""
     found = set()
     for value in values:
         if isinstance(value, bool):
@@ -93,22 +82,20 @@ def _whole_numbers(values: set) -> list[int] | None:
                 continue
             if not _WHOLE.fullmatch(value):
                 return None
-        found.add(int(value.partition(".")[0]) if isinstance(value, str) else int(value))
+            value = value.partition(".")[0]
+        found.add(int(value))
     if values and not found:
         return None  # only words such as None and NA
     return sorted(found if found == {-1, 1} else (number for number in found if number >= 0))
 
 
 def _odd_names(names: list[str]) -> list[str]:
+    """Notes on names with spaces around them, and on names that are nearly equal."""
     by_plain: dict[str, list[str]] = {}
     for name in names:
         by_plain.setdefault(" ".join(name.casefold().split()), []).append(name)
-    blank = [
-        f"{name!r} has leading or trailing spaces, which are part of the name"
-        for name in names
-        if name != name.strip()
-    ]
-    return blank + [
+    padded = [name for name in names if name != name.strip()]
+    return [f"{name!r} has leading or trailing spaces, which are part of the name" for name in padded] + [
         f"{' and '.join(map(repr, alike))} differ only in case or spaces; they count as different names"
         for alike in by_plain.values()
         if len(alike) > 1
@@ -116,54 +103,55 @@ def _odd_names(names: list[str]) -> list[str]:
 
 
 def numbers_of(data: datasets.Dataset, column: str, names: list[str], where: str, blank: bool = False) -> np.ndarray:
-    """The column as int64 in 0..len(names)-1; an error names the first bad row. With `blank`, blank values are -1."""
-    feature = data.features[column]
-    found = values_of(data, column).combine_chunks()
-    encoded = found if pa.types.is_dictionary(found.type) else found.dictionary_encode()
-    values = encoded.dictionary.to_pylist()
-    if hasattr(feature, "names"):
-        numbers = [value if value is not None and 0 <= value < len(names) else None for value in values]
-    else:
-        places = {name: number for number, name in enumerate(names)}
-        numbers = [places.get(_name_of(value, places)) for value in values]
-    return _looked_up(encoded, values, numbers, names, column, where, blank)
+    """A column of classes as int64 from 0 to len(names) - 1; with `blank`, blank values become -1."""
+    if hasattr(data.features[column], "names"):
+        return _numbers(data, column, lambda value: value if value in range(len(names)) else None, names, where, blank)
+    numbers = {name: number for number, name in enumerate(names)}
+
+    def number_of(value: object) -> int | None:
+        text = str(value)
+        if text not in numbers and _WHOLE.fullmatch(text):
+            text = str(int(text.partition(".")[0]))
+        return numbers.get(text)
+
+    return _numbers(data, column, number_of, names, where, blank)
 
 
 def flags_of(data: datasets.Dataset, column: str, where: str) -> np.ndarray:
-    """The column as bool: true and false in any case, or 1 and 0."""
-    found = values_of(data, column).combine_chunks()
-    encoded = found.dictionary_encode()
-    values = encoded.dictionary.to_pylist()
-    numbers = [_FLAGS.get(str(value).strip().lower()) for value in values]
-    return _looked_up(encoded, values, numbers, ["False", "True"], column, where, False).astype(bool)
+    """A column as bool: true and false in any case, or 1 and 0."""
+    flags = _numbers(data, column, lambda value: _FLAGS.get(str(value).strip().lower()), ["False", "True"], where)
+    return flags.astype(bool)
 
 
-def _looked_up(
-    encoded: Any, values: list, numbers: list, names: list[str], column: str, where: str, blank: bool
+def _numbers(
+    data: datasets.Dataset,
+    column: str,
+    number_of: Callable[[Any], int | None],
+    names: list[str],
+    where: str,
+    blank: bool = False,
 ) -> np.ndarray:
-    table = np.array([-2 if number is None else number for number in numbers] + [-1 if blank else -2], dtype=np.int64)
-    if blank:
-        for place, value in enumerate(values):
-            if numbers[place] is None and _is_blank(value) or str(value).strip().lower() in _MISSING - set(names):
-                table[place] = -1
-    indices = encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
-    result = table[indices]
+    """The number of each value; refuses the first row with a value that has none."""
+    found = values_of(data, column).combine_chunks()
+    encoded = found if pa.types.is_dictionary(found.type) else found.dictionary_encode()
+    values = [*encoded.dictionary.to_pylist(), None]  # null is not in the dictionary
+    indices = encoded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)
+    numbers = []
+    for value in values:
+        number = None if value is None else number_of(value)
+        if blank and (number is None and _is_blank(value) or str(value).strip().lower() in _MISSING - set(names)):
+            number = -1
+        numbers.append(-2 if number is None else number)
+    result = np.array(numbers, dtype=np.int64)[indices]
     if (result == -2).any():
         row = int((result == -2).argmax())
-        value = values[indices[row]] if indices[row] < len(values) else None
-        what = "nothing (null)" if _is_blank(value) else value
+        value = values[indices[row]]
         among = f"0..{len(names) - 1} ({', '.join(names[:_NAMED])})" if names else "each row"
         raise BiasEnsembleError(
-            f"{where}: column {column!r}, row {row}: expected a class in {among}, found {what}; fix or remove the row"
+            f"{where}: column {column!r}, row {row}: expected a class in {among}, found "
+            f"{'nothing (null)' if _is_blank(value) else value}; fix or remove the row"
         )
     return result
-
-
-def _name_of(value: object, names: Mapping[str, int]) -> str:
-    text = str(value)
-    if text not in names and _WHOLE.fullmatch(text):
-        return str(int(text.partition(".")[0]))
-    return text
 
 
 def _is_blank(value: object) -> bool:

