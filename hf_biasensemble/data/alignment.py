@@ -1,6 +1,6 @@
-"""Which values of the bias attribute go with which class: by option, by equal names, or by the majority in training.
+"""Decides which bias goes with which class: by option, by equal names, or by the majority in training.
 
-Numbers are never compared: if `blond` and `male` are both 0 or 1, nothing says that 1 goes with 1.
+Equal numbers mean nothing: if `blond` and `male` are both 0 or 1, 1 need not go with 1.
 """
 
 from collections.abc import Sequence
@@ -17,44 +17,36 @@ _ANSWERS = {"no", "yes", "n", "y", "false", "true", "f", "t", "off", "on"}
 
 @dataclass(frozen=True)
 class Alignment:
-    """What is bias-aligned.
+    """The pairs of bias and class that are bias-aligned."""
 
-    Attributes:
-        goes_with: bool (B, K), whether bias b is the shortcut of class k.
-        bias_names: The B names.
-        class_names: The K names.
-        decided_by: "option", "names" or "majority".
-    """
-
-    goes_with: np.ndarray
+    goes_with: np.ndarray  # bool (B, K), whether bias b is the shortcut of class k
     bias_names: Sequence[str]
     class_names: Sequence[str]
-    decided_by: str
+    decided_by: str  # "option", "names" or "majority"
 
     def is_conflicting(self, labels: np.ndarray, bias_labels: np.ndarray) -> np.ndarray:
-        """bool (N,), of int64 labels and bias labels (N,)."""
+        """Whether samples are bias-conflicting, bool (N,), by int64 labels and bias labels (N,)."""
         return ~self.goes_with[bias_labels, labels]
 
     def pairs(self) -> list[str]:
-        """The same as `--aligned_bias` takes it: `bias=class`, class by class."""
+        """The pairs as `--aligned_bias` takes them, `bias=class`, ordered by class."""
         return [
             f"{self.bias_names[bias]}={self.class_names[number]}" for number, bias in np.argwhere(self.goes_with.T)
         ]
 
 
-def aligned_as_told(pairs: Sequence[str], bias_names: Sequence[str], class_names: Sequence[str]) -> Alignment:
-    """What `--aligned_bias` says: pairs `bias=class`, in any order.
-
-    Raises:
-        `BiasEnsembleError`: If a pair is of another form or names what is not there, or a class is in no pair.
-    """
+def aligned_by_option(pairs: Sequence[str], bias_names: Sequence[str], class_names: Sequence[str]) -> Alignment:
+    """The pairs `bias=class` of `--aligned_bias`, in any order; refuses unknown names and classes without a pair."""
     goes_with = np.zeros((len(bias_names), len(class_names)), dtype=bool)
     for pair in pairs:
-        # A name may itself hold the sign.
+        # A name may contain the sign.
         halves = [(pair[:place], pair[place + 1 :]) for place, sign in enumerate(pair) if sign == "="]
         known = [(bias, name) for bias, name in halves if bias in bias_names and name in class_names]
         if len(known) != 1:
-            found = f"{pair}, which fits in {len(known)} ways" if known else _unknown(pair, halves, bias_names)
+            found = f"{pair}, which can be read in {len(known)} ways" if known else f"{pair} without ="
+            if halves and not known:
+                bias, name = next((half for half in halves if half[0] in bias_names), halves[0])
+                found = f"the class {name} in {pair}" if bias in bias_names else f"the bias {bias} in {pair}"
             raise BiasEnsembleError(
                 f"--aligned_bias: expected pairs BIAS=CLASS with a bias out of {some_of(bias_names)} and a class "
                 f"out of {some_of(class_names)}, found {found}; correct the pair"
@@ -71,9 +63,9 @@ def aligned_as_told(pairs: Sequence[str], bias_names: Sequence[str], class_names
 
 
 def aligned_by_names(bias_names: Sequence[str], class_names: Sequence[str]) -> Alignment | None:
-    """Each bias goes with the class of its name; `None` unless both lists hold the same names.
+    """Pairs each bias with the class of the same name; `None` unless both have the same names.
 
-    Numbers, and answers such as yes and no, are not names: two columns may have them in common and mean other things.
+    Numbers, and answers such as yes and no, do not count as names: they mean different things in different columns.
     """
     nameless = all(name.lower() in _ANSWERS or name.lstrip("-").isdecimal() for name in class_names)
     if nameless or sorted(bias_names) != sorted(class_names):
@@ -85,9 +77,9 @@ def aligned_by_names(bias_names: Sequence[str], class_names: Sequence[str]) -> A
 def aligned_by_majority(
     labels: np.ndarray, bias_labels: np.ndarray, bias_names: Sequence[str], class_names: Sequence[str]
 ) -> Alignment | None:
-    """The most frequent bias of each class goes with it, by labels and bias labels (N,) of the training split.
+    """Pairs each class with its most frequent bias in training, by labels and bias labels (N,), and prints the pairs.
 
-    Prints what it found; `None` if several biases are equally frequent in a class.
+    Returns `None` if several biases are equally frequent in a class.
     """
     count = np.zeros((len(bias_names), len(class_names)), dtype=np.int64)
     np.add.at(count, (bias_labels, labels), 1)
@@ -97,7 +89,7 @@ def aligned_by_majority(
         biases = [bias_names[bias] for bias in np.flatnonzero(goes_with[:, undecided[0]]).tolist()]
         print_once(
             f"cannot tell which images are bias-aligned: in train, class {class_names[undecided[0]]} has as many "
-            f"images of {some_of(biases)}; say which bias goes with which class with --aligned_bias BIAS=CLASS ..."
+            f"images of {some_of(biases)}; set the bias of each class with --aligned_bias BIAS=CLASS ..."
         )
         return None
     majority = [f"{name}: {bias_names[bias]}" for name, bias in zip(class_names, count.argmax(axis=0), strict=True)]
@@ -105,11 +97,3 @@ def aligned_by_majority(
         f"bias-aligned, by the majority of each class in train: {some_of(majority)}; say it with --aligned_bias"
     )
     return Alignment(goes_with, bias_names, class_names, "majority")
-
-
-def _unknown(pair: str, halves: list[tuple[str, str]], bias_names: Sequence[str]) -> str:
-    """What is wrong with a pair of which not both halves are known."""
-    if not halves:
-        return f"{pair} without ="
-    bias, name = next((half for half in halves if half[0] in bias_names), halves[0])
-    return f"the class {name} in {pair}" if bias in bias_names else f"the bias {bias} in {pair}"

@@ -1,4 +1,4 @@
-"""Image files of any common kind -> RGB pixels as PIL decodes them, with several threads."""
+"""Decodes image files to RGB pixels with PIL, in several threads."""
 
 import io
 import os
@@ -17,10 +17,10 @@ from hf_biasensemble.data.bit_depth import in_8_bits, is_deep
 from hf_biasensemble.data.geometry import Geometry
 
 MAX_IMAGE_PIXELS = 100_000_000
-"""Larger images are refused, since decoding one would take gigabytes."""
+"""Larger images are refused: decoding one would take gigabytes."""
 
 ROWS_AT_ONCE = 64
-"""Images of a piece; bounds the undecoded bytes in memory."""
+"""Images decoded at a time; bounds the undecoded bytes in memory."""
 _ROWS_PER_TASK = 8
 
 
@@ -31,18 +31,10 @@ def decode_rows(
     workers: int | None = None,
     rows: range | None = None,
 ) -> Iterator[np.ndarray]:
-    """Decodes images, in order, in pieces that fit into memory.
+    """Decodes the column `image` in order and yields uint8 (n, 3, S, S), with n = `ROWS_AT_ONCE` except at the end.
 
-    Args:
-        images (`datasets.Dataset`): One column `image`, undecoded (`bytes` and `path`).
-        geometry (`Geometry`): What becomes of an image of any size.
-        unreadable (`dict[int, str]`): Filled with the reason for each row that cannot be read; its pixels are black.
-        workers (`int`, *optional*): Threads; by default one per processor. The result is the same.
-        rows (`range`, *optional*): Which images; by default all.
-
-    Yields:
-        uint8 (n, 3, S, S), with S the `stored_size` and n = `ROWS_AT_ONCE` but for the last piece. The
-        next one is decoded meanwhile.
+    S is the `stored_size` of the geometry. Decodes the next images meanwhile. Unreadable images become black, and
+    `unreadable` gets the reason by row.
     """
     rows, size = range(len(images)) if rows is None else rows, geometry.stored_size
 
@@ -69,29 +61,25 @@ def decode_rows(
 
 
 def image_progress(doing: str, source: str, total: int, done: int = 0) -> tqdm:
-    """A progress bar over images, which a terminal shows once it takes seconds."""
-    shown = {"unit": "image", "disable": None, "delay": 2, "leave": False}
-    return tqdm(total=total, initial=done, desc=f"{doing} {source}", **shown)
+    """A progress bar over images; only terminals show it, after two seconds."""
+    desc = f"{doing} {source}"
+    return tqdm(total=total, initial=done, desc=desc, unit="image", disable=None, delay=2, leave=False)
 
 
 def decode_image(record: dict | Image.Image | None, geometry: Geometry) -> np.ndarray:
-    """One undecoded image record (`bytes` or `path`) -> uint8 (3, S, S), with S the geometry's `stored_size`.
+    """Decodes and resizes an image record (`bytes` or `path`) to uint8 (3, S, S), S being the `stored_size`.
 
-    EXIF rotation is applied, palette, grey and CMYK images are converted, images of more than 8 bits are scaled by the
-    range that the file states, alpha is dropped, and of an animation the first frame is taken. The image is then
-    resized as the geometry says; JPEG files are decoded in full, without the decoder's own coarser scaling.
-
-    Raises:
-        `Exception`: Of many types, if the image cannot be read or has more than `MAX_IMAGE_PIXELS` pixels.
+    JPEG files are decoded at full size before resizing. Raises what `upright_image` raises.
     """
     return np.asarray(geometry.resized(upright_image(record))).transpose(2, 0, 1)
 
 
 def upright_image(record: dict | Image.Image | None) -> Image.Image:
-    """An undecoded image record as an RGB image of 8 bits in its own size, as [`decode_image`] reads it.
+    """Decodes an image record to 8-bit RGB at its own size.
 
-    Raises:
-        `Exception`: Of many types, if the image cannot be read or has more than `MAX_IMAGE_PIXELS` pixels.
+    Applies EXIF rotation, converts palette, grey and CMYK images, scales images of more than 8 bits by the range that
+    the file declares, drops alpha, and takes the first frame of an animation. Raises exceptions of many types if the
+    image cannot be read or has more than `MAX_IMAGE_PIXELS` pixels.
     """
     with open_image(record) as image:
         if image.width * image.height > MAX_IMAGE_PIXELS:
@@ -101,21 +89,21 @@ def upright_image(record: dict | Image.Image | None) -> Image.Image:
         if is_deep(upright):
             upright = in_8_bits(upright)
         if "transparency" in upright.info:
-            upright = upright.convert("RGBA")  # PIL warns of a palette with transparency on its way to RGB
+            upright = upright.convert("RGBA")  # avoids PIL's warning about palettes with transparency
         if upright.mode == "RGB":
-            upright.load()  # what is read after the file is closed must be there
+            upright.load()  # before the file is closed
             return upright
         return upright.convert("RGB")
 
 
 def encoded_image(record: dict | None) -> bytes | None:
-    """The content of a record's file, from the record or from the disk; `None` where there is none."""
+    """The content of an image file, from its record or from disk; `None` without either."""
     content, path = (record or {}).get("bytes"), (record or {}).get("path")
     return Path(_regular(path)).read_bytes() if content is None and path else content
 
 
 def open_image(record: dict | Image.Image | None) -> Image.Image:
-    """The image of a record, opened but not decoded, whatever its size up to PIL's own limit."""
+    """Opens the image of a record without decoding it, up to PIL's own limit of size."""
     if isinstance(record, Image.Image):
         return record.copy()
     content, path = (record or {}).get("bytes"), (record or {}).get("path")
@@ -127,18 +115,14 @@ def open_image(record: dict | Image.Image | None) -> Image.Image:
 
 
 def _regular(path: object) -> str:
-    """The path, if it is that of a regular file: a device such as /dev/zero may have no end.
-
-    Raises:
-        `OSError`: If it is another kind of file, or none.
-    """
+    """The path; raises an `OSError` unless it is a regular file, since a device such as /dev/zero may have no end."""
     if not stat.S_ISREG(os.stat(str(path)).st_mode):
         raise OSError("not a regular file")
     return str(path)
 
 
 def file_of(record: dict | None) -> str:
-    """The name of a record's file in messages."""
+    """The file of a record, for messages."""
     return (record or {}).get("path") or "embedded"
 
 

@@ -1,7 +1,7 @@
-"""How an image of any size becomes a square: what is stored of it, and which part of that a network sees.
+"""Resizes images of any size to squares, like timm's evaluation transform.
 
-The same as timm's evaluation transform: resized to `floor(image_size / crop_pct)`, then the centre of `image_size`.
-What is stored is a square of the resized size, so that random crops can see what lies around the centre.
+That transform resizes to `floor(image_size / crop_pct)` and crops the centre of `image_size`. The square before the
+crop is stored, so random crops can include the surroundings of the centre.
 """
 
 import math
@@ -11,19 +11,19 @@ from typing import Any
 
 from PIL import Image
 
-_LARGEST = 100_000_000  # pixels of a resized image; a larger one is computed in part
+_LARGEST = 100_000_000  # pixels; of larger resized images, only the stored square is computed
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """From an image of any size to the square that a network sees.
+    """How images of any size become squares.
 
     Attributes:
-        image_size: Height and width, in pixels, of what the network sees, at least 1.
-        resize_mode: `"squash"`: both sides are resized, whatever the aspect ratio; `"crop"`: the shorter side is, and
-            what the longer one has beyond the square is cut off on both ends.
-        interpolation: Of resizing, as PIL names it, in small letters.
-        crop_pct: Share of the resized side that the network sees, in (0, 1].
+        image_size: Height and width of the network's input in pixels, at least 1.
+        resize_mode: `"squash"` resizes both sides and ignores the aspect ratio; `"crop"` resizes the shorter side and
+            crops the centre of the longer one.
+        interpolation: Name of PIL's resampling filter in lower case.
+        crop_pct: Fraction of the resized side that the network sees, in (0, 1].
     """
 
     image_size: int
@@ -33,21 +33,21 @@ class Geometry:
 
     @classmethod
     def of(cls, size: "int | Geometry") -> "Geometry":
-        """A geometry as it is; a number of pixels as the height and width that images are squashed to."""
+        """Returns a geometry unchanged; converts a number of pixels to a geometry that squashes images to it."""
         return size if isinstance(size, Geometry) else cls(size)
 
     @classmethod
     def of_options(cls, options: Mapping[str, Any]) -> "Geometry":
-        """By settled options of preprocessing."""
+        """Makes a geometry from complete preprocessing options."""
         return cls(*(options[name] for name in ("image_size", "resize_mode", "interpolation", "crop_pct")))
 
     @property
     def stored_size(self) -> int:
-        """Height and width of what is stored, in pixels."""
+        """Height and width of the stored square, in pixels."""
         return math.floor(self.image_size / self.crop_pct)
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """The square of `stored_size` whose centre of `image_size` is what timm's evaluation transform gives."""
+        """Resizes to the square of `stored_size`; its centre of `image_size` equals timm's evaluation transform."""
         size, method = self.stored_size, Image.Resampling[self.interpolation.upper()]
         if self.resize_mode == "squash":
             return image if image.size == (size, size) else image.resize((size, size), method)
@@ -55,7 +55,7 @@ class Geometry:
         width, height = (int(size * side / shorter) if side != shorter else size for side in image.size)
         left, top = (self._first_of(side) for side in (width, height))
         if width * height > _LARGEST:
-            # PIL would need gigabytes for the whole. Of the part alone it can be a grey level off.
+            # The whole image would take gigabytes. The part alone may differ by one grey level.
             across, down = image.width / width, image.height / height
             box = (left * across, top * down, (left + size) * across, (top + size) * down)
             return image.resize((size, size), method, box=box)
@@ -64,10 +64,10 @@ class Geometry:
         return image if width == height else image.crop((left, top, left + size, top + size))
 
     def _first_of(self, side: int) -> int:
-        """Where the stored square starts on a side, so that its own centre is the centre of the side."""
+        """The start of the stored square on a side; their centres coincide."""
         return centre(side, self.image_size) - centre(self.stored_size, self.image_size)
 
 
 def centre(length: int, size: int) -> int:
-    """Where the centre of `size` pixels starts among `length` pixels, rounded as torchvision's `CenterCrop` does."""
+    """The start of the central `size` pixels among `length`, rounded like torchvision's `CenterCrop`."""
     return round((length - size) / 2)

@@ -1,4 +1,4 @@
-"""Validation and test images held out from the training split if the dataset has none, and limits on their number."""
+"""Holds out missing validation and test splits from the training split, and limits the number of images."""
 
 from dataclasses import replace
 
@@ -13,12 +13,11 @@ from hf_biasensemble.internal.seeding import derived_seed
 def hold_out(
     splits: dict[str, ImageSplit], validation_share: float, test_share: float, seed: int
 ) -> dict[str, ImageSplit]:
-    """Holds the missing splits out from `train`, at random within each class, and prints a line about it.
+    """Holds out missing splits from `train`, stratified by class, and prints their sizes.
 
     The shares are fractions of the training images, in [0, 1). Each class is cut in proportion, up to one image, and
-    keeps at least one training image; bias labels are never looked at. The parts share the pixels of `train`, and
-    their `index` is the row in the training split as loaded. Existing splits, and datasets without `train`, stay as
-    they are.
+    keeps at least one training image; bias labels are not used. The parts share the pixels of `train`, and their
+    `index` is the row in the training split as loaded. Returns datasets without `train` unchanged.
     """
     shares = {"validation": validation_share, "test": test_share}
     missing = [name for name in shares if name not in splits and shares[name] > 0]
@@ -34,16 +33,12 @@ def hold_out(
     kept = train.select(np.flatnonzero(part == "train"))
     listed = ", ".join(f"{len(cut.get(name, ()))} for {name} (--{name}_share {shares[name]:g})" for name in missing)
     print_once(f"no {' and no '.join(missing)} split: of {len(train)} training images, {listed}, --split_seed {seed}")
-    together = {**splits, "train": kept, **cut}
-    return {name: together[name] for name in ("train", *shares) if name in together}
+    parts = {**splits, "train": kept, **cut}
+    return {name: parts[name] for name in ("train", *shares) if name in parts}
 
 
 def with_fold(splits: dict[str, ImageSplit], number: int, count: int, seed: int) -> dict[str, ImageSplit]:
-    """Uses part `number` (0 to count - 1) of `train` as `validation`; see [`folds_of`].
-
-    Raises:
-        `BiasEnsembleError`: If a class has fewer images than there are parts.
-    """
+    """Uses fold `number` (0 to count - 1) of `train` as `validation`; see [`folds_of`]."""
     train = splits["train"]
     part = folds_of(train, count, seed, "--validation_fold")
     kept, left_out = train.select(np.flatnonzero(part != number)), train.select(np.flatnonzero(part == number))
@@ -53,10 +48,9 @@ def with_fold(splits: dict[str, ImageSplit], number: int, count: int, seed: int)
 
 
 def folds_of(train: ImageSplit, count: int, seed: int, option: str) -> np.ndarray:
-    """The part, 0 to count - 1, that each training image (R,) is in, int64; each class is divided evenly.
+    """The fold, 0 to count - 1, of each training image, int64 (R,), stratified by class.
 
-    Raises:
-        `BiasEnsembleError`: If a class has fewer images than there are parts; names the option that asked for them.
+    Refuses a class with fewer images than folds, in a message about `option`.
     """
     labels = train.labels[train.rows].numpy()
     order = np.random.default_rng(derived_seed(seed, f"parts of train, {count}")).permutation(len(labels))
@@ -74,18 +68,14 @@ def folds_of(train: ImageSplit, count: int, seed: int, option: str) -> np.ndarra
 def at_most(
     splits: dict[str, ImageSplit], max_train_samples: int | None, max_eval_samples: int | None, seed: int
 ) -> dict[str, ImageSplit]:
-    """Keeps the first images of each split after a shuffle, in their old order, and prints how many.
+    """Keeps a random sample of each split, in its order, and prints the numbers; `None` keeps all images.
 
-    The parts share the pixels, and their `index` is the row in the split as loaded. A smaller number keeps some of
-    the images that a larger one keeps; `None` keeps all.
-
-    Raises:
-        `BiasEnsembleError`: If a class has no training image left.
+    A smaller sample is a subset of a larger one. The parts share the pixels, and their `index` is the row in the split
+    as loaded. Refuses a sample of `train` that lacks a class.
     """
-    kept = {}
+    kept = dict(splits)
     for name, split in splits.items():
         option, most = ("train", max_train_samples) if name == "train" else ("eval", max_eval_samples)
-        kept[name] = split
         if most is not None and most < len(split):
             order = np.random.default_rng(derived_seed(seed, f"at most of {name}")).permutation(len(split))
             kept[name] = split.select(np.sort(order[:most]))
@@ -100,14 +90,14 @@ def at_most(
 
 
 def _by_class(positions: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
-    """These positions of samples, apart by class and in their order, in one go whatever the number of classes."""
+    """Groups positions of samples by class and keeps their order, in one sort for any number of classes."""
     of_positions = labels[positions]
     ends = np.cumsum(np.bincount(of_positions, minlength=labels.max() + 1))
     return np.split(positions[np.argsort(of_positions, kind="stable")], ends[:-1])
 
 
 def _draw(labels: np.ndarray, free: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Positions of `share` of all samples among the free ones, divided among the classes by largest remainders."""
+    """Draws positions for `share` of all samples from the free ones, divided among classes by largest remainders."""
     random = np.random.default_rng(seed)
     counts = np.bincount(labels)
     most = np.maximum(np.bincount(labels[free], minlength=len(counts)) - 1, 0)

@@ -1,4 +1,4 @@
-"""Any image dataset -> checked splits with the columns image, label, [bias_label], [is_conflicting]."""
+"""Loads splits of images, labels, bias labels and `is_conflicting`, checks them, and keeps images undecoded."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from hf_biasensemble.arguments import DataArguments
-from hf_biasensemble.data.alignment import Alignment, aligned_as_told, aligned_by_majority, aligned_by_names
+from hf_biasensemble.data.alignment import Alignment, aligned_by_majority, aligned_by_names, aligned_by_option
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.reading.files import some_of
+from hf_biasensemble.data.reading.found import no_column
 from hf_biasensemble.data.reading.labels import UNKNOWN, flags_of, numbers_of
 from hf_biasensemble.data.reading.plan import ReadingPlan, plan_reading
 from hf_biasensemble.data.store.features import Features
@@ -20,16 +21,11 @@ from hf_biasensemble.internal.processes import print_once
 
 
 def load_splits(args: DataArguments) -> dict[str, ImageSplit]:
-    """Makes the reading plan of a dataset, prints it, follows it, and checks everything that training relies on.
+    """Plans how to read a dataset, prints the plan, and loads `train`, `validation` and `test`, as far as they exist.
 
-    Returns:
-        `dict[str, ImageSplit]`: `train`, `validation` and `test`, where they exist, their images not decoded yet; a
-        test split without labels is left out. The column `is_conflicting` says which samples are bias-conflicting;
-        where there is none, the option `aligned_bias`; else the names, if bias labels and classes have the same; else
-        the majority of each class in `train`, which is printed. Numbers alone are never compared.
-
-    Raises:
-        `BiasEnsembleError`: If the data or a column is missing or ambiguous, or labels are unusable.
+    Omits a test split without labels. `is_conflicting` comes from its column or, in this order, from `--aligned_bias`,
+    from equal names of bias labels and classes, or from the majority of each class in `train`, which is printed.
+    Refuses missing or ambiguous data and columns, and unusable labels.
     """
     name, plan = str(args.dataset_name), plan_reading(args)
     print_once("\n".join(plan.lines))
@@ -41,11 +37,7 @@ def load_splits(args: DataArguments) -> dict[str, ImageSplit]:
 
 
 def splits_in_memory(dataset: Any) -> dict[str, datasets.Dataset]:
-    """What Python handed in, by split and without a format: a `Dataset` is the training split.
-
-    Raises:
-        `BiasEnsembleError`: If it is neither a `Dataset` nor a `DatasetDict`.
-    """
+    """The splits of a `DatasetDict`, without a format; a `Dataset` is the training split. Refuses other types."""
     splits = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
     if splits == {}:
         raise BiasEnsembleError("dataset: expected a datasets.Dataset or DatasetDict, found an empty DatasetDict")
@@ -64,10 +56,7 @@ def _check_split(use: str, args: DataArguments, plan: ReadingPlan) -> ImageSplit
     labels = numbers_of(data, args.label_column, plan.class_names, where)
     bias_column = _present(data, args.bias_label_column, "bias_label", where, "--bias_label_column")
     bias_labels = plan.bias_labels.get(use)
-    is_conflicting = None
     conflicting_column = _present(data, args.conflicting_column, "is_conflicting", where, "--conflicting_column")
-    if conflicting_column:
-        is_conflicting = flags_of(data, conflicting_column, where)
     used = [args.label_column, bias_column, conflicting_column, args.split_column or "split"]
     return ImageSplit(
         Features.of_vectors(vectors_of(data, args.feature_column, where)) if args.feature_column else torch.empty(0),
@@ -75,7 +64,7 @@ def _check_split(use: str, args: DataArguments, plan: ReadingPlan) -> ImageSplit
         plan.class_names,
         torch.arange(len(labels)),
         bias_labels,
-        is_conflicting,
+        flags_of(data, conflicting_column, where) if conflicting_column else None,
         bias_names=None if bias_labels is None else plan.bias_names,
         aligned_by=conflicting_column and "column",
         reading=plan.lines,
@@ -85,40 +74,35 @@ def _check_split(use: str, args: DataArguments, plan: ReadingPlan) -> ImageSplit
 
 
 def _images_of(data: datasets.Dataset, args: DataArguments, where: str) -> datasets.Dataset | None:
-    """The column of images, undecoded, as `image`; where there are vectors, `None` if there is none."""
+    """The column of images, undecoded, renamed to `image`; `None` if there are vectors and no images."""
     if args.feature_column and not isinstance(data.features.get(args.image_column), datasets.Image):
         return None
-    if args.image_column not in data.column_names:
+    column = args.image_column
+    if column not in data.column_names:
+        raise no_column(where, f"an image column {column!r}", data, "name it with --image_column")
+    if not isinstance(data.features[column], datasets.Image):
         raise BiasEnsembleError(
-            f"{where}: expected an image column {args.image_column!r}, found columns {', '.join(data.column_names)}; "
-            "name it with --image_column"
+            f"{where}: expected column {column!r} to hold images, found {data.features[column]}; name another with "
+            "--image_column (paths are relative to the folder of the dataset, or of its table)"
         )
-    image_feature = data.features[args.image_column]
-    if not isinstance(image_feature, datasets.Image):
-        raise BiasEnsembleError(
-            f"{where}: expected column {args.image_column!r} to hold images, found {image_feature}; "
-            "name another with --image_column (paths of files count from the folder of the dataset, or of its table)"
-        )
-    column = data.select_columns([args.image_column]).cast_column(args.image_column, datasets.Image(decode=False))
-    if args.image_column != "image":
-        column = column.rename_column(args.image_column, "image")
-    return column
+    images = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return images if column == "image" else images.rename_column(column, "image")
 
 
-def _with_conflicting(splits: dict[str, ImageSplit], told: list[str] | None, name: str) -> dict[str, ImageSplit]:
-    """Fills in `is_conflicting` where no column says it but bias labels are there; of all splits alike."""
-    untold = {use: s for use, s in splits.items() if s.bias_labels is not None and s.is_conflicting is None}
-    if told and not untold:
+def _with_conflicting(splits: dict[str, ImageSplit], pairs: list[str] | None, name: str) -> dict[str, ImageSplit]:
+    """Fills in `is_conflicting` of splits with bias labels and without that column, by the same rule in all splits."""
+    open_splits = {use: s for use, s in splits.items() if s.bias_labels is not None and s.is_conflicting is None}
+    if pairs and not open_splits:
         by_column = any(split.is_conflicting is not None for split in splits.values())
         found = "a column that says which images are conflicting" if by_column else "no bias labels"
         raise BiasEnsembleError(
-            f"{name}: expected bias labels for --aligned_bias, found {found}; leave the option out, or name "
-            "the bias labels with --bias_label_column"
+            f"{name}: expected bias labels for --aligned_bias, found {found}; remove the option, or name the bias "
+            "labels with --bias_label_column"
         )
-    alignment = _alignment(next(iter(untold.values())), splits.get("train"), told) if untold else None
+    alignment = _alignment(next(iter(open_splits.values())), splits.get("train"), pairs) if open_splits else None
     if alignment is None:
         return splits
-    for use, split in untold.items():
+    for use, split in open_splits.items():
         assert split.bias_labels is not None
         splits[use] = replace(
             split,
@@ -130,11 +114,11 @@ def _with_conflicting(splits: dict[str, ImageSplit], told: list[str] | None, nam
     return splits
 
 
-def _alignment(some: ImageSplit, train: ImageSplit | None, told: list[str] | None) -> Alignment | None:
-    """What is bias-aligned, by the first that tells: the option, the names (`some` has them), the majority."""
+def _alignment(some: ImageSplit, train: ImageSplit | None, pairs: list[str] | None) -> Alignment | None:
+    """The alignment by the option, by the names in `some`, or by the majority in `train`, whichever applies first."""
     class_names, bias_names = some.class_names, [name for name in some.bias_names or [] if name != UNKNOWN]
-    if told:
-        return aligned_as_told(told, bias_names, class_names)
+    if pairs:
+        return aligned_by_option(pairs, bias_names, class_names)
     alignment = aligned_by_names(bias_names, class_names)
     if alignment is None and bias_names and train is not None and train.bias_labels is not None:
         known = train.bias_labels >= 0
@@ -143,11 +127,9 @@ def _alignment(some: ImageSplit, train: ImageSplit | None, told: list[str] | Non
 
 
 def _present(data: datasets.Dataset, named: str | None, default: str, where: str, option: str) -> str | None:
-    """The column to use: the one named on purpose, which must exist, else the usual one if it is there."""
+    """The column named by option, which must exist, or the default column if it exists."""
     if named and named not in data.column_names:
-        raise BiasEnsembleError(
-            f"{where}: expected the column {named!r} given by {option}, found columns {', '.join(data.column_names)}"
-        )
+        raise no_column(where, f"the column {named!r} given by {option}", data, "choose one of them")
     return named or (default if default in data.column_names else None)
 
 
@@ -163,8 +145,7 @@ def _check_widths(splits: dict[str, ImageSplit], name: str) -> None:
 
 def _check_train_covers(train: ImageSplit, name: str) -> None:
     class_names = train.class_names
-    present = np.bincount(train.labels.numpy(), minlength=len(class_names)) > 0
-    absent = [class_names[number] for number in np.flatnonzero(~present)]
+    absent = [class_names[number] for number in np.setdiff1d(np.arange(len(class_names)), train.labels.numpy())]
     if absent:
         raise BiasEnsembleError(
             f"{name}: expected images of every class in the training split, found none of {some_of(absent)}; "

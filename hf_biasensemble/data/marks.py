@@ -1,4 +1,4 @@
-"""Marks that were exported from an audit page: training images to leave out, and corrected labels."""
+"""Applies marks exported from an audit page: training images to exclude, and corrected labels."""
 
 import csv
 import hashlib
@@ -13,49 +13,49 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 LABEL_ERROR = "label_error"
-"""The kind of mark that `--exclude_rows` leaves out; marks of other kinds remove nothing."""
+"""The only kind of mark that `--exclude_rows` excludes."""
 
 FORMULA_SIGNS = "=+-@\t\r\n"
 _COLUMNS = ("index", "label", "kind", "new_label", "image_hash")
 
 
 def image_hash(record: dict | None) -> str | None:
-    """`sha256:` and 16 hexadecimal digits, of the content of an undecoded image's file; `None` where there is none."""
+    """Hashes the content of an image file, as `sha256:` and 16 hexadecimal digits.
+
+    Args:
+        record (`dict`, *optional*): An undecoded image, with its file in `bytes` or under `path`.
+
+    Returns:
+        `str`: The hash; `None` without a file.
+    """
     content = encoded_image(record)
-    return None if content is None else f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
+    return None if content is None else _hash(content)
+
+
+def _hash(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def sample_hash(split: ImageSplit, row: int) -> str | None:
-    """[`image_hash`] of a row of the split as loaded; where there are vectors and no images, of the vector."""
+    """The [`image_hash`] of a row of the split as loaded, or the hash of its vector if there are no images."""
     if split.images is not None:
         return image_hash(split.images[row]["image"])
     if split.has_vectors:
-        content = split.pixels.index_select(0, torch.tensor([row])).numpy().tobytes()
-        return f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
+        return _hash(split.pixels.index_select(0, torch.tensor([row])).numpy().tobytes())
     return None
 
 
 def with_marks(train: ImageSplit, exclude_rows: str | None, relabel: str | None, name: str) -> ImageSplit:
-    """The training split without the label errors of one file of marks, and with the new labels of another.
+    """Excludes the rows of kind `label_error` in one CSV file, and applies the `new_label` of rows in another.
 
-    Rows that were held out from the split are ignored. A row with a new label is kept, so that one file can serve
-    both options.
-
-    Args:
-        train (`ImageSplit`): With its undecoded images, by which the marks are checked.
-        exclude_rows (`str`, *optional*): CSV file; its rows of the kind `label_error` are left out.
-        relabel (`str`, *optional*): CSV file; its rows with a `new_label` get that label.
-        name (`str`): Name of the dataset in messages.
-
-    Raises:
-        `BiasEnsembleError`: If a file cannot be read, was made for other images or labels, names an unknown class, or
-            leaves a class without images.
+    Ignores rows held out from the split. Keeps rows with a new label, so one file can serve both options. Refuses a
+    file made for other images or labels, unknown classes, and a class without images left.
     """
-    marked, mended = _marks(exclude_rows, "exclude_rows"), _marks(relabel, "relabel")
-    relabelled = {row: mark["new_label"] for row, mark in mended.items() if mark["new_label"]}
-    excluded = [row for row, mark in marked.items() if mark["kind"] == LABEL_ERROR and row not in relabelled]
-    _check(train, {row: mended[row] for row in relabelled}, relabelled, f"--relabel {relabel}", name)
-    _check(train, {row: marked[row] for row in excluded}, relabelled, f"--exclude_rows {exclude_rows}", name)
+    to_exclude, to_relabel = _marks(exclude_rows, "exclude_rows"), _marks(relabel, "relabel")
+    relabelled = {row: mark["new_label"] for row, mark in to_relabel.items() if mark["new_label"]}
+    excluded = [row for row, mark in to_exclude.items() if mark["kind"] == LABEL_ERROR and row not in relabelled]
+    _check(train, {row: to_relabel[row] for row in relabelled}, relabelled, f"--relabel {relabel}", name)
+    _check(train, {row: to_exclude[row] for row in excluded}, relabelled, f"--exclude_rows {exclude_rows}", name)
     unknown = next((row for row, new in relabelled.items() if new not in train.class_names), None)
     if unknown is not None:
         raise BiasEnsembleError(
@@ -83,7 +83,7 @@ def with_marks(train: ImageSplit, exclude_rows: str | None, relabel: str | None,
 
 
 def _marks(file: str | None, option: str) -> dict[int, dict[str, str]]:
-    """Rows of a file of marks, by index; none without a file."""
+    """The rows of a file of marks, by index; empty without a file."""
     if file is None:
         return {}
     try:
@@ -103,35 +103,28 @@ def _marks(file: str | None, option: str) -> dict[int, dict[str, str]]:
 
 
 def _plain(text: str) -> str:
-    """The text without the single quote that keeps spreadsheets from taking it for a formula."""
+    """The text without the quote that stops spreadsheets from reading it as a formula."""
     return text[1:] if text[:1] == "'" and text[1:2] and text[1] in FORMULA_SIGNS else text
 
 
 def _check(
     train: ImageSplit, marks: dict[int, dict[str, str]], relabelled: dict[int, str], option: str, name: str
 ) -> None:
-    """Refuses marks of other images, or of images with other labels."""
+    """Refuses marks made for other images, or for other labels."""
     for row, mark in marks.items():
+        expected = found = ""
         if not 0 <= row < len(train.labels):
-            raise BiasEnsembleError(
-                f"{option}: expected rows of {name} (0 to {len(train.labels) - 1}), found row {row}; use the marks of "
-                "an audit of these data"
-            )
-        if sample_hash(train, row) != mark["image_hash"]:
-            raise BiasEnsembleError(
-                f"{option}: expected marks of the images of {name}, found another image in row {row}; use the marks "
-                "of an audit of these data"
-            )
-        label = train.class_names[int(train.labels[row])]
-        if mark["label"] not in (label, relabelled.get(row)):
-            raise BiasEnsembleError(
-                f"{option}: expected the labels of {name}, found {mark['label']!r} instead of {label!r} for row "
-                f"{row}; use the marks of an audit of these data"
-            )
+            expected, found = f"rows of {name} (0 to {len(train.labels) - 1})", f"row {row}"
+        elif sample_hash(train, row) != mark["image_hash"]:
+            expected, found = f"marks of the images of {name}", f"another image in row {row}"
+        elif mark["label"] not in (label := train.class_names[int(train.labels[row])], relabelled.get(row)):
+            expected, found = f"the labels of {name}", f"{mark['label']!r} instead of {label!r} for row {row}"
+        if found:
+            raise BiasEnsembleError(f"{option}: expected {expected}, found {found}; use marks from an audit of {name}")
 
 
 def _conflicting(train: ImageSplit, labels: np.ndarray, changed: np.ndarray) -> np.ndarray | None:
-    """`is_conflicting` by the new labels, where bias labels say so; a column of the data is taken at its word."""
+    """`is_conflicting` with the new labels; unchanged if it comes from a column of the dataset."""
     if train.is_conflicting is None or train.bias_labels is None or not train.aligned_bias or not train.bias_names:
         return train.is_conflicting
     pairs, column = set(train.aligned_bias), train.is_conflicting.copy()

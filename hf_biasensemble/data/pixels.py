@@ -1,4 +1,4 @@
-"""Images that are decoded once: one uint8 array per split, and batches of it by row number."""
+"""Splits of images, decoded once to a uint8 array, and batches of them by row number."""
 
 import csv
 import hashlib
@@ -26,7 +26,7 @@ from hf_biasensemble.internal.processes import print_once
 
 @dataclass(frozen=True)
 class UnreadableImage:
-    """An image that was left out: its row in the split as loaded, its file, and the reason."""
+    """An excluded image: its row in the split as loaded, its file, and the reason."""
 
     row: int
     file: str
@@ -38,43 +38,38 @@ class UnreadableImage:
 
 @dataclass(frozen=True, eq=False)
 class OnDevice:
-    """Pixels and labels of a split on the device that computes, where batches are then gathered.
+    """Pixels and labels of a split on the training device, which also gathers the batches."""
 
-    Attributes:
-        pixels: uint8 (N, C, H, W), or float16 (N, 1 + V, D) where features stand in their place.
-        labels: int64 (N,).
-    """
-
-    pixels: torch.Tensor
-    labels: torch.Tensor
+    pixels: torch.Tensor  # uint8 (N, C, H, W), or float16 (N, 1 + V, D) for features
+    labels: torch.Tensor  # int64 (N,)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit(Dataset):
-    """Images of a split with their labels, as batches of decoded ones.
+    """A split of a dataset: decoded images with their labels, read in batches.
 
     A batch is a dict of `pixel_values` (B, C, H, W) uint8, `labels` (B,) and `index` (B,), the row of each sample in
-    the split as loaded, whatever the order or the part that `rows` picks. Bias labels are not in it: they measure.
+    the split as loaded. Batches have no bias labels: those are for evaluation only.
 
     Attributes:
-        pixels: uint8 (N, C, H, W) of all N rows of the split as loaded, in memory or mapped from a file; empty until
-            [`decode_split`] fills them in.
+        pixels: uint8 (N, C, H, W) of all N rows of the split as loaded, in memory or mapped from a file, or features;
+            empty until [`decode_split`] decodes them.
         labels: int64 (N,).
         class_names: Names of the K classes.
-        rows: int64 (R,), the rows this split consists of, in order; all of them by default.
-        bias_labels: int64 array (N,), -1 where one is unknown; `None` where all are.
-        is_conflicting: bool array (N,), or `None` where unknown.
-        bias_names: Names of the bias labels, or `None` where unknown.
-        aligned_bias: What is bias-aligned, as pairs `bias=class`; `None` where unknown or where a column says it.
-        aligned_by: Who says what is bias-aligned: "column", "option", "names" or "majority"; `None` where unknown.
-        unreadable: The images that are not in `rows` because they could not be read.
-        images: The undecoded images of all N rows, for the names of their files; `None` where there are none.
-        texts: The columns of text of all N rows, to look at, where the dataset has vectors.
-        source_fingerprint: That of the decoded training images, where features of them stand in the place of pixels.
-        excluded: Rows that `--exclude_rows` left out.
-        relabelled: Rows that have another label by `--relabel`.
-        reading: The reading plan of the dataset, as it is printed.
-        on_device: The same pixels and labels on the device, with `--pixels_on device`: batches come from there.
+        rows: int64 (R,), the rows that belong to this split, in order.
+        bias_labels: int64 array (N,), -1 for unknown ones; `None` without bias labels.
+        is_conflicting: bool array (N,), or `None` if unknown.
+        bias_names: Names of the bias labels, or `None` if unknown.
+        aligned_bias: The bias-aligned pairs `bias=class`; `None` if unknown or if a column gives `is_conflicting`.
+        aligned_by: The source of `is_conflicting`: "column", "option", "names" or "majority"; `None` if unknown.
+        unreadable: Images that are not in `rows` because they cannot be read.
+        images: The undecoded images of all N rows, or `None` without images.
+        texts: The text columns of all N rows, shown in audits if the dataset has vectors.
+        source_fingerprint: Fingerprint of the decoded images that features were computed from.
+        excluded: Number of rows that `--exclude_rows` removed.
+        relabelled: Number of rows that `--relabel` changed.
+        reading: The printed reading plan of the dataset.
+        on_device: The same pixels and labels on the training device, with `--pixels_on device`.
     """
 
     pixels: torch.Tensor | StoredArray | Features
@@ -100,7 +95,7 @@ class ImageSplit(Dataset):
 
     @property
     def has_vectors(self) -> bool:
-        """Whether there are vectors of the dataset, or features, in place of pixels."""
+        """Whether the split has features, or vectors from the dataset, instead of pixels."""
         return isinstance(self.pixels, Features)
 
     def __getitems__(self, positions: Sequence[int] | torch.Tensor) -> dict[str, torch.Tensor]:
@@ -109,37 +104,34 @@ class ImageSplit(Dataset):
         return {"pixel_values": self.pixels_of(index), "labels": labels[index], "index": index}
 
     def pixels_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """The pixels (B, C, H, W) of these rows (B,) of the split as loaded."""
+        """The pixels (B, C, H, W) of rows (B,) of the split as loaded."""
         pixels = self.on_device.pixels if self.on_device else self.pixels
         return pixels.index_select(0, self._uploaded(rows))
 
     def _uploaded(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows, on the device if the pixels are."""
+        """The rows, moved to the device of the pixels."""
         return upload(rows, self.on_device.pixels.device) if self.on_device else rows
 
     def select(self, positions: torch.Tensor | np.ndarray) -> "ImageSplit":
-        """The samples at these positions, in this order, repeats allowed; shares the pixels."""
+        """Selects the samples at these positions, in this order, with repeats; shares the pixels."""
         return replace(self, rows=self.rows[torch.as_tensor(positions)])
 
     def classes_lost(self, kept: "ImageSplit") -> list[str]:
-        """The classes of which this split has samples, and the other one, a part of it, has none."""
+        """The classes that have samples in this split, but not in `kept`, a part of it."""
         lost = np.setdiff1d(self.labels[self.rows].numpy(), kept.labels[kept.rows].numpy())
         return [self.class_names[number] for number in lost]
 
     def measured_by(self) -> dict[str, Any]:
-        """`labels`, `bias_labels` and `is_conflicting` of the split's samples, arrays in its order, or `None`."""
-        rows = self.rows.numpy()
-        columns = {
-            "labels": self.labels.numpy(),
-            "bias_labels": self.bias_labels,
-            "is_conflicting": self.is_conflicting,
-        }
-        return {name: None if column is None else column[rows] for name, column in columns.items()}
+        """Arrays (R,) for evaluation: `labels`, `bias_labels` and `is_conflicting`; the last two may be `None`."""
+        columns = (self.labels.numpy(), self.bias_labels, self.is_conflicting)
+        names, rows = ("labels", "bias_labels", "is_conflicting"), self.rows.numpy()
+        return {n: None if column is None else column[rows] for n, column in zip(names, columns, strict=True)}
 
     def groups(self) -> tuple[list[str], np.ndarray] | None:
-        """Names of the values of the bias attribute, and which of them each of the split's samples (R,) has: its bias
-        label (-1: unknown, the last name) or, where there are none, bias-aligned (0) or bias-conflicting (1).
-        `None` where nothing is known."""
+        """The names of the bias labels, and the bias label of each sample (R,), -1 (the last name) for unknown ones.
+
+        Without bias labels, samples are bias-aligned (0) or bias-conflicting (1); `None` if that is unknown too.
+        """
         columns = self.measured_by()
         if columns["bias_labels"] is not None:
             bias_labels = columns["bias_labels"]
@@ -150,7 +142,7 @@ class ImageSplit(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the decoded images, labels and rows: equal exactly for equal data."""
+        """Hash of the decoded images, labels, rows and class names."""
         if self.source_fingerprint:
             return self.source_fingerprint
         values = self.pixels.values if isinstance(self.pixels, Features) else self.pixels
@@ -170,19 +162,10 @@ def decode_split(
     name: str = "",
     verify: bool = False,
 ) -> ImageSplit:
-    """All images as RGB squares, decoded by [`decode_image`] once and kept in the cache for later runs.
+    """Decodes all images to RGB squares, or reads them from the cache; returns splits with vectors unchanged.
 
-    Args:
-        split (`ImageSplit`): Of [`load_splits`]; one that has vectors stays as it is.
-        geometry (`Geometry` or `int`): How images are resized; a number: squashed to that height and width.
-        workers (`int`, *optional*): Decoding threads; by default one per processor.
-        mapped (`bool`): Map the file in the cache, which processes share, instead of reading it into memory.
-        skip_unreadable (`bool`): Leave out images that cannot be read; `index` remains the row in the split as loaded.
-        name (`str`, *optional*): Name of the split in messages.
-        verify (`bool`): Check the whole content of a cached file, and refuse a damaged one.
-
-    Raises:
-        `BiasEnsembleError`: If images cannot be read; names row and file of each (the first ten).
+    `mapped` memory-maps the cached file, which processes share, instead of reading it. `verify` checks its whole
+    content. `skip_unreadable` excludes unreadable images, which are refused otherwise. `name` is for messages.
     """
     if split.has_vectors:
         return split
@@ -200,7 +183,7 @@ def decode_split(
 
 
 def write_unreadable(splits: dict[str, ImageSplit], file: Path) -> None:
-    """Writes the images that were left out as CSV (split, row, file, reason) and prints how many; no file if none."""
+    """Writes the excluded images, if any, as CSV (split, row, file, reason) and prints their number."""
     rows = [
         (name, image.row, image.file, image.reason) for name, split in splits.items() for image in split.unreadable
     ]

@@ -1,4 +1,4 @@
-"""From the settings to decoded splits: what training, testing and checking see of a dataset."""
+"""Prepares the splits of a dataset for training, testing and checking, as the arguments say."""
 
 from dataclasses import replace
 
@@ -17,15 +17,17 @@ from hf_biasensemble.internal.processes import number_started
 
 
 def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:
-    """The dataset of the arguments, checked and decoded; missing splits are held out from the training split.
+    """Loads, checks and decodes a dataset, and holds out missing splits from the training split.
 
     Args:
-        data_args (`DataArguments`): Which data.
-        geometry (`Geometry` or `int`): What becomes of an image of any size; a number of pixels: squashed to that
-            height and width.
+        data_args (`DataArguments`): The dataset and its options.
+        geometry (`Geometry` or `int`): How images are resized; an `int` squashes them to that height and width.
+
+    Returns:
+        `dict[str, ImageSplit]`: `train`, `validation` and `test`, as far as they exist.
 
     Raises:
-        `BiasEnsembleError`: If data, columns, labels or images are not as training needs them.
+        `BiasEnsembleError`: If the dataset, a column, a label or an image is missing or unusable.
     """
     labelled = load_splits(data_args)
     splits = decode_splits(labelled, data_args, geometry, data_args.skip_unreadable_images)
@@ -40,8 +42,8 @@ def load_image_splits(data_args: DataArguments, geometry: Geometry | int) -> dic
 
 
 def parts_to_use(splits: dict[str, ImageSplit], data_args: DataArguments) -> dict[str, ImageSplit]:
-    """Cuts out the splits that are missing, keeps at most so many images as the arguments say, then leaves out and
-    relabels training images as marked; the other splits are the same with and without marks."""
+    """Holds out missing splits, limits the number of images, and then excludes and relabels training images, which
+    leaves other splits unaffected by marks."""
     fold = data_args.fold() if "train" in splits else None
     validation_share = 0.0 if fold else data_args.validation_share
     whole = hold_out(splits, validation_share, data_args.test_share, data_args.split_seed)
@@ -54,20 +56,20 @@ def parts_to_use(splits: dict[str, ImageSplit], data_args: DataArguments) -> dic
 
 
 def _standardised(splits: dict[str, ImageSplit]) -> dict[str, ImageSplit]:
-    """The splits with mean and standard deviation of the vectors to train on, where there are vectors."""
+    """Sets the mean and standard deviation of features to those of the training split."""
     train = splits.get("train")
     if train is None or not isinstance(train.pixels, Features):
         return splits
     mean, std = mean_and_std(train.pixels.values, train.rows)
     made: dict[int, Features] = {}
-    for split in splits.values():  # those cut from train share its vectors
+    for split in splits.values():  # splits held out from train share its features
         assert isinstance(split.pixels, Features)
         made.setdefault(id(split.pixels), replace(split.pixels, mean=mean, std=std))
     return {name: replace(split, pixels=made[id(split.pixels)]) for name, split in splits.items()}
 
 
 def load_training_splits(data_args: DataArguments, geometry: Geometry | int) -> dict[str, ImageSplit]:
-    """[`load_image_splits`] of data that must have a training split."""
+    """[`load_image_splits`] of a dataset that must have a training split."""
     splits = load_image_splits(data_args, geometry)
     if "train" not in splits:
         raise BiasEnsembleError(f"{data_args.dataset_name}: expected a training split, found {', '.join(splits)}")
@@ -75,16 +77,14 @@ def load_training_splits(data_args: DataArguments, geometry: Geometry | int) -> 
 
 
 def stated_aligned_bias(train: ImageSplit, data_args: DataArguments) -> list[str] | None:
-    """What `config.yaml` says of `--aligned_bias`: what the option said, or the majority that was found, so that
-    a run from that file measures the same."""
+    """The `aligned_bias` of `config.yaml`: the option, or the majority found, to reproduce the evaluation."""
     return train.aligned_bias if train.aligned_by == "majority" else data_args.aligned_bias
 
 
 def decode_splits(
     labelled: dict[str, ImageSplit], data_args: DataArguments, geometry: Geometry | int, skip_unreadable: bool
 ) -> dict[str, ImageSplit]:
-    """[`decode_split`] of each, in memory if all together keep to `pixel_memory_limit`; else mapped from a file, and
-    always so where several processes share it."""
+    """Decodes splits into memory or, above `pixel_memory_limit` in total or with several processes, memory-mapped."""
     size = sum(len(split.labels) for split in labelled.values()) * 3 * Geometry.of(geometry).stored_size ** 2
     return {
         name: decode_split(
@@ -100,19 +100,19 @@ def decode_splits(
 
 
 def classes_without_images(split: ImageSplit) -> list[str]:
-    """The classes of the split all of whose images were left out."""
+    """The classes of which all images were excluded."""
     return replace(split, rows=torch.arange(len(split.labels))).classes_lost(split)
 
 
 def image_geometry(model_args: ModelArguments) -> Geometry:
-    """What becomes of an image of any size before the network of these arguments sees it."""
+    """How images are resized for the network of these arguments."""
     return Geometry.of_options(model_args.preprocessing())
 
 
 def image_transform(
     model_args: ModelArguments, augmentation: str = "none", color_jitter: float = 0.0
 ) -> ImageTransform:
-    """`(pixel / 255 / scale - mean) / std`, written as one mean and one standard deviation of pixel / 255."""
+    """Augmentation and `(pixel / 255 / scale - mean) / std`, with the scale folded into mean and std."""
     scale, preprocessing = model_args.image_scale, model_args.preprocessing()
     return ImageTransform(
         image_mean=tuple(scale * value for value in preprocessing["image_mean"]),
@@ -128,18 +128,17 @@ def image_transform(
 def training_transform(
     split: ImageSplit, model_args: ModelArguments, augmentation: str = "none", color_jitter: float = 0.0
 ) -> ImageTransform | FeatureTransform:
-    """What becomes of batches of a split while training: [`image_transform`], or that of features in the place of
-    pixels."""
+    """The transform of training batches: [`image_transform`], or that of the features."""
     if isinstance(split.pixels, Features):
         return split.pixels.transform()
     return image_transform(model_args, augmentation, color_jitter)
 
 
 def check_fingerprint(train: ImageSplit, data_args: DataArguments) -> str:
-    """The fingerprint of the training data, which must be the one asked for, if any."""
+    """The fingerprint of the training data; refuses another one than `--train_fingerprint`."""
     if data_args.train_fingerprint not in (None, train.fingerprint):
         raise BiasEnsembleError(
             f"--train_fingerprint: expected training data {data_args.train_fingerprint}, found {train.fingerprint} in "
-            f"{data_args.dataset_name}; use the data of that run, or leave the option out"
+            f"{data_args.dataset_name}; use the data of that run, or remove the option"
         )
     return train.fingerprint

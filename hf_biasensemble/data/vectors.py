@@ -1,4 +1,4 @@
-"""A column of vectors, from any model of any modality, in place of images."""
+"""Reads vectors, from any model of any modality, instead of images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hf_biasensemble.data.reading.found import is_text, no_column
 from hf_biasensemble.data.reading.tables import is_binary_table, open_binary_tables
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
@@ -16,22 +17,13 @@ _ROWS_AT_ONCE = 1000
 
 
 def vectors_of(data: datasets.Dataset, column: str, where: str) -> np.ndarray:
-    """The vectors (N, D), float32, of a column of lists of numbers.
+    """The vectors (N, D), float32, in a column of lists of numbers.
 
-    Args:
-        data (`datasets.Dataset`): The rows.
-        column (`str`): Name of the column, as `--feature_column` gives it.
-        where (`str`): What to call the rows in messages.
-
-    Raises:
-        `BiasEnsembleError`: If there is no such column, it holds something else, or a row is null, has another length
-            than the first one, or a number that is not finite in float32.
+    Refuses a row that is null, differs in length from the first one, or has a number that is not finite in float32.
+    `where` describes the rows in messages.
     """
     if column not in data.column_names:
-        raise BiasEnsembleError(
-            f"{where}: expected the column {column!r} given by --feature_column, found columns "
-            f"{', '.join(data.column_names)}"
-        )
+        raise no_column(where, f"the column {column!r} given by --feature_column", data, "choose one of them")
     where = f"{where}, column {column!r}"
     parts: list[np.ndarray] = []
     for number, block in enumerate(data.select_columns([column]).with_format("arrow").iter(_ROWS_AT_ONCE)):
@@ -45,7 +37,7 @@ def vectors_of(data: datasets.Dataset, column: str, where: str) -> np.ndarray:
 
 
 def _checked(lists: pa.Array, width: int | None, where: str, first: int) -> np.ndarray:
-    """The rows (n, D) of a block, which begins with this row."""
+    """The vectors (n, D) of a block of rows, the first of which has the number `first`."""
 
     def refuse(bad: np.ndarray, expected: str, found: str) -> None:
         if bad.any():
@@ -68,7 +60,7 @@ def _checked(lists: pa.Array, width: int | None, where: str, first: int) -> np.n
 
 
 def vectors_in(path: Path, column: str) -> Iterator[tuple[str, np.ndarray]]:
-    """[`vectors_of`] a Parquet or Arrow file, or each split of a folder of `save_to_disk`, with the split's name."""
+    """Yields the name and vectors of each split in a folder of `save_to_disk`, or of a table, whose name is empty."""
     if path.is_file() and is_binary_table(path.name):
         found: Any = open_binary_tables([path], str(path.resolve()))
     elif any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
@@ -80,8 +72,6 @@ def vectors_in(path: Path, column: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def texts_of(data: datasets.Dataset, others: list[str | None]) -> datasets.Dataset | None:
-    """The columns of text, to look at, without these others; `None` where there are none."""
-    kinds = ("string", "large_string")
-    names = [name for name, feature in data.features.items() if getattr(feature, "dtype", None) in kinds]
-    shown = [name for name in names if name not in others]
-    return data.select_columns(shown) if shown else None
+    """The columns of text except `others`; `None` if there are none."""
+    names = [name for name in data.column_names if is_text(data, name) and name not in others]
+    return data.select_columns(names) if names else None
