@@ -1,4 +1,4 @@
-"""Counterfactual images: one property of an image changes and the rest stays, to see what a prediction depends on."""
+"""Counterfactual images: one property of an image is changed, to see whether a prediction depends on it."""
 
 import math
 from collections.abc import Sequence
@@ -9,20 +9,19 @@ from hf_biasensemble.data.batches.transforms import luminance
 
 
 def without_color(images: torch.Tensor) -> torch.Tensor:
-    """Grey images (B, 3, H, W) of the same luminance, of uint8 RGB images (B, 3, H, W)."""
+    """Turns uint8 RGB images (B, 3, H, W) grey, with the same luminance."""
     return luminance(images.float()).round().to(torch.uint8).expand_as(images)
 
 
 def recolored(images: torch.Tensor, thirds: int) -> torch.Tensor:
-    """Images (B, 3, H, W) with every hue turned by `thirds` times 120 degrees: red becomes green becomes blue.
-    Brightness (the largest channel), saturation and every shape stay; grey stays grey."""
+    """Rotates the hue of images (B, 3, H, W) by `thirds` times 120 degrees, red to green to blue. Brightness (the
+    largest channel), saturation and shapes stay; grey stays grey."""
     return images.roll(thirds, dims=-3)
 
 
 def with_shuffled_patches(images: torch.Tensor, patches: int = 4, seed: int = 0) -> torch.Tensor:
-    """Images (B, 3, H, W) cut into a grid of `patches` x `patches` that all change places, in the same order for all
-    images: shapes are gone, colour and texture stay. What is left over at the right and at the bottom stays where it
-    is."""
+    """Shuffles a `patches` x `patches` grid of images (B, 3, H, W), in the same order for all, so that every patch
+    moves: colour and texture stay, shapes don't. Pixels at the right and bottom that do not fit the grid stay."""
     count, channels, *sides = images.shape
     high, wide = (side // patches for side in sides)
     shuffled = images.clone()
@@ -36,8 +35,8 @@ def with_shuffled_patches(images: torch.Tensor, patches: int = 4, seed: int = 0)
 
 
 def masked(images: torch.Tensor, inside: bool, color: Sequence[float] = (0.0, 0.0, 0.0)) -> torch.Tensor:
-    """uint8 images (B, 3, H, W) of which one half, inside or outside a centred ellipse, is painted over with `color`,
-    channels in [0, 1]. The ellipse has the aspect ratio of the image and half of its area."""
+    """Paints uint8 images (B, 3, H, W) with `color`, channels in [0, 1], inside or outside a centred ellipse with the
+    aspect ratio and half the area of the image."""
     height, width = images.shape[-2:]
     down, across = ((torch.arange(side, device=images.device) + 0.5) * 2 / side - 1 for side in (height, width))
     is_inside = across**2 + down[:, None] ** 2 < 2 / math.pi
@@ -46,8 +45,8 @@ def masked(images: torch.Tensor, inside: bool, color: Sequence[float] = (0.0, 0.
 
 
 def counterfactuals(images: torch.Tensor, color: Sequence[float] = (0.0, 0.0, 0.0)) -> dict[str, torch.Tensor]:
-    """Every counterfactual of uint8 RGB images (B, 3, H, W) of at least 4 x 4 pixels, by the name to show. Masked
-    parts have this colour: the mean that a network's preprocessing subtracts is least remarkable to it."""
+    """All counterfactuals of uint8 RGB images (B, 3, H, W) of at least 4 x 4 pixels, by the name to show. The best
+    `color` for masks is the mean that the network's preprocessing subtracts."""
     return {
         "grey": without_color(images),
         "hue +120°": recolored(images, 1),

@@ -1,7 +1,4 @@
-"""What predictions depend on: how they change when one property of the images does, and which images show it best.
-
-No bias labels are needed.
-"""
+"""How predictions change with one property of the images, and which images show it best; no bias labels needed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,46 +17,36 @@ from hf_biasensemble.reporting.explain.changed_images import counterfactuals
 from hf_biasensemble.reporting.figures.counterfactuals import ORIGINAL, counterfactual_panel
 
 Classifier = tuple[PreTrainedModel, ImageTransform, ImageSplit]
-"""A model, its preprocessing, and the images as it wants them decoded."""
+"""A model, its preprocessing, and the images decoded for it."""
 
 
 @dataclass(frozen=True)
 class ShownImages:
-    """A few images of a split: their positions in it, int64 (n,), and what is special about them."""
+    """Positions (n,) of a few images in their split, and a title that tells why they were chosen."""
 
     positions: np.ndarray
     title: str
 
 
 def images_to_show(classifiers: Mapping[str, Classifier], num_images: int = 8, batch_size: int = 512) -> ShownImages:
-    """Images that the last classifier gets right and all before it get wrong, bias-conflicting ones where that is
-    known, the classes taking turns; none if there is no such image.
-
-    Args:
-        classifiers: One or several, by the name to show; their splits hold the same images.
-        num_images: Images at most.
-        batch_size: Images at a time when predicting.
-
-    Raises:
-        `BiasEnsembleError`: If a model has other classes than the data.
-    """
-    *_, (_, _, split) = classifiers.values()
+    """At most `num_images` images that the last classifier gets right and all others get wrong, taken from each class
+    in turn; only bias-conflicting ones if known. The splits of all classifiers hold the same images."""
+    *_, (last, (_, _, split)) = classifiers.items()
     measured = split.measured_by()
     labels, conflicting = measured["labels"], measured["is_conflicting"]
     kind = "images" if conflicting is None else "bias-conflicting images"
-    among = np.ones(len(labels), dtype=bool) if conflicting is None else conflicting
-    wanted, special = among, []
-    *_, last = classifiers
+    candidates = np.ones(len(labels), dtype=bool) if conflicting is None else conflicting
+    wanted, answers = candidates, []
     for name, (model, transform, images) in classifiers.items():
         is_right = predict_classes(model, images, transform, batch_size) == labels
         wanted = wanted & (is_right if name == last else ~is_right)
-        special.append(f"{name} {'right' if name == last else 'wrong'}")
-    title = f"{wanted.sum():,} of {among.sum():,} {kind}: {' and '.join(special)}"
+        answers.append(f"{name} {'right' if name == last else 'wrong'}")
+    title = f"{wanted.sum():,} of {candidates.sum():,} {kind}: {' and '.join(answers)}"
     return ShownImages(classes_in_turn(np.flatnonzero(wanted), labels)[:num_images], title)
 
 
 def classes_in_turn(candidates: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The candidates with the first of every class before the second of any."""
+    """Reorders candidates so that the first of every class comes before the second of any."""
     classes = pd.Series(labels[candidates])
     return candidates[np.lexsort((classes, classes.groupby(classes).cumcount()))]
 
@@ -67,12 +54,12 @@ def classes_in_turn(candidates: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def measure_reliance(
     classifiers: Mapping[str, Classifier], num_images: int = 500, batch_size: int = 64, seed: int = 0
 ) -> pd.DataFrame:
-    """How many predictions change under each of the [`counterfactuals`], on at most `num_images` images drawn with
+    """Counts predictions that change under each of the [`counterfactuals`], on at most `num_images` images drawn with
     `seed`.
 
-    Returns a row for each `model` and `counterfactual`: `images`, how many of their predictions `changed`, the
-    `fraction` with its 95% confidence interval, `low` to `high`, and `probability_change`, the mean change of the
-    probability of the class predicted for the original, in [-1, 1].
+    Returns a row per `model` and `counterfactual`: `images`, how many `changed`, that `fraction` with its 95%
+    confidence interval `low` to `high`, and `probability_change`, the mean change in [-1, 1] of the probability of
+    the class predicted for the original.
     """
     rows = []
     for name, (model, transform, split) in classifiers.items():
@@ -95,8 +82,7 @@ def measure_reliance(
 def _probabilities(
     model: PreTrainedModel, transform: ImageTransform, split: ImageSplit, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Probabilities (n, C) of the classes for the images of a split, and for versions of them that are changed as the
-    network sees them, before normalisation."""
+    """Class probabilities (n, C) for the images of a split and each of their counterfactuals."""
     device = next(model.parameters()).device
     parts: dict[str, list[torch.Tensor]] = {}
     for rows in split.rows.split(batch_size):
@@ -109,6 +95,7 @@ def _probabilities(
 def _versions(
     split: ImageSplit, rows: torch.Tensor, transform: ImageTransform, device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:
+    """The images as the network sees them but for normalization, and their counterfactuals."""
     pixels = transform.seen(split.pixels.index_select(0, rows)).to(device)
     return {ORIGINAL: pixels, **counterfactuals(pixels, transform.image_mean)}
 
@@ -116,7 +103,7 @@ def _versions(
 def write_counterfactuals(
     classifiers: Mapping[str, Classifier], shown: ShownImages, file: str | Path, batch_size: int = 64
 ) -> Path:
-    """Draws the images that [`images_to_show`] chose, their counterfactuals, and what each classifier predicts."""
+    """Draws the images of [`images_to_show`], their counterfactuals and the predictions of each classifier."""
     found = {
         name: _probabilities(model, transform, split.select(shown.positions), batch_size)
         for name, (model, transform, split) in classifiers.items()
@@ -128,7 +115,7 @@ def write_counterfactuals(
 
 
 def reliance_text(table: pd.DataFrame) -> str:
-    """The table of [`measure_reliance`] for a terminal: percent, a row for each counterfactual."""
+    """Formats the table of [`measure_reliance`] in percent, a row per counterfactual and a column per model."""
     cells = [f"{100 * row.fraction:.0f} ({100 * row.low:.0f}-{100 * row.high:.0f})" for row in table.itertuples()]
     wide = table.assign(cell=cells).pivot(index="counterfactual", columns="model", values="cell")
     wide = wide.loc[table["counterfactual"].unique(), table["model"].unique()]

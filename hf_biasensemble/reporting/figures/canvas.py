@@ -1,4 +1,4 @@
-"""What all pictures have in common: size, colours, axes, names, files. matplotlib is imported when one is drawn."""
+"""The common look of all figures. matplotlib is imported only when one is drawn."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # The colour-blind-safe palette of Okabe and Ito, without its yellow, which is too pale for lines on white.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^v"  # besides the colour
+MARKERS = "osD^v"
 GREY = "#555555"
 PALE = "#DDDDDD"
 
@@ -23,13 +23,13 @@ GROUP_LOOKS = {
     CONFLICTING: (COLORS[0], MARKERS[0]),
     "Unbiased": (COLORS[2], MARKERS[2]),
 }
-"""Colour and marker of each group, the same in every picture."""
+"""Colour and marker of each group in all figures."""
 MODEL_COLORS = ("#7F7F7F", COLORS[3])
-"""Of the model that another is compared with, and of that other; neither is the colour of a group."""
+"""Colours of the baseline and the model compared with it, unlike those of the groups."""
 
 
 def new_figure(width: float, height: float, row_gap: float = 0.04, column_gap: float = 0.04) -> "Figure":
-    """A figure (inches) for files only: it never opens a window or touches the state of pyplot."""
+    """A figure, sized in inches, that does not touch the state of pyplot or open a window."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -37,7 +37,7 @@ def new_figure(width: float, height: float, row_gap: float = 0.04, column_gap: f
 
 
 def tidy(panel: "Axes", title: str = "", xlabel: str = "", ylabel: str = "", grid: Literal["x", "y"] = "y") -> None:
-    """Title to the left, quiet labels, ticks and grid lines, no box."""
+    """Sets a left-aligned title, muted labels and grid lines, and removes the frame."""
     panel.set_title(title, fontsize=12, loc="left")
     panel.set_xlabel(xlabel, color=GREY)
     panel.set_ylabel(ylabel, color=GREY)
@@ -48,15 +48,14 @@ def tidy(panel: "Axes", title: str = "", xlabel: str = "", ylabel: str = "", gri
 
 
 def plain(name: str, longest: int = 24) -> str:
-    """A class or file name as text of one line that a font can draw: cut to `longest` characters, and no formula even
-    with dollar signs."""
+    """Puts a name on one line that fonts can draw, cut to `longest` characters, with dollar signs escaped."""
     name = drawable(" ".join(name.split()))
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return name.replace("$", r"\$")
 
 
 def save(figure: "Figure", file: str | Path) -> Path:
-    """Writes the picture in the format that the name ends in (.png, .svg, .pdf)."""
+    """Writes the figure in the format given by the suffix (.png, .svg, .pdf)."""
     from matplotlib.text import Text
 
     file = Path(file)

@@ -1,4 +1,4 @@
-"""Pictures of counterfactual images, and of what predictions depend on."""
+"""Figures of counterfactual images and of how often predictions change on them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,18 +23,10 @@ def counterfactual_panel(
     title: str,
     file: str | Path,
 ) -> Path:
-    """Draws a row for each image with a column for each version of it, and below what each model predicts.
+    """Draws a row per image with the predictions below each version of it; those that change are bold, with an arrow.
 
-    A bar is as long as the probability of the class predicted for the original; a prediction that has changed is bold,
-    with an arrow.
-
-    Args:
-        images: Versions of the n images, uint8 (n, 3, H, W), by name; `ORIGINAL` first.
-        labels: True classes (n,).
-        probabilities: Those of at most two models for each version, (n, C), by the name to show.
-        class_names: Names of the classes.
-        title: Title of the picture.
-        file: Image to write (.png, .svg, .pdf), as for all figures.
+    `images` are versions of n images, uint8 (n, 3, H, W), `ORIGINAL` first; `labels` are the true classes (n,);
+    `probabilities` are by model (at most two) and version, (n, C).
     """
     colors = MODEL_COLORS[-len(probabilities) :]
     rows, columns = len(labels), len(images)
@@ -74,7 +66,7 @@ def counterfactual_panel(
 def _draw_prediction(
     cell: "Axes", line: int, before: np.ndarray, after: np.ndarray, class_names: Sequence[str], color: str
 ) -> None:
-    """What probabilities (C,) before and after an image was changed make of its prediction."""
+    """Draws the prediction for a changed image from probabilities (C,) `before` and `after` the change."""
     changed = after.argmax() != before.argmax()
     weight, text_color = ("bold", "black") if changed else ("normal", GREY)
     name = plain(class_names[int(after.argmax())], 13)
@@ -86,8 +78,7 @@ def _draw_prediction(
 
 
 def reliance_figure(table: pd.DataFrame, file: str | Path) -> Path:
-    """Draws what [`measure_reliance`] found of at most two models: which fraction of the predictions changes under
-    each counterfactual, with intervals."""
+    """Draws the fractions of changed predictions in the table of [`measure_reliance`], for at most two models."""
     names, models = table["counterfactual"].unique(), table["model"].unique()
     figure = new_figure(6.4, 0.42 * len(names) + 1.5)
     panel = figure.subplots()

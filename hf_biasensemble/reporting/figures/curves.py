@@ -1,4 +1,4 @@
-"""Learning curves, from the `history.csv` of runs."""
+"""Learning curves from the `history.csv` of runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +18,7 @@ from hf_biasensemble.reporting.figures.canvas import (
     tidy,
 )
 
-_GROUPS = {
-    "aligned_accuracy": ALIGNED,
-    "conflicting_accuracy": CONFLICTING,
-    "unbiased_accuracy": "Unbiased",
-}
+_GROUPS = {"aligned_accuracy": ALIGNED, "conflicting_accuracy": CONFLICTING, "unbiased_accuracy": "Unbiased"}
 _ESTIMATED = "Validation, estimated\nwithout bias labels"
 _DIFFICULTIES = dict(
     zip(DIFFICULTIES, ("Relative difficulty", "Biased model's loss", "Debiased model's loss"), strict=True)
@@ -30,18 +26,18 @@ _DIFFICULTIES = dict(
 
 
 def accuracy_curves(histories: Mapping[str, str | Path], file: str | Path, split: str = "test") -> Path:
-    """Draws aligned, conflicting and unbiased accuracy over the steps, one panel each and one line per run.
+    """Plots bias-aligned, bias-conflicting and unbiased accuracy over the steps, a panel each with a line per run.
 
     Args:
         histories (`Mapping[str, str | Path]`): The `history.csv` of each run, by the name to show.
         file (`str` or `Path`): Image to write (.png, .svg, .pdf).
-        split (`str`, *optional*, defaults to `"test"`): Whose accuracy.
+        split (`str`, *optional*, defaults to `"test"`): The evaluated split, `"validation"` or `"test"`.
 
     Returns:
-        `Path`: `file`. A panel that no run has values for is left out.
+        `Path`: `file`. Panels without values are omitted.
 
     Raises:
-        `BiasEnsembleError`: If there are no runs, a history cannot be read, or it has no such accuracy.
+        `BiasEnsembleError`: If there are no runs, or a history is unreadable or lacks accuracy by group.
     """
     columns = {f"{split}_{metric}": name for metric, name in _GROUPS.items()}
     runs = {name: _read_history(history) for name, history in histories.items()}
@@ -61,9 +57,8 @@ def accuracy_curves(histories: Mapping[str, str | Path], file: str | Path, split
 
 
 def run_curves(history: str | Path, file: str | Path) -> Path | None:
-    """Draws the accuracy of one run over its steps, a panel for each split and a line for each group; where members
-    judged the run, a panel of its own shows what they estimate without bias labels. `None` if the run was never
-    evaluated."""
+    """Draws the accuracy of one run over its steps: a panel per split, and one for estimates without bias labels, with
+    a line per group. `None` if the run was never evaluated."""
     metrics = {"accuracy": "All", **_GROUPS}
     splits = ("validation", "test")
     panels = {split.capitalize(): {f"{split}_{metric}": name for metric, name in metrics.items()} for split in splits}
@@ -72,9 +67,8 @@ def run_curves(history: str | Path, file: str | Path) -> Path | None:
 
 
 def difficulty_curves(history: str | Path, file: str | Path) -> Path | None:
-    """Draws how hard the training images are for the two networks of LfF or DisEnt over the steps: the mean relative
-    difficulty, which weights the debiased network's samples, and the mean scaled losses that it comes from, for
-    aligned and conflicting images apart where that is known. `None` if the run logged nothing of the kind."""
+    """Draws mean relative difficulty and the scaled losses of LfF's or DisEnt's two networks over the steps, by group
+    if known. `None` if the run did not log them."""
     groups = {"": "All", "aligned_": ALIGNED, "conflicting_": CONFLICTING}
     panels = {
         title: {f"train_{group}{metric}": name for group, name in groups.items()}
@@ -84,7 +78,7 @@ def difficulty_curves(history: str | Path, file: str | Path) -> Path | None:
 
 
 def _read_history(file: str | Path) -> pd.DataFrame:
-    """What was measured, by step; columns without values are left out."""
+    """Evaluations by step, without empty columns."""
     try:
         return pd.read_csv(file, index_col="step", dtype=float).dropna(axis="columns", how="all")
     except (OSError, ValueError) as error:
@@ -98,7 +92,7 @@ def _draw_groups(
     ylabel: str,
     percent: bool = False,
 ) -> Path | None:
-    """Panels by title, each with the columns of one history to draw and the group that each is of."""
+    """Draws columns of one history; `panels` give the group of each column by the panel's title."""
     if not Path(file_of_history).exists():
         return None
     history = _read_history(file_of_history)
@@ -116,8 +110,7 @@ def _draw(
     file: str | Path,
     percent: bool,
 ) -> Path:
-    """Panels by title, side by side, with named lines over the steps, by colour and marker of the name; shares are
-    drawn as percentages or as they are. A panel without lines is left out."""
+    """Draws panels side by side, by title, each with lines by name; `looks` are the colour and marker of a name."""
     panels = {title: curves for title, curves in panels.items() if curves}
     figure = new_figure(2.6 * len(panels) + 1.6, 3.1, column_gap=0.1)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

@@ -1,4 +1,4 @@
-"""A picture of accuracy by group: classes against values of the bias attribute."""
+"""A heat map of accuracy by class and bias attribute."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from hf_biasensemble.evaluation.accuracy import accuracy_by_group
 from hf_biasensemble.reporting.figures.canvas import GREY, PALE, new_figure, plain, save
 
 WIDEST = 40
-"""Classes, or values of the attribute, above which the cells could not be read."""
+"""Most classes or values of the attribute; with more, the cells are unreadable."""
 
 
 def group_heat_map(
@@ -20,16 +20,10 @@ def group_heat_map(
     attribute_names: Sequence[str],
     file: str | Path,
 ) -> Path | None:
-    """Draws the accuracy in each group of class (rows) and bias attribute (columns), with the number in the cell; a
-    group without images is grey with a dash. `None` if there are more than `WIDEST` classes or values.
+    """Draws accuracy by class (rows) and bias attribute (columns); groups without images are grey with a dash. `None`
+    if there are more than `WIDEST` of either.
 
-    Args:
-        predictions: Predicted classes (N,).
-        labels: True classes (N,).
-        attribute: Bias label of each image, or whether it is bias-conflicting (N,).
-        class_names: Names of the classes.
-        attribute_names: Names of the values of the attribute.
-        file: Image to write.
+    `predictions`, `labels` and `attribute` are (N,); the attribute is the bias label, or whether bias-conflicting.
     """
     shape = (len(class_names), len(attribute_names))
     if max(shape) > WIDEST:

@@ -1,4 +1,4 @@
-"""A picture of how the biased members of BiasEnsemble vote on the training images."""
+"""A histogram of the votes of the biased members."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ _BINS = 20
 
 
 def selection_histogram(selection: Selection, file: str | Path) -> Path:
-    """Draws how many training images have which mean member probability and how many votes, on a logarithmic scale;
-    bias-aligned and bias-conflicting ones apart where that is known."""
+    """Draws the number of training images by mean member probability and by votes, on a logarithmic scale, by group if
+    known."""
     groups = {"All": np.ones(len(selection.index), dtype=bool)}
     if selection.is_conflicting is not None:
         groups = {ALIGNED: ~selection.is_conflicting, CONFLICTING: selection.is_conflicting}
@@ -37,12 +37,12 @@ def selection_histogram(selection: Selection, file: str | Path) -> Path:
     by_probability.yaxis.set_major_formatter("{x:,.0f}")
     for panel in (by_probability, by_votes):
         panel.minorticks_off()
-    by_probability.set_ylim(bottom=0.7)  # so that a single image is seen
+    by_probability.set_ylim(bottom=0.7)  # so that a bar of one image is visible
     by_probability.set_xlim(0, 1)
-    tidy(by_votes, "Votes", "members that are confident of it")
+    tidy(by_votes, "Votes", "members confident of the image's class")
     by_votes.set_xticks(votes if len(votes) <= 12 else votes[:: -(-len(votes) // 12)])
     kept = np.flatnonzero(selection.is_selected)
-    if len(kept) and selection.provenance.get("member_keep") is None:  # else votes do not decide
+    if len(kept) and selection.provenance.get("member_keep") is None:  # with it, votes do not decide
         fewest = selection.votes[kept].min()
         by_votes.axvline(fewest - 0.5, color=GREY, linestyle="--", linewidth=1.2, label="kept: right of the line")
     handles, labels = by_votes.get_legend_handles_labels()

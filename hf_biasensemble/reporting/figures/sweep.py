@@ -1,4 +1,4 @@
-"""A picture of a sweep: accuracy by method, with the spread over seeds."""
+"""A figure of accuracy by method, with the spread over seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +15,7 @@ def sweep_figure(
 ) -> Path:
     """Draws accuracy by method: a point for the mean over seeds, a bar for the standard deviation, a tick per seed.
 
-    Args:
-        values: Percentages of each metric, one per seed, by (data, method); a panel per data.
-        metrics: The metrics to draw, with the name to show.
-        file: Image to write.
+    `values` are percentages by (data, method) and metric, one per seed; `metrics` are the names to show.
     """
     data = list(dict.fromkeys(name for name, _ in values))
     methods = list(dict.fromkeys(method for _, method in values))
