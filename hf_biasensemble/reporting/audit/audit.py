@@ -1,9 +1,5 @@
-"""A selection as something to look at: `audit.html`, and the full list beside it as `audit.csv` and `audit.parquet`.
-
-The list orders the training images from the one that the biased members give the lowest mean probability of its own
-class. Bias labels, where there are any, only measure how good that list is. The words are in
-`audit_page.html.jinja`, what the page warns of is in `weak_signals.py`.
-"""
+"""The files of an audit: a page to look at, and a list of all training images, most suspicious first. Bias labels only
+measure how good the list is."""
 
 from pathlib import Path
 from typing import Any
@@ -24,12 +20,11 @@ from hf_biasensemble.reporting.audit.audit_page import WIDEST_TABLE, confusions,
 from hf_biasensemble.reporting.audit.weak_signals import contradicting, weak_signals
 from hf_biasensemble.selection import Selection, outdated
 
-TOP_K = 12
 PAGE_BUDGET = 14_000_000
-"""Bytes of the page that images and their rows may take; what does not fit is in the list beside it only."""
+"""Bytes of the page for images and their rows; the rest is only in the list."""
 
 HIGH_PROBABILITY = 0.9
-"""All members must give another class at least this for a possible label error."""
+"""A possible label error is an image for which each member gives another class at least this probability."""
 
 _MOST_CLASSES_LISTED = 200
 _SETTINGS = (
@@ -44,24 +39,12 @@ def write_audit(
     split: ImageSplit,
     dataset_name: str,
     config_name: str | None = None,
-    top_k: int = TOP_K,
+    top_k: int = 12,
     page_budget: int = PAGE_BUDGET,
 ) -> Path:
-    """Writes `audit.html` (below 20 MB whatever the dataset), `audit.csv` and `audit.parquet` for the selection in
-    `output_dir/selection`, and returns the page.
-
-    Args:
-        output_dir: Folder of a run of training or of the audit.
-        split: The training split that the selection was made of; only the pixels shown are read.
-        dataset_name: Hub id or path of the dataset; of a path, the page shows the last part.
-        config_name: Configuration of the dataset, for the title.
-        top_k: Typical and flagged images shown of each class, at least 1.
-        page_budget: Bytes of the page for images and their rows.
-
-    Raises:
-        `BiasEnsembleError`: If there is no readable selection, it does not say what the members predict, or it was
-            made of another split.
-    """
+    """Writes `audit.html` (always below 20 MB), `audit.csv` and `audit.parquet` for the selection in
+    `output_dir/selection`, which was made from `split`, and returns the page. It shows `top_k` typical and flagged
+    images of each class."""
     folder = Path(output_dir)
     selection = Selection.load(folder / "selection")
     if selection.predicted_labels is None:
@@ -69,7 +52,7 @@ def write_audit(
     if not np.array_equal(selection.index, split.rows.numpy()):
         raise BiasEnsembleError(
             f"expected the selection in {folder} to be of this training split ({len(split):,} images), found one of "
-            f"another ({len(selection.index):,} images); use the dataset that it was made of"
+            f"another ({len(selection.index):,} images); use the dataset that it was made from"
         )
     page, csv, parquet = (folder / name for name in AUDIT_FILES)
     order = suspicion_order(selection)
@@ -86,7 +69,6 @@ def write_audit(
     title = local.resolve().name if local.exists() else dataset_name
     variables = {
         "title": f"{title}, {config_name}" if config_name else title,
-        "list_files": [csv.name, parquet.name],
         "can_judge": (folder / "selection" / MEMBERS_FILE).exists(),
         **_numbers(selection, split, order),
         "confusions": confusions(selection, split),
@@ -109,27 +91,26 @@ def write_audit(
 
 
 def suspicion_order(selection: Selection) -> np.ndarray:
-    """Positions (N,) of the samples, the lowest mean probability first; of equal ones, that with fewer votes."""
+    """Positions (N,) of the samples, lowest mean probability first, then fewest votes."""
     return np.lexsort((selection.index, selection.votes, selection.mean_probability))
 
 
 def possible_label_errors(selection: Selection, order: np.ndarray) -> np.ndarray:
-    """Positions, the most confident first, of images that all members assign to the same other class with
-    `HIGH_PROBABILITY` or more."""
+    """Positions of the possible label errors, most confident first."""
     assert selection.predicted_labels is not None and selection.lowest_probability is not None
-    # More than half of the probability from each member implies that all of them hold that class most probable.
+    # A member that gives a class more than half of the probability predicts it.
     other = selection.predicted_labels != selection.labels
     found = order[(other & (selection.lowest_probability >= HIGH_PROBABILITY))[order]]
     return found[np.argsort(-selection.lowest_probability[found], kind="stable")]
 
 
 def table_of(selection: Selection, split: ImageSplit, dataset_name: str) -> pa.Table:
-    """What is known of the N samples, in the order of the selection; columns without content are left out."""
+    """The list in the order of the selection, without empty columns."""
 
     def named(numbers: np.ndarray | None, names: list[str] | None) -> pa.Array | None:
         if numbers is None or names is None:
             return None
-        return pa.array(names).take(pa.array(numbers % len(names)))  # -1, unknown, is the last
+        return pa.array(names).take(pa.array(numbers % len(names)))  # unknown is -1, the last name
 
     columns = {
         "index": selection.index,
@@ -149,11 +130,10 @@ def table_of(selection: Selection, split: ImageSplit, dataset_name: str) -> pa.T
 
 
 def file_names(split: ImageSplit, dataset_name: str) -> pa.ChunkedArray | None:
-    """Names (N,) of the files of the split's samples, below the folder of the dataset, or of its table, where they
-    are there; null where there is none, and `None` instead of the array if that is everywhere."""
+    """File names (N,), relative to the folder of the dataset or its table; null if unknown, `None` if all are."""
     if split.images is None:
         return None
-    # Flattened, so that the images themselves are not read.
+    # Flattened to avoid reading the images.
     paths = split.images.flatten().select_columns(["image.path"]).with_format("arrow")[:]["image.path"]
     names = paths.cast(pa.string()).take(pa.array(split.rows.numpy()))
     local = Path(dataset_name).expanduser()
@@ -164,7 +144,7 @@ def file_names(split: ImageSplit, dataset_name: str) -> pa.ChunkedArray | None:
 
 
 def without_formulas(table: pa.Table) -> pa.Table:
-    """The table with a single quote before each text that a spreadsheet would read as a formula; numbers stay."""
+    """Puts a single quote before each string that a spreadsheet would run as a formula."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
             column = pc.replace_substring_regex(table[field.name], FORMULA_START, r"'\1")
@@ -173,8 +153,8 @@ def without_formulas(table: pa.Table) -> pa.Table:
 
 
 def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[str, Any]]:
-    """How many of the first k images are bias-conflicting, for round k and for the number of flagged images; empty
-    where that is unknown, or where no image is bias-conflicting."""
+    """Bias-conflicting images among the first k, for round k and for all flagged images; empty if unknown or if no
+    image is bias-conflicting."""
     conflicting = selection.is_conflicting
     if conflicting is None or not conflicting.any():
         return []
@@ -189,7 +169,7 @@ def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[s
 
 
 def _numbers(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict[str, Any]:
-    """The numbers of the page that need no images."""
+    """Variables of the template that need no images."""
     names = split.class_names
 
     def by_class(values: np.ndarray | None = None) -> np.ndarray:
@@ -220,7 +200,7 @@ def _numbers(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict
 
 
 def _heat_map(selection: Selection, split: ImageSplit) -> dict[str, Any] | None:
-    """Images, and the flagged ones among them, by class and bias label or, without these, by class and conflict."""
+    """[images, flagged images] by class and bias label or, without these, by class and bias-conflicting or not."""
     if selection.bias_labels is not None:
         columns, group = split.bias_names or [], selection.bias_labels
     elif selection.is_conflicting is not None:

@@ -1,7 +1,4 @@
-"""What the audit page shows: which images, with what is known of them, and which classes are confused.
-
-The words are in `audit_page.html.jinja`, its style and script in the files included there.
-"""
+"""The data of the audit page: the images it shows and the classes that are confused."""
 
 import base64
 import io
@@ -22,13 +19,13 @@ from hf_biasensemble.reporting.audit.weak_signals import contradicting
 from hf_biasensemble.selection import Selection
 
 WIDEST_TABLE = 40
-"""Classes or bias labels at most, for a table of two of them."""
+"""Most classes or bias labels in a table of both."""
 
 _LONGEST_TEXT = 1000  # characters of a column
-_LONGEST_SIDE = 384  # pixels: enough to judge a photograph, and some 500 of them fit into the page
+_LONGEST_SIDE = 384  # pixels: enough to judge a photograph, and about 500 fit into the page
 _IMAGES_AT_ONCE = 64
 _MOST_PAIRS = 8
-_FEWEST_CONFUSED = 10  # images; below, a pair of classes may be chance
+_FEWEST_CONFUSED = 10  # images; fewer may be chance
 
 
 def page_data(
@@ -40,10 +37,8 @@ def page_data(
     top_k: int,
     budget: int,
 ) -> dict[str, Any]:
-    """What the script of the page works with: the rows of the images shown, and which of them go where.
-
-    Half of the budget is for the classes; flagged images and possible label errors, in turn, fill the rest.
-    """
+    """The data of the page's script: rows of images, and which rows each part of the page shows. Half of the budget
+    (bytes) is for the classes; flagged images and possible label errors, in turn, fill the rest."""
     contradicts = contradicting(selection)
     flagged = order[~selection.is_selected[order]]
     contradict = contradicts[flagged]
@@ -66,7 +61,7 @@ def page_data(
     place = {position: number for number, position in enumerate(rows)}
 
     def shown(positions: np.ndarray) -> list[int]:
-        """Only the start of a list, without gaps, though an image from further down may be shown elsewhere."""
+        """The first positions up to one that is not on the page: a list has no gaps."""
         return [place[position] for position in takewhile(place.__contains__, map(int, positions))]
 
     return {
@@ -81,7 +76,7 @@ def page_data(
 
 
 def _first_of_each_class(labels: np.ndarray, positions: np.ndarray, num_classes: int, top_k: int) -> list[np.ndarray]:
-    """The first `top_k` of the positions that are of each class."""
+    """The first `top_k` positions of each class."""
     own = labels[positions].astype(np.int32)
     starts = np.r_[0, np.cumsum(np.bincount(own, minlength=num_classes))]
     by_class = np.argsort(own, kind="stable")
@@ -89,7 +84,7 @@ def _first_of_each_class(labels: np.ndarray, positions: np.ndarray, num_classes:
 
 
 def _in_turn(*ranked: Sequence[int] | np.ndarray) -> Iterator[int]:
-    """The elements of all lists, once each: the first ones of every list, then the second ones, and so on."""
+    """Interleaves lists: the first element of every list, then the second ones, and so on, each element once."""
     seen: set[int] = set()
     for number in range(max(map(len, ranked))):
         for position in (int(some[number]) for some in ranked if number < len(some)):
@@ -99,7 +94,7 @@ def _in_turn(*ranked: Sequence[int] | np.ndarray) -> Iterator[int]:
 
 
 def _rows(table: pa.Table, split: ImageSplit, positions: Iterator[int]) -> Iterator[tuple[int, list]]:
-    """Each position with its row of the table, hash and thumbnail; images are read as far as wanted."""
+    """Each position with its row of the table, hash and thumbnail; images are only read as needed."""
     while some := list(islice(positions, _IMAGES_AT_ONCE)):
         for position, row in zip(some, table.take(pa.array(some)).to_pylist(), strict=True):
             values = [round(value, 6) if isinstance(value, float) else value for value in row.values()]
@@ -107,8 +102,7 @@ def _rows(table: pa.Table, split: ImageSplit, positions: Iterator[int]) -> Itera
 
 
 def text_of(split: ImageSplit, row: int) -> str | None:
-    """The texts of a row of the split as loaded, each with the name of its column if there are several; `None` if
-    there are none."""
+    """The texts of a row, with the names of their columns if there are several; `None` without text columns."""
     if split.texts is None:
         return None
     texts = {name: text for name, text in split.texts[row].items() if text}
@@ -117,8 +111,7 @@ def text_of(split: ImageSplit, row: int) -> str | None:
 
 
 def _thumbnail(split: ImageSplit, row: int) -> str:
-    """A small version of an image: of its file, in the file's aspect ratio, or else of the decoded pixels, uint8
-    (3, S, S). Empty if there are neither."""
+    """A thumbnail of the image file or else of the decoded pixels, uint8 (3, S, S); empty for vectors."""
     if split.images is not None:
         return thumbnail(upright_image(split.images[row]["image"]))
     if split.has_vectors:
@@ -128,7 +121,7 @@ def _thumbnail(split: ImageSplit, row: int) -> str:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """The image, which becomes small, as a WebP in base64."""
+    """Shrinks the image in place and returns it as WebP in base64."""
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=80)
@@ -136,8 +129,8 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def confusions(selection: Selection, split: ImageSplit) -> list[dict[str, Any]]:
-    """The classes that the members confuse in ten or more flagged images, the most frequent pairs first, with the most
-    frequent bias label of these images where bias labels have names."""
+    """Pairs of classes that the members confuse in ten or more flagged images, most frequent first, with the most
+    frequent bias label of these images if bias labels have names."""
     assert selection.predicted_labels is not None
     number = len(split.class_names)
     confused = np.flatnonzero(contradicting(selection))
@@ -152,7 +145,7 @@ def confusions(selection: Selection, split: ImageSplit) -> list[dict[str, Any]]:
         pair |= {"bias": None, "bias_count": 0}
         if selection.bias_labels is not None and split.bias_names:
             biases = selection.bias_labels[confused][codes == found[place]]
-            biases = np.bincount(biases % len(split.bias_names))  # -1, unknown, is the last
+            biases = np.bincount(biases % len(split.bias_names))  # unknown is -1, the last name
             pair |= {"bias": split.bias_names[biases.argmax()], "bias_count": int(biases.max())}
         pairs.append(pair)
     return pairs
