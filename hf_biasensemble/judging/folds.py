@@ -1,9 +1,6 @@
-"""Ranks candidates on the images that contradict the shortcut, by folds and without bias labels.
+"""Ranks candidates without bias labels, by accuracy on the training images whose class the members find least likely.
 
-Each candidate predicts every training image with a model that never saw it. Biased members, trained on other images as
-well, give the lowest probability of their class to the images that most likely contradict the shortcut. Accuracy on
-these ranks candidates, but does not estimate the accuracy on bias-conflicting images: many of them are merely hard or
-mislabelled.
+This does not estimate the accuracy on bias-conflicting images: many of these are merely hard or mislabelled.
 """
 
 import math
@@ -62,16 +59,16 @@ class Choice:
             return f"Judged by folds without bias labels: cannot tell; {self.doubt}. {self.chosen} is trained."
         by_name = {candidate.name: candidate for candidate in self.candidates}
         best, plain = by_name[self.chosen], by_name[self.baseline]
-        where = f"the {self.hardest} of {self.images:,} training images that the members find least like their class"
+        where = f"the {self.hardest} of {self.images:,} training images whose class the members find least likely"
         if self.chosen == self.baseline:
             return (
-                f"Judged by folds without bias labels: {self.chosen}, since no other of {len(self.candidates)} "
-                f"candidates that costs little is better on {where} ({100 * best.on_hardest:.0f}%)."
+                f"Judged by folds without bias labels: {self.chosen}, since none of {len(self.candidates)} candidates "
+                f"with acceptable accuracy on all images beats it on {where} ({100 * best.on_hardest:.0f}% correct)."
             )
         chance = "" if self.is_better else "cannot tell this from chance, "
         cost = f"costs {100 * best.costs:.1f}" if best.costs >= 0 else f"gains {-100 * best.costs:.1f}"
         return (
-            f"Judged by folds without bias labels: {self.chosen} of {len(self.candidates)} candidates, right on "
+            f"Judged by folds without bias labels: {self.chosen} out of {len(self.candidates)} candidates, correct on "
             f"{100 * best.on_hardest:.0f}% of {where}, {self.baseline} on {100 * plain.on_hardest:.0f}% "
             f"({chance}p = {self.p_value:.2g}); it {cost} points of accuracy on all images."
         )
@@ -114,16 +111,9 @@ def choose(
 ) -> Choice:
     """Chooses the candidate with the best accuracy on the hardest images, among those that cost little on all images.
 
-    Ties go to the baseline, then to the first: the ranking images are so few that several candidates often get all of
-    them right, and accuracy on all images would favour the one that changes least.
-
-    Args:
-        correct (`Mapping[str, np.ndarray]`): By candidate, in order of preference, whether a model that never saw an
-            image classifies it correctly (N,). Includes the baseline.
-        label_probability (`np.ndarray` of shape (N,)): Probability of the true class by members that never saw the
-            image.
-        baseline (`str`): Name of the ordinary classifier.
-        accept_loss (`float`): Accepted loss of accuracy on all images, in [0, 1].
+    Both `correct` (N,), by candidate in order of preference, and `label_probability` (N,), by the members, come from
+    models that never saw the image. Ties go to the baseline, then to the first: several candidates often get all of
+    the few hardest images right, and accuracy on all images would favour the one that changes least.
     """
     hardest = hardest_images(label_probability)
     right = {name: np.asarray(values, dtype=np.float64) for name, values in correct.items()}

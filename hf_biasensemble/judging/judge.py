@@ -1,6 +1,7 @@
 """Judges the models of a run without bias labels and compares them with others."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,7 @@ def judgement(model: HeldOutPredictions, other: HeldOutPredictions | None, other
 def before_repair(
     inputs: Inputs, names: Sequence[str], device: torch.device, batch_size: int
 ) -> dict[str, HeldOutPredictions]:
-    """Predictions for these splits by the classifier that a run repairs; empty for other runs.
-
-    Empty as well, with a printed reason, if its classes, image size or resizing differ.
-    """
+    """Predictions by the classifier that a run repairs; empty if there is none, or its classes or resizing differ."""
     name, geometry = inputs.image_args.init_from, image_geometry(inputs.image_args)
     if not (name and inputs.image_args.freeze_backbone and names):
         return {}
@@ -93,10 +91,10 @@ def before_repair(
 
 def of_other_run(folder: str | None, train_fingerprint: str) -> tuple[HeldOutPredictions | None, str]:
     """Predictions and method of a finished run on the same training images."""
-    try:
-        config = yaml.safe_load((Path(str(folder)) / CONFIG_FILE).read_text(encoding="utf-8"))
-        if folder and config["train_fingerprint"] == train_fingerprint:
-            return HeldOutPredictions.load(folder, "validation"), str(config["method"])
-    except (OSError, KeyError, TypeError, ValueError, BiasEnsembleError):
-        pass  # unfinished, or written by a version without such tables
+    if folder:
+        # The run may be unfinished, or from a version without such tables.
+        with suppress(OSError, KeyError, TypeError, ValueError, BiasEnsembleError):
+            config = yaml.safe_load((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+            if config["train_fingerprint"] == train_fingerprint:
+                return HeldOutPredictions.load(folder, "validation"), str(config["method"])
     return None, ""

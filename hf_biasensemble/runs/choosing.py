@@ -81,8 +81,8 @@ def check_candidates(args: Any, model_args: ModelArguments, selector: Any, train
         candidate.settings(args)
         if candidate.method.starts_from and model_args.head != "linear":
             raise BiasEnsembleError(
-                f"--candidates: expected none of {candidate.method.name}, which trains nothing but a linear head, "
-                f"with --head {model_args.head}; leave it out"
+                f"--candidates: expected methods for --head {model_args.head}, found {candidate.method.name}, which "
+                "trains nothing but a linear head; leave it out"
             )
         own = candidate.method.selector
         if own and own.name != selector.name:
@@ -129,10 +129,12 @@ def _choose_by_folds(
     if doubt := doubt_of_members(selection, len(train.class_names)):
         return Choice(baseline, baseline, (), 0, len(train), 1.0, doubt)
     fold = folds_of(train, args.folds, args.seed, "--folds")
-    quiet = {"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
-    quiet |= {"checkpoint_choice": "last", "report_to": ["none"]}
-    # One process trains a fold, on the whole batch.
-    quiet["per_device_train_batch_size"] = args.per_device_train_batch_size * num_processes()
+    changes = {
+        **{"eval_strategy": "no", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True},
+        **{"checkpoint_choice": "last", "report_to": ["none"]},
+        # A single process trains a fold, on the whole batch.
+        "per_device_train_batch_size": args.per_device_train_batch_size * num_processes(),
+    }
     if selection_args.member_batch_size:
         whole = selection_args.member_batch_size * num_processes()
         selection_args = replace(selection_args, member_batch_size=whole)
@@ -144,7 +146,7 @@ def _choose_by_folds(
         votes: dict[str, Selection] = {}
         found: dict[str, np.ndarray | str] = {}
         for candidate in [candidate for candidate in candidates if candidate.name not in dropped]:
-            selector, settings = candidate.method.selector, candidate.settings(args, **quiet)
+            selector, settings = candidate.method.selector, candidate.settings(args, **changes)
             extra = {}
             try:
                 if selector:

@@ -32,8 +32,7 @@ from hf_biasensemble.reporting.audit.audit import suspicion_order
 from hf_biasensemble.reporting.audit.audit_page import thumbnail
 from hf_biasensemble.selection import FILE_NAME, Selection
 
-_SHOWN = 12  # flagged images
-_NO_ESTIMATES = "no estimates: nothing judges this run; name a run with members by judge=, or call judge"
+_NO_ESTIMATES = "no estimates: no members judge this run; pass a run with members as judge=, or call judge"
 
 
 class Estimates(dict[str, Any]):
@@ -132,8 +131,8 @@ class Run:
                 logits = inference.placed(model)(pixel_values=torch.atleast_2d(vectors).to(inference.device)).logits
             return _scored(ranked_in(logits, model.config.id2label, top_k), top_k, vectors.ndim == 1)
         images = images.numpy() if isinstance(images, torch.Tensor) else images
-        several = hasattr(images, "__len__") and not isinstance(images, str)
-        single = not several or (isinstance(images, np.ndarray) and images.ndim < 4)
+        is_array = isinstance(images, np.ndarray)
+        single = images.ndim < 4 if is_array else isinstance(images, str) or not hasattr(images, "__len__")
         given: Sequence[Any] = [images] if single else images
         records = [_record(image, number) for number, image in enumerate(given)]
         answers: list[Any] = []
@@ -155,7 +154,7 @@ class Run:
         """
         return push_model(self.folder, repo_id, **options)
 
-    def flagged_images(self, count: int = _SHOWN) -> list[tuple[int, Image.Image, str]]:
+    def flagged_images(self, count: int = 12) -> list[tuple[int, Image.Image, str]]:
         """The training images that contradict the shortcut most: row of the training split, image, class.
 
         Args:
@@ -203,12 +202,12 @@ class Run:
         """Renders a table of accuracies, the estimates and the flagged images."""
         splits = [name for name in ("validation", "test") if f"{name}_accuracy" in self.results]
         known = [metric for metric in METRICS if any(f"{split}_{metric}" in self.results for split in splits)]
-        rows = [["", *(metric.replace("_", " ") for metric in known)]] if splits else []
+        rows = [["", *(metric.replace("_", " ") for metric in known)]]
         for split in splits:
             values = (self.results.get(f"{split}_{metric}") for metric in known)
             rows.append([split, *("" if value is None else f"{100 * value:.1f}" for value in values)])
         table = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-        parts = [f"<b>{html.escape(str(self.folder))}</b>", f"<table>{table}</table>" if rows else ""]
+        parts = [f"<b>{html.escape(str(self.folder))}</b>", f"<table>{table}</table>" if splits else ""]
         parts.append(f"<p>{html.escape(self.estimates.text)}</p>" if self.results else "")
         try:
             flagged = self.flagged_images()

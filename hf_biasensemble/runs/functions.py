@@ -95,13 +95,11 @@ def audit(
 ) -> Run:
     """Finds the training images that contradict the shortcut, like `hf-biasensemble audit`.
 
+    See [`fit`] for the other arguments.
+
     Args:
-        dataset (`Dataset`, `DatasetDict` or `str`): Images with labels. See [`fit`] for this and the next arguments.
-        model (`str`, `PreTrainedModel` or `Callable`, *optional*): The backbone.
         method (`str` or `Method`, *optional*): The method whose members vote.
-        recipe (`str`, *optional*): Name of a recipe or a YAML file.
         output_dir (`str`, *optional*): Folder for the results. Defaults to `outputs/audit`, `outputs/audit_2`, ...
-        processing_class (*optional*): Image processor of a `PreTrainedModel`.
         options: Any option of `hf-biasensemble audit --help-all`.
 
     Returns:

@@ -56,8 +56,8 @@ def judge_models(
         decoded[geometry] = load_image_splits(data_args, geometry)
         if judge_args.split not in decoded[geometry]:
             raise BiasEnsembleError(
-                f"--split {judge_args.split}: expected one of {', '.join(decoded[geometry])}; --validation_share cuts "
-                "validation images out of the training images"
+                f"--split {judge_args.split}: expected one of {', '.join(decoded[geometry])}; --validation_share "
+                "splits off part of the training images"
             )
     seen = decoded[members.geometry]
     if "train" in seen and seen["train"].fingerprint != members.train_fingerprint and is_first():

@@ -121,7 +121,7 @@ def prepare_run(
     compares = args.compare_with and "validation" in splits
     if compares and of_other_run(args.compare_with, splits["train"].fingerprint)[0] is None:
         print_once(
-            f"--compare_with {args.compare_with}: no estimates will be compared, as it is not the folder of a "
+            f"--compare_with {args.compare_with}: no estimates will be compared, since this is not the folder of a "
             "finished run on the same training images with a validation split"
         )
     if method.chooses:
@@ -142,7 +142,7 @@ def check_network(prepared: Prepared) -> None:
         )
     if method.starts_from and model_args.head != "linear":
         raise BiasEnsembleError(
-            f"--head: expected linear with --method {method.name}, which trains nothing else, found {model_args.head}"
+            f"--head: expected linear with --method {method.name}, which only trains that, found {model_args.head}"
         )
     check_backbone(model_args, args.per_device_train_batch_size, prepared.member_features)
     if model_args.init_from and not model_args.freeze_backbone:
@@ -197,7 +197,7 @@ def _train_and_publish(
         groups = pseudo_groups_of(members.to(args.device), inputs, "validation", args.eval_batch_size)
         trainer.judged = {"validation": groups}
     if args.checkpoint_choice == "estimated":
-        reason = groups.doubt() if members else "the selection is from version 0.1, which did not keep its members"
+        reason = groups.doubt() if members else "the selection is from version 0.1, which did not save its members"
         if reason:
             print_once(
                 f"--checkpoint_choice estimated: cannot tell which step is best, so the last one counts; {reason}"
