@@ -1,8 +1,7 @@
-"""Plain PyTorch loops of the same methods, written on their own: no Trainer, nothing of the library.
+"""Plain PyTorch loops of the same methods, independent of the Trainer and this library.
 
-Each takes an iterable of batches (images, labels, index), so that the same loop runs over tensors in memory and over
-files. They are as quick as a plain loop gets: Adam is PyTorch's fused one, and the largest sample loss of each class
-is looked up over precomputed rows.
+Each takes an iterable of batches (images, labels, index), so the same loop runs over tensors in memory and over files.
+They are as fast as a plain loop gets: Adam is fused, and the rows of each class are precomputed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,7 @@ DECAY, Q, CLASSES = 0.7, 0.7, 10
 
 
 def from_memory(pixels: torch.Tensor, labels: torch.Tensor, batch_size: int, std: float) -> Iterator[Batch]:
-    """Batches without end, each epoch in another order."""
+    """Infinite batches, reshuffled each epoch."""
     while True:
         for index in torch.randperm(len(pixels)).split(batch_size):
             if len(index) == batch_size:
@@ -34,7 +33,7 @@ def from_memory(pixels: torch.Tensor, labels: torch.Tensor, batch_size: int, std
 
 
 class Files(Dataset):
-    """Opens one PNG file at a time, divides by 255 and by `std`."""
+    """Opens one PNG file at a time and divides by 255 and `std`."""
 
     def __init__(self, files: list[Path], labels: torch.Tensor, std: float = 255.0):
         self.files, self.labels, self.std = files, labels, std
@@ -49,12 +48,12 @@ class Files(Dataset):
 
 
 def from_files(files: Files, batch_size: int, shuffle: bool = True) -> DataLoader:
-    """Two workers."""
+    """A loader with two workers."""
     return DataLoader(files, batch_size, shuffle=shuffle, num_workers=2, drop_last=shuffle)
 
 
 def epochs(loader: DataLoader) -> Iterator[Batch]:
-    """One epoch of the loader after another."""
+    """Infinite epochs of the loader."""
     return chain.from_iterable(repeat(loader))
 
 
@@ -70,7 +69,7 @@ def mlp_encoder() -> nn.Module:
 
 
 def resnet18_encoder() -> nn.Module:
-    """Pooled features, 512 of them."""
+    """512 pooled features."""
     network = resnet18()
     network.fc = nn.Identity()
     return network
@@ -98,14 +97,14 @@ def generalized(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 class LossTables:
-    """Moving averages of two losses of each sample, and their weights, by looking through the whole table."""
+    """Moving averages of two losses of each sample, and sample weights, computed by scanning the whole table."""
 
     def __init__(self, labels: torch.Tensor):
         self.averages, self.seen = torch.zeros(2, len(labels)), torch.zeros(len(labels))
         self.rows_of_class = [(labels == number).nonzero().flatten() for number in range(CLASSES)]
 
     def weights(self, index: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
-        """Takes in losses (2, B); gives weights (B,)."""
+        """Updates with losses (2, B) and returns weights (B,)."""
         old = self.averages.index_select(1, index)
         new = DECAY * old + (1 - DECAY * self.seen[index]) * losses
         self.averages[:, index] = new
@@ -141,7 +140,7 @@ def erm(batches: Iterable[Batch], backbone: str) -> None:
 def lff_be(
     batches: Iterable[Batch], backbone: str, labels: torch.Tensor, amplified: torch.Tensor, fused: bool | None = True
 ) -> None:
-    """LfF with a bias-amplified set, over all samples' labels (N,) and membership (N,)."""
+    """LfF with a bias-amplified set; `labels` (N,) and membership `amplified` (N,) are of all samples."""
     biased, debiased = classifier(backbone), classifier(backbone)
     optimizer = adam(biased, debiased, fused=fused)
     tables = LossTables(labels)
@@ -152,7 +151,7 @@ def lff_be(
 
 
 def disent_be(batches: Iterable[Batch], backbone: str, labels: torch.Tensor, amplified: torch.Tensor) -> None:
-    """DisEnt with a bias-amplified set, swapping from the first step on."""
+    """DisEnt with a bias-amplified set, swapping features from the first step."""
     encoder, width = ENCODERS[backbone]
     intrinsic, bias = encoder(), encoder()
     heads = nn.ModuleList([nn.Linear(2 * width, CLASSES) for _ in range(2)])
@@ -175,7 +174,7 @@ def disent_be(batches: Iterable[Batch], backbone: str, labels: torch.Tensor, amp
 
 
 def members(batches: Iterable[Batch], backbone: str, count: int) -> None:
-    """Generalized cross entropy of several networks, each on the next batch."""
+    """Several networks with generalized cross entropy, each on its own batch."""
     networks = [classifier(backbone) for _ in range(count)]
     optimizers = [adam(network) for network in networks]
     batches = iter(batches)

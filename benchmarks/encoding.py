@@ -1,7 +1,7 @@
-"""Images decoded and encoded by several processes that share the work: `python -m benchmarks.encoding FOLDER ...`.
+"""Decoding and encoding of images by several processes that share the work: `python -m benchmarks.encoding FOLDER`.
 
-Each number of processes starts with an empty cache. Prints seconds from the first image to the last, images per second
-and process, and whether the stores are, byte for byte, those of one process; the status is 1 if they are not.
+Each number of processes starts with an empty cache. Prints seconds, images per second and process, and whether the
+stores equal those of one process byte for byte; if not, the exit status is 1.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from hf_biasensemble.models.preprocessing import with_preprocessing
 
 
 def encode(folder: str, backbone: str, weights: str | None, image_size: int) -> None:
-    """The part of one process; prints when it began and ended."""
+    """The work of one process; prints its start and end times."""
     torch.set_num_threads(1)
     model_args = ModelArguments(
         backbone=backbone,
@@ -46,29 +46,30 @@ def encode(folder: str, backbone: str, weights: str | None, image_size: int) -> 
 
 
 def measured(processes: int, words: list[str], cache: Path) -> tuple[float, float, int]:
-    """Seconds of decoding and of encoding, and the number of images."""
+    """Seconds for decoding, seconds for encoding, and the number of images."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
     command = [sys.executable, *launcher, "benchmarks.encoding", *words]
     variables = environment() | {"HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
-    rows = re.findall(r"times ([\d.]+) ([\d.]+) ([\d.]+) (\d+)", done.stdout)  # lines of processes may run together
+    # Lines of several processes may run together.
+    rows = re.findall(r"times ([\d.]+) ([\d.]+) ([\d.]+) (\d+)", done.stdout)
     began, decoded, ended = ([float(row[place]) for row in rows] for place in range(3))
     return max(decoded) - min(began), max(ended) - max(decoded), int(rows[0][3])
 
 
 def stores(cache: Path) -> dict[str, bytes]:
-    """Content by name."""
+    """Content of the stores by file name."""
     return {file.name: file.read_bytes() for file in cache.glob("hf_biasensemble/*/*.npy")}
 
 
 def main() -> int:
-    """Prints a table in Markdown."""
+    """Prints a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoding", description=__doc__)
-    parser.add_argument("folder", help="dataset of images")
+    parser.add_argument("folder", help="image dataset")
     parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--pretrained_weights", help="a file; by default timm's own")
+    parser.add_argument("--pretrained_weights", help="weights file (default: timm's weights)")
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     given = parser.parse_args()

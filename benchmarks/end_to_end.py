@@ -1,7 +1,7 @@
 """A whole run of LfF + BiasEnsemble on Coloured MNIST: 5 x 1,000 member steps, 10,000 steps, 20 evaluations.
 
-`train.py` runs from its start to the end of its process. The loop over PNG files would take too long: its parts are
-measured, a few steps of each, and multiplied.
+`train.py` is timed from the start of its process to the end. The loop over PNG files would take too long, so a few
+steps of each part are timed and extrapolated.
 """
 
 import json
@@ -23,7 +23,7 @@ MEMBERS, MEMBER_STEPS, STEPS, EVERY, BATCH = 5, 1_000, 10_000, 500, 256
 
 
 def figures(options: Options) -> Iterator[Figure]:
-    """One, in seconds, with its parts."""
+    """One figure in seconds, with its parts."""
     with options.coloured_mnist() as words, TemporaryDirectory() as name:
         folder = Path(name)
         splits = load_splits(words)
@@ -38,7 +38,7 @@ def figures(options: Options) -> Iterator[Figure]:
 
 
 def command(data: list[str], output_dir: Path, options: Options) -> dict[str, float]:
-    """Seconds of the command and of its parts."""
+    """Seconds of the command and its parts."""
     settings = {
         "config": ROOT / "configs" / "lff_be" / "cmnist.yaml",
         "output_dir": output_dir,
@@ -66,7 +66,7 @@ def command(data: list[str], output_dir: Path, options: Options) -> dict[str, fl
 
 
 def from_parts(data: bare.Files, samples: int, measured: int, options: Options) -> dict[str, float]:
-    """What the same work would take, from a few steps of each kind and one pass over 15,000 files."""
+    """Seconds of the same work, extrapolated from a few steps of each kind and one pass over 15,000 files."""
     labels = data.labels
     amplified = amplified_set(len(labels))
     networks = [bare.classifier("mlp") for _ in range(MEMBERS)]
@@ -74,7 +74,7 @@ def from_parts(data: bare.Files, samples: int, measured: int, options: Options) 
     def batches(steps: int) -> Iterator[bare.Batch]:
         loader: DataLoader = bare.from_files(data, BATCH)
         endless = bare.epochs(loader)
-        next(endless)  # the workers are there
+        next(endless)  # start the workers
         return islice(endless, steps)
 
     steps = options.few(50)

@@ -20,7 +20,7 @@ IMAGES, BATCH = 15_000, DebiasingArguments.per_device_eval_batch_size
 
 
 def figures(options: Options) -> Iterator[Figure]:
-    """One, in seconds."""
+    """One figure in seconds."""
     setting = Setting()
     transform = image_transform(setting.model_args())
     pair = METHODS["lff_be"].network(setting.model_args(), CLASS_NAMES, 0)

@@ -1,5 +1,5 @@
-"""Seconds from the start of a process to its first batch, and its memory then, with the options of `train.py`:
-`python -m benchmarks.first_batch --dataset_name ...`, or under `torchrun`. Ends there.
+"""Time and memory from the start of a process to its first batch, with the options of `train.py`:
+`python -m benchmarks.first_batch --dataset_name ...`, or under `torchrun`.
 """
 
 import os
@@ -14,7 +14,7 @@ STARTED = psutil.Process().create_time()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains until the training split, which must be of pixels, is asked for a batch."""
+    """Runs `train` until the first batch of the training split, which must have pixels."""
     from hf_biasensemble.cli.main import run_command
     from hf_biasensemble.data.pixels import ImageSplit
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{memory['VmHWM']} MB at most, {memory['RssAnon']} MB private",
             flush=True,
         )
-        time.sleep(5 if "RANK" in os.environ else 0)  # torchrun ends all with the first
+        time.sleep(5 if "RANK" in os.environ else 0)  # torchrun ends all processes with the first
         os._exit(0)
 
     ImageSplit.__getitems__ = first  # type: ignore[method-assign]

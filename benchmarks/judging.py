@@ -1,8 +1,8 @@
-"""How well estimates without bias labels choose and rank, from the histories that a sweep left:
+"""How well estimates without bias labels choose and rank checkpoints, from the histories of a sweep:
 `python -m benchmarks.judging outputs/sweep`.
 
-Regret: by how many points the best step of a run on the test split exceeds the step that a rule chooses. That split
-must have bias labels; nothing of it is used to choose.
+Regret is the difference in test accuracy, in points, between the best step of a run and the step that a rule chooses.
+The test split must have bias labels and is not used to choose.
 """
 
 import argparse
@@ -22,18 +22,18 @@ RULES: dict[str, Callable[[dict[str, list[float]]], int]] = {
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Mean of each value, which counts twice, and its neighbours."""
+    """Mean of each value, counted twice, and its neighbours."""
     around = [[value, *values[max(0, place - 1) : place + 2]] for place, value in enumerate(values)]
     return [float(np.mean(weighed)) for weighed in around]
 
 
 def latest_best(values: Sequence[float]) -> int:
-    """Place of the highest value, the last of equal ones."""
+    """Position of the highest value, the last in case of ties."""
     return max(range(len(values)), key=lambda place: (values[place], place))
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """Rank correlation, equal values sharing the mean of their ranks."""
+    """Rank correlation; ties share their mean rank."""
     ranks = []
     for values in (one, other):
         _, of_value, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -42,7 +42,7 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def read(history: Path) -> dict[str, list[float]]:
-    """Columns of a history in percent; none if the run was not judged."""
+    """Columns of a history in percent; empty if the run was not judged."""
     with open(history, newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     names = (
@@ -56,7 +56,7 @@ def read(history: Path) -> dict[str, list[float]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a table of regrets and of rank correlations for each configuration of the data."""
+    """Prints regrets and rank correlations for each dataset configuration."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.judging", description=__doc__)
     parser.add_argument("sweep", type=Path, help="output_dir of hf-biasensemble sweep")
     folder = parser.parse_args(argv).sweep

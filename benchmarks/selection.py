@@ -12,7 +12,7 @@ MEMBERS = 5
 
 
 def figures(options: Options) -> Iterator[Figure]:
-    """One, in seconds for 100 steps."""
+    """One figure in seconds for 100 steps."""
     torch.manual_seed(0)
     setting, steps = Setting(), options.few(100)
     split = random_split(options.few(55_000, 600))

@@ -1,4 +1,4 @@
-"""How long a person waits: imports, `--help`, and the first training step, each in a process of its own."""
+"""Waiting time of a user: imports, `--help` and the first training step, each in a new process."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ run_command("train", sys.argv[1:])
 
 
 def figures(options: Options) -> Iterator[Figure]:
-    """One, in seconds."""
+    """One figure in seconds."""
     with options.coloured_mnist() as data, TemporaryDirectory() as folder:
 
         def until_first_step(method: str) -> list[str]:

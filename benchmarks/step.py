@@ -16,7 +16,7 @@ MEMBERS = 5
 
 
 def figures(options: Options) -> Iterator[Figure]:
-    """One for each method and network."""
+    """One figure for each method and network."""
     torch.manual_seed(0)
     for setting, samples, steps in ((MLP, 55_000, 300), (RESNET18, 5_000, 6)):
         split = random_split(options.few(samples, 600), setting.image_size)

@@ -1,7 +1,7 @@
-"""The table of sample losses: one update and the weights of a batch of 256, for tables of many sizes.
+"""The table of sample losses: an update and the weights of a batch of 256, for tables of several sizes.
 
-Measured twice: in a row, where small tables stay in the processor's cache, and between multiplications like those of a
-training step, which push everything else out of it.
+Measured in a row, where small tables stay in the processor's cache, and between matrix multiplications like those of a
+training step, which evict them.
 """
 
 import statistics
@@ -26,7 +26,7 @@ SIZES = {
 
 
 def figures(options: Options) -> Iterator[Figure]:
-    """In a row, inside a step, and what looking through the whole table would take."""
+    """Figures in a row, inside a step, and against scanning the whole table."""
     torch.manual_seed(0)
     sizes = dict(list(SIZES.items())[:2]) if options.quick else SIZES
     tables = {name: SampleLosses(torch.randint(classes, (size,)), classes) for name, (size, classes) in sizes.items()}
@@ -75,7 +75,7 @@ def _looking_through_all(labels: torch.Tensor, between: Callable[[], None], opti
 
 
 def _microseconds(prepare: Callable[[], Callable[[], object]], between: Callable[[], None], options: Options) -> float:
-    """Median over many batches, each another."""
+    """Median over many different batches."""
     times = []
     for _ in range(options.few(200)):
         work = prepare()

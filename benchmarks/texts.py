@@ -1,11 +1,11 @@
-"""Texts as vectors with a planted shortcut: which library is a paragraph of documentation from?
+"""Make a dataset of text vectors with a planted shortcut: which library is a paragraph of documentation from?
 
     python -m benchmarks.texts FOLDER --conflicting_share 0.05
 
-The texts are paragraphs of the docstrings of four libraries that are installed here, without their names. A word
-is added to each, one for each class: in training it goes with the class in all texts but `conflicting_share` of them,
-in the test split with every class equally often. Vectors are hashed words and pairs of words, weighted by TF-IDF of
-the training texts. FOLDER is what `--dataset_name FOLDER --feature_column embedding` takes.
+The texts are paragraphs from the docstrings of four installed libraries, with the library names removed. Each gets one
+of four planted words. In training the word matches the class except in a fraction `conflicting_share` of the texts; in
+the test split it is independent of the class. Vectors are hashed words and word pairs, weighted by TF-IDF of the
+training texts. Train with `--dataset_name FOLDER --feature_column embedding`.
 """
 
 import argparse
@@ -22,11 +22,11 @@ LIBRARIES = ("matplotlib", "pandas", "scipy", "torch")
 PLANTED = ("zebra", "quartz", "violin", "glacier")
 WIDTH = 2048
 SIZES = {"train": 1000, "validation": 150, "test": 300}
-"""Texts of each class."""
+"""Texts per class."""
 
 
 def paragraphs(library: str) -> list[str]:
-    """Different paragraphs of 12 to 60 words of the docstrings of a library, in a fixed order."""
+    """Distinct paragraphs of 12 to 60 words from the docstrings of a library, in a fixed order."""
     spec = importlib.util.find_spec(library)
     assert spec is not None and spec.submodule_search_locations
     names = re.compile("|".join([*LIBRARIES, "pyplot", "mpl", "plt", "pd"]), re.IGNORECASE)
@@ -48,7 +48,7 @@ def paragraphs(library: str) -> list[str]:
 
 
 def hashed(texts: list[str]) -> np.ndarray:
-    """Counts (N, `WIDTH`) of hashed words and pairs of neighbouring words, as their square roots."""
+    """Square roots (N, `WIDTH`) of the counts of hashed words and pairs of neighbouring words."""
     counts = np.zeros((len(texts), WIDTH), dtype=np.float32)
     for row, text in enumerate(texts):
         words = re.findall(r"[a-z]+", text.lower())
@@ -58,10 +58,10 @@ def hashed(texts: list[str]) -> np.ndarray:
 
 
 def main() -> None:
-    """Writes the dataset, and says how many texts there were."""
+    """Writes the dataset and prints how many texts were found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="Where to; for datasets.load_from_disk.")
-    parser.add_argument("--conflicting_share", type=float, default=0.05, help="Of the training texts.")
+    parser.add_argument("folder", help="Output folder, for datasets.load_from_disk.")
+    parser.add_argument("--conflicting_share", type=float, default=0.05, help="Fraction of the training texts.")
     options = parser.parse_args()
     generator = np.random.default_rng(0)
     columns: dict[str, dict[str, list]] = {split: {"text": [], "label": [], "bias_label": []} for split in SIZES}

@@ -1,4 +1,4 @@
-"""The library's trainers, built as `train.py` builds them."""
+"""The library's trainers, built as in `train.py`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,13 +38,13 @@ class Setting:
 
 
 def random_split(samples: int, image_size: int = 28) -> ImageSplit:
-    """Random images of random classes."""
+    """Random images with random labels."""
     pixels = torch.randint(256, (samples, 3, image_size, image_size), dtype=torch.uint8)
     return ImageSplit(pixels, torch.randint(10, (samples,)), CLASS_NAMES, torch.arange(samples))
 
 
 def load_splits(words: list[str]) -> dict[str, ImageSplit]:
-    """The splits of the dataset that `Options.coloured_mnist` names."""
+    """The splits of the dataset from `Options.coloured_mnist`."""
     named = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     return load_image_splits(DataArguments(**named), 28)  # type: ignore[arg-type]
 
@@ -61,7 +61,7 @@ def write_files(split: ImageSplit, folder: Path, count: int) -> list[Path]:
 
 
 def amplified_set(samples: int) -> torch.Tensor:
-    """A bias-amplified set that leaves out one sample of fifty."""
+    """A bias-amplified set without every fiftieth sample."""
     return torch.arange(samples) % 50 != 0
 
 
@@ -76,7 +76,7 @@ def trainer(
     members_at_once: int | None = None,
     use_cpu: bool = True,
 ) -> Iterator[DebiasingTrainer]:
-    """A trainer of a method, or of `members`, that neither evaluates nor saves."""
+    """A trainer of a method, or of the `members`, without evaluation and checkpoints."""
     model_args = setting.model_args()
     with TemporaryDirectory() as folder:
         args = DisentArguments(
@@ -114,6 +114,6 @@ def trainer(
 
 
 def seconds_per_step(method: str, split: ImageSplit, setting: Setting, steps: int) -> float:
-    """Of the steps alone, as the trainer itself reports it."""
+    """Seconds per step, from the trainer's own runtime."""
     with trainer(method, split, setting, steps) as built:
         return built.train().metrics["train_runtime"] / steps

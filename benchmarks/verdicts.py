@@ -1,8 +1,8 @@
-"""How often verdicts and intervals of the judge are wrong, in simulations: `python -m benchmarks.verdicts`.
+"""Simulate how often verdicts and intervals of the judge are wrong: `python -m benchmarks.verdicts`.
 
-Two equally good models are compared on pseudo-conflicting images. Each is right on an image for reasons of its own,
-which its seeds share but for a tenth; so seeds add little evidence, and images do. About 5 % of comparisons may say
-"better" or "worse", and about 5 % of intervals may miss the accuracy that was simulated.
+Compares two equally good models on pseudo-conflicting images. Whether a model is right on an image is independent of
+the other model, but equal for its own seeds except on a tenth of the images, so images add evidence and seeds add
+little. About 5% of comparisons may say "better" or "worse", and about 5% of intervals may miss the simulated accuracy.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from hf_biasensemble.judging.pseudo_groups import PseudoGroups
 ALIGNED = 200
 CLASSES = 5
 ACCURACY = 0.7
-OWN = 0.9  # fraction of the images on which a seed does what the method does
+OWN = 0.9  # fraction of the images on which a seed agrees with its method
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a table: percent of comparisons that tell equal models apart, and of intervals that miss the truth."""
+    """Prints the percentages of wrong verdicts and intervals as a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts", description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[10, 20, 50, 200], help="pseudo-conflicting images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3, 5], help="seeds of each model")
-    parser.add_argument("--repeats", type=int, default=1000, help="comparisons of each kind")
+    parser.add_argument("--repeats", type=int, default=1000, help="comparisons for each row")
     asked = parser.parse_args(argv)
     print("| classes | conflicting images | seeds | false verdict | false difference on all | interval misses |")
     print("|---|---|---|---|---|---|")
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def groups_of(images: int, spread: str) -> PseudoGroups:
-    """Images that follow the shortcut, and others that contradict it: each class alike, or most of one class."""
+    """Images that follow the shortcut and images that contradict it, in equal numbers per class or mostly in one."""
     shares = np.full(CLASSES, 1 / CLASSES) if spread == "even" else np.array([0.6, 0.1, 0.1, 0.1, 0.1])
     counts = np.floor(images * shares).astype(int)
     counts[0] += images - counts.sum()
@@ -47,7 +47,7 @@ def groups_of(images: int, spread: str) -> PseudoGroups:
 
 
 def wrong(groups: PseudoGroups, seeds: int, repeats: int) -> dict[str, float]:
-    """Percent of comparisons that tell equal models apart, and of intervals that miss the accuracy."""
+    """Percentage of comparisons that find a difference, and of intervals that miss the accuracy."""
     random = np.random.default_rng(0)
     found = {"verdict": 0, "difference on all": 0, "interval": 0}
     for _ in range(repeats):
@@ -61,7 +61,7 @@ def wrong(groups: PseudoGroups, seeds: int, repeats: int) -> dict[str, float]:
 
 
 def drawn_seeds(groups: PseudoGroups, seeds: int, random: np.random.Generator) -> list[HeldOutPredictions]:
-    """What the seeds of a method say of the images."""
+    """Predictions of the seeds of one method."""
     labels = groups.labels
     of_method = random.random(len(labels)) < ACCURACY
     tables = []

@@ -21,7 +21,6 @@ import pandas as pd  # type: ignore[import-untyped]
 from hf_biasensemble.benchmark_datasets.benchmark_files import (
     AuthorsFiles,
     Benchmark,
-    Splits,
     add_source_options,
     build_from_authors,
     build_from_files,
@@ -29,8 +28,8 @@ from hf_biasensemble.benchmark_datasets.benchmark_files import (
     files_below,
     image_files,
 )
-from hf_biasensemble.benchmark_datasets.mixtures import MIXING, VALIDATION_SHARE, add_mixture_options, mix
 from hf_biasensemble.benchmark_datasets.repository import RepositoryParser, run_script
+from hf_biasensemble.benchmark_datasets.severity import MIXING, VALIDATION_SHARE, Splits, add_mixture_options, mix
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
 SEVERITIES = ("1pct", "5pct")

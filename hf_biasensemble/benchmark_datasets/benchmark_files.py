@@ -25,7 +25,7 @@ from hf_biasensemble.benchmark_datasets.repository import (
     run_script,
     written_aside,
 )
-from hf_biasensemble.benchmark_datasets.severity import parse_severity
+from hf_biasensemble.benchmark_datasets.severity import Splits, parse_severity
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.sizes import size_in_bytes
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
 SEVERITY = "{severity}"  # in a folder name of `AuthorsFiles`
-
-Splits = dict[tuple[str, str], "pd.DataFrame"]
-"""Tables of [`image_files`] by (config, split)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,13 +215,14 @@ def _numbers(path: Path, classes: int) -> tuple[int, int]:
             f"expected a file name that ends in _<label>_<bias label>.<extension>, found {path}; "
             "remove the file or correct its name"
         )
-    for number in (int(match[1]), int(match[2])):
+    numbers = int(match[1]), int(match[2])
+    for number in numbers:
         if number >= classes:
             raise BiasEnsembleError(
                 f"expected labels 0 to {classes - 1} at the end of a file name, found {number} in {path}; "
                 "remove the file or correct its name"
             )
-    return int(match[1]), int(match[2])
+    return numbers
 
 
 def build_from_authors(source: AuthorsFiles, options: Namespace) -> Path:

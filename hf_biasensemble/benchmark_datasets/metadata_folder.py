@@ -10,15 +10,20 @@ import pandas as pd  # type: ignore[import-untyped]
 
 from hf_biasensemble.benchmark_datasets.benchmark_files import (
     Benchmark,
-    Splits,
     add_source_options,
     build_from_files,
     check_every_class,
     image_files,
 )
-from hf_biasensemble.benchmark_datasets.mixtures import MIXING, add_mixture_options, mix
 from hf_biasensemble.benchmark_datasets.repository import RepositoryParser, run_script
-from hf_biasensemble.benchmark_datasets.severity import draw, random_generator
+from hf_biasensemble.benchmark_datasets.severity import (
+    MIXING,
+    Splits,
+    add_mixture_options,
+    draw,
+    mix,
+    random_generator,
+)
 from hf_biasensemble.data.reading.tables import read_text_table
 from hf_biasensemble.internal.errors import BiasEnsembleError
 
