@@ -92,7 +92,7 @@ def build(options: Namespace) -> Path:
     if options.source == "authors":
         if options.seed is not None or options.validation_share is not None:
             raise BiasEnsembleError(
-                "--seed and --validation_share are not read with --source authors, which has splits; drop them"
+                "--seed and --validation_share are not used with --source authors, which has splits; drop them"
             )
         return build_from_authors(AUTHORS, options)
     if options.validation_share is None:

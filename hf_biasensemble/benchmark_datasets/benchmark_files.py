@@ -1,8 +1,5 @@
-"""Datasets that come as image files, whose bytes the repository keeps.
-
-The authors of BiasEnsemble publish each dataset as a zip file of folders with files named
-`..._{label}_{bias label}.{extension}`. `AuthorsFiles` describes the folders.
-"""
+"""Datasets of image files, whose bytes the repository keeps. The authors of BiasEnsemble publish theirs as zip files
+of folders with files named `..._{label}_{bias label}.{extension}`."""
 
 import io
 import re
@@ -37,15 +34,9 @@ SEVERITY = "{severity}"  # in a folder name of `AuthorsFiles`
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A dataset of image files.
-
-    Attributes:
-        name: Name in `make-dataset`.
-        folder: Folder that holds the files; by default `name`.
-        bias_names: `None` without bias labels.
-        title, summary, tags: For the card.
-        notes: Markdown list items for the card about labels, bias and licence.
-    """
+    """A dataset of image files in `folder`, by default `name`, which is its name in `make-dataset`. `bias_names` is
+    `None` without bias labels. The rest is for the card; `notes` are Markdown list items about labels, bias and
+    licence."""
 
     name: str
     folder: str | None = None
@@ -59,15 +50,11 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class AuthorsFiles(Benchmark):
-    """A dataset published by the authors of BiasEnsemble.
+    """A dataset published by the authors of BiasEnsemble, as folders of images.
 
-    Without bias names, the folder decides whether a training image is bias-aligned or bias-conflicting, because the
-    second number in its file name is unreliable.
-
-    Attributes:
-        severities: The published configs.
-        aligned, conflicting: Folders of the training images; "{severity}" stands for "1pct" and so on.
-        validation, test: Folders of these splits; without "{severity}" all configs share the split.
+    In folder names, "{severity}" stands for "1pct" and so on; configs share splits without it. Without bias names, the
+    folder alone decides whether a training image is bias-conflicting: the second number in its file name is
+    unreliable.
     """
 
     severities: Sequence[str]
@@ -88,12 +75,9 @@ def add_source_options(parser: RepositoryParser) -> None:
 def build_from_files(
     dataset: Benchmark, options: Namespace, read: Callable[[Path], tuple[Splits, str, str]], source: str = ""
 ) -> Path:
-    """Writes a dataset repository from image files and returns its folder. The same files give the same bytes.
-
-    `options` are those of [`RepositoryParser`] and [`add_source_options`]. `read` lists the splits in the source
-    folder and also returns two texts for the card: how they were made, and further options of the command. `source` is
-    the `--source` option of the command.
-    """
+    """Writes a dataset repository from image files and returns its folder. `read` lists the splits in the source
+    folder and returns two texts for the card: how they were made, and further options of the command. `source` is its
+    `--source`."""
     name = dataset.folder or dataset.name
     with (
         written_aside(options.output_dir, options.overwrite_output_dir) as folder,

@@ -31,12 +31,8 @@ METADATA = "metadata.csv"
 
 
 def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Reads `metadata.csv` into a table of [`image_files`], in the order of the rows.
-
-    `values` maps each column to read to its allowed values; the table holds their positions as int64. Image names are
-    relative to `root`. Raises `BiasEnsembleError`, with the line, if the file or a column is missing, a value is
-    unknown, or an image is missing, outside the folder or listed twice.
-    """
+    """Reads `metadata.csv` into a table of [`image_files`], in the order of the rows. `values` maps each column to
+    read to its allowed values; the table has their positions as int64. Image names are relative to `root`."""
     metadata = root / METADATA
     if not metadata.is_file():
         raise BiasEnsembleError(
@@ -63,9 +59,8 @@ def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[s
         resolved = (root / name).resolve()
         if not resolved.is_file() or not resolved.is_relative_to(root.resolve()) or resolved in seen:
             raise BiasEnsembleError(
-                f"expected an image of its own below the folder for {metadata}, line {line}, found "
-                f"{'one listed twice' if resolved in seen else 'none'} at {name!r}; "
-                "complete or correct the source"
+                f"{metadata}, line {line}: expected an image below this folder that is listed once, found "
+                f"{'one listed twice' if resolved in seen else 'none'} at {name!r}; complete or correct the source"
             )
         seen.add(resolved)
     return image_files(root, [root / name for name in rows[image_column]], **columns)
@@ -73,13 +68,9 @@ def read_metadata(root: Path, image_column: str, values: Mapping[str, Sequence[s
 
 @dataclass(frozen=True, kw_only=True)
 class MetadataFolder(Benchmark):
-    """A dataset of images with `metadata.csv`, which has the columns `file_name`, `label` and `bias_column`. The class
-    and bias names are the values of these columns; bias number i is aligned with class i.
-
-    Attributes:
-        test_per_cell: Default number of test images of each class with each bias.
-        severities: Default configs.
-    """
+    """Images with `metadata.csv`, which has the columns `file_name`, `label` and `bias_column` with the class and bias
+    names as values. Bias number i is aligned with class i. `test_per_cell` (test images of each class with each bias)
+    and `severities` are defaults."""
 
     bias_names: Sequence[str]
     bias_column: str

@@ -1,8 +1,5 @@
-"""Write a dataset repository of Parquet files, a card and a contact sheet, and push it to the Hub.
-
-A repository has one config per severity and opens with `datasets.load_dataset(folder_or_hub_id, "1pct")`. The same
-calls write the same bytes.
-"""
+"""Write a dataset repository of Parquet files, a card and a contact sheet, with one config per severity. The same
+calls write the same bytes."""
 
 import argparse
 import io
@@ -81,12 +78,9 @@ def check_source_outside(source: str | Path, output_dir: Path) -> None:
 
 @contextmanager
 def written_aside(output_dir: Path, overwrite: bool) -> Iterator[Path]:
-    """Yields an empty hidden folder beside `output_dir` that replaces it when the block ends.
-
-    So `output_dir` is always complete or untouched. An exception removes the hidden folder; the next run removes that
-    of a killed run. Raises `BiasEnsembleError` if `output_dir` is in use, not a folder, contains the home or working
-    folder, or, without `overwrite`, is not empty.
-    """
+    """Yields an empty hidden folder that replaces `output_dir` when the block ends, so `output_dir` is always complete
+    or untouched. Raises `BiasEnsembleError` if `output_dir` is in use, not a folder, contains the home or working
+    folder, or, without `overwrite`, is not empty."""
     from filelock import FileLock, Timeout
 
     final = output_dir.resolve()
@@ -120,10 +114,8 @@ def written_aside(output_dir: Path, overwrite: bool) -> Iterator[Path]:
 
 
 class DatasetRepository:
-    """Writes the files of a repository to an existing folder: call `write_split` for every split, then `write_card`.
-
-    Without `bias_names` there is no column `bias_label`. `file_names` adds a column `file_name`.
-    """
+    """Writes a repository to an existing folder: call `write_split` for every split, then `write_card`. The columns
+    `bias_label` and `file_name` are optional."""
 
     def __init__(
         self,

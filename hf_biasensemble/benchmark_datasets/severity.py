@@ -75,14 +75,12 @@ def add_mixture_options(parser: RepositoryParser, severities: Sequence[str]) -> 
 def mix(
     files: "pd.DataFrame", class_names: Sequence[str], options: Namespace, test: "pd.DataFrame | None" = None
 ) -> tuple[Splits, str]:
-    """Mixes the table `files` of [`image_files`] into train, validation and test for each severity.
+    """Mixes a table of `image_files` into train, validation and test for each severity; returns the splits and the
+    config names, separated by spaces.
 
-    Splits the bias-aligned images into training and validation once, by class. To a of them, a severity s adds
-    `round(a * s / (1 - s))` bias-conflicting ones, in proportion to the classes, which makes their fraction s. Without
-    a shared `test` split, each config tests on the bias-conflicting images it did not add.
-
-    Returns the splits, and the names of the configs separated by spaces. Raises `BiasEnsembleError` if an option is
-    out of range or there are too few images.
+    The bias-aligned images are divided into training and validation once, by class. To a of them, severity s adds
+    `round(a * s / (1 - s))` bias-conflicting ones, in proportion to the classes. Without a shared `test` split, each
+    config tests on the bias-conflicting images it did not add.
     """
     import pandas as pd  # slow, and not needed for --help
 

@@ -30,9 +30,9 @@ def is_alone() -> bool:
 def shared_out(work: Callable[[int], Result], count: int) -> list[Result]:
     """Returns `work(number)` for each number below `count`, in all processes. Process r of n computes r, r + n, ...
 
-    During its work a process sees no others, so results equal those of a single process. They are pickled, and there
-    is no timeout. `work` must create its training arguments itself. If it raises `BiasEnsembleError`, all processes
-    raise the one of the lowest number.
+    Meanwhile a process sees no others, so results equal those of a single process. There is no timeout. `work` must
+    create its training arguments itself. If it raises `BiasEnsembleError`, all processes raise that of the lowest
+    number.
     """
     global _is_alone
     processes = num_processes()

@@ -1,8 +1,7 @@
 """Arrays that are computed once, kept on disk and read through a memory map.
 
-A store is an `.npy` file, named by a hash of everything it depends on. The `.json` file beside it is written last: a
-store without one is incomplete. It records the checksum of the array and the size and modification time of the `.npy`
-file. While these two match, the store opens instantly, whatever its size; otherwise the checksum is verified.
+A store is an `.npy` file, named by a hash of everything it depends on, and a `.json` file, written last, with its
+checksum, size and modification time. If size and time match, it opens instantly; otherwise the checksum is verified.
 """
 
 import hashlib
@@ -34,11 +33,10 @@ _READ_ALONE = 1 << 16  # bytes from which a row is read without its neighbours
 
 
 class StoredArray:
-    """An array (N, ...) in a store. Indexing it with a tensor of rows returns a tensor in memory.
+    """An array (N, ...) in a store, with the `digest` of [`digest_of`]; `columns` restricts the last dimension.
 
-    After each read, the process releases the pages of all but small stores, so it can read stores larger than its
-    memory. They stay in the cache of the operating system. A pickled copy maps the same file. `digest` is the one of
-    [`digest_of`]; `columns` restricts the last dimension.
+    A process releases the pages of all but small stores after each read, so stores may exceed its memory. The pages
+    stay in the cache of the operating system. A pickled copy maps the same file.
     """
 
     def __init__(self, file: Path, digest: str, columns: slice = slice(None)):
@@ -98,12 +96,9 @@ def digest_of(values: torch.Tensor | StoredArray) -> str:
 
 
 def open_or_make(store: Store, verify: bool = False) -> tuple[StoredArray, dict[str, Any]]:
-    """Returns the array of a store and its notes, after making them if they are missing or damaged.
-
-    A complete store opens without a lock, even in a read-only folder. Processes that need the same store share the
-    work, also across machines, and reuse the parts that a killed process made. Raises `NotWrittenError` if the disk is
-    full or read-only, and with `verify`, which checks the whole content, `BiasEnsembleError` for a damaged store.
-    """
+    """Returns the array of a store and its notes, and makes them if missing or damaged. A complete store opens without
+    a lock, even in a read-only folder. `verify` checks its whole content and raises `BiasEnsembleError` if that is
+    damaged. Raises `NotWrittenError` if the disk is full or read-only."""
     file, kind, source = store.file, store.kind, store.source
     try:
         return _open(file, store.shape, store.dtype, verify)

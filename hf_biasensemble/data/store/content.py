@@ -1,10 +1,9 @@
 """Hashes of the content of images, kept in a manifest so that unchanged images are not read again.
 
-A manifest is a Parquet file beside the pixels with a key and the SHA-256 of the content for each image. The key of an
-image file is its path, size, modification time, inode and ctime. Programs cannot set the ctime, so an edited or
-replaced file gets another key. The key of an image in a table is its row, the fingerprint of the table in `datasets`,
-and the same data of its Arrow files. Images without a key are read each time: images in memory, and files younger than
-two seconds, which may change again within one tick of the file system's clock.
+The manifest, a Parquet file beside the pixels, has the SHA-256 and a key for each image. The key contains path, size,
+modification time, inode and ctime, which programs cannot set, of the image file or of the Arrow files that hold it.
+Images in memory have no key and are read each time. So are files younger than two seconds, which could change within
+one tick of the file system's clock.
 """
 
 import hashlib
@@ -32,11 +31,8 @@ _ROWS_AT_ONCE = 128
 
 
 def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
-    """SHA-256 of the content of each image in the column `image`, uint8 (N, 32); if unreadable, the name of the error.
-
-    If several processes need the hashes, one reads the images and the others wait. `source` names the images in the
-    list of the cache and the progress bar.
-    """
+    """SHA-256 of each image in the column `image`, uint8 (N, 32), or the name of the error if it is unreadable. One of
+    several processes reads the images, the others wait. `source` names them in the cache list and the progress bar."""
     paths = paths_of(images, "image")
     tables = [table["filename"] for table in images.cache_files]
     ends = [end.as_py() for end in pc.min_max(paths).values()]

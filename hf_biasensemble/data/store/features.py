@@ -15,8 +15,8 @@ class Features:
     """Features of all rows of a split as loaded, from a frozen backbone or from the dataset.
 
     Attributes:
-        values: (N, 1 + V, D), the view for evaluation and V augmented ones. Float16, in memory or mapped; vectors from
-            the dataset are float32, with V = 0.
+        values: (N, 1 + V, D), the view for evaluation and V augmented ones; float16. Vectors of the dataset: float32,
+            V = 0.
         mean: float32 (D,), over the first views of the training images.
         std: float32 (D,), over the same; 1 for constant features.
     """

@@ -1,8 +1,8 @@
 """Make the array of a store in parts, by all processes that need it.
 
-The process that holds the lock of the store makes parts from the first one on, the others from the last one on, each
-part under its own lock. All write to the same file and mark complete parts. A lock ends with its process, so another
-process makes the part that a killed one left unfinished. The bytes don't depend on who makes a part.
+The process with the lock of the store starts at the first part, the others at the last, each part under its own lock.
+A lock ends with its process, so another one remakes the part of a killed process. All parts go into the same file,
+with the same bytes whoever makes them.
 """
 
 import hashlib
@@ -40,16 +40,9 @@ class NotWrittenError(BiasEnsembleError):
 
 @dataclass(frozen=True)
 class Store:
-    """An array on disk and the function that makes it.
-
-    Attributes:
-        kind: `"pixels"` or `"features"`; its folder in the cache.
-        name: Hash of everything the array depends on.
-        shape: (N, ...).
-        blocks: Makes the array, block by block.
-        source: Name of the data, for messages and the list of the cache.
-        check: Called when the array is complete; if it raises, the array is discarded.
-    """
+    """An array (N, ...) on disk and how to make it. `kind`, "pixels" or "features", is its folder in the cache, `name`
+    a hash of everything it depends on. `source` names the data in messages and the cache list. `check` is called when
+    the array is complete; if it raises, the array is discarded."""
 
     kind: str
     name: str
@@ -112,7 +105,7 @@ class Store:
                         if not self._add(rows, digest, notes):
                             self._make(rows, bar)
                             if not self._add(rows, digest, notes):
-                                raise OSError("what was written is not what is read")
+                                raise OSError("what was read back differs from what was written")
                     bar.update(rows.stop - bar.n)
             with self._opened() as stream:
                 os.fsync(stream.fileno())  # before the file that marks it as complete
