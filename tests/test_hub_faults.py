@@ -9,15 +9,15 @@ from runs import pushed_of, trained_probabilities
 
 OLD = {"config.json": b"{}", "model.safetensors": b"old", "selection/selection.parquet": b"old", "LICENSE": b"MIT"}
 FAULTS = {
-    "create 500": ("POST /api/repos/create", {"status": 500}, "old", "the Hub has a fault"),
-    "create 404": ("POST /api/repos/create", {"status": 404}, "old", "no such place (404)"),
-    "look 503": ("GET /api/models/me/mine", {"status": 503}, "old", "the Hub has a fault"),
+    "create 500": ("POST /api/repos/create", {"status": 500}, "old", "the Hub returned an error"),
+    "create 404": ("POST /api/repos/create", {"status": 404}, "old", "no such repository (404)"),
+    "look 503": ("GET /api/models/me/mine", {"status": 503}, "old", "the Hub returned an error"),
     "announce 503": ("POST .*/preupload/", {"status": 503}, "new", ""),
     "announce 429": ("POST .*/preupload/", {"status": 429, "headers": {"Retry-After": "0"}}, "new", ""),
     "upload cut off": ("PUT /lfs-objects/", {"drop": "request"}, "new", ""),
     "upload 500": ("PUT /lfs-objects/", {"status": 500}, "new", ""),
     "upload damaged": ("PUT /lfs-objects/", {"corrupt": True}, "old", "does not have the announced SHA-256"),
-    "commit 500": ("POST .*/commit/", {"status": 500}, "old", "the Hub has a fault"),
+    "commit 500": ("POST .*/commit/", {"status": 500}, "old", "the Hub returned an error"),
     "commit 429": ("POST .*/commit/", {"status": 429, "headers": {"Retry-After": "9"}}, "old", "too many requests"),
     "commit refused": (
         "POST .*/commit/",
@@ -57,7 +57,7 @@ def test_repository_is_old_or_new_whatever_happens_and_the_next_push_succeeds(pu
 @pytest.mark.slow
 def test_upload_that_fails_again_and_again_leaves_nothing_and_the_next_push_succeeds(published, hub, push):
     hub.fail("PUT /lfs-objects/", status=500, times=1_000_000)  # until the client gives up, however many its files are
-    assert "the Hub has a fault" in only_error(push(published / "mlp", "me/mine"))
+    assert "the Hub returned an error" in only_error(push(published / "mlp", "me/mine"))
     assert hub.model("me/mine").files == {}
     assert max(Counter(asked for asked in hub.requests if asked.startswith("PUT /lfs-objects/")).values()) > 2
     hub.faults.clear()

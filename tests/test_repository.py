@@ -147,7 +147,10 @@ def test_push_to_hub_and_train_from_there(mnist_folder, hub, client, tmp_path):
     forbidden = client(*command, "you/cmnist")
     hub.fail("POST .*/commit/", status=503)
     failed = client(*command, "me/cmnist")
-    for done, repo_id, words in ((forbidden, "you/cmnist", "(403)"), (failed, "me/cmnist", "has a fault")):
+    for done, repo_id, words in (
+        (forbidden, "you/cmnist", "(403)"),
+        (failed, "me/cmnist", "the Hub returned an error"),
+    ):
         errors = [line for line in done.stderr.splitlines() if "error: " in line]
         assert done.returncode == 2 and len(errors) == 1
         assert f"{tmp_path / 'out'} is complete" in errors[0] and words in errors[0]

@@ -1,4 +1,4 @@
-"""The most probable classes of new images, by a published classifier."""
+"""The most probable classes of new images."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ from hf_biasensemble.evaluation.classifier import finite
 
 
 def ranked_in(logits: torch.Tensor, names: dict[int, str], top_k: int) -> list[list[tuple[str, float]]]:
-    """The `top_k` classes with their probabilities, most probable first, of each row of the logits (B, K)."""
-    found = logits.float().softmax(dim=-1).topk(min(top_k, logits.shape[-1]))
-    pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return [[(names[n], value) for n, value in zip(*pair, strict=True)] for pair in pairs]
+    """The `top_k` classes and their probabilities, most probable first, for each row of the logits (B, K)."""
+    probabilities, classes = logits.float().softmax(dim=-1).topk(min(top_k, logits.shape[-1]))
+    rows = zip(classes.tolist(), probabilities.tolist(), strict=True)
+    return [[(names[number], value) for number, value in zip(*row, strict=True)] for row in rows]
 
 
 def ranked_classes(
@@ -29,13 +29,9 @@ def ranked_classes(
     inference: InferenceArguments,
     top_k: int = 1,
 ) -> Iterator[list[tuple[str, float]] | str]:
-    """The classes of each image with their probabilities, most probable first; or why the image cannot be read.
+    """The `top_k` classes of each image and their probabilities, most probable first, or why it cannot be read.
 
-    Args:
-        opened (`tuple`): What [`load_classifier`] gives.
-        images (`Sequence[dict | Image.Image]`): Undecoded records (`bytes` or `path`), or images of PIL.
-        inference (`InferenceArguments`): Device, precision and batch size.
-        top_k (`int`, *optional*, defaults to 1): Classes per image; at most as many as there are.
+    `opened` is the result of [`load_classifier`]; images are undecoded records (`bytes` or `path`) or PIL images.
     """
     model, transform, geometry = opened
     inference.placed(model)
@@ -43,7 +39,7 @@ def ranked_classes(
     def decode(image: dict | Image.Image) -> np.ndarray | str:
         try:
             return decode_image(image, geometry)
-        except Exception as error:  # PIL raises a dozen types for broken files
+        except Exception as error:  # PIL raises unrelated types for broken files
             return " ".join(str(error).split()) or type(error).__name__
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,4 +1,4 @@
-"""Checkpoint folders: visible only once complete, which one to resume from, and which ones to keep."""
+"""Checkpoint folders: published only when complete, checked before resuming, and removed when too old."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ from hf_biasensemble.internal.processes import is_first
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
-"""Folder beside the checkpoints in which one is written; if it remains, the checkpoint was never finished."""
+"""Folder for a checkpoint that is being written. If it remains, the checkpoint was never finished."""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -26,19 +26,19 @@ def step_of(checkpoint: Path) -> int:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """All checkpoints in the folder, whatever their state, by step."""
+    """All checkpoints in the folder, even damaged ones, by step."""
     return sorted((path for path in folder.glob("checkpoint-*") if step_of(path) >= 0), key=step_of)
 
 
 def problem_of(checkpoint: Path) -> str | None:
-    """Why a run cannot resume from this checkpoint; `None` if it can. Files are opened but not read, which is fast and
-    reveals those that were cut short."""
+    """Why a run cannot resume from this checkpoint; `None` if it can. Opening a file without reading it is fast and
+    reveals truncation."""
     from safetensors import SafetensorError, safe_open
 
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         if state["global_step"] != step_of(checkpoint) >= 0:
-            return f"trainer_state.json is of step {state['global_step']}"
+            return f"trainer_state.json belongs to step {state['global_step']}"
     except FileNotFoundError:
         return "trainer_state.json is missing"
     except (OSError, ValueError, KeyError, TypeError):
@@ -55,14 +55,11 @@ def problem_of(checkpoint: Path) -> str | None:
                 pass
         except (OSError, SafetensorError):
             return f"{file.name} is damaged"
-    saved = len(list(checkpoint.glob("rng_state_*.pth")))
-    if saved == 0 and not (checkpoint / "rng_state.pth").is_file():
-        return "the random states are missing"
-    return None
+    return None if any(checkpoint.glob("rng_state*.pth")) else "the random states are missing"
 
 
 def newest_readable(folder: Path) -> Path | None:
-    """The last checkpoint that a run can resume from; a warning names later ones that are damaged."""
+    """The last checkpoint that a run can resume from; warns about later ones that are damaged."""
     for checkpoint in reversed(checkpoints_in(folder)):
         problem = problem_of(checkpoint)
         if problem is None:
@@ -73,23 +70,23 @@ def newest_readable(folder: Path) -> Path | None:
 
 
 def check_processes(checkpoint: Path, processes: int) -> None:
-    """Refuses a checkpoint of another number of processes: each resumes its own random numbers."""
+    """Refuses a checkpoint of another number of processes, since each process resumes its own random state."""
     saved = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
     expected = f"a checkpoint of {processes} process{'es' if processes > 1 else ''}"
-    found = f"one of {saved}; resume with as many as before, or start again in another --output_dir"
+    found = f"one of {saved}; resume with the same number, or start again in another --output_dir"
     require(saved == processes, str(checkpoint), expected, found)
 
 
 def publish(unfinished: Path, final: Path) -> None:
-    """Moves a complete checkpoint into place, over one that an earlier attempt may have left."""
+    """Moves a complete checkpoint into place, replacing one of an earlier attempt."""
     if final.exists():
         shutil.rmtree(final)
     os.replace(unfinished, final)
 
 
 def remove_older(newest: Path, limit: int | None) -> None:
-    """Keeps the newest checkpoint, which has just been written, and the `limit` - 1 before it. Those of later steps,
-    which an earlier attempt left, don't count."""
+    """Keeps the newest checkpoint and the `limit` - 1 before it. Checkpoints of later steps, from an earlier attempt,
+    don't count."""
     if limit is None or limit < 1:
         return
     earlier = [path for path in checkpoints_in(newest.parent) if step_of(path) < step_of(newest)]
@@ -98,20 +95,20 @@ def remove_older(newest: Path, limit: int | None) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Removes all checkpoints in the folder, also an unfinished one."""
+    """Removes all checkpoints in the folder, including an unfinished one."""
     for path in [*checkpoints_in(folder), folder / UNFINISHED]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def one_line_if_not_written(what: str) -> Iterator[None]:
-    """Turns the errors of a full disk, a quota or missing write permission into a `BiasEnsembleError`."""
+    """Turns errors due to a full disk, a quota or missing write permission into a `BiasEnsembleError`."""
     from safetensors import SafetensorError
 
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if not _of_writing(error):
+        if not _is_write_error(error):
             raise
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:200]
         raise BiasEnsembleError(
@@ -120,8 +117,8 @@ def one_line_if_not_written(what: str) -> Iterator[None]:
         ) from error
 
 
-def _of_writing(error: Exception) -> bool:
-    """Whether writing failed: safetensors passes the system's error on as text, `torch.save` has texts of its own."""
+def _is_write_error(error: Exception) -> bool:
+    """Whether writing failed, which safetensors and `torch.save` report in the text of the error only."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
     return any(text in str(error) for text in ("os error", "PytorchStreamWriter failed writing", "unexpected pos"))

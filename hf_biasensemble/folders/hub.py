@@ -1,7 +1,6 @@
-"""Finished folders -> repositories on the Hub, each in one commit.
+"""Uploads finished folders to the Hub, each in one commit, so an interrupted upload changes nothing.
 
-With one commit, a repository has its old content or the new one, never half of each, however the upload ends. Nothing
-here imports torch.
+Imports no torch.
 """
 
 import re
@@ -33,12 +32,12 @@ PUBLISHED_FILES = [
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"),
     *("modeling_*.py", CARD_FILE, RESULTS_FILE, CONFIG_FILE, HISTORY_FILE, f"{FIGURES_DIR}/*"),
 ]
-"""Patterns of what a model repository holds, `*` within one folder. Checkpoints, optimiser states and logs are not."""
+"""Patterns of the files in a model repository, without checkpoints and logs; `*` matches within a folder."""
 
 _ADVICE = {
     401: "the Hub does not accept the token (401); log in with `hf auth login`",
-    403: "the token may not write there (403); name a repository of yours, or log in with a token that may write",
-    404: "there is no such place (404), or the token may not see it; check the name",
+    403: "the token may not write there (403); name your own repository, or log in with a token that may write",
+    404: "no such repository (404), or the token may not see it; check the name",
     429: "too many requests to the Hub (429); wait a few minutes",
 }
 
@@ -51,25 +50,10 @@ def push_model(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Uploads the published model of a finished output folder, its card, results, settings and figures.
+    """Uploads the model, card, results, settings and figures of a finished output folder; returns the commit's URL.
 
-    Files of an earlier push that the folder no longer has are removed in the same commit, except the card; other
-    files of the repository stay.
-
-    Args:
-        folder (`str` or `Path`): The `output_dir` of a finished run.
-        repo_id (`str`): Model repository, `namespace/name`, or a name in the token's namespace. Created if missing.
-        private (`bool`, *optional*, defaults to `False`): Make it private; a public one is refused.
-        with_selection (`bool`, *optional*, defaults to `False`): Also upload the bias-amplified set, which
-            lists every training image by its row, and its members, which can judge other models.
-        commit_message (`str`, *optional*): Title of the commit.
-        token (`str`, *optional*): By default `HF_TOKEN` or the one of `hf auth login`.
-
-    Returns:
-        `str`: Address of the commit.
-
-    Raises:
-        `BiasEnsembleError`: If there is no finished model or the upload fails, after which it can be repeated.
+    Creates the repository if missing; `private` refuses a public one. `with_selection` adds the bias-amplified set and
+    the members. Stale files of an earlier push are removed, except the card; other files in the repository stay.
     """
     folder = Path(folder)
     found = [f"no {name}" for name in ("config.json", "model.safetensors*") if not any(folder.glob(name))]
@@ -92,11 +76,7 @@ def push_model(
 
 
 def check_can_push(repo_id: str, token: str | None = None) -> str:
-    """The token to push with, after the checks of a push to `repo_id` that need no network.
-
-    Raises:
-        `BiasEnsembleError`: If the name is not a repository's, there is no token, or the Hub is switched off.
-    """
+    """Makes all checks of a push to `repo_id` that need no network, and returns the token to push with."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -122,21 +102,10 @@ def push_folder(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Commits files of a folder to a repository, which is created if missing, and returns the commit's address.
+    """Commits `files` of a folder, by default all, to a repository and returns the commit's URL.
 
-    Args:
-        folder: The finished folder.
-        repo_id: Repository, such as `"me/name"`.
-        commit_message: Of the only commit.
-        again: The words of the command that repeats this push, for the error message.
-        files: Paths in the folder, by default all.
-        replaced: Patterns of files in the repository that are removed if they are not pushed again, except the card.
-        repo_type: `"model"` or `"dataset"`.
-        private: Whether a new repository is private.
-        token: Of the Hub.
-
-    Raises:
-        `BiasEnsembleError`: If the upload fails.
+    Files in the repository that match `replaced` are removed unless they are pushed again, except the card. `again` is
+    the command that repeats this push, for the error message.
     """
     folder = Path(folder)
     files = _files_in(folder) if files is None else files
@@ -149,7 +118,7 @@ def push_folder(
             raise BiasEnsembleError(f"{repo_id} is public; make it private in its settings, or leave out --private")
         there = {sibling.rfilename for sibling in before.siblings or []}
         stale = {name for name in there - {*files, CARD_FILE} if _matches(name, replaced)}
-        # Not `upload_folder`: it makes several commits of a large folder.
+        # `upload_folder` splits a large folder into several commits.
         additions = [CommitOperationAdd(name, _content(folder / name, repo_id)) for name in files]
         deletions = [CommitOperationDelete(name) for name in sorted(stale)]
         with warnings.catch_warnings():
@@ -159,12 +128,12 @@ def push_folder(
             )
     except BiasEnsembleError:
         raise
-    except Exception as error:  # network, permission, a bad card: the client raises unrelated types
+    except Exception as error:  # the client raises unrelated types: network, permission, a bad card
         print(file=sys.stderr)  # the client leaves its progress bar open
         raise BiasEnsembleError(
             f"{folder} is complete, but its upload to {repo_id} failed: {_reason(error, token)}; "
             f"then: {shlex.join(again)}"
-        ) from None  # what came before may quote the token
+        ) from None  # the original error may quote the token
     return str(done.commit_url)
 
 
@@ -173,7 +142,7 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _content(file: Path, repo_id: str) -> Path | bytes:
-    """What is uploaded for a file: the card names the repository in its examples, settings have no local paths."""
+    """The content to upload: cards name the repository in their examples, settings lose their local paths."""
     if file.name == CONFIG_FILE:
         settings = without_local_paths(yaml.safe_load(file.read_text(encoding="utf-8")))
         return yaml.safe_dump(settings, sort_keys=False).encode()
@@ -189,7 +158,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _reason(error: BaseException, token: str) -> str:
-    """What went wrong and what to do, in one line and without the token."""
+    """The cause and the remedy, in one line and without the token."""
     causes = [str(error)]
     while error.__cause__ and not isinstance(error, HfHubHTTPError):
         error = error.__cause__
@@ -197,6 +166,8 @@ def _reason(error: BaseException, token: str) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if status in _ADVICE:
         return _ADVICE[status]
-    said = " ".join(": ".join(dict.fromkeys(causes)).replace(token, "***").split())
-    said = said[:300].rstrip(".") or type(error).__name__
-    return f"the Hub has a fault ({said}); wait a while" if status >= 500 else f"{said}; check network and repository"
+    text = " ".join(": ".join(dict.fromkeys(causes)).replace(token, "***").split())
+    text = text[:300].rstrip(".") or type(error).__name__
+    if status >= 500:
+        return f"the Hub returned an error ({text}); try again later"
+    return f"{text}; check network and repository"

@@ -1,4 +1,4 @@
-"""The folder of a run: what may be in it, who may write to it, and what must not change when a run is resumed."""
+"""The output folder of a run: its files, its lock, and the checks before overwriting or resuming."""
 
 import re
 import shutil
@@ -27,17 +27,17 @@ ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE = (
     f"{FIGURES_DIR}/{name}.png" for name in ("accuracy", "groups", "relative_difficulty", "selection")
 )
 EXPLAINED_FILES = tuple(f"{FIGURES_DIR}/{name}" for name in ("reliance.csv", "reliance.png", "counterfactuals.png"))
-"""What `explain` leaves behind."""
+"""The files that `explain` writes."""
 FIGURE_FILES = (ACCURACY_FIGURE, GROUPS_FIGURE, DIFFICULTY_FIGURE, SELECTION_FIGURE, *EXPLAINED_FILES)
 AUDIT_FILES = ("audit.html", "audit.csv", "audit.parquet")
 DROPPED_FILE = "dropped_images.csv"
 REPOSITORY_PLACEHOLDER = "path/or/hub-id/of/this/repository"
-"""Stands in the examples of a card for the place of the model, until it is pushed to one."""
+"""The location of the model in a card's examples, until it is pushed."""
 _RUN_FILES = (
     *(RESULTS_FILE, HISTORY_FILE, CARD_FILE),
     *("trainer_state.json", "config.json", "model.safetensors", "selection", "judging"),
 )
-# Alone, these are worth no refusal.
+# A folder with only these can be overwritten.
 _FURTHER_FILES = (
     *(CONFIG_FILE, DROPPED_FILE, "preprocessor_config.json", "modeling_debiased.py"),
     *FIGURE_FILES,
@@ -46,7 +46,7 @@ _FURTHER_FILES = (
 
 
 def without_local_paths(value: Any) -> Any:
-    """The settings or results with `path/to/NAME` in place of absolute paths, which mean nothing elsewhere."""
+    """Replaces absolute paths in settings or results, which mean nothing elsewhere, by `path/to/NAME`."""
     if isinstance(value, dict):
         return {name: without_local_paths(content) for name, content in value.items()}
     if isinstance(value, list):
@@ -59,10 +59,8 @@ def without_local_paths(value: Any) -> Any:
 
 @contextmanager
 def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = False) -> Iterator[None]:
-    """Keeps other processes from writing to the folder, which is created if missing, until the block or process ends.
-
-    Refuses a file and, unless `wait` is set, a folder that another process is writing to; `option` names it in errors.
-    """
+    """Locks the folder, which is created if missing, against other writers until the block or process ends. If another
+    process holds the lock, raises or, with `wait`, waits; errors name the `option`."""
     folder = Path(folder)
     check_no_file(folder, option)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,23 +76,23 @@ def sole_writer(folder: str | Path, option: str = "--output_dir", wait: bool = F
 
 
 def check_no_file(folder: Path, option: str = "--output_dir") -> None:
-    """Refuses a file in place of a folder."""
+    """Refuses a file where a folder is expected."""
     require(folder.is_dir() or not folder.exists(), f"{option} {folder}", "a folder", "a file; name another")
 
 
 def results_in(folder: Path) -> list[Path]:
-    """What a run has left in the folder that is worth keeping: its model, checkpoints, selection, results, card."""
+    """The files and folders of a run that are worth keeping: model, checkpoints, selection, results, card."""
     named = [folder / name for name in _RUN_FILES] + sorted(folder.glob("checkpoint-*"))
     return [path for path in named if path.is_file() or (path.is_dir() and any(path.iterdir()))]
 
 
 def written_in(folder: Path) -> list[Path]:
-    """All that a run has left in the folder, what is worth keeping first."""
+    """All files and folders of a run, those worth keeping first."""
     return results_in(folder) + [folder / name for name in _FURTHER_FILES if (folder / name).exists()]
 
 
 def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None) -> list[Path]:
-    """Refuses to touch the results of another run unless told to; returns the files to remove once all is checked."""
+    """Refuses a folder with another run unless it may be overwritten; returns the files to remove."""
     resumes_here = args.resume_from_checkpoint and (checkpoint is None or checkpoint.parent == output_dir.resolve())
     if not output_dir.exists() or resumes_here:
         return []
@@ -108,14 +106,14 @@ def check_output_dir(output_dir: Path, args: "DebiasingArguments", checkpoint: P
 
 
 def remove_earlier_run(output_dir: Path, args: "DebiasingArguments", checkpoint: Path | None = None) -> None:
-    """Removes what [`check_output_dir`] names."""
+    """Removes the files that [`check_output_dir`] returns."""
     for path in check_output_dir(output_dir, args, checkpoint):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
-    """The checkpoint that `--resume_from_checkpoint` means: a folder, or `true` for the newest complete one in
-    output_dir. `None` if the run starts from the beginning, also when an earlier one ended before its first."""
+    """The checkpoint that `--resume_from_checkpoint` names: a folder, or `true` for the newest complete one in
+    `output_dir`. `None` starts from the beginning: not asked for, or there is none yet."""
     asked = str(args.resume_from_checkpoint or "false")
     if asked.lower() == "false":
         args.resume_from_checkpoint = None
@@ -132,13 +130,13 @@ def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     is_run = (output_dir / CONFIG_FILE).exists()
     require(is_run, "--resume_from_checkpoint true", f"a run in {args.output_dir}", found)
     newest = newest_readable(output_dir)
-    if newest is not None:
+    if newest:
         check_processes(newest, args.world_size)
     return newest
 
 
 def check_same_run(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Refuses to resume with other data, method, model or seed. Returns the settings that the run had."""
+    """Refuses to resume with other data, method, model or seed; returns the settings of the run."""
     file = output_dir / CONFIG_FILE
     if not file.exists():
         return {}
@@ -146,13 +144,13 @@ def check_same_run(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]
     different = differences(before, yaml.safe_load(yaml.safe_dump(settings)), ignored=MAY_DIFFER_ON_RESUME)
     if different:
         raise BiasEnsembleError(
-            f"cannot resume the run in {output_dir}: {'; '.join(different)}; use the settings in {file} or another "
+            f"cannot resume the run in {output_dir}: {'; '.join(different)}; use the settings in {file}, or another "
             "--output_dir"
         )
     return before
 
 
-# The fingerprint tells whether the data are the same, and what members of --judge say is compared with what they said.
+# `train_fingerprint` identifies the data, and a digest the members of --judge.
 MAY_DIFFER_ON_RESUME = frozenset(
     """dataset_name reading pretrained_weights judge audit output_dir selection_dir compare_with overwrite_output_dir
     pixel_memory_limit verify_pixels pixels_on per_device_eval_batch_size max_steps num_train_epochs schedule_steps

@@ -1,4 +1,4 @@
-"""Whether all processes of a run, on whatever machine, see its output folder."""
+"""Checks that the processes of a run on all machines share its output folder."""
 
 import time
 from pathlib import Path
@@ -10,16 +10,12 @@ from hf_biasensemble.internal.collectives import largest, num_processes, total
 from hf_biasensemble.internal.errors import require
 
 SECONDS_TO_APPEAR = 30
-"""How late a network disk may show a new file to other machines."""
+"""How long a network disk may take to show a new file on other machines."""
 
 
 def check_seen_by_all(output_dir: Path, device: torch.device) -> None:
-    """Refuses an output folder that processes on other machines don't see: checkpoints would lack their part. To be
-    called by all processes, once the first has written `config.yaml`.
-
-    Raises:
-        `BiasEnsembleError`: In all processes, if one of them does not see it.
-    """
+    """Refuses, in all processes, an output folder that one of them doesn't see: checkpoints would lack its part. All
+    processes call this after the first one has written `config.yaml`."""
     if num_processes() == 1:
         return
     largest(torch.zeros((), device=device))  # the first process is here, so the file is written

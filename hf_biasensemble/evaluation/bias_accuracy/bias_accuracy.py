@@ -1,7 +1,6 @@
 """`hf_biasensemble.evaluation.accuracy` as a module of the `evaluate` library: `evaluate.load(this folder)`.
 
-`evaluate` copies this file elsewhere before it imports it, and reads its import lines with a pattern that knows one
-module a line.
+`evaluate` imports a copy of this file, and its pattern for import lines expects one module per line.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ except ImportError:
 
 _DESCRIPTION = """
 Accuracy of a classifier: overall, on bias-aligned and on bias-conflicting samples, averaged over the groups of label
-and bias, and in the worst of these groups. A group without samples is left out, never 0.
+and bias, and in the worst of these groups. Groups without samples are omitted, never 0.
 """
 
 _CITATION = """
@@ -68,7 +67,7 @@ _OPTIONAL = ("bias_labels", "is_conflicting")
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS_DESCRIPTION)
 class BiasAccuracy(evaluate.Metric):
-    # `evaluate` has no optional inputs: a missing one reaches `_compute` as a column of nulls.
+    # `evaluate` has no optional inputs, so `_compute` gets missing ones as columns of nulls.
 
     def _info(self) -> evaluate.MetricInfo:
         columns = {"predictions": "int64", "references": "int64", "bias_labels": "int64", "is_conflicting": "bool"}
@@ -81,7 +80,7 @@ class BiasAccuracy(evaluate.Metric):
         )
 
     def compute(self, **inputs: Any) -> dict[str, float] | None:
-        """Accuracy by group of these inputs, or of what was added before."""
+        """Computes accuracy by group of these inputs, or of the samples added before."""
         return super().compute(**dict.fromkeys(_OPTIONAL) | inputs)
 
     def add_batch(
@@ -92,7 +91,7 @@ class BiasAccuracy(evaluate.Metric):
         bias_labels: Sequence | None = None,
         is_conflicting: Sequence | None = None,
     ) -> None:
-        """Adds samples that a later `compute()` counts; arguments as there."""
+        """Adds samples for a later `compute()`, with the same arguments."""
         absent = [None] * len(predictions)
         super().add_batch(
             predictions=predictions,
@@ -102,7 +101,7 @@ class BiasAccuracy(evaluate.Metric):
         )
 
     def add(self, **example: Any) -> None:
-        """Adds one sample, as `prediction`, `reference` and, where known, `bias_labels` and `is_conflicting`."""
+        """Adds a sample: `prediction`, `reference` and, if known, `bias_labels` and `is_conflicting`."""
         super().add(**dict.fromkeys(_OPTIONAL) | example)
 
     def _compute(
