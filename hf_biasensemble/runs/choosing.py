@@ -26,7 +26,7 @@ from hf_biasensemble.selection import Selection
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method with some options of its own, written `method` or `method:option=value,option=value`."""
+    """A method and its options, written as `method` or `method:option=value,option=value`."""
 
     name: str
     method: Method
@@ -35,21 +35,21 @@ class Candidate:
     @classmethod
     def of(cls, name: str) -> "Candidate":
         """Parses a value of `--candidates`."""
-        known, _, rest = name.partition(":")
-        found = cls(name, METHODS[known], {})
-        if found.method.chooses:
-            raise BiasEnsembleError(f"--candidates: expected methods that train a classifier, found {known}")
-        own = {key: value for key, value in found.defaults().items() if key not in found.method.unused}
-        for part in filter(None, rest.split(",")):
+        method, _, options = name.partition(":")
+        candidate = cls(name, METHODS[method], {})
+        if candidate.method.chooses:
+            raise BiasEnsembleError(f"--candidates: expected methods that train a classifier, found {method}")
+        defaults = {key: value for key, value in candidate.defaults().items() if key not in candidate.method.unused}
+        for part in filter(None, options.split(",")):
             option, _, value = part.partition("=")
             try:
-                found.options[option] = _converted(value, own[option])
+                candidate.options[option] = _parse(value, defaults[option])
             except (KeyError, TypeError, ValueError) as error:
                 raise BiasEnsembleError(
-                    f"--candidates {name}: expected option=value with options of {known} "
-                    f"({', '.join(sorted(own)) or 'it has none'}), found {part}"
+                    f"--candidates {name}: expected option=value with options of {method} "
+                    f"({', '.join(sorted(defaults)) or 'it has none'}), found {part}"
                 ) from error
-        return found
+        return candidate
 
     def defaults(self) -> dict[str, Any]:
         """Names and defaults of the method's own options."""
@@ -62,7 +62,7 @@ class Candidate:
         return self.method.arguments(**(common | {"method": self.method.name} | self.options | changes))
 
 
-def _converted(text: str, default: Any) -> Any:
+def _parse(text: str, default: Any) -> Any:
     """Parses the value of an option with this default."""
     if not text:
         raise ValueError("no value")

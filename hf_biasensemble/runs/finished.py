@@ -189,8 +189,8 @@ class Run:
         settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
         if settings.get("dataset_name") in (None, IN_MEMORY):
             return None
-        known = [field.name for field in fields(DataArguments) if field.name in settings]  # older versions had fewer
-        return DataArguments(**{name: settings[name] for name in known})
+        names = [field.name for field in fields(DataArguments) if field.name in settings]  # older versions had fewer
+        return DataArguments(**{name: settings[name] for name in names})
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -201,10 +201,10 @@ class Run:
     def _repr_html_(self) -> str:
         """Renders a table of accuracies, the estimates and the flagged images."""
         splits = [name for name in ("validation", "test") if f"{name}_accuracy" in self.results]
-        known = [metric for metric in METRICS if any(f"{split}_{metric}" in self.results for split in splits)]
-        rows = [["", *(metric.replace("_", " ") for metric in known)]]
+        metrics = [metric for metric in METRICS if any(f"{split}_{metric}" in self.results for split in splits)]
+        rows = [["", *(metric.replace("_", " ") for metric in metrics)]]
         for split in splits:
-            values = (self.results.get(f"{split}_{metric}") for metric in known)
+            values = (self.results.get(f"{split}_{metric}") for metric in metrics)
             rows.append([split, *("" if value is None else f"{100 * value:.1f}" for value in values)])
         table = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
         parts = [f"<b>{html.escape(str(self.folder))}</b>", f"<table>{table}</table>" if splits else ""]

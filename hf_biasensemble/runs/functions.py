@@ -28,8 +28,7 @@ from hf_biasensemble.runs.judging import JudgeArguments, judge_models
 from hf_biasensemble.runs.run import run
 from hf_biasensemble.runs.run_arguments import asked_method, parse_run
 
-GIVEN_MODEL = "initial_model"
-"""Subfolder of the output folder for a model that was passed as an object."""
+_MODEL_FOLDER = "initial_model"  # in the output folder, for a model that was passed as an object
 
 Data: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict
 Model: TypeAlias = str | Path | PreTrainedModel | Callable[[], PreTrainedModel]
@@ -75,9 +74,9 @@ def fit(
     """
     words = _words_of_run(dataset, model, method, recipe, output_dir, compare_with, options)
     data_args, model_args, selection_args, args = parse_run(words)
-    _hand_in(data_args, dataset)
+    _pass_in_memory(data_args, dataset)
     if model is not None:
-        keep_model(model, processing_class, args)
+        save_initial_model(model, processing_class, args)
     with without_bar():
         run(data_args, model_args, selection_args, args)
     return Run(args.output_dir, data_args)
@@ -113,9 +112,9 @@ def audit(
     data_args, model_args, selection_args, args, asked = parse_run(
         words, None, AuditDataArguments, (AuditArguments,), "audit"
     )
-    _hand_in(data_args, dataset)
+    _pass_in_memory(data_args, dataset)
     if model is not None:
-        keep_model(model, processing_class, args)
+        save_initial_model(model, processing_class, args)
     with without_bar():
         audit_images(data_args, model_args, selection_args, args, asked.num_images)
     return Run(args.output_dir, data_args)
@@ -146,10 +145,10 @@ def judge(
     """
     models = model if isinstance(model, (list, tuple)) else [model]
     given = {"model": models, "members": members, "compare_with": compare_with}
-    words = _words({**_name_of(dataset, options), **given, **options})
+    words = _words({**_dataset_option(dataset, options), **given, **options})
     types = [DataArguments, JudgeArguments, InferenceArguments]
     data_args, judge_args, inference = parse_arguments(types, words, command="judge")
-    _hand_in(data_args, dataset)
+    _pass_in_memory(data_args, dataset)
     with without_bar():
         text, values = judge_models(data_args, judge_args, inference)
     return Estimates(values, text)
@@ -170,7 +169,7 @@ def _words_of_run(
             METHODS.add(method)
         method = method.name
     named = {"config": recipe, "method": method, "compare_with": compare_with}
-    words = _words({**_name_of(dataset, options), **named, **options})
+    words = _words({**_dataset_option(dataset, options), **named, **options})
     folder = output_dir or _free_folder(asked_method(words).name, recipe)
     words += _words({"output_dir": folder})
     if model is not None:
@@ -184,13 +183,13 @@ def _words(options: dict[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in options.items():
         if isinstance(value, (list, tuple)):
-            words += words_of_option(name, [_plain(name, one) for one in value])
+            words += words_of_option(name, [_checked(name, one) for one in value])
         elif value is not None:
-            words += words_of_option(name, _plain(name, value))
+            words += words_of_option(name, _checked(name, value))
     return words
 
 
-def _plain(name: str, value: Any) -> Any:
+def _checked(name: str, value: Any) -> Any:
     """The value if a command line can hold it."""
     if isinstance(value, (str, Number, dict)):
         return value
@@ -202,12 +201,12 @@ def _plain(name: str, value: Any) -> Any:
     )
 
 
-def _name_of(dataset: Data, options: dict[str, Any]) -> dict[str, Any]:
+def _dataset_option(dataset: Data, options: dict[str, Any]) -> dict[str, Any]:
     """The option that names the dataset; the caller may name one in memory."""
     return {"dataset_name": dataset if isinstance(dataset, (str, Path)) else options.get("dataset_name", IN_MEMORY)}
 
 
-def _hand_in(data_args: DataArguments, dataset: Data) -> None:
+def _pass_in_memory(data_args: DataArguments, dataset: Data) -> None:
     if not isinstance(dataset, (str, Path)):
         data_args.in_memory = splits_in_memory(dataset)
 
@@ -221,11 +220,11 @@ def _free_folder(name: str, recipe: str | Path | None) -> str:
 
 
 def backbone_of(model: Model, output_dir: Path) -> str:
-    """The value of `--backbone` for a model: its name, or the folder where [`keep_model`] saves it."""
-    return str(model) if isinstance(model, (str, Path)) else str(output_dir / GIVEN_MODEL)
+    """The value of `--backbone` for a model: its name, or the folder where [`save_initial_model`] saves it."""
+    return str(model) if isinstance(model, (str, Path)) else str(output_dir / _MODEL_FOLDER)
 
 
-def keep_model(model: Model, processing_class: Any, args: DebiasingArguments) -> None:
+def save_initial_model(model: Model, processing_class: Any, args: DebiasingArguments) -> None:
     """Saves a model and its image processor, if any, in the output folder, unless that holds a run to keep.
 
     All processes wait until it can be read. A model given by name is left where it is.
@@ -243,5 +242,5 @@ def keep_model(model: Model, processing_class: Any, args: DebiasingArguments) ->
         with without_bar():
             for part in (built, processing_class):
                 if part is not None:
-                    part.save_pretrained(folder / GIVEN_MODEL)
+                    part.save_pretrained(folder / _MODEL_FOLDER)
     args.distributed_state.wait_for_everyone()

@@ -13,6 +13,7 @@ from hf_biasensemble.arguments import resolved, settled_selection
 from hf_biasensemble.folders.output_folder import CONFIG_FILE, MAY_DIFFER_ON_RESUME, RESULTS_FILE
 from hf_biasensemble.internal.errors import BiasEnsembleError, differences
 from hf_biasensemble.methods import METHODS, method_of
+from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.runs.run_arguments import asked_method, parse_run
 from hf_biasensemble.selection import FILE_NAME as SELECTION_FILE
 
@@ -76,8 +77,6 @@ def make_plan(
         data_args, model_args, selection_args, args = parse_run(words)
     selection_args = settled_selection(selection_args, model_args, args)
     if model_args.starts_pretrained:
-        from hf_biasensemble.models.preprocessing import with_preprocessing
-
         model_args = with_preprocessing(model_args)
     selector = method_of(args).selector
     if selector:
@@ -108,9 +107,9 @@ def with_judges(plans: list[Plan], output_dir: Path) -> tuple[list[Plan], list[P
     judged = []
     for plan in plans:
         its_judge = judges.get((plan.data, plan.seed, plan.fold))
-        judge_dir = its_judge.selection_dir if its_judge else None
-        words = [] if judge_dir in (None, plan.selection_dir) else ["--judge", str(judge_dir)]
-        judged.append(replace(plan, words=plan.words + words))
+        if its_judge and its_judge.selection_dir != plan.selection_dir:
+            plan = replace(plan, words=[*plan.words, "--judge", str(its_judge.selection_dir)])
+        judged.append(plan)
     return list(judges.values()), judged
 
 

@@ -24,7 +24,7 @@ from hf_biasensemble.methods import METHODS
 from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.models.inputs import Inputs
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
-from hf_biasensemble.runs.functions import backbone_of, keep_model
+from hf_biasensemble.runs.functions import backbone_of, save_initial_model
 from hf_biasensemble.runs.prepared import Prepared
 from hf_biasensemble.runs.run import check_network
 from hf_biasensemble.runs.selecting import make_selection
@@ -35,7 +35,7 @@ from hf_biasensemble.trainers.checkpoint_choice import check_checkpoint_choice
 
 @dataclass
 class TrainerSetup:
-    """What a trainer needs, made from its arguments."""
+    """Everything a trainer works with, built from its arguments."""
 
     prepared: Prepared
     inputs: Inputs
@@ -140,7 +140,7 @@ def _network_of(
         return model, None
     is_backbone = isinstance(model, PreTrainedModel) and not isinstance(model, DebiasedImageClassifier)
     if is_backbone or not isinstance(model, nn.Module):
-        keep_model(model, processing_class, args)
+        save_initial_model(model, processing_class, args)
         name = backbone_of(model, Path(args.output_dir))
         return ModelArguments(name, pretrained=not isinstance(model, (str, Path))), None
     wanted = get_type_hints(method.network).get("return", nn.Module)
