@@ -9,25 +9,15 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.tables import load_table, save_table
 
 FILE_NAME = "selection.parquet"
-PSEUDO_GROUPS = ("selected", "predicted")
 DENSE_CLASSES = 100
 """With more classes than this, a selection only keeps the probabilities of the `TOP_CLASSES` most probable ones."""
 TOP_CLASSES = 10
 
-_COLUMNS = {
-    "index": "index",
-    "labels": "label",
-    "bias_labels": "bias_label",
-    "is_conflicting": "is_conflicting",
-    "votes": "votes",
-    "mean_probability": "mean_probability",
-    "is_selected": "is_selected",
-    "predicted_labels": "predicted_label",
-    "agreeing_members": "agreeing_members",
-    "lowest_probability": "lowest_probability",
-    "probabilities": "probabilities",
-    "probability_classes": "probability_classes",
-}
+_ATTRIBUTES = (
+    *("index", "labels", "bias_labels", "is_conflicting", "votes", "mean_probability", "is_selected"),
+    *("predicted_labels", "agreeing_members", "lowest_probability", "probabilities", "probability_classes"),
+)
+_COLUMNS = {name: name.replace("labels", "label") for name in _ATTRIBUTES}
 
 
 @dataclass(frozen=True)
@@ -99,9 +89,8 @@ class Selection:
     def check(self, class_names: list[str]) -> None:
         """Raises `BiasEnsembleError` if the bias-amplified set is empty or lacks a class."""
         kept = np.bincount(self.labels[self.is_selected], minlength=len(class_names))
-        lacking = [class_names[number] for number in np.flatnonzero(kept == 0)]
-        if lacking:
-            what = "is empty" if not kept.any() else f"has no sample of {', '.join(lacking)}"
+        if lacking := [class_names[number] for number in np.flatnonzero(kept == 0)]:
+            what = f"has no sample of {', '.join(lacking)}" if kept.any() else "is empty"
             raise BiasEnsembleError(
                 f"the bias-amplified set {what} ({kept.sum()} of {len(self.index)} samples kept): too few members are "
                 "sure of them; keep a fraction of each class (--member_keep 0.8), lower --member_threshold or "
@@ -138,11 +127,11 @@ class Selection:
         Raises:
             `BiasEnsembleError`: If the table is of an older version and lacks the predictions.
         """
-        opinion = self.is_selected if by == "selected" else self.predicted_labels
-        if opinion is None:
+        within = self.is_selected if by == "selected" else self.predicted_labels
+        if within is None:
             raise outdated("--pseudo_groups predicted", "what the members predict")
-        opinion = opinion.astype(np.int64)
-        cells, group = np.unique(self.labels * (opinion.max() + 1) + opinion, return_inverse=True)
+        within = within.astype(np.int64)
+        cells, group = np.unique(self.labels * (within.max() + 1) + within, return_inverse=True)
         return self.by_row(group, num_rows), len(cells)
 
     def summary(self) -> dict[str, float]:
@@ -151,12 +140,9 @@ class Selection:
         summary: dict[str, float] = {"selection_size": int(self.is_selected.sum())}
         if self.is_conflicting is not None:
             known = True if self.bias_labels is None else self.bias_labels >= 0
-            for name, group in (
-                ("selection_aligned_recall", ~self.is_conflicting & known),
-                ("selection_conflicting_leak", self.is_conflicting),
-            ):
-                if group.any():
-                    summary[name] = float(self.is_selected[group].mean())
+            aligned = ~self.is_conflicting & known
+            groups = {"selection_aligned_recall": aligned, "selection_conflicting_leak": self.is_conflicting}
+            summary |= {name: float(self.is_selected[group].mean()) for name, group in groups.items() if group.any()}
         return summary
 
     def save(self, folder: str | Path) -> Path:

@@ -68,11 +68,11 @@ class SampleLosses:
         return {"averages": self.averages().cpu(), "seen": self.seen.cpu()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores a [`~SampleLosses.state_dict`]; raises `ValueError` if it is for another number of samples."""
-        if state["averages"].shape != self.averages().shape:
+        """Restores a [`~SampleLosses.state_dict`]; raises `ValueError` if its shape does not fit."""
+        expected, found = tuple(self.averages().shape), tuple(state["averages"].shape)
+        if found != expected:
             raise ValueError(
-                f"expected averages of shape {tuple(self.averages().shape)}, found {tuple(state['averages'].shape)}: "
-                "the state belongs to another training set"
+                f"expected averages of shape {expected}, found {found}: the state belongs to another training set"
             )
         self._last_place.copy_(state["seen"].int() - 1)
         self._maximum.set_all(state["averages"].to(self.labels.device).T)

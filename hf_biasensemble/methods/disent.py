@@ -73,11 +73,9 @@ class DisentTrainer(RelativeDifficultyTrainer):
         outputs = model(pixel_values=batch["pixel_values"], swap_permutation=permutation)
         debiased_loss = cross_entropy(outputs["logits"], labels)
         weight = self.weigh(index, cross_entropy(outputs["biased_logits"], labels), debiased_loss)
-        weight = self.importance(index) * weight
-        biased_term = self.biased_term(outputs["biased_logits"], labels, index)
         terms = {
             "debiased": self.part.mean(weight * debiased_loss),
-            "biased": self.args.lambda_dis * biased_term,
+            "biased": self.args.lambda_dis * self.biased_term(outputs["biased_logits"], labels, index),
         }
         if permutation is not None:
             swapped_loss = cross_entropy(outputs["swapped_logits"], labels)

@@ -25,7 +25,7 @@ class LffTrainer(RelativeDifficultyTrainer):
         weight = self.weigh(index, biased_loss, debiased_loss)
         return {
             "biased": self.biased_term(outputs["biased_logits"], labels, index),
-            "debiased": self.part.mean(self.importance(index) * weight * debiased_loss),
+            "debiased": self.part.mean(weight * debiased_loss),
         }
 
 

@@ -19,18 +19,10 @@ _OWN_WEIGHT = 2
 
 
 class CheckpointChoice:
-    """Keeps the weights of the evaluation with the highest score; the latest one of equals.
+    """Keeps the weights of the evaluation with the highest score, the latest of equals. `"last"` keeps nothing.
 
-    The score is a metric. `"estimated"`, a metric of few images, is averaged over an evaluation (counted twice), the
-    one before and the one after; the last evaluation gets its score in [`~CheckpointChoice.settle`].
-
-    Args:
-        name (`str`): A key of `CHECKPOINT_CHOICES`. `"last"` keeps nothing: the last step is published.
-
-    Attributes:
-        step, score, weights: Step, score and state dict of the best evaluation; 0, -inf and empty before the first.
-        scores: Metric at the last three evaluations.
-        waiting, waiting_step: State dict and step of the last evaluation while it has no score yet.
+    The score is a metric. For `"estimated"`, which is measured on few images, it is the mean over an evaluation
+    (counted twice), the one before and the one after; [`~CheckpointChoice.settle`] scores the last evaluation.
     """
 
     def __init__(self, name: str):
@@ -39,8 +31,8 @@ class CheckpointChoice:
         self.step = 0
         self.score = -math.inf
         self.weights: dict[str, torch.Tensor] = {}
-        self.scores: list[float] = []
-        self.waiting: dict[str, torch.Tensor] = {}
+        self.scores: list[float] = []  # of the last three evaluations
+        self.waiting: dict[str, torch.Tensor] = {}  # weights of the last evaluation, which has no score yet
         self.waiting_step = 0
 
     def consider(self, step: int, metrics: dict[str, float], model: nn.Module) -> None:
@@ -97,12 +89,10 @@ def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSpl
     metric = CHECKPOINT_CHOICES[args.checkpoint_choice]
     if metric is None:
         return
-    name = f"--checkpoint_choice {args.checkpoint_choice}"
-    split = splits.get(metric.split("_")[0])
+    name, of_split = f"--checkpoint_choice {args.checkpoint_choice}", metric.split("_")[0]
+    split = splits.get(of_split)
     if split is None:
-        raise BiasEnsembleError(
-            f"{name}: expected a {metric.split('_')[0]} split, found {', '.join(splits)}; use last"
-        )
+        raise BiasEnsembleError(f"{name}: expected a {of_split} split, found {', '.join(splits)}; use last")
     if args.eval_strategy == "no":
         raise BiasEnsembleError(f"{name}: expected evaluations to choose from, found --eval_strategy no; use last")
     if args.checkpoint_choice == "estimated" and not has_members:

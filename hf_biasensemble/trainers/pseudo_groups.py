@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from hf_biasensemble.arguments import DebiasingArguments
 from hf_biasensemble.arguments.options import one_of, option
 from hf_biasensemble.data.batches.sampling import WeightedSampler
-from hf_biasensemble.selection import PSEUDO_GROUPS, Selection
+from hf_biasensemble.selection import Selection
 from hf_biasensemble.trainers.base import DebiasingTrainer
 
 MOST_DRAWS = 20
@@ -23,7 +23,7 @@ class PseudoGroupArguments(DebiasingArguments):
 
     _argument_group_name: ClassVar[str] = "method: pseudo-groups"
 
-    pseudo_groups: Annotated[str, one_of(*PSEUDO_GROUPS)] = option(
+    pseudo_groups: Annotated[str, one_of("selected", "predicted")] = option(
         "predicted",
         "Group the images of each class by predicted (the class that the members predict) or selected (whether the "
         "image is in the bias-amplified set).",

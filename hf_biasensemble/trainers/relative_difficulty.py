@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from hf_biasensemble.arguments import DebiasingArguments, option
 from hf_biasensemble.arguments.options import Fraction, PositiveFraction
 from hf_biasensemble.data.batches.sampling import ConflictingShareSampler
-from hf_biasensemble.evaluation.difficulty import mean_difficulty
+from hf_biasensemble.evaluation.difficulty import DIFFICULTIES, mean_difficulty
 from hf_biasensemble.losses.objectives import biased_objective, importance_weights, relative_difficulty
 from hf_biasensemble.losses.sample_losses import SampleLosses
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier
@@ -68,19 +68,25 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
                     )
 
     def weigh(self, index: torch.Tensor, biased_loss: torch.Tensor, debiased_loss: torch.Tensor) -> torch.Tensor:
-        """Updates the moving averages and returns the relative difficulty (B,), the debiased model's sample weights.
-
-        Every process updates the averages of all samples with the losses of all processes.
+        """Updates the moving averages with the losses of all processes and weights the samples of the debiased model.
 
         Args:
             index (`torch.Tensor` of shape (B,), int64): Rows of the training split.
             biased_loss (`torch.Tensor` of shape (B,)): Per-sample losses of the biased model.
             debiased_loss (`torch.Tensor` of shape (B,)): Per-sample losses of the debiased model.
+
+        Returns:
+            `torch.Tensor` of shape (B,): The relative difficulty, multiplied by importance weights that compensate for
+            `conflicting_share`.
         """
         losses = torch.stack([biased_loss, debiased_loss], dim=1).detach()
         self.sample_losses.update(self.part.gather(index), self.part.gather(losses))
         biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
-        return relative_difficulty(biased, debiased)
+        weights, sampler = relative_difficulty(biased, debiased), self.share_sampler
+        if sampler is None or self.amplified_set is None:
+            return weights
+        in_set, num_outside = self.amplified_set[index], len(sampler.outside)
+        return importance_weights(in_set, sampler.share, sampler.num_samples, num_outside) * weights
 
     def training_measures(self) -> dict[str, float]:
         """Means of relative difficulty and scaled losses over the training samples seen so far, separately for
@@ -88,21 +94,11 @@ class RelativeDifficultyTrainer(DebiasingTrainer):
         """
         index = self.sample_losses.seen.nonzero().flatten()
         biased, debiased = self.sample_losses.scaled(index).unbind(dim=1)
-        values = {
-            "relative_difficulty": relative_difficulty(biased, debiased).cpu().numpy(),
-            "biased_loss": biased.cpu().numpy(),
-            "debiased_loss": debiased.cpu().numpy(),
-        }
+        values = torch.stack([relative_difficulty(biased, debiased), biased, debiased]).cpu().numpy()
         conflicting = self.train_dataset.is_conflicting
         groups = None if conflicting is None else conflicting[index.cpu().numpy()]
-        return {f"train_{key}": value for key, value in mean_difficulty(values, groups).items()}
-
-    def importance(self, index: torch.Tensor) -> torch.Tensor | float:
-        """Importance weights (B,) of the debiased model's losses that compensate for `conflicting_share`."""
-        sampler = self.share_sampler
-        if sampler is None or self.amplified_set is None:
-            return 1.0
-        return importance_weights(self.amplified_set[index], sampler.share, sampler.num_samples, len(sampler.outside))
+        means = mean_difficulty(dict(zip(DIFFICULTIES, values, strict=True)), groups)
+        return {f"train_{key}": value for key, value in means.items()}
 
     def train_sampler(self) -> Sampler | None:
         return self.share_sampler

@@ -26,9 +26,11 @@ class WeightAverage(TrainerCallback):
         copied = [pair for pair in pairs if not self.steps or not torch.is_floating_point(pair[0])]
         if weights:
             decay = min(self.decay, (self.steps + 1) / (self.steps + 10))
-            torch._foreach_lerp_(*_columns(weights), 1 - decay)
+            averaged, current = zip(*weights, strict=True)
+            torch._foreach_lerp_(averaged, current, 1 - decay)
         if copied:
-            torch._foreach_copy_(*_columns(copied))
+            averaged, current = zip(*copied, strict=True)
+            torch._foreach_copy_(averaged, current)
         self.averaged.n_averaged += 1
         self.steps += 1
 
@@ -45,8 +47,3 @@ class WeightAverage(TrainerCallback):
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
     """Weights and buffers, detached."""
     return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
-
-
-def _columns(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Unzips the pairs."""
-    return [first for first, _ in pairs], [second for _, second in pairs]
