@@ -7,16 +7,13 @@ from hf_biasensemble.models.build import classifier_alone
 from hf_biasensemble.selectors.bias_ensemble import SELECTOR as BIAS_ENSEMBLE
 from hf_biasensemble.trainers.member_prior import MemberPriorArguments, MemberPriorTrainer
 
-LOWEST_PROBABILITY = 0.001
-"""Lower bound on the members' probabilities, which keeps a single image from dominating a batch."""
-
 
 class ProductOfExpertsTrainer(MemberPriorTrainer):
     """Product of experts (https://huggingface.co/papers/1909.03683): the prior is the log of the members' mean
     probabilities. Logs `loss_classification`."""
 
     def log_prior(self, index: torch.Tensor) -> torch.Tensor:
-        return self.member_probabilities(index).clamp(min=LOWEST_PROBABILITY).log()
+        return self.member_probabilities(index).clamp(min=0.001).log()  # so that no image dominates a batch
 
 
 METHOD = Method(

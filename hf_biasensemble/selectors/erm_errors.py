@@ -26,16 +26,16 @@ class ErmErrorsArguments(SelectorArguments):
     )
 
 
-def errors(made: Selection) -> Selection:
+def _select_correct(selection: Selection) -> Selection:
     """Selects the images that the classifier gets right."""
-    right = np.asarray(made.predicted_labels) == made.labels
-    return replace(made, votes=right.astype(made.votes.dtype), is_selected=right)
+    right = np.asarray(selection.predicted_labels) == selection.labels
+    return replace(selection, votes=right.astype(selection.votes.dtype), is_selected=right)
 
 
 def _trainer(model_args: Any, selection_args: ErmErrorsArguments, *others: Any) -> BiasEnsembleTrainer:
     steps = selection_args.first_stage_steps
     alone = SelectionArguments(num_members=1, member_agreement=1, member_steps=steps, balance_members=False)
-    return member_trainer(model_args, alone, *others, loss=cross_entropy, rule=errors)
+    return member_trainer(model_args, alone, *others, loss=cross_entropy, rule=_select_correct)
 
 
 def _check(selection: Selection, class_names: list[str]) -> None:

@@ -61,7 +61,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         refuse_data_parallel(args.n_gpu)
         if train_dataset is not None:
             padded = self.splits_batches and args.world_size > 1
-            _settle_last_batch(model, args, len(train_dataset), padded)  # type: ignore[arg-type]
+            _set_drop_last(model, args, len(train_dataset), padded)  # type: ignore[arg-type]
         settled: dict[str, Any] = {
             # The Trainer would push the pair while it trains, and write the token into `training_args.bin`.
             "push_to_hub": False,
@@ -129,13 +129,13 @@ class DebiasingTrainer(EvaluatingTrainer):
             self.remove_callback(PrinterCallback)
             self.train()
             return
-        features, model = _of_frozen_backbone(self.train_dataset), self.model.train()
+        features, model = _features_in_memory(self.train_dataset), self.model.train()
         if features is None:
             loader = self.get_train_dataloader()
         else:
-            unread: Any = _Unread(self.train_dataset)
+            split: Any = _WithoutPixels(self.train_dataset)
             draw = self._get_train_sampler
-            loader = self._get_dataloader(unread, "Training", self._train_batch_size, draw, is_training=True)
+            loader = self._get_dataloader(split, "Training", self._train_batch_size, draw, is_training=True)
         self.create_optimizer_and_scheduler(args.max_steps)
         optimizer, scheduler = self.optimizer, self.lr_scheduler
         assert optimizer is not None and scheduler is not None
@@ -298,7 +298,7 @@ class DebiasingTrainer(EvaluatingTrainer):
         return 0
 
 
-def _settle_last_batch(model: nn.Module, args: DebiasingArguments, num_samples: int, padded: bool) -> None:
+def _set_drop_last(model: nn.Module, args: DebiasingArguments, num_samples: int, padded: bool) -> None:
     """Keeps an incomplete batch if it is the only one; drops one of a single sample, unless it will be padded, if the
     model has batch normalisation."""
     batch_size = args.train_batch_size * args.world_size
@@ -316,7 +316,7 @@ def _settle_last_batch(model: nn.Module, args: DebiasingArguments, num_samples: 
                 )
 
 
-class _Unread(Dataset):
+class _WithoutPixels(Dataset):
     """A split whose batches come without pixels: the caller reads only the views that it draws."""
 
     def __init__(self, split: ImageSplit):
@@ -330,7 +330,7 @@ class _Unread(Dataset):
         return {"labels": self.split.labels[index], "index": index}
 
 
-def _of_frozen_backbone(split: Any) -> torch.Tensor | None:
+def _features_in_memory(split: Any) -> torch.Tensor | None:
     """All features (N, 1 + V, D) of a split that holds them in host memory; else `None`."""
     values = split.pixels.values if isinstance(split, ImageSplit) and isinstance(split.pixels, Features) else None
     return values if isinstance(values, torch.Tensor) and split.on_device is None else None

@@ -64,7 +64,7 @@ class BiasEnsembleTrainer(MemberSharingTrainer):
         self.rule = rule
         self.num_networks = len(model.members)
         self.num_members = selection_args.num_members
-        self.trained_on: torch.Tensor | None = None  # (R, M) with cross_fit: whether the first network was
+        self.trained_on: torch.Tensor | None = None  # (R, M) with cross_fit, by the first network of each pair
         self.selection_args = selection_args
         self.member_transform = transform
         self.split = train_dataset

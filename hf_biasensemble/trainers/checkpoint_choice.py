@@ -89,10 +89,10 @@ def check_checkpoint_choice(args: DebiasingArguments, splits: dict[str, ImageSpl
     metric = CHECKPOINT_CHOICES[args.checkpoint_choice]
     if metric is None:
         return
-    name, of_split = f"--checkpoint_choice {args.checkpoint_choice}", metric.split("_")[0]
-    split = splits.get(of_split)
+    name, split_name = f"--checkpoint_choice {args.checkpoint_choice}", metric.split("_")[0]
+    split = splits.get(split_name)
     if split is None:
-        raise BiasEnsembleError(f"{name}: expected a {of_split} split, found {', '.join(splits)}; use last")
+        raise BiasEnsembleError(f"{name}: expected a {split_name} split, found {', '.join(splits)}; use last")
     if args.eval_strategy == "no":
         raise BiasEnsembleError(f"{name}: expected evaluations to choose from, found --eval_strategy no; use last")
     if args.checkpoint_choice == "estimated" and not has_members:

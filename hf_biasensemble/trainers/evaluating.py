@@ -42,7 +42,7 @@ class EvaluatingTrainer(Trainer):
     control: TrainerControl
     judged: dict[str, PseudoGroups] | None = None
     """Pseudo-groups of the trainer's splits by name, to estimate accuracy without bias labels."""
-    _checkpoints_go_to: str | None = None
+    _checkpoint_parent: str | None = None
     publisher: Callable[[PreTrainedModel, str], object] | None = None
     """Saves the published classifier into a folder. The default saves it with the trainer's `transform`, for images
     resized without keeping their aspect ratio."""
@@ -283,7 +283,7 @@ class EvaluatingTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self._checkpoints_go_to = str(aside)
+        self._checkpoint_parent = str(aside)
         try:
             with one_line_if_not_written(f"checkpoint {final}"):
                 super()._save_checkpoint(model, trial)
@@ -291,7 +291,7 @@ class EvaluatingTrainer(Trainer):
             shutil.rmtree(aside, ignore_errors=True)
             raise
         finally:
-            self._checkpoints_go_to = None
+            self._checkpoint_parent = None
         self.accelerator.wait_for_everyone()  # each process writes its random state
         if self.args.should_save:
             publish(aside / final.name, final)
@@ -299,7 +299,7 @@ class EvaluatingTrainer(Trainer):
             shutil.rmtree(aside)
 
     def _get_output_dir(self, trial: Any) -> str:
-        return self._checkpoints_go_to or super()._get_output_dir(trial)
+        return self._checkpoint_parent or super()._get_output_dir(trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, separate(self.model.state_dict() if state_dict is None else state_dict))

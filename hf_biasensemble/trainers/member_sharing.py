@@ -42,8 +42,8 @@ class MemberSharingTrainer(DebiasingTrainer):
         num_members = len(model.members)
         self.own_members = tuple(range(args.process_index % num_members, num_members, args.world_size))
         if args.world_size > 1 and isinstance(train_dataset, MemberBatches):
-            train_dataset = train_dataset.only(self.own_members)
             own = slice(self.own_members[0], None, args.world_size)
+            train_dataset = MemberBatches(train_dataset.split, train_dataset.order[own])
             transform = _MemberTransform(transform, num_members, own)  # type: ignore[assignment]
         super().__init__(model, args, transform, train_dataset, **kwargs)
 
@@ -57,9 +57,8 @@ class MemberSharingTrainer(DebiasingTrainer):
         if self.args.world_size == 1:
             return super().get_train_dataloader()
         batch_size = self.args.train_batch_size * self.args.world_size
-        loader = self._get_dataloader(
-            self.train_dataset, "Training", batch_size, self._get_train_sampler, is_training=True
-        )
+        draw = self._get_train_sampler
+        loader = self._get_dataloader(self.train_dataset, "Training", batch_size, draw, is_training=True)
         part: Any = loader.batch_sampler
         part.num_processes, part.process_index, part.even_batches = 1, 0, False
         return loader

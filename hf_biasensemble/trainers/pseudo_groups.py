@@ -66,12 +66,12 @@ def balanced_weights(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
     by_class = np.argsort(class_of, kind="stable")
     classes = np.split(by_class, np.flatnonzero(np.diff(class_of[by_class])) + 1)
     mass = np.empty(len(sizes))
-    for own, total in zip(classes, _shared(1.0, np.array([limits[own].sum() for own in classes])), strict=True):
-        mass[own] = _shared(total, limits[own])
+    for own, total in zip(classes, _split_evenly(1.0, np.array([limits[own].sum() for own in classes])), strict=True):
+        mass[own] = _split_evenly(total, limits[own])
     return (mass / sizes)[group]
 
 
-def _shared(total: float, limits: np.ndarray) -> np.ndarray:
+def _split_evenly(total: float, limits: np.ndarray) -> np.ndarray:
     """Splits the total as evenly as the limits allow, whose sum is at least the total."""
     parts = np.empty(len(limits))
     for number, one in enumerate(np.argsort(limits)):  # the lowest limit first: the others take the excess

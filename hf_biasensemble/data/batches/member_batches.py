@@ -63,10 +63,6 @@ class MemberBatches(Dataset):
         shortest = min(len(order) for order in orders)  # one of two halves may lack a class of a single sample
         return MemberBatches(self.split, torch.stack([order[:shortest] for order in orders]))
 
-    def only(self, members: Sequence[int]) -> "MemberBatches":
-        """The same batches, for these members only."""
-        return MemberBatches(self.split, self.order[list(members)])
-
     def __len__(self) -> int:
         return self.order.shape[1]
 
