@@ -18,7 +18,7 @@ from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.evaluation.accuracy import wilson_interval
 from hf_biasensemble.models.export import save_classifier
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, DebiasedImageClassifierConfig
-from hf_biasensemble.reporting.explain.changed_images import (
+from hf_biasensemble.reporting.explain.counterfactuals import (
     counterfactuals,
     masked,
     recolored,

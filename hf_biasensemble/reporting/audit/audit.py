@@ -152,20 +152,16 @@ def without_formulas(table: pa.Table) -> pa.Table:
     return table
 
 
-def precision_and_recall(selection: Selection, order: np.ndarray) -> list[dict[str, Any]]:
-    """Bias-conflicting images among the first k, for round k and for all flagged images; empty if unknown or if no
-    image is bias-conflicting."""
+def _conflicting_among_first(selection: Selection, order: np.ndarray) -> list[tuple[int, int]]:
+    """(k, bias-conflicting images among the first k), for round k and for all flagged images; empty if there are none
+    or they are unknown."""
     conflicting = selection.is_conflicting
     if conflicting is None or not conflicting.any():
         return []
     flagged = int((~selection.is_selected).sum())
     sizes = {k for power in range(1, 8) for k in (10**power, 2 * 10**power, 5 * 10**power)} | {flagged}
     found = np.cumsum(conflicting[order])
-    return [
-        {"k": k, "found": int(found[k - 1]), "precision": found[k - 1] / k, "recall": found[k - 1] / found[-1]}
-        for k in sorted(sizes)
-        if 0 < k <= len(order)
-    ]
+    return [(k, int(found[k - 1])) for k in sorted(sizes) if 0 < k <= len(order)]
 
 
 def _numbers(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict[str, Any]:
@@ -194,7 +190,7 @@ def _numbers(selection: Selection, split: ImageSplit, order: np.ndarray) -> dict
             (names[n], int(count[n]), int(count[n] - kept[n]), int(contradict[n]), float(probability[n]))
             for n in sorted(listed)
         ],
-        "precision_rows": precision_and_recall(selection, order),
+        "precision_rows": _conflicting_among_first(selection, order),
         "heat_map": _heat_map(selection, split),
     }
 

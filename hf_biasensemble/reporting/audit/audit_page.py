@@ -39,15 +39,13 @@ def page_data(
 ) -> dict[str, Any]:
     """The data of the page's script: rows of images, and which rows each part of the page shows. Half of the budget
     (bytes) is for the classes; flagged images and possible label errors, in turn, fill the rest."""
-    contradicts = contradicting(selection)
     flagged = order[~selection.is_selected[order]]
-    contradict = contradicts[flagged]
-    number = int(contradict.sum())
-    flagged[:number], flagged[number:] = flagged[contradict], flagged[~contradict]
+    contradict = contradicting(selection)[flagged]
+    number, num_classes = int(contradict.sum()), len(split.class_names)
+    flagged[:number], flagged[number:] = flagged[contradict], flagged[~contradict]  # in place: there may be millions
     views = {"contradicting": flagged[:number], "hesitating": flagged[number:], "errors": errors}
-    classes = range(len(split.class_names))
-    typical = _first_of_each_class(selection.labels, order[selection.is_selected[order]][::-1], len(classes), top_k)
-    of_class = _first_of_each_class(selection.labels, flagged, len(classes), top_k)
+    typical = _first_of_each_class(selection.labels, order[selection.is_selected[order]][::-1], num_classes, top_k)
+    of_class = _first_of_each_class(selection.labels, flagged, num_classes, top_k)
     names = {"class_names": split.class_names, "fingerprint": split.fingerprint}
     rows: dict[int, list] = {}
     used = len(htmlsafe_json_dumps(names))
@@ -71,7 +69,7 @@ def page_data(
         "views": {name: {"shown": shown(some), "total": len(some)} for name, some in views.items()},
         "typical": [shown(some) for some in typical],
         "flagged": [shown(some) for some in of_class],
-        "flagged_totals": np.bincount(selection.labels[flagged], minlength=len(classes)).tolist(),
+        "flagged_totals": np.bincount(selection.labels[flagged], minlength=num_classes).tolist(),
     }
 
 

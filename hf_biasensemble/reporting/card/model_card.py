@@ -161,7 +161,7 @@ def _accuracy_rows(
     splits: Mapping[str, ImageSplit],
     metrics: list[str],
     compared_with: tuple[str, Mapping[str, Any]],
-) -> list[list[str]] | None:
+) -> list[list[str]]:
     rows = [["split", *(_MEANINGS[metric][0] for metric in metrics)]]
     for note, source, prefix in (
         ("", results, ""),
@@ -175,7 +175,7 @@ def _accuracy_rows(
             cells = [_accuracy(value, intervals.get(metric)) for metric, value in zip(metrics, values, strict=True)]
             if any(value is not None for value in values):
                 rows.append([f"{split}{note}", *cells])
-    return rows if len(rows) > 1 else None
+    return rows
 
 
 def _accuracy(value: float | None, interval: Sequence[float] | None) -> str:

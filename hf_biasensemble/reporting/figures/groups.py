@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_biasensemble.evaluation.accuracy import accuracy_by_group
-from hf_biasensemble.reporting.figures.canvas import GREY, PALE, new_figure, plain, save
+from hf_biasensemble.reporting.figures.canvas import GREY, PALE, new_figure, plain, save, tidy
 
 WIDEST = 40
 """Most classes or values of the attribute; with more, the cells are unreadable."""
@@ -54,15 +54,13 @@ def group_heat_map(
         range(shape[1]), names, rotation=45 if turned else 0, ha="right" if turned else "center", fontsize=size
     )
     panel.set_yticks(range(shape[0]), [plain(name) for name in class_names], fontsize=size)
-    panel.tick_params(length=0, labelcolor=GREY)
+    tidy(panel, f"Accuracy (%){' and images' if few else ''} by group", "bias attribute", "class")
     panel.spines[:].set_visible(False)
+    panel.grid(visible=False)
     panel.set_xticks(np.arange(shape[1] + 1) - 0.5, minor=True)
     panel.set_yticks(np.arange(shape[0] + 1) - 0.5, minor=True)
     panel.grid(which="minor", color="white", linewidth=1.5)
     panel.tick_params(which="minor", length=0)
-    panel.set_xlabel("bias attribute", color=GREY)
-    panel.set_ylabel("class", color=GREY)
-    panel.set_title("Accuracy (%) and images by group" if few else "Accuracy (%) by group", fontsize=12, loc="left")
     bar = figure.colorbar(picture, ax=panel, ticks=[0, 0.5, 1], shrink=0.7)
     bar.ax.set_yticklabels(["0", "50", "100"], color=GREY)
     bar.outline.set_visible(False)

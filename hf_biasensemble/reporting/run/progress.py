@@ -38,15 +38,13 @@ class NamedProgressCallback(TrainerCallback):
         self.training: dict[str, float] = {}
         self.evaluated: dict[str, float] = {}
         self.columns: list[_Column] = []
-        self.next_row: float = math.inf
-        self.steps_between_rows = 0.0
+        self.next_row: float = math.inf  # step of the next row without evaluations
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
         if args.eval_strategy == "no":
-            self.steps_between_rows = state.max_steps / 10
-            self.next_row = state.global_step + self.steps_between_rows
+            self.next_row = state.global_step + state.max_steps / 10
         if not args.disable_tqdm and sys.stderr.isatty():
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=self.name, dynamic_ncols=True, leave=False
@@ -61,7 +59,7 @@ class NamedProgressCallback(TrainerCallback):
             self.training = logs
             if not self.evaluated and state.global_step >= self.next_row:
                 self._print_row(state.global_step)
-                self.next_row += self.steps_between_rows
+                self.next_row += state.max_steps / 10
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
