@@ -40,10 +40,7 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
     values: set = set()
     for split, data in raw.items():
         if not is_text_or_whole(data, column) and dtype_of(data, column) != "bool":
-            raise BiasEnsembleError(
-                f"{name}, split {split}: expected column {column!r} to hold classes (ClassLabel, string or whole "
-                f"numbers), found {data.features[column]}; convert it, or name another with --label_column"
-            )
+            raise _not_classes(f"{name}, split {split}", column, str(data.features[column]))
         values.update(value for value in values_of(data, column).unique().to_pylist() if not _is_blank(value))
     texts = [value for value in values if isinstance(value, str)]
     if texts and len(texts) < len(values):
@@ -52,22 +49,23 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
     if numbers is None:
         fractions = [text for text in texts if not _WHOLE.fullmatch(text)]
         if fractions and all(map(_FRACTION.fullmatch, fractions)):
-            raise BiasEnsembleError(
-                f"{name}: expected column {column!r} to hold classes (text or whole numbers), found {fractions[0]}; "
-                "name another with --label_column"
-            )
+            raise _not_classes(name, column, fractions[0])
         names = sorted(map(str, values))
         return names, _odd_names(names)
     if values and not numbers:
-        raise BiasEnsembleError(
-            f"{name}: expected column {column!r} to hold classes (text or whole numbers from 0 on), found only "
-            f"{', '.join(sorted(map(str, values))[:_NAMED])}; name another with --label_column"
-        )
+        raise _not_classes(name, column, f"only {', '.join(sorted(map(str, values))[:_NAMED])}")
     names = list(map(str, numbers))
     if numbers == list(range(len(numbers))):
         return names, []
     shown = ", ".join(names[:_NAMED])
     return names, [f"the numbers in column {column} do not count from 0 on: names of classes are {shown}, in order"]
+
+
+def _not_classes(where: str, column: str, found: str) -> BiasEnsembleError:
+    return BiasEnsembleError(
+        f"{where}: expected column {column!r} to hold classes (ClassLabel, string or whole numbers from 0 on), found "
+        f"{found}; convert it, or name another with --label_column"
+    )
 
 
 def _whole_numbers(values: set) -> list[int] | None:

@@ -1,8 +1,8 @@
 """Reads a local folder as class folders or tables, by its content; ambiguous content is refused."""
 
+import os
 import re
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,9 +59,6 @@ def read_folder(path: Path, args: DataArguments) -> Found:
         raise BiasEnsembleError(f"{refused}; no column of {', '.join(tree.tables[:_NAMED])} names the images")
     in_splits = about and all(is_text_table(table) and _split_of_folder(table, args) for table in about)
     return _of_tables(tree, about or tree.tables, args, beside_images=bool(in_splits))
-
-
-# Class folders -------------------------------------------------------------------------------------------------------
 
 
 def _of_folders(tree: Tree, args: DataArguments) -> Found:
@@ -130,9 +127,6 @@ def _content(tree: Tree) -> str:
     return listed(others) + ("; convert them to JPEG or PNG" if suffixes & PHOTOGRAPH_SUFFIXES else "")
 
 
-# Tables --------------------------------------------------------------------------------------------------------------
-
-
 def _names_images(tree: Tree, table: str, args: DataArguments) -> bool:
     """Whether a table lists images of the folder; assumed of Parquet and Arrow."""
     if is_binary_table(table):
@@ -147,14 +141,15 @@ def _of_tables(tree: Tree, tables: list[str], args: DataArguments, beside_images
     `beside_images`, split folders without a table may be class folders, and tables in other folders form one table.
     """
     if beside_images:
-        tables = [table for table in tables if not any(_is_above(other, table) for other in tables)]
+        folders = {Path(table).parent for table in tables}
+        tables = [table for table in tables if folders.isdisjoint(Path(table).parent.parents)]
     split_of = _split_of_folder if beside_images else _split_of_file
     by_split = _grouped(tables, lambda table: split_of(table, args))
     unnamed = by_split.get(None, [])
     named = [table for table in tables if table not in unnamed]
     one_each = by_split
     if beside_images and unnamed:
-        by_split, one_each = {None: tables}, _grouped(tables, _folder_of)
+        by_split, one_each = {None: tables}, _grouped(tables, os.path.dirname)
     elif not beside_images:
         text, binary = ([table for table in tables if kind(table)] for kind in (is_text_table, is_binary_table))
         if text and binary:
@@ -171,9 +166,9 @@ def _of_tables(tree: Tree, tables: list[str], args: DataArguments, beside_images
     if None not in by_split:
         found.splits_from = f"the names of {'folders' if beside_images else 'files'}"
         if beside_images:
-            _add_class_folders(found, _outside(tree, tables), args)
+            _add_class_folders(found, tree, tables, args)
     rows = next(iter(found.data.values()))
-    if beside_images and args.label_column not in rows.column_names and _folder_of(tables[0]):
+    if beside_images and args.label_column not in rows.column_names and "/" in tables[0]:
         advice = "name it with --label_column, or use the folders as classes with --layout folders"
         raise no_column(f"{tree.root}", f"a label column {args.label_column!r} in {tables[0]}", rows, advice)
     found.notes += [*_in_no_row(tree, found, args.image_column), *_not_read(tree, tables)]
@@ -187,8 +182,15 @@ def _grouped(tables: list[str], key: Callable[[str], str | None]) -> dict[str | 
     return groups
 
 
-def _add_class_folders(found: Found, others: Tree, args: DataArguments) -> None:
-    """Adds the splits that consist of class folders."""
+def _add_class_folders(found: Found, tree: Tree, tables: list[str], args: DataArguments) -> None:
+    """Adds the splits that consist of class folders, outside the folders of the tables."""
+    with_table = {Path(table).parent.parts for table in tables}
+
+    def is_outside(parts: Parts) -> bool:
+        return with_table.isdisjoint(parts[:depth] for depth in range(len(parts) + 1))
+
+    kept = [(parts, names) for parts, names in tree.images if is_outside(parts)]
+    others = Tree(tree.root, kept, folders=list(filter(is_outside, tree.folders)))
     folders = class_folders(others, split_names(args))
     if not folders.splits_from:
         return
@@ -204,27 +206,6 @@ def _one_of(tree: Tree, expected: str, one: str, other: str) -> BiasEnsembleErro
         f"{tree.root}: expected {expected}, found {one} and {other}; choose one with --dataset_name "
         f"{tree.root / one}, or --dataset_name {tree.root / other}"
     )
-
-
-def _folder_of(table: str) -> str:
-    return table.rpartition("/")[0]
-
-
-def _is_above(table: str, other: str) -> bool:
-    """Whether a table is in a folder above that of another table."""
-    folder, inner = _folder_of(table), _folder_of(other)
-    return folder != inner and (not folder or inner.startswith(f"{folder}/"))
-
-
-def _outside(tree: Tree, tables: list[str]) -> Tree:
-    """The tree without the folders of these tables."""
-    inside = [tuple(_folder_of(table).split("/")) for table in tables]
-
-    def is_outside(parts: Parts) -> bool:
-        return not any(parts[: len(folder)] == folder for folder in inside)
-
-    kept = [(parts, run) for parts, run in tree.images if is_outside(parts)]
-    return replace(tree, images=kept, tables=[], others={}, folders=[*filter(is_outside, tree.folders)], notes=[])
 
 
 def _in_no_row(tree: Tree, found: Found, column: str) -> list[str]:

@@ -24,11 +24,7 @@ USES = {
 _USE_OF = {word: use for use, words in USES.items() for word in words}
 _NUMBERS = {"0": "train", "1": "validation", "2": "test"}
 _UNLABELLED = {"pred", "predict", "prediction", "unlabeled", "unlabelled", "unsup", "unsupervised"}
-_NO_SPLITS, _FROM_PATHS = "none", "paths"  # values of --split_column that are not columns
 _NAMED = 10
-
-
-# Names ---------------------------------------------------------------------------------------------------------------
 
 
 def use_of(name: str) -> str | None:
@@ -93,8 +89,7 @@ def chosen_splits(raw: Mapping[str, Any], args: DataArguments) -> tuple[dict[str
     for use, name in named.items():
         if name not in raw:
             raise BiasEnsembleError(
-                f"{where}: expected the split {name!r} given by --{use}_split, found {', '.join(raw)}; choose one of "
-                "them"
+                f"{where}: expected the split {name!r} given by --{use}_split, found {', '.join(raw)}; choose one"
             )
     if len(set(named.values())) < len(named):
         options = ", ".join(f"--{use}_split" for use in named)
@@ -124,9 +119,6 @@ def chosen_splits(raw: Mapping[str, Any], args: DataArguments) -> tuple[dict[str
     ]
 
 
-# Rows ----------------------------------------------------------------------------------------------------------------
-
-
 def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Dataset], str | None]:
     """The rows by split, and in words where the splits come from: their names, a column, or folders in the paths.
 
@@ -136,9 +128,9 @@ def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Da
     data, asked, where = found.data, args.split_column, str(args.dataset_name)
     by_names = found.splits_from or ("the names of its splits" if len(data) > 1 else None)
     rows = next(iter(data.values()))
-    column = split_column(rows.column_names, None if asked == _FROM_PATHS else asked)
+    column = split_column(rows.column_names, None if asked == "paths" else asked)
     having = [split for split, some in data.items() if column in some.column_names]
-    if asked in (_NO_SPLITS, _FROM_PATHS):
+    if asked in ("none", "paths"):
         having = []
     elif asked and not having:
         raise no_column(where, f"the column {asked!r} given by --split_column", rows, "choose one of them")
@@ -149,7 +141,7 @@ def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Da
         if not isinstance(feature, datasets.Value | datasets.ClassLabel):
             raise BiasEnsembleError(
                 f"{where}: expected names of splits, or 0, 1, 2, in the column {column!r} given by --split_column, "
-                f"found {feature}; name another column, or use --split_column {_NO_SPLITS}"
+                f"found {feature}; name another column, or use --split_column none"
             )
         if by_names:
             _check_names(split, data[split], column, by_names, where)
@@ -159,14 +151,14 @@ def split_rows(found: Found, args: DataArguments) -> tuple[dict[str, datasets.Da
     if having:
         values = text_of(rows, column)
         by_column = _by_column(values, column, where)
-    if found.table and asked in (None, _FROM_PATHS):
+    if found.table and asked in (None, "paths"):
         try:
             by_paths = _by_paths(rows, found.table, args)
         except BiasEnsembleError:
             if by_column is None:
                 raise
     if by_column is not None and by_paths is not None:
-        advice = f"use the column with --split_column {column}, or the folders with --split_column {_FROM_PATHS}"
+        advice = f"use the column with --split_column {column}, or the folders with --split_column paths"
         _check_equal("the folder in the path", by_paths, column, by_column, str(found.table), advice)
     if by_column is not None:
         splits, source = by_column, f"the column {column} ({', '.join(values.unique().to_pylist()[:_NAMED])})"
@@ -185,10 +177,7 @@ def _check_names(split: str, rows: datasets.Dataset, column: str, names: str, wh
     if any(value is None or _use_of_value(value) is None for value in values.unique().to_pylist()):
         return  # not splits: the number of a fold, for example
     by_name, where = np.full(len(rows), use_of(split) or split, dtype=object), f"{where}, split {split}"
-    advice = (
-        f"use {names} with --split_column {_NO_SPLITS}, or name one table with --dataset_name and --split_column "
-        f"{column}"
-    )
+    advice = f"use {names} with --split_column none, or one table with --dataset_name and --split_column {column}"
     _check_equal(names, by_name, column, _by_column(values, column, where), where, advice)
 
 
@@ -213,8 +202,7 @@ def _refuse_splits_of_another_name(rows: datasets.Dataset, args: DataArguments) 
         if _is_mark(column):
             raise BiasEnsembleError(
                 f"{args.dataset_name}: expected splits in a column 'split', found {column!r}, which marks a split by "
-                "its name; add a column split with train and test, or read all rows together with --split_column "
-                f"{_NO_SPLITS}"
+                "its name; add a column split with train and test, or read all rows together with --split_column none"
             )
         if not is_text_or_whole(rows, column):
             continue
@@ -227,33 +215,27 @@ def _refuse_splits_of_another_name(rows: datasets.Dataset, args: DataArguments) 
             raise BiasEnsembleError(
                 f"{args.dataset_name}: expected splits in a column 'split', found them in {column!r} "
                 f"({', '.join(values)}); use them with --split_column {column}, or read all rows together with "
-                f"--split_column {_NO_SPLITS}"
+                "--split_column none"
             )
 
 
 def _by_column(values: pa.ChunkedArray, column: str, where: str) -> np.ndarray:
     """The split of each row, by a column of names or of 0, 1, 2; other names are names of splits themselves."""
     where = f"{where}: column {column!r}"
-    if values.null_count:
-        row = int(values.is_null().to_numpy().argmax())
-        raise BiasEnsembleError(
-            f"{where}, row {row}: expected a split, found nothing; fill it in, or ignore the column with "
-            f"--split_column {_NO_SPLITS}"
-        )
-    encoded = values.combine_chunks().dictionary_encode()
-    names, indices = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    names = values.unique().to_pylist()
+    for name in names:
+        if name is None or re.fullmatch(r"-?\d+(\.0)?", name) and _use_of_value(name) is None:
+            raise BiasEnsembleError(
+                f"{where}, row {values.to_pylist().index(name)}: expected a split, found {name or 'nothing'}; write "
+                "names, or 0, 1, 2 for train, validation, test, or ignore the column with --split_column none"
+            )
     if _is_mark(column) and {"0", "1"} & set(names):  # 1 would be validation
         raise BiasEnsembleError(
             f"{where}: expected names of splits, found {', '.join(names[:5])}; replace them by train and test, or "
-            f"ignore the column with --split_column {_NO_SPLITS}"
+            "ignore the column with --split_column none"
         )
-    for place, name in enumerate(names):
-        if re.fullmatch(r"-?\d+(\.0)?", name) and _use_of_value(name) is None:
-            raise BiasEnsembleError(
-                f"{where}, row {int((indices == place).argmax())}: expected 0, 1, 2 (train, validation, test) or "
-                f"names of splits, found {name}; ignore the column with --split_column {_NO_SPLITS}"
-            )
-    return np.array([_use_of_value(name) or name for name in names], dtype=object)[indices]
+    encoded = values.combine_chunks().dictionary_encode()
+    return np.array([_use_of_value(name) or name for name in names], dtype=object)[encoded.indices.to_numpy()]
 
 
 def _by_paths(rows: datasets.Dataset, table: Path, args: DataArguments) -> np.ndarray | None:
@@ -285,6 +267,6 @@ def _by_paths(rows: datasets.Dataset, table: Path, args: DataArguments) -> np.nd
         raise BiasEnsembleError(
             f"{table}, row {row}: expected a split in each path, as others have "
             f"({', '.join(sorted({name for name in meant if name}))}), found none in {paths[row].as_py()}; remove the "
-            f"row, or read all rows together with --split_column {_NO_SPLITS}"
+            f"row, or read all rows together with --split_column none"
         )
     return np.array(meant, dtype=object)[indices]

@@ -99,9 +99,6 @@ def _whole_numbers(rows: datasets.Dataset) -> dict[str, pa.ChunkedArray]:
     return whole
 
 
-# Images --------------------------------------------------------------------------------------------------------------
-
-
 def _refuse_without_images(rows: datasets.Dataset, args: DataArguments, file: Path, tree: Tree | None) -> None:
     if any(suffix_of(name) in IMAGE_SUFFIXES for name in rows.column_names):
         raise BiasEnsembleError(
@@ -248,9 +245,6 @@ def _repeated(data: dict[str, datasets.Dataset], image: str, label: str, where: 
             across += first_split != split
     more = f", {across:,} of these in several splits" if across else ""
     return [f"{len(twice):,} image{'s are' if len(twice) > 1 else ' is'} listed in several rows{more}"]
-
-
-# Labels --------------------------------------------------------------------------------------------------------------
 
 
 def _labels_of_folders(

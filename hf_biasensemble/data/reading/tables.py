@@ -117,8 +117,7 @@ def _rows(text: str, file: Path) -> Iterator[list[str]]:
     except csv.Error as error:
         where = f"{file}, row {number}" if columns else f"{file}, in the header"
         raise BiasEnsembleError(
-            f"{where}: expected a closing quote, found none ({error}); close the quote or remove it, and double "
-            "quotes inside a value"
+            f"{where}: expected a closing quote, found none ({error}); add it, and double quotes inside values"
         ) from error
 
 
