@@ -254,5 +254,4 @@ def table_line(kind: str) -> str:
 def test_the_table_in_the_documentation_is_this_one():
     lines = DOCS.read_text(encoding="utf-8").splitlines()
     start = lines.index("| image | result |") + 2
-    assert lines[start : start + len(KINDS)] == [table_line(kind) for kind in KINDS]
-    assert not lines[start + len(KINDS)].startswith("|")
+    assert [line for line in lines[start:] if line.startswith("|")] == [table_line(kind) for kind in KINDS]

@@ -28,22 +28,27 @@ def hold_out(
     part = np.full(len(labels), "train", dtype=object)
     for name in missing:
         part[_draw(labels, part == "train", shares[name], derived_seed(seed, f"held-out {name}"))] = name
-    cut = {name: replace(train.select(np.flatnonzero(part == name)), unreadable=[]) for name in missing}
-    cut = {name: split for name, split in cut.items() if len(split)}
-    kept = train.select(np.flatnonzero(part == "train"))
-    listed = ", ".join(f"{len(cut.get(name, ()))} for {name} (--{name}_share {shares[name]:g})" for name in missing)
+    listed = ", ".join(f"{(part == name).sum()} for {name} (--{name}_share {shares[name]:g})" for name in missing)
     print_once(f"no {' and no '.join(missing)} split: of {len(train)} training images, {listed}, --split_seed {seed}")
-    parts = {**splits, "train": kept, **cut}
-    return {name: parts[name] for name in ("train", *shares) if name in parts}
+    return _divided(splits, part)
 
 
 def with_fold(splits: dict[str, ImageSplit], number: int, count: int, seed: int) -> dict[str, ImageSplit]:
     """Uses fold `number` (0 to count - 1) of `train` as `validation`; see [`folds_of`]."""
-    train = splits["train"]
-    part = folds_of(train, count, seed, "--validation_fold")
-    kept, left_out = train.select(np.flatnonzero(part != number)), train.select(np.flatnonzero(part == number))
-    print_once(f"part {number + 1} of {count} of the training images, {len(left_out):,}, is held out as validation")
-    parts = {**splits, "train": kept, "validation": replace(left_out, unreadable=[])}
+    is_held_out = folds_of(splits["train"], count, seed, "--validation_fold") == number
+    print_once(
+        f"part {number + 1} of {count} of the training images, {is_held_out.sum():,}, is held out as validation"
+    )
+    return _divided(splits, np.where(is_held_out, "validation", "train"))
+
+
+def _divided(splits: dict[str, ImageSplit], part: np.ndarray) -> dict[str, ImageSplit]:
+    """Moves training images to the splits that `part` (R,) names."""
+    train, parts = splits["train"], dict(splits)
+    for name in ("train", "validation", "test"):
+        if (part == name).any():
+            moved = train.select(np.flatnonzero(part == name))
+            parts[name] = moved if name == "train" else replace(moved, unreadable=[])
     return {name: parts[name] for name in ("train", "validation", "test") if name in parts}
 
 
