@@ -165,7 +165,7 @@ class DatasetRepository:
                 writer.write_table(pa.Table.from_pydict(data, schema=schema))
                 start += len(group)
         total = int(conflicting.sum())
-        if split == "train" and total > self._sheet[0]:  # of the configs, show the one with the most
+        if split == "train" and total > self._sheet[0]:  # from the config with the most
             self._sheet = (total, config, samples)
         print(f"{config}: {split}, {len(labels):,} images, {total:,} bias-conflicting", flush=True)
 

@@ -1,4 +1,4 @@
-"""Communication between the processes of a run. In a single process, each function returns its input."""
+"""Communication between the processes of a run; in a single process, the functions leave values unchanged."""
 
 import copy
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import number_started
 
 Result = TypeVar("Result")
-_ANY_TIME = timedelta(days=365)
 _is_alone = False
 
 
@@ -38,7 +37,7 @@ def shared_out(work: Callable[[int], Result], count: int) -> list[Result]:
     processes = num_processes()
     if processes == 1:
         return [work(number) for number in range(count)]
-    group: Any = dist.new_group(backend="gloo", timeout=_ANY_TIME)  # not --ddp_timeout
+    group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=365))  # work takes longer than a training step
     own: list[Result | BiasEnsembleError] = []
     _is_alone = True
     try:

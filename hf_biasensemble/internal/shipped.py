@@ -3,7 +3,6 @@
 import ast
 import difflib
 import importlib.util
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
@@ -52,5 +51,5 @@ def module_in(file: Path) -> ModuleType:
 
 
 def _folder(name: str) -> Path:
-    package = Path(str(files("hf_biasensemble")))
+    package = Path(__file__).parents[1]
     return package / name if (package / name).is_dir() else package.parent / name

@@ -26,7 +26,7 @@ from hf_biasensemble.internal.files import written_whole
 
 MANIFEST_SUFFIX = ".manifest"
 
-_TICK = 2_000_000_000  # nanoseconds; of the coarsest file systems
+_TICK = 2_000_000_000  # nanoseconds, on the coarsest file systems
 _ROWS_AT_ONCE = 128
 
 
@@ -41,11 +41,6 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
     file = cache_folder() / "pixels" / (digest[:40] + MANIFEST_SUFFIX)
     hashes = np.zeros((len(images), 32), dtype=np.uint8)
 
-    def filled_in() -> tuple[pa.ChunkedArray, np.ndarray]:
-        """The current keys, and the rows that are not in the manifest."""
-        keys = _keys(paths, images._fingerprint, tables)
-        return keys, _fill_in(hashes, keys, file)
-
     def read(unknown: np.ndarray) -> None:
         with image_progress("Reading", source, len(unknown)) as bar, ThreadPoolExecutor() as pool:
             for start in range(0, len(unknown), _ROWS_AT_ONCE):
@@ -54,13 +49,14 @@ def content_hashes(images: datasets.Dataset, source: str = "") -> np.ndarray:
                 hashes[rows] = np.frombuffer(found, dtype=np.uint8).reshape(-1, 32)
                 bar.update(len(rows))
 
-    keys, unknown = filled_in()
+    keys = _keys(paths, images._fingerprint, tables)
+    unknown = _fill_in(hashes, keys, file)
     if keys.take(unknown).null_count == len(unknown):
         read(unknown)
         return hashes
     with sole_maker(file, f"{source}: waiting for another process that reads the same images"):
-        keys, unknown = filled_in()
-        read(unknown)
+        keys = _keys(paths, images._fingerprint, tables)  # files may have changed meanwhile
+        read(_fill_in(hashes, keys, file))
         content = pa.Array.from_buffers(pa.binary(32), len(hashes), [None, pa.py_buffer(hashes)])
         known = pa.table({"key": keys, "sha256": content}, metadata={"source": source}).filter(keys.is_valid())
         with suppress(OSError), written_whole(file) as unfinished:  # if the disk is full, the next run reads again
