@@ -53,8 +53,8 @@ AUTHORS = AuthorsFiles(
     validation="valid",
     summary=SUMMARY,
     notes=f"""{NO_BIAS_LABELS}
-  An image is bias-conflicting by its folder in training, and if the two numbers in its file name differ in validation
-  and test.
+  In training the folder decides whether an image is bias-conflicting. In validation and test it is bias-conflicting if
+  the two numbers in its file name differ.
 {LICENCE}""",
     tags=("bar", "action-recognition"),
 )
