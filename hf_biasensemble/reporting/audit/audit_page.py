@@ -49,8 +49,8 @@ def page_data(
     names = {"class_names": split.class_names, "fingerprint": split.fingerprint}
     rows: dict[int, list] = {}
     used = len(htmlsafe_json_dumps(names))
-    for wanted, limit in ((_in_turn(*typical, *of_class), budget // 2), (_in_turn(*views.values()), budget)):
-        for position, row in _rows(table, split, (some for some in wanted if some not in rows)):
+    for wanted, limit in ((_interleaved(*typical, *of_class), budget // 2), (_interleaved(*views.values()), budget)):
+        for position, row in _rows(table, split, (each for each in wanted if each not in rows)):
             size = len(htmlsafe_json_dumps(row)) + 1
             if used + size > limit:
                 break
@@ -66,9 +66,9 @@ def page_data(
         **names,
         "columns": [*table.column_names, "image_hash", "image"],
         "rows": list(rows.values()),
-        "views": {name: {"shown": shown(some), "total": len(some)} for name, some in views.items()},
-        "typical": [shown(some) for some in typical],
-        "flagged": [shown(some) for some in of_class],
+        "views": {name: {"shown": shown(view), "total": len(view)} for name, view in views.items()},
+        "typical": [shown(positions) for positions in typical],
+        "flagged": [shown(positions) for positions in of_class],
         "flagged_totals": np.bincount(selection.labels[flagged], minlength=num_classes).tolist(),
     }
 
@@ -81,11 +81,11 @@ def _first_of_each_class(labels: np.ndarray, positions: np.ndarray, num_classes:
     return [positions[by_class[start : min(start + top_k, end)]] for start, end in pairwise(starts.tolist())]
 
 
-def _in_turn(*ranked: Sequence[int] | np.ndarray) -> Iterator[int]:
+def _interleaved(*lists: Sequence[int] | np.ndarray) -> Iterator[int]:
     """Interleaves lists: the first element of every list, then the second ones, and so on, each element once."""
     seen: set[int] = set()
-    for number in range(max(map(len, ranked))):
-        for position in (int(some[number]) for some in ranked if number < len(some)):
+    for number in range(max(map(len, lists))):
+        for position in (int(positions[number]) for positions in lists if number < len(positions)):
             if position not in seen:
                 seen.add(position)
                 yield position
@@ -93,8 +93,8 @@ def _in_turn(*ranked: Sequence[int] | np.ndarray) -> Iterator[int]:
 
 def _rows(table: pa.Table, split: ImageSplit, positions: Iterator[int]) -> Iterator[tuple[int, list]]:
     """Each position with its row of the table, hash and thumbnail; images are only read as needed."""
-    while some := list(islice(positions, _IMAGES_AT_ONCE)):
-        for position, row in zip(some, table.take(pa.array(some)).to_pylist(), strict=True):
+    while block := list(islice(positions, _IMAGES_AT_ONCE)):
+        for position, row in zip(block, table.take(pa.array(block)).to_pylist(), strict=True):
             values = [round(value, 6) if isinstance(value, float) else value for value in row.values()]
             yield position, [*values, sample_hash(split, row["index"]), _thumbnail(split, row["index"])]
 
