@@ -1,4 +1,4 @@
-"""A frozen backbone: encodes images once, heads are trained on the features, and both are published together."""
+"""A frozen backbone: images are encoded once, heads trained on the features, and both published together."""
 
 import copy
 import hashlib

@@ -18,7 +18,7 @@ from hf_biasensemble.models.export import load_classifier, save_classifier
 from hf_biasensemble.models.modeling_debiased import FEATURES, DebiasedImageClassifier
 
 TOLERANCE = 1e-5
-"""Of logits, relative to the largest if that is above 1. A linear head may be saved as a convolution."""
+"""Allowed difference of logits, relative to the largest if above 1: a linear head may be saved as a convolution."""
 
 
 def check_reopens(

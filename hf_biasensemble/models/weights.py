@@ -27,7 +27,7 @@ def load_pretrained(encoders: list[nn.Module], model_args: ModelArguments) -> No
     else:
         where = f"--backbone {model_args.backbone}"
         remedy = "use another checkpoint, leave out --backbone_args that change shapes, or set --pretrained false"
-        found = pretrained_weights(model_args)
+        found = _pretrained_weights(model_args)
     if listed := misfits(found, wanted):
         raise BiasEnsembleError(
             f"{where}: expected the {len(wanted)} weights of {model_args.backbone}, found {listed}; {remedy}"
@@ -111,19 +111,21 @@ def _weights_in_file(file: str, encoder: Any, where: str) -> Weights:
     return {name: tensor for name, tensor in found.items() if name.rpartition(".")[0] not in heads}
 
 
-def pretrained_weights(model_args: ModelArguments) -> Weights:
+def _pretrained_weights(model_args: ModelArguments) -> Weights:
     """The pretrained weights of the backbone that the arguments name, downloaded unless they are cached."""
     name, source, missing = model_args.backbone, source_of(model_args), []
     try:
         if is_checkpoint(name):
             is_timm = source.architecture != TRANSFORMERS
-            options = {"dtype": torch.float32, "trust_remote_code": False, "output_loading_info": True}
-            options |= {} if is_timm else model_args.timm_arguments()
+            given = {} if is_timm else model_args.timm_arguments()
             with without_bar(warnings=False):
                 model, info = AutoModelForImageClassification.from_pretrained(
                     name,
-                    ignore_mismatched_sizes=True,
-                    **options,  # named below
+                    dtype=torch.float32,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # reported below
+                    **given,
                 )
             found = _weights_of(model, source.arguments)
             head = model.timm_model.pretrained_cfg["classifier"] if is_timm else source.arguments["head"]
