@@ -50,10 +50,11 @@ def push_model(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Uploads the model, card, results, settings and figures of a finished output folder; returns the commit's URL.
+    """Uploads model, card, results, settings and figures of a finished output folder; returns the commit's URL.
 
     Creates the repository if missing; `private` refuses a public one. `with_selection` adds the bias-amplified set and
-    the members. Stale files of an earlier push are removed, except the card; other files in the repository stay.
+    the members. Stale files of an earlier push are removed, except the card; other files stay. The default `token` is
+    `HF_TOKEN` or the one of `hf auth login`.
     """
     folder = Path(folder)
     found = [f"no {name}" for name in ("config.json", "model.safetensors*") if not any(folder.glob(name))]
@@ -113,14 +114,13 @@ def push_folder(
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
-        before = api.dataset_info(repo_id) if repo_type == "dataset" else api.model_info(repo_id)
+        before = api.repo_info(repo_id, repo_type=repo_type)
         if private and not before.private:
             raise BiasEnsembleError(f"{repo_id} is public; make it private in its settings, or leave out --private")
-        there = {sibling.rfilename for sibling in before.siblings or []}
-        stale = {name for name in there - {*files, CARD_FILE} if _matches(name, replaced)}
+        old = {sibling.rfilename for sibling in before.siblings or []} - {*files, CARD_FILE}
         # `upload_folder` splits a large folder into several commits.
         additions = [CommitOperationAdd(name, _content(folder / name, repo_id)) for name in files]
-        deletions = [CommitOperationDelete(name) for name in sorted(stale)]
+        deletions = [CommitOperationDelete(name) for name in sorted(old) if _matches(name, replaced)]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
             done = api.create_commit(

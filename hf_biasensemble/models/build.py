@@ -93,7 +93,7 @@ def backbone_alone(model_args: ModelArguments) -> nn.Module:
 def build_classifiers(
     model_args: ModelArguments, class_names: list[str], seeds: Sequence[int], num_encoders: int = 1
 ) -> list[DebiasedImageClassifier]:
-    """One classifier per seed. Seeds initialise the layers that are not pretrained; pretrained weights are read once."""
+    """One classifier per seed, which initialises the layers that are not pretrained; weights are read only once."""
 
     def build() -> DebiasedImageClassifier:
         return DebiasedImageClassifier(classifier_config(model_args, class_names, num_encoders))
