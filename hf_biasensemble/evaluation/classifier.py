@@ -33,14 +33,13 @@ def joined(parts: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.n
     Small arrays kept from each part would lie between its large ones and fragment their memory.
     """
     columns: dict[str, np.ndarray] = {}
-    done = end = 0
+    start = 0
     for part in parts:
         for name, values in part.items():
             if name not in columns:
                 columns[name] = np.empty((count, *values.shape[1:]), values.dtype)
-            end = done + len(values)
-            columns[name][done:end] = values
-        done = end
+            columns[name][start : start + len(values)] = values
+        start += len(values)
     return columns
 
 

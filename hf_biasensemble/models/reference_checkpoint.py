@@ -165,14 +165,11 @@ def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str
         for name in DATASETS
         if not misfits(found, _wanted(_network(other, name), file))
     ]
-    asked = f"--method {method} --reference_dataset {dataset}"
+    description = f"another: {different}; only the authors' networks and image sizes can be imported"
     if fitting:
-        raise BiasEnsembleError(
-            f"{file.path}: expected the network of {asked}, found that of {' or '.join(fitting)}; use these options"
-        )
+        description = f"that of {' or '.join(fitting)}; use these options"
     raise BiasEnsembleError(
-        f"{file.path}: expected the network of {asked}, found another: {different}; only the authors' networks and "
-        "image sizes can be imported"
+        f"{file.path}: expected the network of --method {method} --reference_dataset {dataset}, found {description}"
     )
 
 
