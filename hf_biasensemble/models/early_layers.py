@@ -28,14 +28,14 @@ class EarlyAndFinal(nn.Module):
         self.width, self.early_width = feature_width(backbone), 0
         self.never_negative: list[bool] = []
         probe = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)) * 4 - 2
-        device = next(backbone.parameters(), probe).device
+        probe = probe.to(next(backbone.parameters(), probe).device)
         with torch.no_grad():
             try:
-                final, maps = self._final_and_maps(probe.to(device))
-                found = [final.shape == (2, self.width), torch.allclose(final, backbone(probe.to(device)), atol=1e-4)]
+                final, maps = self._final_and_maps(probe)
+                has_early = final.shape == (2, self.width) and torch.allclose(final, backbone(probe), atol=1e-4)
             except Exception:  # families without intermediate outputs raise unrelated types
-                found = [False]
-        if all(found):
+                has_early = False
+        if has_early:
             self.never_negative = [bool(values.min() >= 0) for values in maps]
             self.early_width = 2 * sum(values.shape[1] for values in maps)
 

@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ class CheckpointFile:
     path: Path
     sha256: str
     step: int | None
-    weights: dict[str, torch.Tensor] = field(repr=False)
-    converted_from: tuple[str, ...] = ()
+    weights: dict[str, torch.Tensor]
+    converted_from: tuple[str, ...]
 
 
 @dataclass(frozen=True)
