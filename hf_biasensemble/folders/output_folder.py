@@ -118,21 +118,21 @@ def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     if asked.lower() == "false":
         args.resume_from_checkpoint = None
         return None
-    output_dir = Path(args.output_dir).resolve()
-    if asked.lower() != "true":
+    checkpoint: Path | None
+    if asked.lower() == "true":
+        output_dir = Path(args.output_dir).resolve()
+        found = f"no {CONFIG_FILE} there; check --output_dir or leave the option out"
+        is_run = (output_dir / CONFIG_FILE).exists()
+        require(is_run, "--resume_from_checkpoint true", f"a run in {args.output_dir}", found)
+        checkpoint = newest_readable(output_dir)
+    else:
         checkpoint = Path(asked).expanduser().resolve()
         problem = problem_of(checkpoint) if checkpoint.is_dir() else "no such folder"
         expected, found = "true or the folder of a complete checkpoint", f"none ({problem})"
         require(problem is None, f"--resume_from_checkpoint {asked}", expected, found)
+    if checkpoint:
         check_processes(checkpoint, args.world_size)
-        return checkpoint
-    found = f"no {CONFIG_FILE} there; check --output_dir or leave the option out"
-    is_run = (output_dir / CONFIG_FILE).exists()
-    require(is_run, "--resume_from_checkpoint true", f"a run in {args.output_dir}", found)
-    newest = newest_readable(output_dir)
-    if newest:
-        check_processes(newest, args.world_size)
-    return newest
+    return checkpoint
 
 
 def check_same_run(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
