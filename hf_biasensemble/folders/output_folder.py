@@ -118,7 +118,6 @@ def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     if asked.lower() == "false":
         args.resume_from_checkpoint = None
         return None
-    checkpoint: Path | None
     if asked.lower() == "true":
         output_dir = Path(args.output_dir).resolve()
         found = f"no {CONFIG_FILE} there; check --output_dir or leave the option out"

@@ -8,7 +8,7 @@ followed by the bias features (encoder of `best_model_b.th`).
 import hashlib
 import io
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,10 @@ def load_reference_checkpoint(
 ) -> ReferenceCheckpoint:
     """Opens a folder that the authors' code wrote as a classifier in evaluation mode, with the logits of the authors'
     evaluation. `which` is the network of LfF or, with DisEnt, the head. Code in a file never runs."""
-    method = _one_of("--method", method, ENCODERS)
-    dataset = _one_of("--reference_dataset", dataset, DATASETS)
-    which = _one_of("--which", which, FILES)
+    options = {"--method": (method, ENCODERS), "--reference_dataset": (dataset, DATASETS), "--which": (which, FILES)}
+    for option, (value, known) in options.items():
+        require(value in known, option, f"one of {', '.join(known)}", value or "nothing")
+    method, dataset = str(method), str(dataset)
     model, setting = _network(method, dataset), DATASETS[dataset]
     files = _read_files(Path(folder), list(FILES) if method == "disent" else [which])
     for file in files.values():
@@ -155,15 +156,14 @@ def _read_file(path: Path) -> CheckpointFile:
 
 def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str, dataset: str) -> None:
     """Refuses a file of another network than the authors' code builds for this method and dataset."""
-    found = {name: value for name, value in file.weights.items() if not name.startswith("proj.")}
-    different = misfits(found, _wanted(model, file))
+    different = _misfits(file, model)
     if not different:
         return
     fitting = [
         f"--method {other} --reference_dataset {name}"
         for other in ENCODERS
         for name in DATASETS
-        if not misfits(found, _wanted(_network(other, name), file))
+        if not _misfits(file, _network(other, name))
     ]
     description = f"another: {different}; only the authors' networks and image sizes can be imported"
     if fitting:
@@ -173,10 +173,11 @@ def _check_fit(file: CheckpointFile, model: DebiasedImageClassifier, method: str
     )
 
 
-def _wanted(model: DebiasedImageClassifier, file: CheckpointFile) -> dict[str, torch.Tensor]:
-    """The weights of the model that one file must hold, by the authors' names."""
-    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("bias_encoder.")}
-    return {_reference_name(name, file): value for name, value in weights.items()}
+def _misfits(file: CheckpointFile, model: DebiasedImageClassifier) -> str:
+    """[`misfits`] of the file and the encoder and head of the model, by the authors' names."""
+    found = {name: value for name, value in file.weights.items() if not name.startswith("proj.")}
+    wanted = {name: value for name, value in model.state_dict().items() if not name.startswith("bias_encoder.")}
+    return misfits(found, {_reference_name(name, file): value for name, value in wanted.items()})
 
 
 def _reference_name(name: str, file: CheckpointFile) -> str:
@@ -184,11 +185,6 @@ def _reference_name(name: str, file: CheckpointFile) -> str:
     head = "classifier." if "classifier.weight" in file.weights else "fc."
     name = name.removeprefix("bias_").replace("encoder.layers.", "feature.").removeprefix("encoder.")
     return name.replace("classifier.", head)
-
-
-def _one_of(option: str, value: str | None, known: Collection[str]) -> str:
-    require(value in known, option, f"one of {', '.join(known)}", value or "nothing")
-    return str(value)
 
 
 def _listed(names: Iterable[Any]) -> str:
