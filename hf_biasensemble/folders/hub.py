@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
@@ -114,7 +115,7 @@ def push_folder(
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
-        before = api.repo_info(repo_id, repo_type=repo_type)
+        before: Any = api.repo_info(repo_id, repo_type=repo_type)
         if private and not before.private:
             raise BiasEnsembleError(f"{repo_id} is public; make it private in its settings, or leave out --private")
         old = {sibling.rfilename for sibling in before.siblings or []} - {*files, CARD_FILE}

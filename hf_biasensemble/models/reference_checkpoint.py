@@ -74,8 +74,8 @@ def load_reference_checkpoint(
 ) -> ReferenceCheckpoint:
     """Opens a folder that the authors' code wrote as a classifier in evaluation mode, with the logits of the authors'
     evaluation. `which` is the network of LfF or, with DisEnt, the head. Code in a file never runs."""
-    options = {"--method": (method, ENCODERS), "--reference_dataset": (dataset, DATASETS), "--which": (which, FILES)}
-    for option, (value, known) in options.items():
+    given = {"--method": method, "--reference_dataset": dataset, "--which": which}
+    for (option, value), known in zip(given.items(), (list(ENCODERS), list(DATASETS), list(FILES)), strict=True):
         require(value in known, option, f"one of {', '.join(known)}", value or "nothing")
     method, dataset = str(method), str(dataset)
     model, setting = _network(method, dataset), DATASETS[dataset]
