@@ -25,8 +25,8 @@ class Alignment:
     decided_by: str  # "option", "names" or "majority"
 
     def is_conflicting(self, labels: np.ndarray, bias_labels: np.ndarray) -> np.ndarray:
-        """Whether samples are bias-conflicting, bool (N,), by int64 labels and bias labels (N,)."""
-        return ~self.goes_with[bias_labels, labels]
+        """Whether samples are bias-conflicting, bool (N,), by labels and bias labels (N,); false if that is -1."""
+        return ~self.goes_with[bias_labels, labels] & (bias_labels >= 0)
 
     def pairs(self) -> list[str]:
         """The pairs as `--aligned_bias` takes them, `bias=class`, ordered by class."""

@@ -69,10 +69,9 @@ def decode_rows(
             yield chunk
 
 
-def image_progress(doing: str, source: str, total: int, done: int = 0) -> tqdm:
+def image_progress(doing: str, source: str, total: int) -> tqdm:
     """A progress bar over images; only terminals show it, after two seconds."""
-    desc = f"{doing} {source}"
-    return tqdm(total=total, initial=done, desc=desc, unit="image", disable=None, delay=2, leave=False)
+    return tqdm(total=total, desc=f"{doing} {source}", unit="image", disable=None, delay=2, leave=False)
 
 
 def decode_image(record: dict | Image.Image | None, geometry: Geometry) -> np.ndarray:

@@ -53,7 +53,9 @@ class Geometry:
             return image if image.size == (size, size) else image.resize((size, size), method)
         shorter = min(image.size)
         width, height = (int(size * side / shorter) if side != shorter else size for side in image.size)
-        left, top = (self._first_of(side) for side in (width, height))
+        # The stored square has the same centre as the resized image, to the pixel.
+        margin = centre(size, self.image_size)
+        left, top = (centre(side, self.image_size) - margin for side in (width, height))
         if width * height > _LARGEST:
             # The whole image would take gigabytes. The part alone may differ by one grey level.
             across, down = image.width / width, image.height / height
@@ -62,10 +64,6 @@ class Geometry:
         if image.size != (width, height):
             image = image.resize((width, height), method)
         return image if width == height else image.crop((left, top, left + size, top + size))
-
-    def _first_of(self, side: int) -> int:
-        """The start of the stored square on a side; their centres coincide."""
-        return centre(side, self.image_size) - centre(self.stored_size, self.image_size)
 
 
 def centre(length: int, size: int) -> int:

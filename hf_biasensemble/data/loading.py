@@ -1,4 +1,4 @@
-"""Loads splits of images, labels, bias labels and `is_conflicting`, checks them, and keeps images undecoded."""
+"""Loads and checks splits with images, which stay undecoded, labels, bias labels and `is_conflicting`."""
 
 from dataclasses import replace
 from typing import Any
@@ -106,8 +106,7 @@ def _with_conflicting(splits: dict[str, ImageSplit], pairs: list[str] | None, na
         assert split.bias_labels is not None
         splits[use] = replace(
             split,
-            is_conflicting=alignment.is_conflicting(split.labels.numpy(), split.bias_labels)
-            & (split.bias_labels >= 0),
+            is_conflicting=alignment.is_conflicting(split.labels.numpy(), split.bias_labels),
             aligned_bias=alignment.pairs(),
             aligned_by=alignment.decided_by,
         )

@@ -1,1 +1,1 @@
-"""From a name to a reading plan: which files are read, what the classes and the splits are, and what is left out."""
+"""Finds images, labels and splits in a folder, a table or a dataset on the Hub."""

@@ -42,18 +42,6 @@ class Tree:
     folders: list[Parts] = field(default_factory=list)  # including empty ones
     notes: list[str] = field(default_factory=list)  # broken and circular links
 
-    def image_folders(self) -> dict[Parts, int]:
-        """The number of images directly in each folder that has some."""
-        counts: Counter[Parts] = Counter()
-        for parts, names in self.images:
-            counts[parts] += len(names)
-        return counts
-
-    def first_image(self, parts: Parts) -> str:
-        """The path of the first image directly in the folder."""
-        names = next(names for folder, names in self.images if folder == parts)
-        return "/".join((*parts, names[0].as_py()))
-
     def paths(self) -> pa.ChunkedArray:
         """The paths of all images, relative to the root."""
         return pa.chunked_array([joined(parts, names) for parts, names in self.images], pa.string())
@@ -140,9 +128,9 @@ def some_of(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def listed(counts: Counter[str], most: int = 5) -> str:
+def listed(counts: Counter[str]) -> str:
     """`4 .heic, 1 .txt`: the most frequent suffixes."""
-    return ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common(most))
+    return ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common(5))
 
 
 def image_files(folder: Path) -> Iterator[str]:

@@ -49,11 +49,13 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
     `split_names` adds to the usual names of splits; with `take_as_classes`, the top folders are classes whatever their
     names. Refuses images outside class folders, and ambiguous folders.
     """
-    counts = tree.image_folders()
-    if not counts:
-        return ClassFolders()
-    base = _wrapper(tree, counts, split_names)
     found = ClassFolders()
+    if not tree.images:
+        return found
+    counts: Counter[Parts] = Counter()
+    for parts, names in tree.images:
+        counts[parts] += len(names)
+    base = _wrapper(tree, counts, split_names)
     if base:
         found.notes.append(f"everything is in {'/'.join(base)}/")
     below = {parts[len(base) :]: count for parts, count in counts.items()}
@@ -74,9 +76,10 @@ def class_folders(tree: Tree, split_names: Collection[str] = (), take_as_classes
         if depth is None:
             continue
         if len(rest) <= depth:
+            names = next(names for folder, names in tree.images if folder == parts)
             raise BiasEnsembleError(
                 f"{tree.root}: expected images in one folder for each class, found "
-                f"{tree.root / tree.first_image(parts)} in none; move it into a class folder, or elsewhere"
+                f"{tree.root.joinpath(*parts, names[0].as_py())} in none; move it into a class folder, or elsewhere"
             )
         found.place[parts] = rest[0] if splits else rest[1] if inside else None, rest[depth]
     if splits or inside:
