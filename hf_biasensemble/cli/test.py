@@ -3,13 +3,12 @@
 Or a checkpoint of the authors' code: `test.py --reference_checkpoint DIR --method lff --reference_dataset cmnist`.
 """
 
-import json
 from dataclasses import dataclass
 
 from hf_biasensemble.arguments import DataArguments, InferenceArguments, option, parse_arguments
 from hf_biasensemble.cli.import_reference import ReferenceArguments
 from hf_biasensemble.internal.errors import BiasEnsembleError, require
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import write_json
 
 
 @dataclass
@@ -56,6 +55,5 @@ def main(argv: list[str]) -> int:
         results["checkpoint_choice"] = CHECKPOINT_CHOICE
         print(f"checkpoint: {CHECKPOINT_CHOICE}")
     if test_args.output_file:
-        with written_whole(test_args.output_file) as file:
-            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(test_args.output_file, results)
     return 0

@@ -24,6 +24,7 @@ from hf_biasensemble.folders.output_folder import (
     HISTORY_FILE,
     REPOSITORY_PLACEHOLDER,
     RESULTS_FILE,
+    settings_in,
     without_local_paths,
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
@@ -145,7 +146,7 @@ def _files_in(folder: Path) -> list[str]:
 def _content(file: Path, repo_id: str) -> Path | bytes:
     """The content to upload: cards name the repository in their examples, settings lose their local paths."""
     if file.name == CONFIG_FILE:
-        settings = without_local_paths(yaml.safe_load(file.read_text(encoding="utf-8")))
+        settings = without_local_paths(settings_in(file.parent))
         return yaml.safe_dump(settings, sort_keys=False).encode()
     if file.name != CARD_FILE:
         return file

@@ -134,12 +134,17 @@ def checkpoint_to_resume(args: "DebiasingArguments") -> Path | None:
     return checkpoint
 
 
+def settings_in(folder: str | Path) -> dict[str, Any]:
+    """The settings in the `config.yaml` of a run."""
+    return yaml.safe_load((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+
+
 def check_same_run(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Refuses to resume with other data, method, model or seed; returns the settings of the run."""
     file = output_dir / CONFIG_FILE
     if not file.exists():
         return {}
-    before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    before = settings_in(output_dir)
     different = differences(before, yaml.safe_load(yaml.safe_dump(settings)), ignored=MAY_DIFFER_ON_RESUME)
     if different:
         raise BiasEnsembleError(

@@ -1,11 +1,13 @@
 """Files that are written completely or not at all."""
 
+import json
 import os
 import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 UNFINISHED_SUFFIX = ".unfinished"
 FORMULA_START = r"^([=+\-@\t\r\n])"
@@ -24,6 +26,17 @@ def written_whole(file: str | Path) -> Iterator[Path]:
         os.replace(unfinished, final)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_text(file: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, completely or not at all."""
+    with written_whole(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_json(file: str | Path, content: Any, indent: int | None = 2) -> None:
+    """Writes a JSON file, completely or not at all."""
+    write_text(file, json.dumps(content, indent=indent) + "\n")
 
 
 def remove_unfinished(folder: Path) -> None:

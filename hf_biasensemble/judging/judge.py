@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
-from hf_biasensemble.folders.output_folder import CONFIG_FILE
+from hf_biasensemble.folders.output_folder import settings_in
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.internal.processes import print_once
 from hf_biasensemble.judging.members import FILE_NAME, Members
@@ -94,7 +93,7 @@ def of_other_run(folder: str | None, train_fingerprint: str) -> tuple[HeldOutPre
     if folder:
         # The run may be unfinished, or from a version without such tables.
         with suppress(OSError, KeyError, TypeError, ValueError, BiasEnsembleError):
-            config = yaml.safe_load((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+            config = settings_in(folder)
             if config["train_fingerprint"] == train_fingerprint:
                 return HeldOutPredictions.load(folder, "validation"), str(config["method"])
     return None, ""

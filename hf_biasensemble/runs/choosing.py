@@ -15,7 +15,7 @@ from hf_biasensemble.data.held_out import folds_of
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.internal.collectives import num_processes, shared_out
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import write_json
 from hf_biasensemble.internal.processes import print_once, print_whole
 from hf_biasensemble.judging.folds import Choice, choose, doubt_of_members
 from hf_biasensemble.methods import METHODS
@@ -111,8 +111,7 @@ def choose_candidate(
     settings = chosen.settings(args)
     stored = choice.as_dict() | {"options": {name: getattr(settings, name) for name in sorted(chosen.defaults())}}
     if args.should_save:
-        with written_whole(path) as file:
-            file.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+        write_json(path, stored)
     return chosen, {"candidates": stored}
 
 

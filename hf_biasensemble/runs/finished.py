@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from transformers import PreTrainedModel
 
@@ -24,7 +23,7 @@ from hf_biasensemble.data.store.features import FeatureTransform
 from hf_biasensemble.evaluation.accuracy import METRICS
 from hf_biasensemble.evaluation.ranking import ranked_classes, ranked_in
 from hf_biasensemble.folders.hub import push_model
-from hf_biasensemble.folders.output_folder import AUDIT_FILES, CONFIG_FILE, RESULTS_FILE
+from hf_biasensemble.folders.output_folder import AUDIT_FILES, CONFIG_FILE, RESULTS_FILE, settings_in
 from hf_biasensemble.internal.errors import BiasEnsembleError
 from hf_biasensemble.models.backbones import without_bar
 from hf_biasensemble.models.export import load_classifier
@@ -185,8 +184,7 @@ class Run:
         ]
 
     def _stated_data(self) -> DataArguments | None:
-        file = self.folder / CONFIG_FILE
-        settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+        settings = settings_in(self.folder) if (self.folder / CONFIG_FILE).exists() else {}
         if settings.get("dataset_name") in (None, IN_MEMORY):
             return None
         names = [field.name for field in fields(DataArguments) if field.name in settings]  # older versions had fewer

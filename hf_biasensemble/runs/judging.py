@@ -1,6 +1,5 @@
 """Judges models on held-out images by saved members, without bias labels."""
 
-import json
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from hf_biasensemble.arguments import DataArguments, InferenceArguments, option
 from hf_biasensemble.data.prepare import load_image_splits
 from hf_biasensemble.internal.collectives import meet, shared_out
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import write_json
 from hf_biasensemble.internal.processes import is_first
 from hf_biasensemble.judging.members import Members
 from hf_biasensemble.judging.predictions import HeldOutPredictions
@@ -76,6 +75,5 @@ def judge_models(
     models = dict(zip(opened, shared_out(predictions_of, len(opened)), strict=True))
     text, results = judgement_table(models, judge_args.compare_with)
     if judge_args.output_file and is_first():
-        with written_whole(judge_args.output_file) as file:
-            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(judge_args.output_file, results)
     return text, results

@@ -25,7 +25,7 @@ from hf_biasensemble.data.prepare import (
     stated_aligned_bias,
 )
 from hf_biasensemble.folders.output_folder import CONFIG_FILE, check_same_run
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import write_text
 from hf_biasensemble.models.inputs import Inputs, with_width
 from hf_biasensemble.models.preprocessing import with_preprocessing
 
@@ -78,8 +78,7 @@ class Prepared:
 
     def write_settings(self, folder: Path) -> None:
         """Writes `config.yaml`."""
-        with written_whole(folder / CONFIG_FILE) as file:
-            file.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+        write_text(folder / CONFIG_FILE, yaml.safe_dump(self.settings, sort_keys=False))
 
     def inputs(self) -> Inputs:
         """The inputs of the networks; encodes the images if the backbone is frozen."""

@@ -1,6 +1,5 @@
 """One run from start to finish: data -> selection -> debiasing -> published model and results."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -26,7 +25,7 @@ from hf_biasensemble.folders.output_folder import (
 )
 from hf_biasensemble.folders.shared_folder import check_seen_by_all
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import write_json
 from hf_biasensemble.internal.processes import print_once, refuse_data_parallel, warn_of_missing_processes
 from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.judging.judge import (
@@ -226,8 +225,7 @@ def _train_and_publish(
         trainer.save_state()
         if "validation" in held_out:
             held_out["validation"].save(output_dir, "validation")
-        with written_whole(output_dir / RESULTS_FILE) as file:
-            file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(output_dir / RESULTS_FILE, results)
         tested = held_out["test"].predictions if "test" in held_out else None
         write_run_figures(output_dir, selection, evaluated.get("test"), tested)
         write_model_card(output_dir, method, {"train": train, **evaluated}, args.world_size, args.hub_model_id)

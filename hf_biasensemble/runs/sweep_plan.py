@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from hf_biasensemble.arguments import resolved, settled_selection
-from hf_biasensemble.folders.output_folder import CONFIG_FILE, MAY_DIFFER_ON_RESUME, RESULTS_FILE
+from hf_biasensemble.folders.output_folder import MAY_DIFFER_ON_RESUME, RESULTS_FILE, settings_in
 from hf_biasensemble.internal.errors import BiasEnsembleError, differences
 from hf_biasensemble.methods import METHODS, method_of
 from hf_biasensemble.models.preprocessing import with_preprocessing
@@ -129,7 +129,7 @@ def _for_method(overrides: list[str], method: str, methods: list[str], words: li
 def check_earlier_run(plan: Plan) -> None:
     """Refuses a finished run with settings other than those of the plan."""
     if plan.is_finished:
-        before = yaml.safe_load((plan.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        before = settings_in(plan.folder)
         different = differences(before, plan.settings, ignored=_MAY_DIFFER)
         if different:
             raise BiasEnsembleError(
@@ -142,7 +142,7 @@ def check_same_data(plans: list[Plan]) -> None:
     """Refuses to compare runs on different training images."""
     seen: dict[tuple[str, str | None], tuple[str, Plan]] = {}
     for plan in plans:
-        config = yaml.safe_load((plan.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = settings_in(plan.folder)
         fingerprint, first = seen.setdefault((plan.data, plan.fold), (config["train_fingerprint"], plan))
         if config["train_fingerprint"] != fingerprint:
             raise BiasEnsembleError(

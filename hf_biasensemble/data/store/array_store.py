@@ -24,9 +24,9 @@ from hf_biasensemble.data.store.making import (
     Store,
     hash_of_shape,
     read_header,
-    write_json,
 )
 from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.files import write_json
 
 _SMALL = 1 << 28  # bytes up to which a process keeps the pages of a store: releasing them costs 0.2 ms a batch
 _READ_ALONE = 1 << 16  # bytes from which a row is read without its neighbours
@@ -165,5 +165,5 @@ def _open(file: Path, shape: tuple[int, ...], dtype: Any, verify: bool = False) 
                 raise _Unusable("was altered: its checksum is not the one that was stated")
             if found.st_mtime_ns != time:  # copied or touched
                 with suppress(OSError):  # the file may belong to another user
-                    write_json(beside, stated | {"mtime_ns": found.st_mtime_ns})
+                    write_json(beside, stated | {"mtime_ns": found.st_mtime_ns}, indent=None)
     return StoredArray(file, digest), notes

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from hf_biasensemble.data.decoding import ROWS_AT_ONCE, image_progress
 from hf_biasensemble.data.store.cache import cache_folder
 from hf_biasensemble.internal.errors import BiasEnsembleError
-from hf_biasensemble.internal.files import UNFINISHED_SUFFIX, written_whole
+from hf_biasensemble.internal.files import UNFINISHED_SUFFIX, write_json
 
 MOST_PARTS = 2048
 MORE_ROOM = "set HF_DATASETS_CACHE to another disk, or make room with: hf-biasensemble cache --clear"
@@ -118,7 +118,7 @@ class Store:
             raise
         found = self.file.stat()
         stated = {"source": self.source, "sha256": digest.hexdigest(), "bytes": found.st_size, "notes": notes}
-        write_json(self.file.with_suffix(".json"), stated | {"mtime_ns": found.st_mtime_ns})
+        write_json(self.file.with_suffix(".json"), stated | {"mtime_ns": found.st_mtime_ns}, indent=None)
 
     @property
     def _row_bytes(self) -> int:
@@ -150,7 +150,7 @@ class Store:
                 stream.write(content)
                 if bar is not None:
                     bar.update(len(block))
-        write_json(self._mark(rows), {"crc32": checksum, "notes": notes})
+        write_json(self._mark(rows), {"crc32": checksum, "notes": notes}, indent=None)
 
     def _add(self, rows: range, digest: Any, notes: dict[str, Any]) -> bool:
         """Adds a part to the hash and the notes of the array, unless it is missing or damaged by a crash."""
@@ -176,9 +176,3 @@ def read_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
     np.lib.format.read_magic(stream)
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     return shape, dtype
-
-
-def write_json(file: Path, stated: dict[str, Any]) -> None:
-    """Writes a JSON file completely or not at all."""
-    with written_whole(file) as unfinished:
-        unfinished.write_text(json.dumps(stated), encoding="utf-8")

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel
 
 from hf_biasensemble.folders.output_folder import CARD_FILE, REPOSITORY_PLACEHOLDER
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import write_text
 from hf_biasensemble.reporting.card.markdown import as_text, markdown_table
 
 
@@ -56,6 +56,5 @@ print(classifier("image.png"))
 ```"""
     front_matter = f"---\n{ModelCardData(**(usual | metadata | {'tags': tags})).to_yaml()}\n---"
     parts = [front_matter, f"# {as_text(title)}", about, example, details]
-    with written_whole(Path(folder) / CARD_FILE) as file:
-        file.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    write_text(Path(folder) / CARD_FILE, "\n\n".join(filter(None, parts)) + "\n")
     return Path(folder) / CARD_FILE

@@ -12,7 +12,6 @@ import numpy as np
 import timm
 import torch
 import transformers
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import hf_biasensemble
@@ -23,13 +22,13 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.evaluation.accuracy import METRICS
 from hf_biasensemble.folders.output_folder import (
     CARD_FILE,
-    CONFIG_FILE,
     FIGURE_FILES,
     REPOSITORY_PLACEHOLDER,
     RESULTS_FILE,
+    settings_in,
     without_local_paths,
 )
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import write_text
 from hf_biasensemble.reporting.card.markdown import as_code, as_text, in_percent, markdown_table
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK
 
@@ -71,7 +70,7 @@ def write_model_card(
         json.loads((folder / name).read_text(encoding="utf-8"))
         for name in (RESULTS_FILE, "config.json", "trainer_state.json")
     )
-    local_settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    local_settings = settings_in(folder)
     candidates = results.get("candidates", {})
     settings = without_local_paths(local_settings) | candidates.get("options", {})
     dataset = Path(local_settings["dataset_name"]).expanduser()
@@ -151,8 +150,7 @@ def write_model_card(
         or None,
     )
     card = ModelCard.from_template(metadata, str(Path(__file__).with_name("model_card.md.jinja")), **variables)
-    with written_whole(folder / CARD_FILE) as file:
-        file.write_text(f"{card}\n", encoding="utf-8")
+    write_text(folder / CARD_FILE, f"{card}\n")
     return folder / CARD_FILE
 
 
@@ -214,7 +212,7 @@ def _compared_with(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     folder = Path(settings["compare_with"] or "")
     if not settings["compare_with"] or not (folder / RESULTS_FILE).exists():
         return "", {}
-    theirs = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    theirs = settings_in(folder)
     if theirs["train_fingerprint"] != settings["train_fingerprint"]:
         return "", {}
     results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))

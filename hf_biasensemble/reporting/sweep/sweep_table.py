@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd  # type: ignore[import-untyped]
 
 from hf_biasensemble.evaluation.accuracy import METRICS
-from hf_biasensemble.internal.files import written_whole
+from hf_biasensemble.internal.files import write_text, written_whole
 from hf_biasensemble.reporting.card.markdown import markdown_table
 from hf_biasensemble.reporting.figures.sweep import sweep_figure
 from hf_biasensemble.reporting.run.progress import ORACLE_MARK
@@ -54,8 +54,7 @@ def write_sweep_tables(
     sections += [*_gain_section(runs, metrics, baselines), *judged_section(cells, baselines)]
     sections += ["## Without a result\n\n" + "\n".join(f"- {line}" for line in missing)] if missing else []
     text = "\n\n".join(sections)
-    with written_whole(folder / "table.md") as file:
-        file.write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "table.md", text + "\n")
     by_run = runs.groupby(_RUN, sort=False)
     summary = by_run[metrics].agg(["mean", "std"])
     summary.columns = [f"{metric}_{'mean' if of == 'mean' else 'sd'}" for metric, of in summary.columns]
