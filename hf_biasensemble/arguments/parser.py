@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from hf_biasensemble.arguments.help import ALIASES, COMMON, OUR_WORDS, OptionHelp
 from hf_biasensemble.arguments.unsupported import UNSUPPORTED
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 from hf_biasensemble.internal.mistakes import OneLineParser
 from hf_biasensemble.internal.shipped import config_file
 
@@ -50,7 +50,7 @@ def parse_arguments(
     except BiasEnsembleError:
         raise
     except ValueError as error:  # raised by TrainingArguments
-        raise BiasEnsembleError(" ".join(str(error).split())) from error
+        raise BiasEnsembleError(reason_of(error)) from error
 
 
 def given_option(name: str, argv: list[str]) -> str | None:
@@ -178,7 +178,7 @@ def read_yaml(file: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(config_file(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BiasEnsembleError(f"--config {file} could not be read: {' '.join(str(error).split())}") from error
+        raise BiasEnsembleError(f"--config {file} could not be read: {reason_of(error)}") from error
     if not isinstance(content, dict):
         raise BiasEnsembleError(f"--config {file}: expected lines `option: value`, found {type(content).__name__}")
     return content

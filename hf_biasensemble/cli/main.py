@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 from hf_biasensemble.internal.shipped import summary_of
 
 GROUPS = {
@@ -46,7 +46,7 @@ def run_command(command: str, argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        said = " ".join(str(error).split())
+        said = reason_of(error)
         if not any(words in said for words in _OUT_OF_MEMORY):
             raise
         print(

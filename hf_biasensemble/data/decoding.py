@@ -14,6 +14,7 @@ from datasets.utils import tqdm
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hf_biasensemble.data.geometry import Geometry
+from hf_biasensemble.internal.errors import reason_of
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger images are refused: decoding one would take gigabytes."""
@@ -185,4 +186,4 @@ def _reason(error: Exception) -> str:
         return "file not found"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than the limit of {MAX_IMAGE_PIXELS:,} pixels ({str(error).partition(',')[0]})"
-    return " ".join(str(error).split()) or type(error).__name__
+    return reason_of(error)

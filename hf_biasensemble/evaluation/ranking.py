@@ -14,6 +14,7 @@ from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.decoding import decode_image
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.evaluation.classifier import finite
+from hf_biasensemble.internal.errors import reason_of
 
 
 def ranked_in(logits: torch.Tensor, names: dict[int, str], top_k: int) -> list[list[tuple[str, float]]]:
@@ -40,7 +41,7 @@ def ranked_classes(
         try:
             return decode_image(image, geometry)
         except Exception as error:  # PIL raises unrelated types for broken files
-            return " ".join(str(error).split()) or type(error).__name__
+            return reason_of(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(images), inference.batch_size):

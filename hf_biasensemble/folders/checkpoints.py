@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_biasensemble.internal.errors import BiasEnsembleError, require
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of, require
 from hf_biasensemble.internal.processes import is_first
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def one_line_if_not_written(what: str) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _is_write_error(error):
             raise
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:200]
+        reason = error.strerror if isinstance(error, OSError) else reason_of(error, 200)
         raise BiasEnsembleError(
             f"{what} could not be written ({reason}); free disk space, then resume with --resume_from_checkpoint "
             "true. Complete checkpoints are intact"

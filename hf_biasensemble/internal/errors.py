@@ -26,6 +26,11 @@ def missing_package(package: str, extra: str) -> BiasEnsembleError:
     )
 
 
+def reason_of(error: BaseException, limit: int | None = None) -> str:
+    """The message of an exception in one line of at most `limit` characters, or its type if it has no message."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> list[str]:
     """Differences between existing and requested settings, worded for an error message."""
     return [

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 from hf_biasensemble.internal.files import written_whole
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def load_table(path: Path, what: str, remedy: str, build: Callable[[dict[str, np
         stated = json.loads((table.schema.metadata or {})[_METADATA_KEY])
         return build({name: _values(table.column(name)) for name in table.column_names}, stated)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error, 200)
         raise BiasEnsembleError(
             f"expected {what} at {path}, found none that can be read ({reason}); {remedy}"
         ) from error

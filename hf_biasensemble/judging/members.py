@@ -20,7 +20,7 @@ from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_geometry
 from hf_biasensemble.data.store.features import Features, FeatureTransform
 from hf_biasensemble.evaluation.classifier import check_input, in_blocks, predict_logits
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 from hf_biasensemble.internal.files import written_whole
 from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
@@ -124,7 +124,7 @@ class Members:
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise BiasEnsembleError(
                 f"{file}: expected the members of BiasEnsemble, found a file that cannot be read "
-                f"({' '.join(str(error).split())[:200]}); remove the selection and run again"
+                f"({reason_of(error, 200)}); remove the selection and run again"
             ) from error
 
     @classmethod
@@ -191,8 +191,7 @@ def _file_in(place: str) -> Path:
         return Path(hf_hub_download(place, f"selection/{FILE_NAME}"))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise BiasEnsembleError(
-            f"{missing}, nor on the Hub ({' '.join(str(error).split())[:200]}); push with --with_selection to include "
-            "them"
+            f"{missing}, nor on the Hub ({reason_of(error, 200)}); push with --with_selection to include them"
         ) from error
 
 

@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from transformers.utils import logging
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 from hf_biasensemble.models.modeling_debiased import (
     FEATURES,
     TRANSFORMERS,
@@ -86,8 +86,8 @@ def timm_errors_named(model_args: ModelArguments) -> Iterator[None]:
     except Exception as error:  # every network raises its own types for arguments that it does not accept
         name, near = model_args.backbone, ""
         given = f" with --backbone_args {model_args.timm_arguments()}" if model_args.backbone_args else ""
-        reason = " ".join(str(error).split())[:300]
-        if not reason or not isinstance(error, (RuntimeError, TypeError)):
+        reason = reason_of(error, 300)
+        if str(error) and not isinstance(error, (RuntimeError, TypeError)):
             reason = f"{type(error).__name__} {reason}"
         if not is_checkpoint(name):
             similar = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
@@ -115,7 +115,7 @@ def _of_checkpoint(name: str, backbone_args: str | None, changed: int) -> Source
     except (OSError, ValueError) as error:
         raise BiasEnsembleError(
             f"--backbone {name}: expected mlp, the name of a timm model, or the folder or Hub id of an image "
-            f"classifier, found none that opens ({' '.join(str(error).split())[:200]}); prefix models saved by timm "
+            f"classifier, found none that opens ({reason_of(error, 200)}); prefix models saved by timm "
             "with hf-hub: or local-dir:"
         ) from error
     cfg = getattr(config, "pretrained_cfg", None)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.internal.errors import BiasEnsembleError, require
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of, require
 from hf_biasensemble.internal.seeding import build_with_seed, derived_seed
 from hf_biasensemble.models.backbones import source_of, timm_errors_named
 from hf_biasensemble.models.early_layers import EarlyAndFinal
@@ -53,7 +53,7 @@ def check_backbone(model_args: ModelArguments, batch_size: int, member_features:
         try:
             features = encoder(image)
         except Exception as error:  # each network has its own errors for a wrong size
-            reason = " ".join(str(error).split())[:200] or repr(error)
+            reason = reason_of(error, 200)
             size = "image_size" if config.backbone == TRANSFORMERS else "img_size"
             raise BiasEnsembleError(
                 f"{where}: expected a network that takes this size, found {reason}; use the size it was made for, or "

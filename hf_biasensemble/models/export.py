@@ -20,7 +20,7 @@ from transformers import (
 from hf_biasensemble.data.batches.transforms import ImageTransform
 from hf_biasensemble.data.geometry import Geometry
 from hf_biasensemble.data.store.features import FeatureTransform
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 from hf_biasensemble.internal.tensors import separate
 from hf_biasensemble.models.backbones import without_bar
 from hf_biasensemble.models.modeling_debiased import (
@@ -116,7 +116,7 @@ def load_classifier(name: str, of_vectors: bool | None = False) -> tuple[PreTrai
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise BiasEnsembleError(
             f"--model {name}: expected a folder or Hub id with an image classifier, found none that opens "
-            f"({' '.join(str(error).split())[:300]})"
+            f"({reason_of(error, 300)})"
         ) from error
     if of_vectors not in (None, bool(width)):
         vectors = f"vectors of {width} numbers (--feature_column)" if width else "the vectors of --feature_column"

@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_biasensemble.arguments import ModelArguments
 from hf_biasensemble.data.prepare import image_geometry, image_transform
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 from hf_biasensemble.internal.seeding import build_with_seed
 from hf_biasensemble.models.backbones import from_scratch
 from hf_biasensemble.models.build import classifier_config
@@ -76,7 +76,7 @@ def _problem_of(classifier: DebiasedImageClassifier, model_args: ModelArguments)
             found = opened(image).logits
             saved(image)  # some networks fill a buffer when they are first called
         except Exception as error:  # timm, transformers and safetensors raise unrelated types
-            return " ".join(str(error).split())[:200] or repr(error)
+            return reason_of(error, 200)
     theirs = {**dict(opened.named_parameters()), **dict(opened.named_buffers())}
     for name, tensor in (*saved.named_parameters(), *saved.named_buffers()):
         if name not in theirs or not torch.equal(tensor, theirs[name]):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedModel, TimmWrapperForImageClassification
 
 from hf_biasensemble.arguments import ModelArguments
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 from hf_biasensemble.models.backbones import is_checkpoint, source_of, without_bar
 from hf_biasensemble.models.export import load_classifier
 from hf_biasensemble.models.modeling_debiased import TRANSFORMERS, DebiasedImageClassifier, TransformersEncoder
@@ -102,8 +102,7 @@ def _weights_in_file(file: str, encoder: Any, where: str) -> Weights:
         found = load_state_dict(str(Path(file).expanduser()), weights_only=True)
     except Exception as error:  # a dozen types, from the archive to the pickle
         raise BiasEnsembleError(
-            f"{where}: expected safetensors or a state dict of torch.save, found neither "
-            f"({' '.join(str(error).split())[:200]})"
+            f"{where}: expected safetensors or a state dict of torch.save, found neither ({reason_of(error, 200)})"
         ) from error
     found = {name.removeprefix("timm_model."): tensor for name, tensor in found.items()}  # as transformers saves them
     heads = encoder.pretrained_cfg.get("classifier") or ()
@@ -139,7 +138,7 @@ def _pretrained_weights(model_args: ModelArguments) -> Weights:
             weights = timm.create_model(name, pretrained=True, num_classes=0, **arguments).state_dict()
     except Exception as error:  # downloads raise unrelated types
         raise BiasEnsembleError(
-            f"pretrained weights of {name} could not be loaded ({' '.join(str(error).split())[:200]}); "
+            f"pretrained weights of {name} could not be loaded ({reason_of(error, 200)}); "
             "train once where the Hub can be reached, name a local file of weights with --pretrained_weights FILE, or "
             "set --pretrained false"
         ) from error

@@ -309,8 +309,8 @@ def _set_drop_last(model: nn.Module, args: DebiasingArguments, num_samples: int,
             args.dataloader_drop_last = True
             if is_first():
                 logger.warning(
-                    "warning: each epoch skips its last batch, a single random sample (%d samples in batches of %d), "
-                    "because batch normalisation needs at least two",
+                    "warning: each epoch leaves out its last batch, a single random sample (%d samples in batches "
+                    "of %d), because batch normalisation needs at least two",
                     num_samples,
                     batch_size,
                 )

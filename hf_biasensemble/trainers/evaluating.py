@@ -21,7 +21,7 @@ from hf_biasensemble.evaluation.difficulty import DIFFICULTIES
 from hf_biasensemble.folders.checkpoints import UNFINISHED, one_line_if_not_written, publish, remove_older
 from hf_biasensemble.folders.hub import push_model
 from hf_biasensemble.internal.collectives import share_buffers
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 from hf_biasensemble.internal.tensors import separate
 from hf_biasensemble.judging.predictions import HeldOutPredictions
 from hf_biasensemble.judging.pseudo_groups import PseudoGroups
@@ -325,7 +325,7 @@ class EvaluatingTrainer(Trainer):
                 except (KeyError, RuntimeError) as error:
                     raise BiasEnsembleError(
                         f"{file}: expected what this version of the library saves, found something else "
-                        f"({' '.join(str(error).split())[:100]}); train from the start with --overwrite_output_dir"
+                        f"({reason_of(error, 100)}); train from the start with --overwrite_output_dir"
                     ) from error
 
     def _parts_with_state(self) -> dict[str, CheckpointChoice | WeightAverage]:

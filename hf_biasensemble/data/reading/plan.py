@@ -18,7 +18,7 @@ from hf_biasensemble.data.reading.local import read_folder
 from hf_biasensemble.data.reading.splits import USES, chosen_splits, meant_by, split_rows
 from hf_biasensemble.data.reading.table_rows import read_tables
 from hf_biasensemble.data.reading.tables import cache_of, is_binary_table, is_text_table
-from hf_biasensemble.internal.errors import BiasEnsembleError
+from hf_biasensemble.internal.errors import BiasEnsembleError, reason_of
 
 _NAMED = 10
 
@@ -106,7 +106,7 @@ def _found(name: str, args: DataArguments) -> Found:
         raise
     except (ValueError, LookupError, OSError, datasets.exceptions.DatasetsError) as error:
         # `load_from_disk` raises an IndexError for a split without rows.
-        reason = "a split holds no data" if isinstance(error, IndexError) else " ".join(str(error).split())
+        reason = "a split holds no data" if isinstance(error, IndexError) else reason_of(error)
         if not path.exists():
             reason += "; no local folder has that name either"
         stated = {"configuration": args.dataset_config_name, "revision": revision}
