@@ -4,7 +4,7 @@ import argparse
 
 COMMON = frozenset(
     """dataset_name dataset_config_name image_column label_column bias_label_column
-    backbone pretrained freeze_backbone num_members member_steps audit
+    backbone pretrained freeze_backbone num_members member_steps member_threshold audit
     method output_dir overwrite_output_dir max_steps num_train_epochs per_device_train_batch_size learning_rate
     augmentation compare_with seed resume_from_checkpoint push_to_hub batch_size use_cpu bf16""".split()
 )

@@ -127,7 +127,7 @@ def load_classifier(name: str, of_vectors: bool | None = False) -> tuple[PreTrai
     unknown = [key for key, value in wanted.items() if value is None]
     if unknown:
         raise BiasEnsembleError(
-            f"--model {name}: expected square images, squashed or cropped at the centre, found another "
+            f"--model {name}: expected square images that are squashed or cropped at the centre, found another "
             f"{' and '.join(unknown)}; use transformers or timm for this model"
         )
     return model.eval(), transform_of(wanted), Geometry.of_options(wanted)

@@ -166,7 +166,7 @@ def _preprocessing_of(model_args: ModelArguments, wanted: list[str]) -> dict[str
             essential = [f"--{name}" for name in ("image_size", "image_mean", "image_std") if name in wanted]
             if essential:
                 raise BiasEnsembleError(
-                    f"{where}: expected the preprocessing of its pretrained weights, found none; give "
+                    f"{where}: expected the preprocessing of its pretrained weights, found nothing; give "
                     f"{', '.join(essential)}"
                 )
     for name in wanted:

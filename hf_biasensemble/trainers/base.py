@@ -83,9 +83,9 @@ class DebiasingTrainer(EvaluatingTrainer):
         )
         if any(isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks):
             raise BiasEnsembleError(
-                "callbacks: expected no EarlyStoppingCallback, which needs metric_for_best_model, found one; use "
-                "--checkpoint_choice to publish the best evaluated step, or a TrainerCallback whose on_evaluate sets "
-                "control.should_training_stop to stop early (docs/troubleshooting.md)"
+                "callbacks: expected no EarlyStoppingCallback, which needs metric_for_best_model, found one; "
+                "--checkpoint_choice publishes the best evaluated step, and a TrainerCallback whose on_evaluate sets "
+                "control.should_training_stop stops early (docs/troubleshooting.md)"
             )
         self.transform = transform
         self.checkpoint_choice = CheckpointChoice(args.checkpoint_choice)
