@@ -93,7 +93,7 @@ class Selection:
             what = f"has no sample of {', '.join(lacking)}" if kept.any() else "is empty"
             raise BiasEnsembleError(
                 f"the bias-amplified set {what} ({kept.sum()} of {len(self.index)} samples kept): too few members are "
-                "sure of them; keep a fraction of each class (--member_keep 0.8), lower --member_threshold or "
+                "confident about them; keep a fraction of each class (--member_keep 0.8), lower --member_threshold or "
                 "--member_agreement, or raise --member_steps"
             )
 

@@ -135,7 +135,7 @@ def test_audit_and_training_with_marks_say_so(tmp_path, capsys):
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert settings["exclude_rows"] == settings["relabel"] == str(marks)
     card = " ".join((tmp_path / "run" / "README.md").read_text().split())
-    assert "Training images marked in an audit: 1 left out, 1 relabeled." in card
+    assert "Training images marked in an audit: 1 left out, 1 relabelled." in card
     capsys.readouterr()
     without = {name: value for name, value in options.items() if name not in ("exclude_rows", "relabel")}
     assert train(data, tmp_path / "run", resume_from_checkpoint=True, **without) != 0

@@ -131,9 +131,9 @@ def test_filters_by_class_and_prediction(opened):
 def test_names_are_text(opened):
     opened.select_option("#label", label=HOSTILE)
     first = opened.locator("#cards .card").first
-    assert first.locator("strong").inner_text() == f"labeled {HOSTILE}"
+    assert first.locator("strong").inner_text() == f"labelled {HOSTILE}"
     assert f"predicted {NAMES[1]} by 3 of 3" in first.inner_text()
-    assert first.locator("img").get_attribute("alt") == f"Row 24, labeled {HOSTILE}"
+    assert first.locator("img").get_attribute("alt") == f"Row 24, labelled {HOSTILE}"
     assert opened.locator("main script").count() == 0
 
 
@@ -156,7 +156,7 @@ def test_marks_by_key_and_by_click(opened, tmp_path):
     mark_button(opened, 9, "hard").click()
     assert mark_button(opened, 0, "label_error").get_attribute("aria-pressed") == "true"
     assert opened.inner_text("#download") == "Export 3 marks as CSV"
-    opened.select_option("[aria-label='Right class of row 0']", label=f"is {NAMES[4]}")
+    opened.select_option("[aria-label='Correct class of row 0']", label=f"is {NAMES[4]}")
     opened.keyboard.press("Escape")
     opened.locator("#cards .open").nth(20).focus()
     opened.keyboard.press("4")

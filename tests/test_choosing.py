@@ -218,7 +218,7 @@ def test_bias_labels_validation_and_test_images_change_no_choice(tmp_path, froze
         ({"keep_member": "best"}, "--keep_member: expected last with --method auto"),
         ({"published_protocol": "true"}, "--published_protocol: expected false with --method auto"),
         ({"candidates": ["erm", "logit_adjusted:adjustment=firm"]}, "--adjustment: expected one of hard, soft"),
-        ({"candidates": ["erm", "last_layer_be"], "head": "mlp"}, "last_layer_be, which trains nothing but a linear"),
+        ({"candidates": ["erm", "last_layer_be"], "head": "mlp"}, "last_layer_be, which only trains a linear"),
     ],
 )
 def test_mistakes_get_one_line(digits, tmp_path, frozen, capsys, changes, said):
@@ -272,6 +272,6 @@ def test_a_resumed_run_keeps_its_choice(digits, tmp_path, frozen, capsys):
 def test_a_candidate_that_cannot_be_trained_is_left_out(digits, tmp_path, frozen, capsys):
     options = {**frozen, **CHOICE, "member_threshold": 0.9999, "member_steps": 2}
     assert train(digits, tmp_path / "out", "auto", **options) == 0
-    assert "lff_be is no candidate: the bias-amplified set is empty" in capsys.readouterr().out
+    assert "lff_be is not a candidate: the bias-amplified set is empty" in capsys.readouterr().out
     found = results(tmp_path / "out")["candidates"]["candidates"]
     assert [entry["name"] for entry in found] == [name for name in CHOICE["candidates"] if name != "lff_be"]

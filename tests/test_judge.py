@@ -233,7 +233,7 @@ def test_choice_falls_back_to_the_last_step_where_nothing_can_be_told(digits, tm
     """32 validation images hold three that contradict the members."""
     assert train(digits, tmp_path / "out", "lff_be", checkpoint_choice="estimated") == 0
     said, found = capsys.readouterr().out, results(tmp_path / "out")
-    assert "cannot tell which step is best, so the last one counts; only" in said
+    assert "cannot tell which step is best, so the last one is published; only" in said
     assert (found["checkpoint_choice"], found["published_step"]) == ("last", 12)
     assert "cannot tell; only" in found["validation_judgement"]
     assert not [key for key in found if "estimated" in key]

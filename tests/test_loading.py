@@ -96,7 +96,7 @@ def test_whole_numbers_that_do_not_count_from_0_are_names_in_numeric_order(tmp_p
 
 def test_other_types_of_label_are_refused(tmp_path):
     message = error_of(data_set(tmp_path, {"train": {"label": [0.0, 1.0]}}, label=Value("float64")))
-    assert "'label'" in message and "float64" in message and "ClassLabel, string or whole numbers" in message
+    assert "'label'" in message and "float64" in message and "text, ClassLabel or integers" in message
 
 
 @pytest.mark.parametrize("values, absent", [(["a", "b", "c"], "c"), ([0, 1, 2], "2")])

@@ -49,7 +49,7 @@ def test_classifier_is_repaired_and_judged_against_what_it_was(vit, digits, tmp_
     assert "before test" in printed and "test, the classifier before repair" in card
     ((other, name),) = compared
     before = found["before"]["validation_accuracy"]
-    assert name == "the classifier as it was" and other.correct.mean() == pytest.approx(before)
+    assert name == "the original classifier" and other.correct.mean() == pytest.approx(before)
 
 
 def test_nothing_published_says_where_the_classifier_was(vit, digits, tmp_path):

@@ -135,7 +135,7 @@ def test_each_fold_and_each_candidate_left_out_is_said_once(by_processes, proces
     folds = [re.fullmatch(r"Judging \d candidates: (fold . of .) done", line) for line in said]
     wanted = [f"fold {number + 1} of {case['folds']}" for case in CASES.values() for number in range(case["folds"])]
     assert sorted(found[1] for found in folds if found) == sorted(wanted)
-    assert sum(line.startswith("needing is no candidate: expected image 50") for line in said) == 1
+    assert sum(line.startswith("needing is not a candidate: expected image 50") for line in said) == 1
     assert sum(line.startswith("Judged by folds") for line in said) == len(CASES)
 
 

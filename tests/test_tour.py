@@ -36,7 +36,7 @@ def test_tour_from_digits_to_the_hub(hub, tmp_path):
         marks = list(csv.DictReader(stream))
     assert len(marks) >= 8 and all(mark["kind"] == "label_error" != mark["new_label"] for mark in marks)
     card = (folder / "debiased" / "README.md").read_text()
-    assert f"0 left out, {len(marks)} relabeled" in card and "`erm` on the same data" in card
+    assert f"0 left out, {len(marks)} relabelled" in card and "`erm` on the same data" in card
     # train: the figures are those of the results, and the debiased model is better where the colour misleads
     found = {run: json.loads((folder / run / "all_results.json").read_text()) for run in ("erm", "debiased")}
     erm, debiased = (results["test_conflicting_accuracy"] for results in found.values())

@@ -20,7 +20,7 @@ _VOTES_DEPEND_ON = (
 
 @dataclass(frozen=True)
 class Selector:
-    """A way to decide which training samples are bias-conflicting.
+    """A way to decide which training samples are bias-aligned.
 
     Attributes:
         name: Value of `--selector`.

@@ -61,7 +61,7 @@ class ModelArguments(Options):
     pretrained_weights: str | None = option(None, "Start from the timm weights in this file (safetensors or .pth).")
     init_from: str | None = option(
         None,
-        "Initialize the published network from this classifier, a folder or Hub id; also the backbone if none is "
+        "Initialise the published network from this classifier, a folder or Hub id; also the backbone if none is "
         "named. With freeze_backbone, repair it: keep its backbone and train its last layer again.",
     )
     init_part: Annotated[str, one_of("whole", "encoder", "head")] = option(

@@ -86,7 +86,7 @@ class StrictParser(HfArgumentParser, OneLineParser):
         HfArgumentParser.__init__(self, argument_types, formatter_class=OptionHelp, allow_abbrev=False, **kwargs)
         if command:
             self.prog = f"hf-biasensemble {command}"
-            if argument_types:
+            if argument_types and not self.usage:
                 self.usage = f"{self.prog} [--config FILE] [--OPTION VALUE ...]"
         self._action_groups.sort(key=lambda group: group.title == _TRANSFORMERS)
         # By default argparse takes -1e-3 for an option.

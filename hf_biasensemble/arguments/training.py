@@ -83,14 +83,14 @@ class DebiasingArguments(TrainingArguments):
     )
     published_protocol: bool = option(
         False,
-        "Follow the protocol of the published figures: members kept at the better of 1 and 501 updates, "
+        "Follow the protocol of the published results: members kept at the better of 1 and 501 updates, "
         "checkpoint_choice oracle_test. Use it only to compare with those figures.",
     )
     compare_with: str | None = option(
         None, "Folder of a finished run on the same data, such as ERM, to compare with in the model card."
     )
     overwrite_output_dir: bool = option(False, "Remove an earlier run from output_dir first.")
-    license: str | None = option(None, "License of the weights for the model card, as the Hub names it: mit, ...")
+    license: str | None = option(None, "Licence of the weights for the model card, as the Hub names it: mit, ...")
 
     per_device_train_batch_size: PositiveInt = option(256, "Training batch size per process.")
     per_device_eval_batch_size: PositiveInt = option(512, "Evaluation batch size per process.")
@@ -98,7 +98,7 @@ class DebiasingArguments(TrainingArguments):
     backbone_learning_rate: PositiveFloat | None = option(
         None, "Learning rate of the backbones, including the members'; by default learning_rate."
     )
-    max_steps: int = option(-1, f"Training steps; -1: as many as num_train_epochs makes, else {DEFAULT_STEPS:,}.")
+    max_steps: int = option(-1, f"Training steps; -1: as many as num_train_epochs takes, else {DEFAULT_STEPS:,}.")
     num_train_epochs: NonNegativeFloat = option(0, "Epochs to train, instead of max_steps; 0: use max_steps.")
     schedule_steps: PositiveInt | None = option(
         None,

@@ -2,7 +2,8 @@
 
 Changes one thing about each image (its colour, the order of its patches, its border or its centre) and counts how many
 predictions change: reliance.csv and reliance.png. counterfactuals.png shows images that the model classifies correctly
-and, with `--compare_with ERM_OUT`, the other model does not; bias-conflicting ones if known. Needs no bias labels.
+and, with `--compare_with ERM_OUT`, the other one does not: bias-conflicting ones if these are known. Needs no
+bias labels.
 """
 
 import sys
@@ -23,11 +24,11 @@ class ExplainArguments(Options):
 
     model: str | None = option(None, "Folder or Hub id of a saved classifier.")
     compare_with: str | None = option(
-        None, "Folder or Hub id of a classifier that misclassifies these images, such as ERM."
+        None, "Folder or Hub id of another classifier, such as ERM; images that it misclassifies are shown."
     )
     split: str = option("test", "Split of the dataset.")
     num_images: Annotated[int, Allowed("1 to 20", lambda value: 1 <= value <= 20)] = option(
-        8, "Largest number of images to show."
+        8, "Maximum number of images to show."
     )
     num_reliance_images: PositiveInt = option(
         500, "Images to count changed predictions on; all if the split has fewer."

@@ -22,12 +22,12 @@ from hf_biasensemble.internal.files import without_formula, written_whole
 def main(argv: list[str]) -> int:
     """Prints predictions as CSV or writes them to a file, and lists unreadable images."""
     usage = "hf-biasensemble predict --model MODEL FILE_OR_FOLDER [FILE_OR_FOLDER ...] [--OPTION VALUE ...]"
-    parser = StrictParser([InferenceArguments], usage=usage, description=__doc__)
+    parser = StrictParser([InferenceArguments], "predict", usage=usage, description=__doc__)
     parser.set_defaults(batch_size=64)
     parser.add_argument("--model", required=True, help="Folder or Hub id of a saved classifier.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="Images, or folders of images.")
     parser.add_argument("--feature_column", help="Column of vectors; the paths are tables, or folders with them.")
-    parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; by default CSV on the screen.")
+    parser.add_argument("--output_file", type=Path, help="file.csv or file.jsonl; by default CSV to standard output.")
     parser.add_argument("--top_k", type=int, default=1, help="Number of most probable classes to list.")
     options = parser.parse_args(argv)
     inference = InferenceArguments(options.batch_size, options.use_cpu, options.bf16, options.fp16)

@@ -74,7 +74,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--methods", nargs="+", required=True, help=f"Methods to compare: {', '.join(METHODS)}.")
     parser.add_argument("--method_file", help="Python file that defines a further method of --methods.")
-    parser.add_argument("--dataset_config_names", nargs="+", default=["default"], help="Configurations, as 1pct 5pct.")
+    parser.add_argument(
+        "--dataset_config_names", nargs="+", default=["default"], help="Configurations, such as 1pct 5pct."
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds.")
     parser.add_argument("--output_dir", required=True, help="Folder for runs and tables.")
     parser.add_argument(

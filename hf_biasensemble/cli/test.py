@@ -1,6 +1,6 @@
-"""Measure accuracy by group of a saved classifier: `test.py --model OUT --dataset_name DIR --split test`.
+"""Measure a saved classifier's accuracy by group: `hf-biasensemble test --model OUT --dataset_name DIR`.
 
-Or a checkpoint of the authors' code: `test.py --reference_checkpoint DIR --method lff --reference_dataset cmnist`.
+For a checkpoint of the authors' code: `--reference_checkpoint DIR --method lff --reference_dataset cmnist`.
 """
 
 from dataclasses import dataclass

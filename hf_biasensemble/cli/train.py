@@ -1,4 +1,4 @@
-"""Train a debiased classifier: `train --config lff_be/cmnist --dataset_name DIR --output_dir OUT`."""
+"""Train a debiased classifier: `hf-biasensemble train --config lff_be/cmnist --dataset_name DIR --output_dir OUT`."""
 
 from dataclasses import dataclass
 from typing import ClassVar

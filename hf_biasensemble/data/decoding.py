@@ -141,7 +141,7 @@ def _white(image: Image.Image, tags: dict) -> int:
         return 2**bits - 1
     kind = "float values" if image.mode == "F" else f"{bits}-bit values" if bits else "deep values"
     tip = ", or state its range, such as 0 and 255, in the tags SMinSampleValue and SMaxSampleValue" if tags else ""
-    raise ValueError(f"{kind} of which the file does not state what is white; {_ADVICE}{tip}")
+    raise ValueError(f"{kind} in a file that states no maximum; {_ADVICE}{tip}")
 
 
 def _number(value: float | tuple) -> float:

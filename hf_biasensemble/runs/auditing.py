@@ -43,7 +43,7 @@ class AuditDataArguments(DataArguments):
 class AuditArguments(Options):
     """Content of the audit page."""
 
-    num_images: PositiveInt = option(12, "Typical and flagged images to show of each class.")
+    num_images: PositiveInt = option(12, "Typical and flagged images to show for each class.")
 
 
 def audit_images(

@@ -82,7 +82,7 @@ def check_candidates(args: Any, model_args: ModelArguments, selector: Any, train
         if candidate.method.starts_from and model_args.head != "linear":
             raise BiasEnsembleError(
                 f"--candidates: expected methods for --head {model_args.head}, found {candidate.method.name}, which "
-                "trains nothing but a linear head; leave it out"
+                "only trains a linear head; leave it out"
             )
         own = candidate.method.selector
         if own and own.name != selector.name:
@@ -176,7 +176,7 @@ def _choose_by_folds(
     for number, found in enumerate(shared_out(judged_on, args.folds)):
         for name, judged in found.items():
             if name in correct and isinstance(judged, str):
-                print_once(f"{name} is no candidate: {judged}")
+                print_once(f"{name} is not a candidate: {judged}")
                 del correct[name]
             elif name in correct:
                 correct[name][fold == number] = judged

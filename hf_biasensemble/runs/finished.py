@@ -175,7 +175,7 @@ class Run:
         if selection.index.max() >= len(train.labels):
             raise BiasEnsembleError(
                 f"{data_args.dataset_name}: expected the training images of {self.folder}, found only "
-                f"{len(train.labels):,}; the data have changed"
+                f"{len(train.labels):,}; the dataset has changed"
             )
         order = suspicion_order(selection)
         rows = selection.index[order[~selection.is_selected[order]]][:count].tolist()

@@ -199,7 +199,8 @@ def _train_and_publish(
         reason = groups.doubt() if members else "the selection is from version 0.1, which did not save its members"
         if reason:
             print_once(
-                f"--checkpoint_choice estimated: cannot tell which step is best, so the last one counts; {reason}"
+                f"--checkpoint_choice estimated: cannot tell which step is best, so the last one is "
+                f"published; {reason}"
             )
             trainer.checkpoint_choice = CheckpointChoice("last")
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -213,7 +214,7 @@ def _train_and_publish(
     if "validation" in held_out:
         other, other_name = of_other_run(args.compare_with, inputs.images["train"].fingerprint)
         if other is None and "validation" in before:
-            other, other_name = before["validation"], "the classifier as it was"
+            other, other_name = before["validation"], "the original classifier"
         judged = judgement(held_out["validation"], other, other_name)
         results |= {f"validation_{key}": value for key, value in judged.items()}
         if "estimated_intervals" not in judged:  # doubtful estimates may choose the step, but are not reported

@@ -71,7 +71,7 @@ def make_selection(
                 )
         flagged = int((~selection.is_selected).sum())
         print_once(
-            f"{selector.title}: {flagged:,} of {len(selection.index):,} training images flagged as bias-conflicting"
+            f"{selector.title}: {flagged:,} of {len(selection.index):,} training images flagged"
             + (f"; votes reused from {found}" if found else "")
         )
         if must_serve:

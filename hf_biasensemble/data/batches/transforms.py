@@ -37,7 +37,7 @@ class ImageTransform:
         horizontal_flip: Mirrors each image with probability 1/2.
         augmentation: Applied after these: `"none"`, `"affine"` ([`random_affine`]) or `"photographs"`
             ([`random_resized_crop`]).
-        image_size: Size of the network's input; larger images are cropped at the centre. `None` keeps all of them.
+        image_size: Size of the network's input; larger images are cropped at the centre. `None` disables this.
         color_jitter: Strength of [`random_colors`] with `"photographs"`; 0 disables it.
     """
 

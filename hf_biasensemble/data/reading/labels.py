@@ -63,7 +63,7 @@ def names_of(raw: Mapping[str, datasets.Dataset], column: str, name: str) -> tup
 
 def _not_classes(where: str, column: str, found: str) -> BiasEnsembleError:
     return BiasEnsembleError(
-        f"{where}: expected column {column!r} to hold classes (ClassLabel, string or whole numbers from 0 on), found "
+        f"{where}: expected column {column!r} to hold classes (text, ClassLabel or integers), found "
         f"{found}; convert it, or name another with --label_column"
     )
 

@@ -29,7 +29,7 @@ def weak_signals(selection: Selection, class_names: list[str], image: str = "ima
         what = "contradicts the members" if by_quota else "is flagged"
         found.append(
             f"Hardly any {image} {what}: {suspicious:,} of {len(kept):,}. Either nothing contradicts what the members "
-            "learned, or they memorized the exceptions. Try fewer --member_steps or a higher --member_threshold."
+            "learned, or they memorised the exceptions. Try fewer --member_steps or a higher --member_threshold."
         )
     if kept.mean() < _FEWEST_KEPT:
         found.append(
@@ -45,7 +45,7 @@ def weak_signals(selection: Selection, class_names: list[str], image: str = "ima
             more = f" and {len(weak) - _MOST_CLASSES_NAMED:,} more" if len(weak) > _MOST_CLASSES_NAMED else ""
             found.append(
                 f"The members are confident about less than {_FEWEST_KEPT_OF_CLASS:.0%} of the {image}s of "
-                f"{', '.join(weak[:_MOST_CLASSES_NAMED])}{more}. There, a flag means little."
+                f"{', '.join(weak[:_MOST_CLASSES_NAMED])}{more}. For these classes, a flag means little."
             )
     right, guessing = np.mean(selection.predicted_labels == labels), np.bincount(labels).max() / len(labels)
     if right - guessing < _LEAST_BETTER_THAN_GUESSING * (1 - guessing):
@@ -58,6 +58,6 @@ def weak_signals(selection: Selection, class_names: list[str], image: str = "ima
     if disagreement > _MOST_DISAGREEMENT:
         found.append(
             f"The members disagree: on {disagreement:.0%} of the {image}s they do not all predict the same "
-            "class. What they learned depends more on their initialization than on one easy rule."
+            "class. What they learned depends more on their initialisation than on one easy rule."
         )
     return found

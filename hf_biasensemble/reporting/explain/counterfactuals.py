@@ -94,7 +94,7 @@ def _probabilities(
 def _versions(
     split: ImageSplit, rows: torch.Tensor, transform: ImageTransform, device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """The images as the network sees them but for normalization, and their counterfactuals."""
+    """The images as the network sees them but for normalisation, and their counterfactuals."""
     pixels = transform.seen(split.pixels.index_select(0, rows)).to(device)
     return {ORIGINAL: pixels, **counterfactuals(pixels, transform.image_mean)}
 
