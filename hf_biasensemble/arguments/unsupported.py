@@ -10,7 +10,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from hf_biasensemble.internal.errors import BiasEnsembleError, require
 
 _REASONS = {
-    "the optimizer is Adam, with --learning_rate, --weight_decay, --adam_beta1, --adam_beta2 and --adam_epsilon": (
+    "the optimiser is Adam, with --learning_rate, --weight_decay, --adam_beta1, --adam_beta2 and --adam_epsilon": (
         "optim optim_args optim_target_modules"
     ),
     "per-sample losses decide what is bias-aligned, and are those of the paper": "label_smoothing_factor",

@@ -33,7 +33,7 @@ _UNSUPPORTED = {
     "compute_metrics": "accuracy by group is always measured",
     "preprocess_logits_for_metrics": "accuracy by group is always measured",
     "data_collator": "splits build whole batches themselves",
-    "optimizers": "the optimizer is Adam, with the options of args",
+    "optimizers": "the optimiser is Adam, with the options of args",
     "model_init": "pass the function as model",
 }
 

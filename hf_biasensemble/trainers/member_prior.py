@@ -43,7 +43,7 @@ class MemberPriorTrainer(DebiasingTrainer):
         if selection.provenance.get("cross_fit") is False:
             print_once(
                 "note: the members were trained on the images whose classes they predict, so they may know more than "
-                "the shortcut; with --cross_fit true they predict images they never saw"
+                "the shortcut; with --cross_fit true they predict images that they were not trained on"
             )
         contradicting = np.count_nonzero(selection.predicted_labels != selection.labels)
         if contradicting < FEWEST_CONTRADICTING:
