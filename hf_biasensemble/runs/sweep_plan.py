@@ -13,7 +13,6 @@ from hf_biasensemble.arguments import resolved, settled_selection
 from hf_biasensemble.folders.output_folder import MAY_DIFFER_ON_RESUME, RESULTS_FILE, settings_in
 from hf_biasensemble.internal.errors import BiasEnsembleError, differences
 from hf_biasensemble.methods import METHODS, method_of
-from hf_biasensemble.models.preprocessing import with_preprocessing
 from hf_biasensemble.runs.run_arguments import asked_method, parse_run
 from hf_biasensemble.selection import FILE_NAME as SELECTION_FILE
 
@@ -77,6 +76,8 @@ def make_plan(
         data_args, model_args, selection_args, args = parse_run(words)
     selection_args = settled_selection(selection_args, model_args, args)
     if model_args.starts_pretrained:
+        from hf_biasensemble.models.preprocessing import with_preprocessing  # imports timm
+
         model_args = with_preprocessing(model_args)
     selector = method_of(args).selector
     if selector:

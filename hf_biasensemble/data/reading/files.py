@@ -25,10 +25,8 @@ PHOTOGRAPH_SUFFIXES = {".heic", ".heif", ".raw", ".dng", ".cr2", ".cr3", ".nef",
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"}
 TEXT_TABLES = {".csv", ".tsv", ".jsonl", ".json"}
 BINARY_TABLES = {".parquet", ".arrow", ".feather"}
-_IGNORED = {
-    *("__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
-    *("thumbs.db", "desktop.ini", "icon\r"),
-}
+_IGNORED = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+_IGNORED_FILES = {"thumbs.db", "desktop.ini", "icon\r"}  # in any case; a folder of such a name may be a class
 
 
 @dataclass
@@ -91,13 +89,14 @@ def _look(folder: str, parts: Parts, above: tuple[tuple[int, int], ...], tree: T
     subfolders, names = set(), []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _IGNORED:
+            if entry.name.startswith(".") or entry.name in _IGNORED:
                 continue
             entry.name.encode()
-            names.append(entry.name)
             with suppress(OSError):  # raised for a link to itself
                 if entry.is_dir():
                     subfolders.add(entry.name)
+            if entry.name in subfolders or entry.name.lower() not in _IGNORED_FILES:
+                names.append(entry.name)
 
     def is_image(name: str) -> bool:
         return name not in subfolders and suffix_of(name) in IMAGE_SUFFIXES
