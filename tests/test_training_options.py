@@ -254,7 +254,7 @@ class StopAfterTwoEvaluations(TrainerCallback):
 
 def test_early_stopping_of_transformers_is_refused_with_what_to_do_instead(digits, tmp_path):
     data_args, model_args, selection_args, args = parse_run(words(digits, tmp_path / "out"))
-    with pytest.raises(BiasEnsembleError, match="expected no EarlyStoppingCallback.*--checkpoint_choice to publish"):
+    with pytest.raises(BiasEnsembleError, match="expected no EarlyStoppingCallback.*--checkpoint_choice publishes"):
         run(data_args, model_args, selection_args, args, [EarlyStoppingCallback()])
 
 
