@@ -95,3 +95,20 @@ def test_logits_are_in_the_order_of_the_data_and_only_copied_if_that_of_the_mode
     assert to_classes_of(split, SimpleNamespace(config=config), logits) is logits
     config.id2label = {0: "elk", 1: "ant", 2: "owl"}
     assert torch.equal(to_classes_of(split, SimpleNamespace(config=config), logits), logits[:, [1, 2, 0]])
+
+
+def test_the_order_of_many_classes_is_found_without_comparing_all_pairs():
+    class Name(str):
+        compared = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Name.compared += 1
+            return str(self) == other
+
+    names = [f"class {number}" for number in range(300)]
+    split = SimpleNamespace(class_names=list(map(Name, names)))
+    config = SimpleNamespace(num_labels=300, id2label=dict(enumerate(reversed(names))))
+    logits = torch.arange(300.0)[None]
+    found = to_classes_of(split, SimpleNamespace(config=config), logits)
+    assert torch.equal(found, logits.flip(1)) and Name.compared < 10 * 300

@@ -7,7 +7,6 @@ from hf_biasensemble.arguments.model import FEATURES
 from hf_biasensemble.data.batches.device_pixels import check_room
 from hf_biasensemble.data.pixels import ImageSplit
 from hf_biasensemble.data.prepare import image_transform
-from hf_biasensemble.methods import method_of
 from hf_biasensemble.models.build import classifier_config
 from hf_biasensemble.models.early_layers import EarlyAndFinal
 from hf_biasensemble.models.modeling_debiased import DebiasedImageClassifier, build_encoder
@@ -22,9 +21,9 @@ def describe_run(
 
     Writes nothing to `output_dir`. Raises `BiasEnsembleError` if the run would stop before training.
     """
-    method = method_of(args)
     prepared, checkpoint = prepare_run(data_args, model_args, selection_args, args)
-    model_args, selection_args, splits = prepared.model_args, prepared.selection_args, prepared.splits
+    method, model_args, selection_args = prepared.method, prepared.model_args, prepared.selection_args
+    splits = prepared.splits
     if not model_args.freeze_backbone:  # otherwise features go there, whose size is not known yet
         check_room(args.pixels_on, args.device, splits)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -110,7 +110,8 @@ def to_classes_of(
         )
     if names == split.class_names:
         return logits
-    return logits[:, [names.index(class_name) for class_name in split.class_names]]
+    places = {name: place for place, name in enumerate(names)}
+    return logits[:, [places[class_name] for class_name in split.class_names]]
 
 
 def evaluate_classifier(

@@ -176,7 +176,7 @@ def _check_names(split: str, rows: datasets.Dataset, column: str, names: str, wh
     values = text_of(rows, column)
     if any(value is None or _use_of_value(value) is None for value in values.unique().to_pylist()):
         return  # not splits: the number of a fold, for example
-    by_name, where = np.full(len(rows), use_of(split) or split, dtype=object), f"{where}, split {split}"
+    by_name, where = np.full(len(rows), _use_of_value(split) or split, dtype=object), f"{where}, split {split}"
     advice = f"use {names} with --split_column none, or one table with --dataset_name and --split_column {column}"
     _check_equal(names, by_name, column, _by_column(values, column, where), where, advice)
 
